@@ -1,0 +1,34 @@
+"""What a user can mend: raised with its fix, printed once as one line, ended with its exit code."""
+
+from __future__ import annotations
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+CORRUPT_IMAGE = 3
+NOT_FINITE = 4
+PREEMPTED = 75
+
+
+class UserError(Exception):
+    """A user's mistake; its text is one line and says the fix."""
+
+    exit_code = BAD_INPUT
+
+
+class CorruptImage(UserError):
+    """An image that cannot be decoded; its text names the path."""
+
+    exit_code = CORRUPT_IMAGE
+
+
+class NotFinite(UserError):
+    """The loss became NaN or infinite."""
+
+    exit_code = NOT_FINITE
+
+
+class Preempted(UserError):
+    """The run was asked to leave; its state is saved and the same command goes on."""
+
+    exit_code = PREEMPTED
