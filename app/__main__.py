@@ -1,0 +1,62 @@
+"""`python -m app COMMAND OPTIONS`: the table of commands. Imports only what the command needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from app.recipe.errors import DONE, UserError
+
+# name -> what it does; the code is in app/commands/NAME.py
+COMMANDS = {
+    "train": "train a network with the paper's method (the default)",
+}
+
+HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
+
+commands:
+{commands}
+
+./run.sh COMMAND --help shows a command's options, ./run.sh launch --help those of launching.
+"""
+
+
+def help_text() -> str:
+    """All commands."""
+    return HELP.format(commands="\n".join(f"  {name:14} {text}" for name, text in COMMANDS.items()))
+
+
+def module_of(command: str) -> str:
+    """The module of a command. Raises UserError with the nearest name."""
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise UserError(f"no command {command!r}: {hint}")
+    return "app.commands." + command.replace("-", "_")
+
+
+def check(argv: Sequence[str]) -> None:
+    """Reads a command line as its command would, starting nothing. Raises UserError; `--help` prints and exits."""
+    module = importlib.import_module(module_of(argv[0]))
+    module.parse(argv[1:])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command and returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return DONE
+    try:
+        importlib.import_module(module_of(argv[0])).main(argv[1:])
+    except UserError as error:
+        from app.cluster.failure import report
+
+        report(error)
+        return error.exit_code
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

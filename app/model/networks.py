@@ -1,0 +1,82 @@
+"""The networks by name: torchvision's ResNets and small ones of the same blocks for small images."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+
+NormLayer = Callable[[int], nn.Module]
+SMALL = {"resnet8": 1, "resnet14": 2, "resnet20": 3}  # name -> blocks of each of the three stages
+LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+class SmallResNet(nn.Module):
+    """He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
+
+    def __init__(self, blocks: int, width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = norm_layer(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(width, width, 1, blocks, norm_layer)
+        self.layer2 = _stage(width, 2 * width, 2, blocks, norm_layer)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks, norm_layer)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, channels, h, w] to logits [n, classes]."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: NormLayer) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or inputs != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
+    first = BasicBlock(inputs, outputs, stride, shortcut, norm_layer=norm_layer)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, norm_layer=norm_layer) for _ in range(blocks - 1)))
+
+
+def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
+    """A network with the paper's initialisation, drawn from the seed. Raises UserError with the nearest name."""
+    torch.manual_seed(config.seed)
+    if config.model in SMALL:
+        network: nn.Module = SmallResNet(SMALL[config.model], config.width, channels, classes, norm_layer)
+    elif config.model in LARGE:
+        network = getattr(resnet, config.model)(norm_layer=norm_layer, num_classes=classes)
+        if channels != 3:
+            network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    else:
+        near = difflib.get_close_matches(config.model, [*SMALL, *LARGE], 1, 0.4)
+        raise UserError(f"no model {config.model!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join([*SMALL, *LARGE])}"))
+    initialise(network, config)
+    return network
+
+
+def initialise(network: nn.Module, config: Config) -> None:
+    """Paper, section 5.1: He for convolutions, gamma 1 but 0 in the last BN of each residual block, FC N(0, 0.01)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=config.conv_fan, nonlinearity="relu")  # type: ignore[arg-type]
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, config.fc_std)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    # Blocks come after their own BNs in no fixed order: set these last.
+    for module in network.modules():
+        if isinstance(module, Bottleneck | BasicBlock):
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            nn.init.constant_(last.weight, config.last_gamma)  # type: ignore[arg-type]

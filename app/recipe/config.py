@@ -1,0 +1,149 @@
+"""A run as one flat, frozen record; the command line is generated from it.
+
+`RECIPE` fields say what is computed: two runs with the same recipe fields give the same network. The others say where
+and how it is computed and may change at any resume.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from app.recipe.errors import UserError
+
+PAPER_EPOCHS = 90
+PAPER_DECAYS = (30, 60, 80)  # Paper, section 5.1: of 90 epochs
+
+
+def option(default: Any, group: str, text: str, *, choices: tuple[Any, ...] = (), free: bool = False) -> Any:
+    """A field which is also a command line option; `free`: it does not change what is computed."""
+    return field(default=default, metadata={"group": group, "text": text, "choices": choices, "free": free})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a run. Rates are per step, lengths in epochs, minibatches in images."""
+
+    recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
+
+    data: str = option("digits", "data", "digits, cluttered-digits, synthetic, or a folder with train/ and val/")
+    image_size: int = option(0, "data", "side of the images the network sees, in pixels; 0: the data's own")
+    resize: int = option(256, "data", "shorter side before the centre crop of validation, in pixels")
+    augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))
+    synthetic_images: int = option(8192, "data", "training images of the synthetic data")
+    synthetic_classes: int = option(1000, "data", "classes of the synthetic data")
+
+    model: str = option("resnet8", "model", "network")
+    width: int = option(16, "model", "channels of the first stage of the small networks")
+    last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
+    fc_std: float = option(0.01, "model", "deviation of the last layer's initial weights")
+    conv_fan: str = option("fan_out", "model", "fan of He's initialisation", choices=("fan_out", "fan_in"))
+    bn_momentum: float = option(0.1, "model", "weight of a new step in BN's running statistics")
+    bn_eps: float = option(1e-5, "model", "epsilon of BN")
+    sync_bn: bool = option(False, "model", "BN statistics over all workers of a step (not the paper's choice)")
+
+    epochs: int = option(PAPER_EPOCHS, "schedule", "passes over the training images")
+    minibatch: int = option(256, "schedule", "kn, images of one step")
+    per_worker: int = option(32, "schedule", "n, images that share BN statistics; k = kn / n workers")
+    reference_lr: float = option(0.1, "schedule", "eta, the rate at the reference minibatch")
+    reference_minibatch: int = option(256, "schedule", "minibatch whose rate is eta")
+    scaling: str = option("linear", "schedule", "of eta with kn", choices=("linear", "sqrt", "none"))
+    warmup: str = option("gradual", "schedule", "used for kn > reference", choices=("gradual", "constant", "none"))
+    warmup_epochs: float = option(5.0, "schedule", "length of the warmup")
+    decay_epochs: tuple[float, ...] = option((), "schedule", "default: 30, 60, 80 of 90 epochs, in proportion")
+    decay_factor: float = option(0.1, "schedule", "of the rate at each of the decay epochs")
+
+    momentum: float = option(0.9, "optimizer", "of SGD")
+    nesterov: bool = option(True, "optimizer", "Nesterov's form of momentum")
+    weight_decay: float = option(1e-4, "optimizer", "lambda, inside the gradient")
+    decay_bn: bool = option(False, "optimizer", "weight decay also on BN's gamma and beta")
+    precision: str = option("fp32", "optimizer", "of the arithmetic", choices=("fp32", "fp64"))
+    seed: int = option(0, "optimizer", "of the initial weights, the order and the augmentation")
+
+    output: str = option("", "run", "folder the run leaves; default: a new one under runs/", free=True)
+    resume: str = option("", "run", "folder of a run to go on with", free=True)
+    device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
+    collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
+    loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
+    log_every: int = option(10, "run", "steps between log lines", free=True)
+
+    def __post_init__(self) -> None:
+        if not self.decay_epochs:
+            # Multiply first: 90 * 30 / 90 is exactly 30, and a decay must fall on its epoch's first step.
+            object.__setattr__(self, "decay_epochs", tuple(self.epochs * d / PAPER_EPOCHS for d in PAPER_DECAYS))
+        check(self)
+
+
+def check(config: Config) -> None:
+    """Raises UserError for values no run can have."""
+    for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
+                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "log_every"):  # fmt: skip
+        if not getattr(config, name) > 0:
+            raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
+    for name in ("image_size", "warmup_epochs", "weight_decay", "fc_std", "seed"):
+        if not getattr(config, name) >= 0:
+            raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
+    for name in ("momentum", "bn_momentum"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number from 0 to 1")
+    if config.nesterov and config.momentum == 0:
+        raise UserError("--momentum is 0, and Nesterov's form needs some: add --no-nesterov")
+    if config.minibatch % config.per_worker:
+        low = config.minibatch - config.minibatch % config.per_worker
+        near = " or ".join(str(m) for m in (low, low + config.per_worker) if m)
+        raise UserError(
+            f"--minibatch {config.minibatch} is not a multiple of --per-worker {config.per_worker}: try {near}"
+        )
+    if list(config.decay_epochs) != sorted(config.decay_epochs) or min(config.decay_epochs) <= 0:
+        raise UserError(f"--decay-epochs {config.decay_epochs} must rise and be above 0")
+
+
+def flag(name: str) -> str:
+    """The option of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def option_fields() -> list[Field[Any]]:
+    """The fields in their order."""
+    return list(fields(Config))
+
+
+def default_of(name: str) -> Any:
+    """The default of a field."""
+    value = Config.__dataclass_fields__[name].default
+    assert value is not MISSING
+    return value
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line for each field that changes what is computed: its option, both values."""
+    return [
+        f"{flag(f.name)} was {getattr(old, f.name)!r}, now {getattr(new, f.name)!r}"
+        for f in fields(Config)
+        if not f.metadata["free"] and getattr(old, f.name) != getattr(new, f.name)
+    ]
+
+
+def to_json(config: Config) -> str:
+    """All fields, indented."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `asdict`. Raises UserError for a field this version does not know."""
+    unknown = sorted(set(values) - set(Config.__dataclass_fields__))
+    if unknown:
+        raise UserError(f"this version knows no option {', '.join(map(flag, unknown))}: use the version that wrote it")
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def read_config(path: Path) -> Config:
+    """The config of a file. Raises UserError where it cannot be read."""
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no config of this program: {error}") from None

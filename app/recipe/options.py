@@ -1,0 +1,91 @@
+"""The command line of a run, generated from `Config`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from app.recipe.config import Config, default_of, flag, option_fields, from_dict, read_config
+from app.recipe.errors import UserError
+from app.recipe.presets import PRESETS, default_recipe, preset
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError where argparse would print its usage and exit; suggests the nearest option."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Raises UserError for anything it does not know."""
+        values, unknown = self.parse_known_args(argv)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(name, self._option_string_actions, 1)
+            hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
+            raise UserError(f"unknown option {name}: {hint}")
+        return values
+
+
+def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = ()) -> None:
+    """An option for each field of `Config` (of these groups only, if given). Values not given stay absent."""
+    types = get_type_hints(Config)
+    made: dict[str, Any] = {}
+    for f in option_fields():
+        name = f.metadata["group"]
+        if groups and name not in groups:
+            continue
+        group = made.setdefault(name, None) or parser.add_argument_group(name)
+        made[name] = group
+        text = f.metadata["text"] + (f" (default: {default_of(f.name)})" if default_of(f.name) not in ("", ()) else "")
+        common: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if types[f.name] is bool:
+            group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
+        elif types[f.name] in (int, float, str):
+            metavar = None if f.metadata["choices"] else f.name.split("_")[-1].upper()
+            group.add_argument(
+                flag(f.name), type=types[f.name], choices=f.metadata["choices"] or None, metavar=metavar, **common
+            )
+        else:
+            group.add_argument(flag(f.name), type=numbers, metavar="A,B,...", **common)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """`30,60,80` as numbers."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def run_parser(prog: str, description: str, example: str) -> Parser:
+    """The parser of a command that makes a run."""
+    names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
+    parser = Parser(prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}")
+    parser.add_argument("--config", metavar="FILE", help="repeat the run of this config.json, less what is given beside it")
+    add_config_options(parser)
+    return parser
+
+
+def resolve(given: dict[str, Any]) -> Config:
+    """Preset (or --config, or the resumed run's) first, then the options given."""
+    given = dict(given)
+    base = given.pop("config", None)
+    if base:
+        start = {**vars(read_config(Path(base))), "output": "", "resume": ""}
+    elif "recipe" in given:
+        start = preset(given["recipe"])
+    elif "data" in given:
+        start = preset(default_recipe(given["data"]))
+    else:
+        start = preset("digits")
+    changed = {"epochs", "minibatch", "decay_epochs"} & set(given)
+    if base and "epochs" in changed and "decay_epochs" not in given:
+        start.pop("decay_epochs")
+    config = from_dict({**start, **given})
+    if config.data == "imagenet":
+        raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which holds train/ and val/")
+    return config

@@ -1,0 +1,101 @@
+"""What a recipe means for a data set: everything derived once, in images and steps, and printed first."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from app.recipe.config import Config, flag
+from app.recipe.errors import UserError
+from app.recipe.schedule import learning_rate, peak_lr, warms_up
+
+
+class Position(NamedTuple):
+    """Where a run is: `seen` images of this epoch are consumed, by all workers together."""
+
+    epoch: int = 0
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """k, n, kn, rates and steps of a run. Rates are those of the paper's update with the loss divided by kn."""
+
+    images: int
+    validation_images: int
+    epochs: int
+    minibatch: int
+    per_worker: int
+    workers: int
+    reference_lr: float
+    initial_lr: float
+    peak_lr: float
+    warmup_iterations: int
+    iterations_per_epoch: int
+    iterations: int
+    dropped_per_epoch: int
+    decays: tuple[tuple[float, float], ...]
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch consumes: all but the ragged last minibatch."""
+        return self.iterations_per_epoch * self.minibatch
+
+    def epochs_at(self, position: Position) -> float:
+        """The argument of the rate. The consumed images count, not all: so each step raises it by the same amount."""
+        return position.epoch + position.seen / self.images_per_epoch
+
+    def iteration_at(self, position: Position) -> int:
+        """Steps done at a position."""
+        return position.epoch * self.iterations_per_epoch + position.seen // self.minibatch
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(config: Config, images: int, validation_images: int) -> Plan:
+    """Derives the plan. Raises UserError for a minibatch larger than the data."""
+    steps = images // config.minibatch
+    if steps == 0:
+        raise UserError(f"--minibatch {config.minibatch} is larger than the data: {images} training images")
+    return Plan(
+        images=images,
+        validation_images=validation_images,
+        epochs=config.epochs,
+        minibatch=config.minibatch,
+        per_worker=config.per_worker,
+        workers=config.minibatch // config.per_worker,
+        reference_lr=config.reference_lr,
+        initial_lr=learning_rate(config, 0.0),
+        peak_lr=peak_lr(config),
+        warmup_iterations=round(config.warmup_epochs * steps) if warms_up(config) else 0,
+        iterations_per_epoch=steps,
+        iterations=steps * config.epochs,
+        dropped_per_epoch=images - steps * config.minibatch,
+        decays=tuple((d, learning_rate(config, d)) for d in config.decay_epochs),
+    )
+
+
+def check_processes(plan: Plan, processes: int) -> None:
+    """Raises UserError where some process would have no worker of a step."""
+    if processes > plan.workers:
+        raise UserError(
+            f"{processes} processes for k = {plan.workers} workers (kn = {plan.minibatch}, n = {plan.per_worker}):"
+            f" start at most {plan.workers} (-np {plan.workers}), or give a larger {flag('minibatch')}"
+        )
+
+
+def describe(plan: Plan, config: Config) -> list[str]:
+    """The plan in lines for people."""
+    lines = [
+        f"recipe: {config.recipe}, {config.model} on {config.data}: {plan.images:,} training and"
+        f" {plan.validation_images:,} validation images, {plan.epochs} epochs",
+        f"minibatch: k = {plan.workers} workers of n = {plan.per_worker} images, kn = {plan.minibatch}",
+        f"steps: {plan.iterations_per_epoch:,} an epoch, {plan.iterations:,} in all"
+        + (f"; the ragged end of {plan.dropped_per_epoch} images is dropped each epoch" if plan.dropped_per_epoch else ""),
+    ]
+    rate = f"rate: eta = {plan.reference_lr:g} at {config.reference_minibatch}, {config.scaling} scaling gives {plan.peak_lr:g}"
+    if plan.warmup_iterations:
+        rate += f" after {config.warmup} warmup from {plan.initial_lr:g} over {plan.warmup_iterations:,} steps"
+    decays = ", ".join(f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays)
+    return [*lines, f"{rate}; {decays}"]
