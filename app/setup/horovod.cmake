@@ -1,0 +1,3 @@
+# CMake reads this before it reads Horovod's own CMakeLists.txt (CMAKE_TOOLCHAIN_FILE), and so can have horovod_hook.cmake
+# included right after Horovod's project() call. Both are documented CMake: Horovod's source stays as it was published.
+set(CMAKE_PROJECT_horovod_INCLUDE "${CMAKE_CURRENT_LIST_DIR}/horovod_hook.cmake")

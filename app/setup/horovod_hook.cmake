@@ -1,0 +1,24 @@
+# Runs inside Horovod's CMake project, right after project(). build_horovod.sh has read SETUP_CXX_STANDARD from the header of
+# the torch that is really installed.
+
+# torch's headers refuse an older C++ standard than their own. gloo must follow: two standards in one library give its
+# constants two definitions, and the last link fails.
+function(raise_cxx_standard)
+  foreach(target pytorch gloo)
+    if(TARGET ${target})
+      set_property(TARGET ${target} PROPERTY CXX_STANDARD $ENV{SETUP_CXX_STANDARD})
+    endif()
+  endforeach()
+endfunction()
+cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL raise_cxx_standard)
+
+# A CPU build stays one where a CUDA toolkit lies about: Horovod would turn its CUDA sources on because torch is a CUDA
+# build that finds an nvcc, and then stop for want of the rest of the toolkit.
+if("$ENV{HOROVOD_GPU_OPERATIONS}" STREQUAL "")
+  macro(keep_pytorch_on_cpu variable access)
+    if("${access}" STREQUAL "MODIFIED_ACCESS" AND ${variable})
+      set(${variable} FALSE)
+    endif()
+  endmacro()
+  variable_watch(Pytorch_CUDA keep_pytorch_on_cpu)
+endif()

@@ -1,0 +1,36 @@
+# Shared by the steps of setup.sh.
+# shellcheck shell=bash disable=SC2154
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "$@"
+  exit 1
+}
+
+# is_done STEP KEY: was STEP finished for this very KEY?
+is_done() { [ -f "$finished/$1" ] && [ "$(<"$finished/$1")" = "$2" ]; }
+
+# write FILE TEXT: the file is there complete or not at all.
+write() {
+  mkdir -p "$(dirname "$1")"
+  printf '%s\n' "$2" >"$1.new"
+  mv -f "$1.new" "$1"
+}
+
+# logged WHAT COMMAND...: runs it quietly; if it fails, its last lines and WHAT are said.
+logged() {
+  local what=$1 log=$finished/log
+  printf '\n== %s ==\n' "$what" >>"$log"
+  "${@:2}" >>"$log" 2>&1 && return
+  tail -n 25 "$log" >&2
+  fail "Set-up failed: $what. All of it is in $log. The next start goes on from here."
+}
+
+# The kernel drops this lock when the last process of a set-up ends, so a killed one leaves nothing behind.
+one_at_a_time() {
+  exec 9>"$root/.venv.lock"
+  flock --nonblock 9 && return
+  say "Another set-up of $root is at work: waiting for it."
+  flock 9
+}

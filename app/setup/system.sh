@@ -1,0 +1,67 @@
+# What the machine itself must have.
+# shellcheck shell=bash disable=SC2154
+
+# Horovod's gloo looks its own host name up, and ends in a segmentation fault where that fails.
+require_host_name() {
+  local name
+  name=$(uname -n)
+  getent ahosts "$name" >/dev/null && return
+  fail "This machine's own name, $name, has no address, and Horovod cannot start without one. As root:
+  echo '127.0.0.1 $name' >> /etc/hosts      # of several machines: their real address instead of 127.0.0.1"
+}
+
+# usable_python PYTHON: prints the interpreter behind PYTHON if it can make our virtual environment and compile against itself.
+usable_python() {
+  "$1" - 2>/dev/null <<'PYTHON'
+import ensurepip, os, sys, sysconfig, venv
+assert (3, 11) <= sys.version_info < (3, 14)
+assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
+print(os.path.realpath(sys._base_executable))
+PYTHON
+}
+
+find_python() {
+  local candidate
+  for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
+    usable_python "$candidate" && return
+  done
+  return 1
+}
+
+has_header() { printf '#include <stdio.h>\n#include <%s>\n' "$1" | g++ -E -x c++ - >/dev/null 2>&1; }
+
+# Debian's names of the packages that are missing; elsewhere they tell just as well what to look for.
+missing_packages() {
+  command -v g++ >/dev/null || echo g++
+  command -v make >/dev/null || echo make
+  command -v mpirun >/dev/null || echo openmpi-bin
+  command -v mpicxx >/dev/null || echo libopenmpi-dev
+  command -v ssh >/dev/null || echo openssh-client
+  has_header jpeglib.h || echo libjpeg-dev
+  has_header zlib.h || echo zlib1g-dev
+  find_python >/dev/null || printf '%s\n' python3-venv python3-dev
+}
+
+install_system_tools() {
+  local packages
+  mapfile -t packages < <(missing_packages)
+  [ ${#packages[@]} -gt 0 ] || return 0
+  if ! command -v apt-get >/dev/null; then
+    fail "Missing on this machine (by their Debian names): ${packages[*]}. Install them, then start again."
+  elif [ "$(id -u)" != 0 ]; then
+    fail "Missing on this machine: ${packages[*]}. Run this once, then start again:
+  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}"
+  fi
+  say "Installing with apt-get: ${packages[*]}"
+  mkdir -p "$finished"
+  logged "apt-get install ${packages[*]}" apt_install "${packages[@]}"
+  mapfile -t packages < <(missing_packages)
+  [ ${#packages[@]} -eq 0 ] || fail "Still missing after apt-get: ${packages[*]} (Python must be 3.11, 3.12 or 3.13)."
+}
+
+# Also where an earlier apt-get was killed half-way.
+apt_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  dpkg --configure -a && apt-get update &&
+    apt-get install -y --fix-broken --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+}
