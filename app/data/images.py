@@ -1,0 +1,96 @@
+"""One image file to uint8 HWC: decode and resize the crop in one go, with no step between that is not needed.
+
+The resize is antialiased bilinear. The paper names no filter; fb.resnet.torch has "bicubic", which in Torch7
+takes 4 x 4 points however far it shrinks, so no antialiased filter is its equal, and the authors' own later
+code is bilinear.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from app.recipe.errors import CorruptImage
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
+FORMATS = ("JPEG", "PNG")  # by content, whatever the name says: ImageNet has a PNG and CMYK JPEGs under .JPEG
+CROP_TRIES = 10
+CROP_DRAWS = 5 * CROP_TRIES
+
+# Pillow warns of each photograph with broken EXIF data or an odd palette; neither touches the pixels used
+# here.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def read_image(path: str, choose_box: Callable[[int, int], Box], size: int) -> NDArray[np.uint8]:
+    """The box that `choose_box(width, height)` gives, resized: uint8 [size, size, 3], RGB.
+
+    Grey, palette, CMYK and 16-bit images become RGB, transparency is dropped and EXIF orientation ignored, as
+    torchvision's loader does. Raises CorruptImage, which names the path, for what cannot be decoded to its
+    end.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            box = _shrink_in_decoder(image, choose_box(*image.size), size)
+            return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    except Exception as error:  # a decoder's own errors are of many kinds: SyntaxError, struct.error, ...
+        if isinstance(error, UnidentifiedImageError):
+            reason = "neither JPEG nor PNG"
+        else:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
+
+
+def _shrink_in_decoder(image: Image.Image, box: Box, size: int) -> Box:
+    """Let a JPEG decode at 1/2, 1/4 or 1/8 (in the DCT) where `box` keeps `size` pixels a side; the box in
+    its pixels."""
+    width, height = image.size
+    wanted = (math.ceil(width * size / (box[2] - box[0])), math.ceil(height * size / (box[3] - box[1])))
+    drafted = image.draft(None, wanted)
+    if drafted is None:
+        return box
+    factor = drafted[1][2] / width
+    return (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 and leave white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
+    """The scale and aspect-ratio crop of fb.resnet.torch, which the paper uses (section 5.1).
+
+    Area U(0.08, 1) of the image, aspect U(3/4, 4/3), sides swapped with probability 1/2, 10 tries; then the
+    central square. `draws`: CROP_DRAWS numbers from [0, 1). Not torchvision's crop: that draws the aspect's
+    logarithm.
+    """
+    for area, aspect, swap, y, x in zip(*[iter(draws)] * 5, strict=True):
+        target = (0.08 + 0.92 * area) * width * height
+        ratio = 3 / 4 + (4 / 3 - 3 / 4) * aspect
+        w, h = math.floor(math.sqrt(target * ratio) + 0.5), math.floor(math.sqrt(target / ratio) + 0.5)
+        if swap < 0.5:
+            w, h = h, w
+        if 1 <= w <= width and 1 <= h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return (left, top, left + w, top + h)
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return (left, top, left + side, top + side)
+
+
+def central_crop(width: int, height: int, resize: int, size: int) -> Box:
+    """The box which is the central size x size after the shorter side became `resize`; `size` <= `resize`.
+
+    The larger side and the margins are rounded as torchvision's Resize and CenterCrop round them.
+    """
+    shorter = min(width, height)
+    w, h = int(resize * width / shorter), int(resize * height / shorter)
+    left, top = round((w - size) / 2), round((h - size) / 2)
+    return (left * width / w, top * height / h, (left + size) * width / w, (top + size) * height / h)

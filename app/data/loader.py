@@ -1,0 +1,133 @@
+"""Batches in the order asked for, decoded ahead by loader processes, one loader over all the epochs of a run.
+
+Loader processes come from a fork server: forking the training process itself would copy an MPI communicator
+or a CUDA context, and both break. The server has torch imported already, so a new loader starts in a fraction
+of a second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.context import ForkServerContext
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from app.data.order import Item
+from app.data.sources import Source
+from app.data.splits import Split
+from app.recipe.errors import UserError
+
+PREFETCH = 4  # batches a loader process works ahead
+MOST_PROCESSES = 16
+
+Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
+
+
+class Loader:
+    """Iterates over (images uint8 [n, H, W, C], labels int64 [n]) of `batches`, in their order.
+
+    `batches` is read only as far ahead as the processes work. processes: 0 decodes in this process, at the
+    call. Raises CorruptImage (its one line names the file) when its batch is due, and RuntimeError when a
+    loader process has died. close() ends the processes; so does leaving a `with`.
+    """
+
+    def __init__(
+        self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool
+    ) -> None:
+        loader: DataLoader[Batch] = DataLoader(
+            _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
+            batch_sampler=batches,
+            num_workers=processes,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            prefetch_factor=PREFETCH if processes else None,
+            multiprocessing_context=_fork_server() if processes else None,
+            worker_init_fn=_outlive_signals if processes else None,
+            generator=torch.Generator(),  # of its own: a loader must not move torch's global random state
+        )
+        self._iterator = iter(loader)
+        atexit.register(
+            self.close
+        )  # before torch's own exit handlers, which wait for processes not told to end
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            batch: Batch | UserError = next(self._iterator)
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a loader process died ({error}): out of memory, or /dev/shm too small? try fewer --loader-processes"
+            ) from None
+        if isinstance(batch, UserError):
+            self.close()
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        """End the loader processes at once, finished or not. May be called again."""
+        atexit.unregister(self.close)
+        processes = getattr(self._iterator, "_workers", [])
+        if processes:
+            for process in processes:
+                if process.is_alive():
+                    process.kill()  # it holds nothing that has to be put in order
+            self._iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Reporting:
+    """Hands a user's error over as a value: torch would raise it in the parent with a traceback for its
+    text."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, items: Sequence[Item]) -> Batch | UserError:
+        try:
+            return self.split.__getitems__(items)
+        except UserError as error:
+            return error.with_traceback(None)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_signals(_: int) -> None:
+    """A signal to the job's process group is for the training process, which saves first and needs its data
+    till then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _fork_server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def default_loader_processes(source: Source, local_size: int) -> int:
+    """Loader processes for each of the `local_size` training processes of a host: 0 for images held in
+    memory."""
+    if source.train.in_memory:
+        return 0
+    return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // local_size))

@@ -1,0 +1,116 @@
+"""Half of a data set each: labelled images by index, in batches, augmented by (seed, epoch, index) and
+nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.data.draws import bits, uniform
+from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image
+from app.data.index import Files
+from app.data.order import Item
+
+
+class Split:
+    """Images as torch's DataLoader asks for them. `labels`: int64 [images]."""
+
+    labels: NDArray[np.int64]
+    in_memory = True  # so that a loader process would cost more than it saves
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """The images and labels of [(epoch, index), ...]: uint8 [n, H, W, C] and int64 [n]."""
+        epochs, indices = np.array(items, np.int64).reshape(-1, 2).T
+        images = np.ascontiguousarray(self.images_of(epochs, indices))
+        return torch.from_numpy(images), torch.from_numpy(self.labels[indices])
+
+    def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        raise NotImplementedError
+
+
+class ArraySplit(Split):
+    """Images held in memory: uint8 [images, H, W, C]; as they are, whatever the epoch."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+        self.images, self.labels = images, labels
+
+    def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.images[indices]
+
+
+class ShiftedSplit(Split):
+    """Images held in memory, each moved by -1, 0 or 1 pixel both ways, background moving in.
+
+    What is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them shows nothing,
+    and a mirrored digit is another sign or none.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int) -> None:
+        self.padded, self.labels, self.seed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), labels, seed
+
+    def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        top, left = (uniform(self.seed, epochs, indices, 2) * 3).astype(np.int64).T
+        rows = top[:, None] + np.arange(self.padded.shape[1] - 2)
+        columns = left[:, None] + np.arange(self.padded.shape[2] - 2)
+        images: NDArray[np.uint8] = self.padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return images
+
+
+class SyntheticSplit(Split):
+    """Noise of any size and number for the price of a copy: image i is a window of a block of random
+    bytes."""
+
+    BLOCK = 2**22
+
+    def __init__(self, images: int, size: int, classes: int, stream: int) -> None:
+        self.labels = np.arange(images, dtype=np.int64) % classes
+        self.shape = (size, size, 3)
+        self.stream = stream
+        self.noise = bits(stream, 0, 0, (self.BLOCK + 3 * size * size) // 8 + 1).view(np.uint8).reshape(-1)
+
+    def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        images = np.empty((len(indices), *self.shape), np.uint8)
+        starts = uniform(self.stream, 1, indices, 1)[:, 0] * self.BLOCK
+        for image, start in zip(images, starts.astype(np.int64), strict=True):
+            image.reshape(-1)[:] = self.noise[start : start + image.size]
+        return images
+
+
+class FolderSplit(Split):
+    """Images decoded from files at each use. `augment`: the paper's random crop and flip, else the central
+    crop.
+
+    Raises CorruptImage, which names the file.
+    """
+
+    in_memory = False
+
+    def __init__(self, files: Files, size: int, resize: int, augment: bool, seed: int) -> None:
+        self.files, self.labels = files, files.labels
+        self.size, self.resize, self.augment, self.seed = size, resize, augment, seed
+
+    def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        if not self.augment:
+            for image, index in zip(images, indices.tolist(), strict=True):
+                image[:] = read_image(self.files.path(index), self._central_crop, self.size)
+            return images
+        draws = uniform(self.seed, epochs, indices, CROP_DRAWS + 1).tolist()
+        for image, index, (flip, *crop) in zip(images, indices.tolist(), draws, strict=True):
+
+            def choose_box(width: int, height: int, crop: list[float] = crop) -> Box:
+                return random_crop(width, height, crop)
+
+            pixels = read_image(self.files.path(index), choose_box, self.size)
+            image[:] = pixels[:, ::-1] if flip < 0.5 else pixels
+        return images
+
+    def _central_crop(self, width: int, height: int) -> Box:
+        return central_crop(width, height, self.resize, self.size)
