@@ -1,0 +1,30 @@
+"""What the launcher tells a process through its environment; answers before torch, horovod or mpi4py are imported."""
+
+from __future__ import annotations
+
+import os
+
+# Set by app.cluster.launch when its own standard output is a terminal: a rank's is a pipe (horovodrun) or always a pty (mpirun).
+TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
+
+
+def _first(*names: str) -> int | None:
+    return next((int(os.environ[name]) for name in names if name in os.environ), None)
+
+
+def launcher() -> str:
+    """"horovodrun" (its gloo rendezvous), "mpirun" (any MPI launcher, horovodrun --mpi too) or "none"."""
+    if "HOROVOD_RANK" in os.environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
+        return "horovodrun"
+    return "none" if _first("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") is None else "mpirun"
+
+
+def launcher_rank() -> int:
+    """This process's rank, 0 without a launcher."""
+    return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
+
+
+def terminal_columns() -> int | None:
+    """Width of the terminal where the user sees this run, None where there is none (a file, a pipe, no launch.py)."""
+    columns = os.environ.get(TERMINAL_COLUMNS, "")
+    return int(columns) if columns.isdigit() else None

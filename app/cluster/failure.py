@@ -1,0 +1,60 @@
+"""How a rank tells why it ends: one line on stderr, which `launch` collects from all ranks and shows once.
+
+By hand (mpirun, horovodrun) the lines are readable as they are. The rank leaves by os._exit: an orderly exit would wait in
+MPI_Finalize or hvd.shutdown() for ranks which wait for this one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from app.cluster import environment
+
+_LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
+_TRACE = "app trace: "
+_TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own words about the exit
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended: exit code (app.recipe.errors) and one line of text."""
+
+    rank: int
+    host: str
+    code: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"app failed: rank {self.rank} on {self.host}, code {self.code}: {' '.join(self.message.split())}"
+
+
+def parse(line: str) -> Failure | None:
+    """The failure that a line of a rank's output reports, or None."""
+    found = _LINE.fullmatch(line.strip())
+    return Failure(int(found[1]), found[2], int(found[3]), found[4]) if found else None
+
+
+def parse_trace(line: str) -> str | None:
+    """The line of a traceback that a rank reports beside an unexpected failure, or None."""
+    return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
+
+
+def leave(code: int, message: str, traceback: str = "") -> NoReturn:
+    """Ends this process at once with `code`, saying why; never returns, runs no exit handlers."""
+    sys.stdout.flush()
+    if environment.launcher() == "none":
+        text = f"{traceback}{message}\n"
+    else:
+        failure = Failure(environment.launcher_rank(), socket.gethostname(), code, message)
+        text = "".join(f"{_TRACE}{line}\n" for line in traceback.splitlines()) + f"{failure}\n"
+    sys.stderr.write(text)
+    sys.stderr.flush()
+    if environment.launcher() != "none":
+        time.sleep(_TRAVEL_TIME)
+    os._exit(code)

@@ -1,0 +1,196 @@
+"""The processes of a run and what passes between them. With app.cluster.elastic the only user of Horovod.
+
+Every collective has a name of its own and is blocking: names that Horovod makes up count calls, and would differ between a process that
+was there before and one that joined later.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from app.cluster import gloo_over_mpi
+from app.cluster.compression import Compression
+from app.cluster.environment import launcher, launcher_rank
+from app.recipe.errors import UserError
+
+__all__ = [
+    "World", "broadcast_object", "broadcast_parameters", "distribute", "gather_objects", "launcher_rank", "start", "stop",
+    "sum_over_processes",
+]  # fmt: skip
+
+COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
+
+_end_of_gloo_over_mpi: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands, and what is really in use (not what was asked for)."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    hosts: tuple[str, ...]  # host name of each rank
+    controller: str  # "gloo", "mpi", or "none" without a launcher
+    collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
+    device: torch.device
+
+
+def start(collectives: str = "auto", device: str = "auto") -> World:
+    """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the cores.
+
+    collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device: "auto" takes a GPU
+    where there is one. UserError, before Horovod starts where it can: what is asked for is not there.
+    """
+    if collectives not in COLLECTIVES:
+        raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
+    kind = _device_kind(device)
+    _check_build(collectives, kind)
+    _check_host_name()
+    launched = launcher() != "none"
+    _choose_controller(collectives)
+    hvd.init()  # Horovod: all ranks meet here
+    _limit_threads()
+    chosen = _take_device(kind)
+    controller = "mpi" if hvd.mpi_enabled() else "gloo"
+    reduced_by = "nccl" if chosen.type == "cuda" and hvd.nccl_built() else controller
+    return World(
+        rank=hvd.rank(),
+        size=hvd.size(),
+        local_rank=hvd.local_rank(),
+        local_size=hvd.local_size(),
+        hosts=tuple(gather_objects(socket.gethostname())),
+        controller=controller if launched else "none",
+        collectives=reduced_by if launched else "none",
+        device=chosen,
+    )
+
+
+def stop() -> None:
+    """Leaves the run in an orderly way, together with the others. start() works again afterwards."""
+    global _end_of_gloo_over_mpi
+    hvd.shutdown()
+    if _end_of_gloo_over_mpi:
+        _end_of_gloo_over_mpi()
+        _end_of_gloo_over_mpi = None
+
+
+def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
+    """The elementwise sum over all processes, of the same shape and dtype on each; a new tensor."""
+    return hvd.allreduce(tensor.contiguous(), op=hvd.Sum, name=name)  # Horovod: sum
+
+
+def broadcast_object(obj: Any, root: int = 0) -> Any:
+    """The object of the process `root`, pickled, on every process."""
+    return hvd.broadcast_object(obj, root, name="object")  # Horovod: object of one
+
+
+def gather_objects(obj: Any) -> list[Any]:
+    """The objects of all processes, by rank, on every process."""
+    return hvd.allgather_object(obj, name="objects")  # Horovod: objects of all
+
+
+@torch.no_grad()
+def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
+    """Overwrites the tensors by those of `root`; names, shapes and dtypes are the same on every process. Any memory format."""
+    pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
+    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
+    for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
+        hvd.synchronize(handle)
+        if sent.data_ptr() != tensor.data_ptr():
+            tensor.copy_(sent)
+
+
+def distribute(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    workers_here: int,
+    compression: str = "none",
+) -> Any:
+    """The optimizer whose step() first sums the gradients over all processes.
+
+    workers_here: how many backward passes this process makes a step, at least 1; the sum over processes starts layer by layer in the last
+    of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call broadcast_optimizer_state on it.
+    """
+    return hvd.DistributedOptimizer(  # Horovod: gradients
+        optimizer,
+        named_parameters=named_parameters,
+        compression=Compression(compression),
+        backward_passes_per_step=workers_here,
+        op=hvd.Sum,
+    )
+
+
+def _device_kind(device: str) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is unknown: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _check_build(collectives: str, kind: str) -> None:
+    if collectives == "nccl" and kind == "cpu":
+        raise UserError(f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi")
+    built = {"nccl": hvd.nccl_built, "mpi": hvd.mpi_built, "gloo": hvd.gloo_built}
+    if collectives != "auto" and not built[collectives]():
+        raise UserError(f"--collectives {collectives}: Horovod was built without it: set up again, or give --collectives auto")
+    if kind == "cuda" and hvd.nccl_built() and collectives in ("mpi", "gloo"):
+        raise UserError(f"--collectives {collectives}: this Horovod always reduces GPU tensors by NCCL: give --device cpu with it, or drop it")
+    if kind == "cuda" and not hvd.cuda_built() and launcher() != "none":
+        raise UserError("this Horovod was built for CPUs and cannot reduce GPU tensors: set up again with NCCL, or give --device cpu")
+
+
+def _check_host_name() -> None:
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:  # gloo would end in a SIGSEGV
+        raise UserError(f"the host name {name} does not resolve: add the line `127.0.0.1 {name}` to /etc/hosts") from None
+
+
+def _choose_controller(collectives: str) -> None:
+    """Sets what hvd.init() reads. "auto" alone follows what the environment says."""
+    global _end_of_gloo_over_mpi
+    started_by = launcher()
+    if started_by == "horovodrun":  # has set it all
+        if collectives == "mpi":
+            raise UserError("--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun")
+        return
+    wanted = collectives
+    if collectives == "auto":
+        wanted = os.environ.get("HOROVOD_CPU_OPERATIONS", os.environ.get("HOROVOD_CONTROLLER", "mpi")).lower()
+    if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
+        _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
+    elif started_by == "mpirun" or collectives == "mpi":
+        # mpi4py starts MPI and ends it at exit. Were it Horovod, MPI would be over after stop() and start() could not follow.
+        import mpi4py.MPI  # noqa: F401
+
+        os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
+    else:
+        os.environ |= {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": "lo"}
+
+
+def _limit_threads() -> None:
+    """As many threads as cores per process of this host, unless OMP_NUM_THREADS says otherwise; torch takes all cores for each."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
+
+
+def _take_device(kind: str) -> torch.device:
+    if kind == "cpu":
+        return torch.device("cpu")
+    index, gpus = hvd.local_rank(), torch.cuda.device_count()
+    if index >= gpus:
+        raise UserError(f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np")
+    torch.cuda.set_device(index)  # Horovod: one GPU per process
+    return torch.device("cuda", index)
+
