@@ -51,10 +51,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         importlib.import_module(module_of(argv[0])).main(argv[1:])
     except UserError as error:
-        from app.cluster.failure import report
+        from app.cluster.failure import leave
 
-        report(error)
-        return error.exit_code
+        leave(error.exit_code, str(error))
     return DONE
 
 

@@ -22,7 +22,7 @@ from app.recipe.errors import UserError
 
 __all__ = [
     "World", "broadcast_object", "broadcast_parameters", "distribute", "gather_objects", "launcher_rank", "start", "stop",
-    "sum_over_processes",
+    "sum_over_processes", "sum_with_gradient",
 ]  # fmt: skip
 
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
@@ -42,6 +42,14 @@ class World:
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
+
+    def describe(self) -> list[str]:
+        """Who computes, in lines for people."""
+        hosts = ", ".join(f"{host} ({self.hosts.count(host)})" for host in dict.fromkeys(self.hosts))
+        return [
+            f"processes: {self.size} on {hosts}, device {self.device.type};"
+            f" controller {self.controller}, collectives {self.collectives}"
+        ]
 
 
 def start(collectives: str = "auto", device: str = "auto") -> World:
@@ -86,6 +94,14 @@ def stop() -> None:
 def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
     """The elementwise sum over all processes, of the same shape and dtype on each; a new tensor."""
     return hvd.allreduce(tensor.contiguous(), op=hvd.Sum, name=name)  # Horovod: sum
+
+
+def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes as a step of the computation: its backward sums the gradients over all processes.
+
+    Every process must call it in the same order. Only for the option --sync-bn.
+    """
+    return hvd.allreduce(tensor.contiguous(), op=hvd.Sum)  # Horovod: sum
 
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:

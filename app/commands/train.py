@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(argv)
 
     from app.cluster import world as cluster
+    from app.cluster.agreement import on_root, together
     from app.data.loader import default_loader_processes
     from app.data.sources import open_source
     from app.recipe.plan import check_processes, describe, make_plan
@@ -55,14 +56,14 @@ def main(argv: Sequence[str]) -> None:
 
     world = cluster.start(config.collectives, config.device)
     stop = StopRequest()
-    source = cluster.together(lambda: open_source(
+    source = together(lambda: open_source(
         config.data, image_size=config.image_size, resize=config.resize, augmentation=config.augmentation,
         seed=config.seed, synthetic_images=config.synthetic_images, classes=config.synthetic_classes,
     ))  # fmt: skip
     config = replace(config, image_size=source.image_size)
     plan = make_plan(config, len(source.train), len(source.validation))
     check_processes(plan, world.size)
-    folder = cluster.on_root(lambda: open_folder(config))
+    folder = on_root(lambda: open_folder(config))
     config = replace(config, output=str(folder), resume="")
     run = Run(config, plan, source, folder)
     state = make_state(run, world)
@@ -71,9 +72,9 @@ def main(argv: Sequence[str]) -> None:
         if (last_checkpoint(folder)).exists():
             checkpoint.restore(state, checkpoint.read(last_checkpoint(folder)))
 
-    cluster.on_root(load)
+    on_root(load)
     state.position, state.errors = cluster.broadcast_object((state.position, state.errors))
-    cluster.broadcast_parameters(state.tensors())
+    cluster.broadcast_parameters(state.tensors().items())
     log: Log = Log()
     if world.rank == 0:
         write_plan(folder, config, plan, {"processes": world.size, "hosts": list(world.hosts)})

@@ -12,7 +12,8 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, carrier: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
-        return output.view_as(output)
+        ctx.mark_dirty(output)  # the same tensor, not a view of it: an in-place ReLU may follow
+        return output
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]

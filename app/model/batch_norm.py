@@ -25,8 +25,8 @@ SumOverProcesses = Callable[[Tensor], Tensor]
 class WorkerBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over one worker's images, state_dict included; a step's k workers share the running statistics."""
 
-    def __init__(self, channels: int, *, workers: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
+    def __init__(self, channels: int, *, workers: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps=eps)
         self.workers = workers
         for name, start in (("running_mean", torch.zeros(channels)), ("running_var", torch.ones(channels))):
             delattr(self, name)
@@ -36,12 +36,12 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("var", torch.ones(channels), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        y = self.normalise(x)
         assert self.running_mean is not None and self.running_var is not None
-        y = attach(y, self.running_mean, (self.running_mean.detach() - self.mean) / self.workers)
-        return attach(y, self.running_var, (self.running_var.detach() - self.var) / self.workers)
+        running_mean, running_var = self.running_mean.detach(), self.running_var.detach()
+        if not self.training:
+            return F.batch_norm(x, running_mean, running_var, self.weight, self.bias, False, 0.0, self.eps)
+        y = attach(self.normalise(x), self.running_mean, (running_mean - self.mean) / self.workers)
+        return attach(y, self.running_var, (running_var - self.var) / self.workers)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Normalises by the statistics of `x`, [n, channels, h, w], and leaves them in `mean` and `var` (unbiased)."""
@@ -55,9 +55,9 @@ class SynchronizedBatchNorm2d(WorkerBatchNorm2d):
     """
 
     def __init__(
-        self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5, momentum: float = 0.1
+        self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5
     ) -> None:
-        super().__init__(channels, workers=workers, eps=eps, momentum=momentum)
+        super().__init__(channels, workers=workers, eps=eps)
         self.sum_over_processes = sum_over_processes
 
     def normalise(self, x: Tensor) -> Tensor:

@@ -53,18 +53,14 @@ def norm_layer(run: Run, world: World) -> NormLayer:
     """BN per worker; over all workers where asked for. Raises UserError where these are not computed at once."""
     config, workers = run.config, run.plan.workers
     if not config.sync_bn:
-        return partial(WorkerBatchNorm2d, workers=workers, eps=config.bn_eps, momentum=config.bn_momentum)
+        return partial(WorkerBatchNorm2d, workers=workers, eps=config.bn_eps)
     if world.size != workers:
         raise UserError(
             f"--sync-bn needs the k = {workers} workers of a step computed at once, and there are {world.size} processes:"
             f" start {workers} (-np {workers}), or leave it out as the paper does"
         )
     return partial(
-        SynchronizedBatchNorm2d,
-        workers=workers,
-        sum_over_processes=sum_with_gradient,
-        eps=config.bn_eps,
-        momentum=config.bn_momentum,
+        SynchronizedBatchNorm2d, workers=workers, sum_over_processes=sum_with_gradient, eps=config.bn_eps
     )
 
 

@@ -1,0 +1,42 @@
+"""What can fail on one process only, made the same on all: every process goes on, or every process raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import horovod.torch as hvd
+
+from app.cluster.world import broadcast_object, gather_objects
+from app.recipe.errors import UserError
+
+T = TypeVar("T")
+
+
+def on_root(function: Callable[[], T]) -> T:
+    """`function`'s result on rank 0, on every process; a UserError it raises there is raised on every process."""
+    result: T | None = None
+    error: UserError | None = None
+    if hvd.rank() == 0:
+        try:
+            result = function()
+        except UserError as raised:
+            error = raised
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def together(function: Callable[[], T]) -> T:
+    """`function`'s own result on each process; if it raises UserError on any, the first of these is raised on all."""
+    result: T | None = None
+    error: UserError | None = None
+    try:
+        result = function()
+    except UserError as raised:
+        error = raised.with_traceback(None)
+    errors = [e for e in gather_objects(error) if e is not None]
+    if errors:
+        raise errors[0]
+    return result  # type: ignore[return-value]

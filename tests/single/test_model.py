@@ -1,0 +1,115 @@
+"""The networks and their BN against torchvision's own."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
+from app.model.networks import make_network
+from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+from app.training.step import REPORT_SIZE
+
+
+def network(config: Config, channels: int = 3, classes: int = 1000, workers: int = 1) -> nn.Module:
+    return make_network(config, channels, classes, partial(WorkerBatchNorm2d, workers=workers))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_same_function_as_torchvision(name: str) -> None:
+    ours = network(Config(model=name, last_gamma=0.5)).double()
+    theirs = getattr(torchvision.models, name)().double()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    assert list(ours.state_dict()) != [] and set(ours.state_dict()) == set(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    for mode in (False, True):
+        assert torch.allclose(ours.train(mode)(x), theirs.train(mode)(x), rtol=0, atol=1e-12)
+
+
+def test_paper_initialisation_of_resnet50() -> None:
+    ours = network(Config(model="resnet50"))
+    assert abs(ours.fc.weight.std().item() - 0.01) < 1e-4  # type: ignore[union-attr]
+    assert ours.fc.bias.abs().max().item() == 0  # type: ignore[union-attr]
+    last = [m.bn3 for m in ours.modules() if isinstance(m, torchvision.models.resnet.Bottleneck)]
+    assert len(last) == 16
+    norms = [m for m in ours.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sum(m.weight.abs().max().item() == 0 for m in norms) == 16
+    assert sum(bool((m.weight == 1).all()) for m in norms) == 53 - 16
+    conv = ours.layer3[1].conv2  # type: ignore[index,union-attr]
+    assert abs(conv.weight.std().item() / (2 / (9 * 256)) ** 0.5 - 1) < 0.01  # He, fan out
+    assert ours.layer2[0].conv2.stride == (2, 2)  # type: ignore[index,union-attr]  # v1.5: on the 3x3
+    block = ours.layer1[1]  # type: ignore[index]
+    x = torch.rand(2, 256, 8, 8)
+    assert torch.equal(block(x), x)  # gamma 0: the block is its shortcut
+
+
+def test_options_of_the_initialisation() -> None:
+    ours = network(Config(model="resnet8", last_gamma=1.0, fc_std=0.1, conv_fan="fan_in"), channels=1, classes=10)
+    assert all(bool((m.weight == 1).all()) for m in ours.modules() if isinstance(m, nn.BatchNorm2d))
+    stem = ours.conv1.weight  # type: ignore[union-attr]
+    assert abs(stem.std().item() / (2 / 9) ** 0.5 - 1) < 0.2  # fan in 9, fan out 144
+    with pytest.raises(UserError, match="did you mean resnet50"):
+        network(Config(model="resnet5"))
+
+
+def test_parameter_groups_of_resnet50() -> None:
+    config = Config(model="resnet50")
+    ours = network(config)
+    report = nn.Parameter(torch.zeros(REPORT_SIZE))
+    optimizer = make_optimizer(ours, report, config)
+    decayed, affine, statistics, reports = optimizer.param_groups
+    assert [len(g["params"]) for g in optimizer.param_groups] == [53 + 2, 2 * 53, 2 * 53, 1]
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0, 0, 0]
+    assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032  # torchvision's count
+    assert statistics["lr"] == 0.1 and not statistics["nesterov"] and reports["lr"] == 0
+    assert len(momentum_buffers(optimizer)) == 161
+    set_learning_rate(optimizer, 3.2)
+    assert [g["lr"] for g in optimizer.param_groups] == [3.2, 3.2, 0.1, 0]
+    assert make_optimizer(ours, report, Config(decay_bn=True)).param_groups[1]["weight_decay"] == 1e-4
+
+
+def test_running_statistics_move_to_the_mean_over_workers() -> None:
+    k, channels = 3, 5
+    ours = WorkerBatchNorm2d(channels, workers=k).double()
+    references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one for each worker, all from the same start
+    config = Config()
+    optimizer = make_optimizer(ours, nn.Parameter(torch.zeros(REPORT_SIZE)), config)
+    set_learning_rate(optimizer, 0.0)  # gamma and beta stay, to compare with those of the references
+    for step in range(4):
+        optimizer.zero_grad()
+        for worker, reference in enumerate(references):
+            x = torch.randn(8, channels, 4, 4, dtype=torch.float64) * (worker + 1) + step
+            y = ours(x)
+            assert torch.allclose(y, reference(x), rtol=0, atol=1e-12)
+            (1e3 * y.pow(2).sum()).backward()  # what the loss is has no influence on the statistics
+            ours(x)  # nor has a forward without a backward
+        optimizer.step()
+    for name in ("running_mean", "running_var"):
+        mean = sum(getattr(r, name) for r in references) / k  # by linearity: the mean of the workers' own
+        assert torch.allclose(getattr(ours, name), mean, rtol=1e-12, atol=1e-12)
+
+
+def test_synchronised_statistics_equal_those_of_the_whole_minibatch() -> None:
+    x = torch.randn(8, 5, 4, 4, dtype=torch.float64)
+    ours = SynchronizedBatchNorm2d(5, workers=1, sum_over_processes=lambda t: t).double()
+    reference = nn.BatchNorm2d(5).double()
+    reference.load_state_dict(copy.deepcopy(ours.state_dict()))
+    weight = torch.randn(8, 5, 4, 4, dtype=torch.float64)
+    xs = [x.clone().requires_grad_() for _ in range(2)]
+    for module, value in zip((ours, reference), xs, strict=True):
+        (module(value) * weight).sum().backward()
+    assert xs[0].grad is not None and xs[1].grad is not None
+    assert torch.allclose(xs[0].grad, xs[1].grad, rtol=0, atol=1e-12)
+    assert ours.weight.grad is not None and reference.weight.grad is not None
+    assert torch.allclose(ours.weight.grad, reference.weight.grad, rtol=0, atol=1e-12)
+    assert torch.allclose(ours.mean, x.mean((0, 2, 3))) and torch.allclose(ours.var, x.var((0, 2, 3)))
+    assert torch.allclose(
+        ours.eval()(x), F.batch_norm(x, ours.running_mean.detach(), ours.running_var.detach(), ours.weight, ours.bias, eps=1e-5)
+    )

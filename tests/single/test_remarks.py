@@ -1,0 +1,167 @@
+"""The paper's four remarks (section 3) on the real step, each against a reference written out in float64.
+
+Each test also shows that the broken form differs, so that it cannot pass by accident.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from app.data.order import permutation, validation_batches, worker_batches
+from app.model.optimizer import make_optimizer, set_learning_rate
+from app.recipe.config import Config
+from app.recipe.plan import make_plan
+from app.recipe.schedule import learning_rate
+from app.training.state import State
+from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG, train_step
+
+K, N, CLASSES = 4, 8, 3
+CONFIG = Config(minibatch=K * N, per_worker=N, reference_minibatch=N, weight_decay=0.01, precision="fp64")
+ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+
+
+def linear_state(config: Config = CONFIG) -> State:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES, bias=False)).double()
+    report = nn.Parameter(torch.zeros(REPORT_SIZE, dtype=torch.float64))
+    return State(network, report, make_optimizer(network, report, config))
+
+
+def worker_data(step: int = 0) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    return [
+        (
+            torch.randint(0, 256, (N, 4, 4, 1), dtype=torch.uint8, generator=generator),
+            torch.randint(0, CLASSES, (N,), generator=generator),
+        )
+        for _ in range(K)
+    ]
+
+
+def mean_gradient(weight: Tensor, data: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The gradient of the mean loss over all kn images, written out: (softmax - onehot)^T x / kn."""
+    x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
+    labels = torch.cat([labels for _, labels in data])
+    return (F.softmax(x @ weight.T, 1) - F.one_hot(labels, CLASSES)).T @ x / (K * N)
+
+
+def weights_after(config: Config, steps: int, rates: Callable[[int], float]) -> Tensor:
+    state = linear_state(config)
+    for step in range(steps):
+        set_learning_rate(state.optimizer, rates(step))
+        train_step(state, worker_data(step), ZERO, ONE, config.minibatch, stop=False)
+    return state.network[1].weight.detach()
+
+
+def reference(config: Config, steps: int, rates: Callable[[int], float], loss_scale: float = 1.0) -> Tensor:
+    """Form (9) of the paper by hand: u <- m u + g + lambda w, w <- w - eta (g + lambda w + m u) with Nesterov."""
+    weight = linear_state(config).network[1].weight.detach().clone()
+    velocity = torch.zeros_like(weight)
+    for step in range(steps):
+        gradient = loss_scale * mean_gradient(weight, worker_data(step)) + config.weight_decay * weight
+        velocity = config.momentum * velocity + gradient
+        weight = weight - rates(step) * (gradient + config.momentum * velocity if config.nesterov else velocity)
+    return weight
+
+
+def warmup_rate(step: int) -> float:
+    return 0.1 + 0.3 * step / 10
+
+
+def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
+    found = weights_after(CONFIG, 5, lambda _: 0.1 * K)
+    assert torch.allclose(found, reference(CONFIG, 5, lambda _: 0.1 * K), rtol=0, atol=1e-12)
+    scaled_loss = reference(CONFIG, 5, lambda _: 0.1, loss_scale=K)
+    assert (found - scaled_loss).abs().max() > 1e-3  # the decay term would be k times too small
+    no_decay = replace(CONFIG, weight_decay=0.0)
+    assert torch.allclose(
+        reference(no_decay, 5, lambda _: 0.1, loss_scale=K), weights_after(no_decay, 5, lambda _: 0.1 * K), atol=1e-12
+    )  # the same only without decay
+
+
+def form_10(config: Config, steps: int, corrected: bool) -> Tensor:
+    """Paper, eq. (10): v <- m (eta' / eta) v + eta' g, w <- w - v; plain momentum."""
+    weight = linear_state(config).network[1].weight.detach().clone()
+    velocity, previous = torch.zeros_like(weight), warmup_rate(0)
+    for step in range(steps):
+        rate = warmup_rate(step)
+        gradient = mean_gradient(weight, worker_data(step)) + config.weight_decay * weight
+        velocity = config.momentum * (rate / previous if corrected else 1.0) * velocity + rate * gradient
+        weight, previous = weight - velocity, rate
+    return weight
+
+
+def test_remark_2_torchs_momentum_needs_no_correction() -> None:
+    plain = replace(CONFIG, nesterov=False)
+    found = weights_after(plain, 10, warmup_rate)
+    assert torch.allclose(found, form_10(plain, 10, corrected=True), rtol=0, atol=1e-12)
+    assert (found - form_10(plain, 10, corrected=False)).abs().max() > 1e-3
+
+
+def test_remark_3_the_loss_is_divided_by_kn() -> None:
+    state, data = linear_state(), worker_data()
+    expected = mean_gradient(state.network[1].weight.detach(), data)
+    report = train_step(state, data, ZERO, ONE, K * N, stop=False)
+    gradient = state.network[1].weight.grad
+    assert gradient is not None
+    assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
+    assert (gradient - expected * K).abs().max() > 1e-3  # what dividing by n would give
+    x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
+    labels = torch.cat([labels for _, labels in data])
+    logits = x @ linear_state().network[1].weight.detach().T
+    assert float(report[LOSS]) == pytest.approx(float(F.cross_entropy(logits, labels)), abs=1e-12)
+    assert float(report[WRONG]) == pytest.approx(float((logits.argmax(1) != labels).double().mean()), abs=1e-12)
+    assert float(report[STOP]) == 0
+
+
+def test_the_report_carries_a_request_to_stop() -> None:
+    assert float(train_step(linear_state(), worker_data(), ZERO, ONE, K * N, stop=True)[STOP]) > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_remark_4_one_shuffle_is_cut_over_the_workers(size: int) -> None:
+    images, minibatch, per_worker, epochs = 75, 32, 8, 3
+    plan = make_plan(Config(minibatch=minibatch, per_worker=per_worker, epochs=epochs), images, 1)
+    batches = {
+        rank: list(worker_batches(seed=5, images=images, minibatch=minibatch, per_worker=per_worker, epoch=0, seen=0,
+                                  epochs=epochs, rank=rank, size=size))
+        for rank in range(size)
+    }  # fmt: skip
+    workers = minibatch // per_worker
+    orders = []
+    for epoch in range(epochs):
+        order = []
+        for step in range(plan.iterations_per_epoch):
+            for worker in range(workers):
+                here = -(-(workers - worker % size) // size)  # workers of this process
+                batch = batches[worker % size][(epoch * plan.iterations_per_epoch + step) * here + worker // size]
+                assert {e for e, _ in batch} == {epoch}
+                order += [index for _, index in batch]
+        assert len(set(order)) == len(order) == 64  # each image at most once, the ragged 11 dropped
+        assert order == permutation(5, epoch, images)[:64].tolist()  # whatever the number of processes
+        orders.append(order)
+    assert orders[0] != orders[1] != orders[2]
+    assert permutation(5, 0, images).tolist() != permutation(6, 0, images).tolist()
+
+
+def test_a_position_in_mid_epoch_continues_the_order() -> None:
+    options = {"seed": 5, "images": 75, "minibatch": 32, "per_worker": 8, "epochs": 2, "rank": 1, "size": 3}
+    whole = list(worker_batches(**options, epoch=0, seen=0))  # type: ignore[arg-type]
+    assert list(worker_batches(**options, epoch=0, seen=32)) == whole[1:]  # type: ignore[arg-type]
+    assert list(worker_batches(**options, epoch=1, seen=0)) == whole[2:]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_validation_sees_each_image_once(size: int) -> None:
+    seen = [i for r in range(size) for b in validation_batches(images=360, batch=100, rank=r, size=size) for _, i in b]
+    assert sorted(seen) == list(range(360))
+
+
+def test_the_test_itself_uses_plain_sgd() -> None:
+    assert type(linear_state().optimizer) is SGD
+    assert learning_rate(CONFIG, 0.0) == pytest.approx(0.1)
