@@ -40,7 +40,7 @@ install_requirements() {
   is_done requirements "$key" && return
   grep -v -E '^(horovod|pillow-simd)==' "$root/requirements.txt" >"$list"
   [ "$pillow" = simd ] || sed -i -e '/^pillow==/d' -e 's/^# stock: //' "$list"
-  say "Installing torch $(pin torch) and the rest of requirements.txt (5.5 GB)"
+  say "Installing requirements.txt, with torch $(pin torch): 5.5 GB on a new machine"
   logged "pip uninstall" pip uninstall -y pillow pillow-simd
   logged "pip install -r requirements.txt" pip install -r "$list"
   if [ "$pillow" = simd ]; then
@@ -52,9 +52,9 @@ install_requirements() {
 installed_versions() {
   "$python" - <<'PYTHON'
 import platform
-import PIL, torch, horovod.torch as hvd
+import horovod, horovod.torch as hvd, PIL, torch
 built = [name for name in ("gloo", "mpi", "nccl") if getattr(hvd, name + "_built")()]
-simd = "Pillow-SIMD" if "post" in PIL.__version__ else "Pillow"
-print(f"Python {platform.python_version()}, torch {torch.__version__}, Horovod {hvd.horovod.__version__} ({', '.join(built)}), {simd} {PIL.__version__}")
+pillow = ("Pillow-SIMD " if "post" in PIL.__version__ else "Pillow ") + PIL.__version__
+print(f"Python {platform.python_version()}, torch {torch.__version__}, Horovod {horovod.__version__} ({', '.join(built)}), {pillow}")
 PYTHON
 }
