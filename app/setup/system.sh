@@ -59,9 +59,12 @@ install_system_tools() {
   [ ${#packages[@]} -eq 0 ] || fail "Still missing after apt-get: ${packages[*]} (Python must be 3.11, 3.12 or 3.13)."
 }
 
-# Also where an earlier apt-get was killed half-way.
+# Also where an earlier apt-get was killed: its dpkg goes on alone for a while, and what it began must be ended first.
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
-  dpkg --configure -a && apt-get update &&
-    apt-get install -y --fix-broken --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+  for _ in {1..150}; do
+    dpkg --configure -a 2>&1 | grep 'lock' || break
+    sleep 2
+  done
+  apt-get update && apt-get install -y --fix-broken --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
