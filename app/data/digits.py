@@ -21,7 +21,7 @@ SPLIT_SEED = 0  # of this project, not of a run
 
 CLUTTERED_SIZE = 20
 CLUTTERED_TRAIN, CLUTTERED_VALIDATION = 16_384, 4_000
-FRAGMENTS, FRAGMENT_SIZE = 3, 7
+FRAGMENTS, FRAGMENT_SIZE = 3, 5
 NOISE = 0.15
 SCALE = (1.0, 1.75)  # of the 8 x 8 scan
 TURN = 0.27  # the tangent of half the largest angle: 30 degrees
@@ -37,7 +37,7 @@ class Images(NamedTuple):
 def digits() -> tuple[Images, Images]:
     """1,437 training and 360 validation images, 8 x 8, of the 10 classes; 36 of each class validate."""
     # Imported here, as it takes a second, which a run on other data need not pay.
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -59,7 +59,7 @@ def cluttered_digits() -> tuple[Images, Images]:
 
 def _compose(scans: Images, count: int, stream: int) -> Images:
     """`count` images; the i-th shows scan i modulo their number, so the classes stay balanced."""
-    padded = np.pad(scans.images[..., 0], 1).astype(np.float32) / np.float32(255)
+    padded = np.pad(scans.images[..., 0], ((0, 0), (1, 1), (1, 1))).astype(np.float32) / np.float32(255)
     shown = np.arange(count) % len(scans.labels)
     images = np.empty((count, CLUTTERED_SIZE, CLUTTERED_SIZE, 1), np.uint8)
     for start in range(0, count, 512):  # pieces that fit the processor's cache

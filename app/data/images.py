@@ -8,7 +8,9 @@ code is bilinear.
 from __future__ import annotations
 
 import math
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +23,20 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels o
 FORMATS = ("JPEG", "PNG")  # by content, whatever the name says: ImageNet has a PNG and CMYK JPEGs under .JPEG
 CROP_TRIES = 10
 CROP_DRAWS = 5 * CROP_TRIES
+
+# What Pillow raises for damaged data, by decoder and place; lack of memory or of a module is not the image's fault.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 # Pillow warns of each photograph with broken EXIF data or an odd palette; neither touches the pixels used
 # here.
@@ -38,11 +54,12 @@ def read_image(path: str, choose_box: Callable[[int, int], Box], size: int) -> N
         with Image.open(path, formats=FORMATS) as image:
             box = _shrink_in_decoder(image, choose_box(*image.size), size)
             return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
-    except Exception as error:  # a decoder's own errors are of many kinds: SyntaxError, struct.error, ...
+    except DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):
             reason = "neither JPEG nor PNG"
         else:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.split())
         raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
 
 

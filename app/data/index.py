@@ -7,6 +7,9 @@ list is made anew. A file whose contents change under the same name goes unnotic
 names and sizes.
 """
 
+# Names are bytes, as the system has them, and a Path for each of a million files would cost seconds.
+# ruff: noqa: PTH100, PTH108, PTH111, PTH112, PTH116, PTH118
+
 from __future__ import annotations
 
 import hashlib
@@ -85,9 +88,7 @@ def _scan(root: str) -> tuple[Index, dict[bytes, int]]:
     classes, train = _scan_split(root, "train", directories, digest)
     validation_classes, validation = _scan_split(root, "val", directories, digest)
     if classes != validation_classes:
-        raise UserError(
-            f"the classes of {root} differ: {_difference(classes, validation_classes)}; mend the folders"
-        )
+        raise UserError(f"the classes of {root} differ: {_difference(classes, validation_classes)}; mend the folders")
     return Index(classes, train, validation, digest.hexdigest()[:16]), directories
 
 
@@ -158,9 +159,8 @@ def _some(names: list[str]) -> str:
 
 def _cache_path(root: str) -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return (
-        Path(base) / "large-minibatch-sgd" / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.npz"
-    )
+    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return Path(base) / "large-minibatch-sgd" / f"index-{key}.npz"
 
 
 def _load(root: str, cached: Path) -> Index | None:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Self
 
@@ -38,9 +39,7 @@ class Loader:
     loader process has died. close() ends the processes; so does leaving a `with`.
     """
 
-    def __init__(
-        self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool
-    ) -> None:
+    def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
         loader: DataLoader[Batch] = DataLoader(
             _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
             batch_sampler=batches,
@@ -53,9 +52,7 @@ class Loader:
             generator=torch.Generator(),  # of its own: a loader must not move torch's global random state
         )
         self._iterator = iter(loader)
-        atexit.register(
-            self.close
-        )  # before torch's own exit handlers, which wait for processes not told to end
+        atexit.register(self.close)  # before torch's own exit handlers, which wait for processes not told to end
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -63,11 +60,17 @@ class Loader:
     def __next__(self) -> Batch:
         try:
             batch: Batch | UserError = next(self._iterator)
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+        ) as error:  # torch's own, or a socket that nobody answers any more
+            processes = getattr(self._iterator, "_workers", [])
+            if not wait([process.sentinel for process in processes], timeout=1):
                 raise
+            self.close()
             raise RuntimeError(
-                f"a loader process died ({error}): out of memory, or /dev/shm too small? try fewer --loader-processes"
+                f"a loader process died ({error}): out of memory, or /dev/shm too small? Try fewer loader processes"
             ) from None
         if isinstance(batch, UserError):
             self.close()
@@ -121,7 +124,7 @@ def _outlive_signals(_: int) -> None:
 
 def _fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["app.data.fork_server"])
     return context
 
 

@@ -16,9 +16,7 @@ NAMES = ("digits", "cluttered-digits", "synthetic")
 IMAGE_SIZE = 224
 # Per-colour mean and standard deviation of ImageNet's training images, RGB (fb.resnet.torch).
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SYNTHETIC_VALIDATION = (
-    25  # one validation image for so many training images, about ImageNet's 1,281,167 to 50,000
-)
+SYNTHETIC_VALIDATION = 25  # one validation image for so many training images, about ImageNet's 1,281,167 to 50,000
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,7 @@ def _synthetic(size: int, images: int, classes: int) -> Source:
 
 def _folder(data: str, size: int, resize: int, augment: bool, seed: int) -> Source:
     if resize < size:
-        raise UserError(
-            f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit"
-        )
+        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
     try:
         index = read_index(data)
     except UserError as error:

@@ -1,0 +1,226 @@
+"""The folder index against torchvision's ImageFolder; its cache; each folder that must be refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import ImageFolder
+
+from app.data import index as module
+from app.data.index import read_index
+from app.data.sources import open_source
+from app.recipe.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def settle(root: Path) -> None:
+    """As if nothing had been changed for an hour."""
+    hour_ago = time.time() - 3600
+    for directory, _, _ in os.walk(root):
+        os.utime(directory, (hour_ago, hour_ago))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    touch(root, "train/b/2.jpg", "train/b/10.JPEG", "train/b/more/0.png", "train/b/more-/0.jpg", "train/a/x.PNG")
+    touch(
+        root,
+        "train/Z/é.jpg",
+        "train/b/.hidden.jpg",
+        "train/b/notes.txt",
+        "train/.cache/0.jpg",
+        "train/list.jpg",
+    )
+    touch(root, "val/Z/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "val/b/2.jpg")
+    settle(root)
+    return root
+
+
+def paths(root: Path, split: str) -> list[str]:
+    index = read_index(str(root))
+    files = {"train": index.train, "val": index.validation}[split]
+    return [os.path.relpath(files.path(i), root) for i in range(len(files))]
+
+
+def test_classes_images_and_order_are_torchvision_s(folder: Path) -> None:
+    index = read_index(str(folder))
+    for hidden in (
+        "train/b/.hidden.jpg",
+        "train/.cache",
+    ):  # the one difference: hidden files and folders do not count
+        path = folder / hidden
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for split, files in (("train", index.train), ("val", index.validation)):
+        reference = ImageFolder(str(folder / split))
+        assert list(index.classes) == reference.classes == ["Z", "a", "b"]
+        assert [files.path(i) for i in range(len(files))] == [path for path, _ in reference.samples]
+        assert files.labels.tolist() == reference.targets
+        assert files.labels.dtype == np.int64
+
+
+def test_a_second_start_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_index(str(folder))
+    monkeypatch.setattr(module, "_scan", None)  # calling it would fail
+    second = read_index(str(folder) + "/")
+    assert (second.classes, second.fingerprint) == (first.classes, first.fingerprint)
+    assert np.array_equal(second.train.names, first.train.names)
+    assert np.array_equal(second.train.labels, first.train.labels)
+
+
+def test_added_removed_and_renamed_images_are_seen(folder: Path) -> None:
+    seen = {read_index(str(folder)).fingerprint}
+
+    def now(split: str) -> list[str]:
+        found = paths(folder, split)
+        settle(folder)
+        seen.add(read_index(str(folder)).fingerprint)
+        return found
+
+    touch(folder, "train/b/more/1.png")
+    assert "train/b/more/1.png" in now("train")
+    (folder / "train/b/2.jpg").unlink()
+    assert "train/b/2.jpg" not in now("train")
+    (folder / "val/a/1.jpg").rename(folder / "val/a/7.jpg")
+    assert "val/a/7.jpg" in now("val")
+    touch(folder, "train/new/1.jpg", "val/new/1.jpg")
+    assert "val/new/1.jpg" in now("val")
+    assert len(seen) == 5
+
+
+def test_a_folder_changed_just_now_is_not_cached(folder: Path, cache: Path) -> None:
+    touch(folder, "train/b/3.jpg")
+    read_index(str(folder))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04nonsense", None])
+def test_a_damaged_cache_is_made_anew(folder: Path, cache: Path, damage: bytes | None) -> None:
+    first = read_index(str(folder))
+    (file,) = cache.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:-300] if damage is None else damage)
+    again = read_index(str(folder))
+    assert again.fingerprint == first.fingerprint and len(again.train) == len(first.train)
+
+
+def test_no_place_for_a_cache_is_no_error(folder: Path, cache: Path) -> None:
+    cache.write_text("a file where the directory should be")
+    assert len(read_index(str(folder)).train) == 6
+
+
+def test_fingerprint_is_of_names_and_sizes_wherever_the_folder_lies(folder: Path, tmp_path: Path) -> None:
+    fingerprint = read_index(str(folder)).fingerprint
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert read_index(str(tmp_path / "elsewhere")).fingerprint == fingerprint
+    shutil.copytree(folder, tmp_path / "changed")
+    (tmp_path / "changed/train/b/2.jpg").write_bytes(b"longer than it was before")
+    assert read_index(str(tmp_path / "changed")).fingerprint != fingerprint
+
+
+def test_a_large_split_pickles_small(tmp_path: Path) -> None:
+    for name in ("train/n01440764", "val/n01440764"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+    for i in range(2_000):
+        (tmp_path / f"many/train/n01440764/n01440764_{i + 10_000}.JPEG").touch()
+    touch(tmp_path / "many", "val/n01440764/1.JPEG")
+    source = open_source(
+        str(tmp_path / "many"),
+        image_size=224,
+        resize=256,
+        augmentation="paper",
+        seed=0,
+        synthetic_images=0,
+        classes=0,
+    )
+    assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # 31 bytes of name, 8 of label
+
+
+# ---------------------------------------------------------------- folders that are refused
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        open_source(
+            str(folder),
+            image_size=224,
+            resize=256,
+            augmentation="paper",
+            seed=0,
+            synthetic_images=0,
+            classes=0,
+        )
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    assert refused(tmp_path / "gone") == f"no such data folder: {tmp_path / 'gone'}"
+
+
+def test_a_misspelt_name_is_suggested(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused(Path("cluttered-digit")).endswith("did you mean cluttered-digits?")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_split(folder: Path, split: str) -> None:
+    shutil.rmtree(folder / split)
+    assert f"has no {split}/; expected train/CLASS/*.jpg and val/CLASS/*.jpg" in refused(folder)
+
+
+def test_no_images(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
+    touch(folder, "train/a/readme.txt")
+    assert "no images in" in refused(folder)
+    shutil.rmtree(folder / "train")
+    touch(folder, "train/lies-flat.jpg")
+    assert "no images in" in refused(folder)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_class(folder: Path, split: str) -> None:
+    touch(folder, f"{split}/e/notes.txt")
+    (folder / split / "f").mkdir()
+    assert f"{split} has no images for e, f; add some or remove the folder" in refused(folder)
+
+
+def test_classes_that_differ(folder: Path) -> None:
+    for name in "uvwxy":
+        touch(folder, f"train/{name}/1.jpg")
+    touch(folder, "val/q/1.jpg")
+    assert "val/ lacks u, v, w and 2 more and train/ lacks q" in refused(folder)
+
+
+def test_a_broken_link(folder: Path) -> None:
+    (folder / "train/a/link.jpg").symlink_to(folder / "gone.jpg")
+    assert "cannot read" in (message := refused(folder)) and "link.jpg" in message
+
+
+def test_a_crop_larger_than_the_resized_image(folder: Path) -> None:
+    with pytest.raises(UserError, match="--resize 200 is smaller than --image-size 224"):
+        open_source(
+            str(folder),
+            image_size=224,
+            resize=200,
+            augmentation="paper",
+            seed=0,
+            synthetic_images=0,
+            classes=0,
+        )

@@ -1,0 +1,224 @@
+"""Batches of a folder through 0, 1 and 3 loader processes; what ends them; what a broken image does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.data.images import CROP_DRAWS
+from app.data.loader import Loader, default_loader_processes
+from app.data.order import Item, worker_batches
+from app.data.sources import Source, open_source
+from app.recipe.errors import CorruptImage
+
+ROOT = Path(__file__).parents[2]
+IMAGES = 24  # a class, two classes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (root / split / label).mkdir(parents=True)
+            for i in range(IMAGES):
+                pixels = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+                image = pixels.resize((60, 50), Image.Resampling.BICUBIC)
+                image.save(root / split / label / f"{i:02}.jpg", quality=92)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def opened(folder: Path, augmentation: str = "paper") -> Source:
+    return open_source(
+        str(folder),
+        image_size=32,
+        resize=36,
+        augmentation=augmentation,
+        seed=3,
+        synthetic_images=0,
+        classes=0,
+    )
+
+
+def two_epochs() -> Iterator[list[Item]]:
+    return worker_batches(
+        seed=3, images=2 * IMAGES, minibatch=16, per_worker=8, epoch=0, seen=16, epochs=2, rank=1, size=2
+    )
+
+
+def endless() -> Iterator[list[Item]]:
+    while True:
+        yield [(0, index) for index in range(8)]
+
+
+def test_any_number_of_processes_gives_the_same_batches(folder: Path) -> None:
+    source, torch_state = opened(folder), torch.get_rng_state()
+    runs = []
+    for processes in (0, 1, 3):
+        with Loader(source.train, two_epochs(), processes=processes, pin_memory=False) as loader:
+            runs.append(list(loader))
+    batches = list(two_epochs())
+    for run in runs:
+        assert len(run) == len(batches) == 5
+        for (images, labels), batch, (first_images, _) in zip(run, batches, runs[0], strict=True):
+            assert (images.shape, images.dtype) == ((8, 32, 32, 3), torch.uint8)
+            assert images.permute(0, 3, 1, 2).is_contiguous(memory_format=torch.channels_last)
+            assert labels.dtype == torch.int64 and labels.tolist() == [index // IMAGES for _, index in batch]
+            assert torch.equal(images, first_images)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_an_image_is_augmented_by_seed_epoch_and_index_alone(folder: Path) -> None:
+    split = opened(folder).train
+    images, _ = split.__getitems__([(0, 1), (1, 1), (0, 2)])
+    assert torch.equal(images[:1], split.__getitems__([(0, 1)])[0])
+    assert not torch.equal(images[0], images[1])
+    plain, _ = opened(folder, "none").train.__getitems__([(0, 1), (5, 1)])
+    assert torch.equal(plain[0], plain[1])
+
+
+def test_validation_ignores_the_epoch(folder: Path) -> None:
+    images, labels = opened(folder).validation.__getitems__([(0, 30), (7, 30)])
+    assert torch.equal(images[0], images[1]) and labels.tolist() == [1, 1]
+
+
+def test_half_of_the_images_are_flipped(tmp_path: Path) -> None:
+    """A picture dark on its left: its crops are too, and half of them are mirrored."""
+    for split in ("train", "val"):
+        (tmp_path / "ramp" / split / "a").mkdir(parents=True)
+        ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :], 64, axis=0)
+        Image.fromarray(ramp).save(tmp_path / "ramp" / split / "a" / "0.png")
+    images, _ = opened(tmp_path / "ramp").train.__getitems__([(epoch, 0) for epoch in range(1000)])
+    values = images[..., 0].float()
+    rising = values[:, :, -1].mean(dim=1) > values[:, :, 0].mean(dim=1)
+    assert abs(rising.float().mean().item() - 0.5) < 0.06  # 3.8 deviations
+    assert CROP_DRAWS == 50
+
+
+def test_batches_are_read_no_further_ahead_than_needed(folder: Path) -> None:
+    asked = []
+
+    def batches() -> Iterator[list[Item]]:
+        for batch in endless():
+            asked.append(batch)
+            yield batch
+
+    for processes, most in ((0, 3), (2, 12)):
+        asked.clear()
+        with Loader(opened(folder).train, batches(), processes=processes, pin_memory=False) as loader:
+            for _ in range(3):
+                next(loader)
+        assert 3 <= len(asked) <= most
+
+
+def running(loader: Loader) -> list[int]:
+    return [process.pid for process in loader._iterator._workers if process.is_alive()]  # type: ignore[attr-defined]
+
+
+def test_close_ends_the_processes_at_once(folder: Path) -> None:
+    loader = Loader(opened(folder).train, endless(), processes=3, pin_memory=False)
+    next(loader)
+    processes = running(loader)
+    assert len(processes) == 3
+    start = time.monotonic()
+    loader.close()
+    loader.close()
+    assert time.monotonic() - start < 2
+    assert not any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in processes)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(3)"])
+def test_a_program_ends_at_once_and_in_silence(ending: str, folder: Path) -> None:
+    program = f"""
+import itertools, sys
+from app.data.loader import Loader
+from app.data.sources import open_source
+source = open_source(sys.argv[1], image_size=32, resize=36, augmentation="paper", seed=3, synthetic_images=0, classes=0)
+loader = Loader(source.train, itertools.repeat([(0, 1)] * 8), processes=2, pin_memory=False)
+next(loader)
+import time; print(time.monotonic(), flush=True)
+{ending}
+"""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - float(done.stdout) < 2
+    assert (done.returncode, done.stderr) == (3 if "3" in ending else 0, "")
+
+
+def test_a_loader_process_outlives_the_signals_of_the_job(folder: Path) -> None:
+    with Loader(opened(folder).train, endless(), processes=2, pin_memory=False) as loader:
+        for _ in range(2):  # a batch of each process
+            next(loader)
+        processes = running(loader)
+        servers = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in processes}
+        assert len(servers) == 1 and os.getpid() not in servers
+        for pid in [*processes, *servers]:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        for _ in range(30):
+            next(loader)
+        assert running(loader) == processes
+
+
+def test_a_killed_loader_process_is_an_error_and_no_hang(folder: Path) -> None:
+    with Loader(opened(folder).train, endless(), processes=2, pin_memory=False) as loader:
+        next(loader)
+        os.kill(running(loader)[0], signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"a loader process died .*out of memory"):
+            for _ in range(10_000):
+                next(loader)
+        assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_corrupt_image_arrives_as_itself_when_its_batch_is_due(processes: int, folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "broken"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        for label in ("a", "b"):
+            (root / split / label).symlink_to(folder / split / label)
+    (root / "train/b").unlink()
+    (root / "train/b").mkdir()
+    for image in (folder / "train/b").iterdir():
+        data = image.read_bytes()
+        (root / "train/b" / image.name).write_bytes(data[: len(data) // 2] if image.name == "05.jpg" else data)
+    batches = [[(0, index) for index in range(first, first + 6)] for first in range(0, 2 * IMAGES, 6)]
+    loader = Loader(opened(root).train, iter(batches), processes=processes, pin_memory=False)
+    for number in range(4):
+        assert len(next(loader)[1]) == 6, number
+    with pytest.raises(CorruptImage) as caught:
+        next(loader)
+    assert type(caught.value) is CorruptImage
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"cannot decode the image {root}/train/b/05.jpg: ")
+    loader.close()
+
+
+def test_default_number_of_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(24))
+    in_memory = SimpleNamespace(train=SimpleNamespace(in_memory=True))
+    assert default_loader_processes(in_memory, 1) == 0  # type: ignore[arg-type]
+    source = opened(folder)
+    assert [default_loader_processes(source, local) for local in (1, 2, 8, 24, 100)] == [16, 12, 3, 1, 1]
