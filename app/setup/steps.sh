@@ -20,7 +20,7 @@ write() {
 
 # logged WHAT COMMAND...: runs it quietly; if it fails, its last lines and WHAT are said.
 logged() {
-  local what=$1 log=$finished/log
+  local what=$1 log=$root/.venv.log
   printf '\n== %s ==\n' "$what" >>"$log"
   "${@:2}" >>"$log" 2>&1 && return
   tail -n 25 "$log" >&2

@@ -53,7 +53,6 @@ install_system_tools() {
   sudo apt-get update && sudo apt-get install -y --no-install-recommends ${packages[*]}"
   fi
   say "Installing with apt-get: ${packages[*]}"
-  mkdir -p "$finished"
   logged "apt-get install ${packages[*]}" apt_install "${packages[@]}"
   mapfile -t packages < <(missing_packages)
   [ ${#packages[@]} -eq 0 ] || fail "Still missing after apt-get: ${packages[*]} (Python must be 3.11, 3.12 or 3.13)."
