@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 
-from app.recipe.errors import DONE, UserError
+from app.cluster.environment import launcher_rank
+from app.recipe.errors import DONE, FAILED, UserError
 
 # name -> what it does; the code is in app/commands/NAME.py
 COMMANDS = {
@@ -51,9 +53,15 @@ def main(argv: Sequence[str]) -> int:
     try:
         importlib.import_module(module_of(argv[0])).main(argv[1:])
     except UserError as error:
+        from app.cluster.failure import leave, leave_silently
+
+        if error.everywhere and launcher_rank() != 0:
+            leave_silently(error.exit_code)
+        leave(error.exit_code, str(error))
+    except Exception as error:
         from app.cluster.failure import leave
 
-        leave(error.exit_code, str(error))
+        leave(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
     return DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import horovod.torch as hvd
 
@@ -24,8 +24,9 @@ def on_root(function: Callable[[], T]) -> T:
             error = raised
     result, error = broadcast_object((result, error))
     if error is not None:
+        error.everywhere = True
         raise error
-    return result  # type: ignore[return-value]
+    return cast(T, result)
 
 
 def together(function: Callable[[], T]) -> T:
@@ -38,5 +39,6 @@ def together(function: Callable[[], T]) -> T:
         error = raised.with_traceback(None)
     errors = [e for e in gather_objects(error) if e is not None]
     if errors:
+        errors[0].everywhere = True
         raise errors[0]
-    return result  # type: ignore[return-value]
+    return cast(T, result)

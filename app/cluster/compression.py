@@ -15,8 +15,8 @@ _CODECS = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}
 class Compression:
     """The `compression=` of hvd.DistributedOptimizer: "none" or "fp16", in the memory order that the gradient has.
 
-    A channels_last gradient goes out as its [N, H, W, C] view, which is contiguous: no copy. All ranks must hold a parameter in
-    the same memory format, as they do when they build the same model.
+    A channels_last gradient goes out as its [N, H, W, C] view, which is contiguous: no copy. All ranks must hold a
+    parameter in the same memory format, as they do when they build the same model.
     """
 
     def __init__(self, codec: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Set by app.cluster.launch when its own standard output is a terminal: a rank's is a pipe (horovodrun) or always a pty (mpirun).
+# Set by app.cluster.launch when its own standard output is a terminal; a rank's is a pipe (horovodrun) or always a pty
+# (mpirun)
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
 
@@ -13,7 +14,7 @@ def _first(*names: str) -> int | None:
 
 
 def launcher() -> str:
-    """"horovodrun" (its gloo rendezvous), "mpirun" (any MPI launcher, horovodrun --mpi too) or "none"."""
+    """ "horovodrun" (its gloo rendezvous), "mpirun" (any MPI launcher, horovodrun --mpi too) or "none"."""
     if "HOROVOD_RANK" in os.environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
         return "horovodrun"
     return "none" if _first("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") is None else "mpirun"

@@ -1,7 +1,7 @@
 """How a rank tells why it ends: one line on stderr, which `launch` collects from all ranks and shows once.
 
-By hand (mpirun, horovodrun) the lines are readable as they are. The rank leaves by os._exit: an orderly exit would wait in
-MPI_Finalize or hvd.shutdown() for ranks which wait for this one.
+By hand (mpirun, horovodrun) the lines are readable as they are. The rank leaves by os._exit: an orderly exit would
+wait in MPI_Finalize or hvd.shutdown() for ranks which wait for this one.
 """
 
 from __future__ import annotations
@@ -57,4 +57,10 @@ def leave(code: int, message: str, traceback: str = "") -> NoReturn:
     sys.stderr.flush()
     if environment.launcher() != "none":
         time.sleep(_TRAVEL_TIME)
+    os._exit(code)
+
+
+def leave_silently(code: int) -> NoReturn:
+    """Ends this process where rank 0 says why; a little later than it, as a launcher may end the others at the first exit."""
+    time.sleep(5 * _TRAVEL_TIME)
     os._exit(code)

@@ -1,7 +1,7 @@
 """gloo under mpirun: Horovod has no way of its own (HOROVOD_CPU_OPERATIONS=gloo alone is a SIGSEGV there).
 
-Gloo's ranks meet at a small HTTP store, which horovodrun normally runs and describes in HOROVOD_* variables. Here rank 0 runs it and
-mpi4py tells everyone: from hvd.init() on, no rank calls MPI again.
+Gloo's ranks meet at a small HTTP store, which horovodrun normally runs and describes in HOROVOD_* variables. Here rank
+0 runs it and mpi4py tells everyone: from hvd.init() on, no rank calls MPI again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def prepare() -> Callable[[], None]:
 
     Returns what ends it after hvd.shutdown(). UserError for an interface which is not on this host.
     """
-    from mpi4py import MPI  # here, not above: under horovodrun --gloo importing it would start an MPI of one process
+    from mpi4py import (
+        MPI,
+    )  # here, not above: under horovodrun --gloo importing it would start an MPI of one process
 
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -89,12 +91,18 @@ def _own_address(towards: str) -> str:
         for address in psutil.net_if_addrs().get(interface, []):
             if address.family == socket.AF_INET:
                 return str(address.address)
-        raise UserError(f"{socket.gethostname()} has no interface {interface} with an IPv4 address: give --interface one that all hosts have")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting a UDP socket sends nothing: it only picks the route
+        raise UserError(
+            f"{socket.gethostname()} has no interface {interface} with an IPv4 address: --interface is for all hosts"
+        )
+    with socket.socket(
+        socket.AF_INET, socket.SOCK_DGRAM
+    ) as probe:  # connecting a UDP socket sends nothing: it only picks the route
         try:
             probe.connect((towards, 9))
         except OSError as error:
-            raise UserError(f"{socket.gethostname()} finds no way to {towards} ({error.strerror}): give --interface") from None
+            raise UserError(
+                f"{socket.gethostname()} finds no way to {towards} ({error.strerror}): give --interface"
+            ) from None
         return str(probe.getsockname()[0])
 
 

@@ -1,8 +1,9 @@
 """Hosts and their slots, as users of horovodrun and of mpirun write them, read once and written for each launcher.
 
-A host file has a host a line: `name`, `name:8`, `name slots=8`, `name slots=8 max_slots=16` (or `max-slots`), blank lines and
-`#` comments. A bare name has one slot; max_slots is read, but slots bind. -H takes the same, between commas. Host names are letters, digits, dots, hyphens and underscores,
-so nothing which a shell would read passes.
+A host file has a host a line: `name`, `name:8`, `name slots=8`, `name slots=8 max_slots=16` (or `max-slots`), blank
+lines and `#` comments. A bare name has one slot; max_slots is read, but slots bind. -H takes `name` and `name:8`,
+between commas. Host names are letters, digits, dots, hyphens and underscores, so nothing which a shell would read
+passes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def read_hostfile(path: str) -> list[Host]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"the host file {path} cannot be read ({reason}): give --hostfile a text file with a host a line") from None
+        raise UserError(
+            f"the host file {path} cannot be read ({reason}): give --hostfile a text file with a host a line"
+        ) from None
     entries = [(f"{path}, line {number}", line.partition("#")[0].split()) for number, line in enumerate(lines, start=1)]
     hosts = _distinct((place, _parse(fields, place)) for place, fields in entries if fields)
     if not hosts:
@@ -56,14 +59,18 @@ def check_slots(hosts: list[Host], processes: int) -> None:
     slots = sum(host.slots for host in hosts)
     if processes > slots:
         listed = ", ".join(f"{host.name}:{host.slots}" for host in hosts[:8]) + (", ..." if len(hosts) > 8 else "")
-        raise UserError(f"-np {processes} wants more processes than there are slots ({slots}: {listed}): give the hosts more slots")
+        raise UserError(
+            f"-np {processes} wants more processes than there are slots ({slots}: {listed}): give the hosts more slots"
+        )
 
 
 def launcher_hosts(hosts: list[Host]) -> str:
-    """`a:8,b:8`, which horovodrun and mpirun both read. UserError for an IPv6 address, which neither can (Open MPI 4.1 tried)."""
+    """`a:8,b:8`, which horovodrun and mpirun read. UserError for an IPv6 address: neither can (Open MPI 4.1 tried)."""
     for host in hosts:
         if ":" in host.name:
-            raise UserError(f"the launchers cannot start on the IPv6 address {host.name}: name the host in /etc/hosts and give the name")
+            raise UserError(
+                f"the launchers cannot start on the IPv6 address {host.name}: name it in /etc/hosts and give the name"
+            )
     return ",".join(f"{host.name}:{host.slots}" for host in hosts)
 
 

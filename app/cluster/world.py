@@ -1,7 +1,7 @@
 """The processes of a run and what passes between them. With app.cluster.elastic the only user of Horovod.
 
-Every collective has a name of its own and is blocking: names that Horovod makes up count calls, and would differ between a process that
-was there before and one that joined later.
+Every collective has a name of its own and is blocking: names that Horovod makes up count calls, and would differ
+between a process that was there before and one that joined later.
 """
 
 from __future__ import annotations
@@ -21,9 +21,17 @@ from app.cluster.environment import launcher, launcher_rank
 from app.recipe.errors import UserError
 
 __all__ = [
-    "World", "broadcast_object", "broadcast_parameters", "distribute", "gather_objects", "launcher_rank", "start", "stop",
-    "sum_over_processes", "sum_with_gradient",
-]  # fmt: skip
+    "World",
+    "broadcast_object",
+    "broadcast_parameters",
+    "distribute",
+    "gather_objects",
+    "launcher_rank",
+    "start",
+    "stop",
+    "sum_over_processes",
+    "sum_with_gradient",
+]
 
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
@@ -53,23 +61,33 @@ class World:
 
 
 def start(collectives: str = "auto", device: str = "auto") -> World:
-    """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the cores.
+    """Joins the run and says who is there: join() and current_world()."""
+    return current_world(join(collectives, device))
 
-    collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device: "auto" takes a GPU
-    where there is one. UserError, before Horovod starts where it can: what is asked for is not there.
+
+def join(collectives: str = "auto", device: str = "auto") -> torch.device:
+    """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the
+    cores. Makes no collective, as a process that joins an elastic run later meets the others in the middle of theirs.
+
+    collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device:
+    "auto" takes a GPU where there is one. UserError, before Horovod starts where it can: what is asked for is not there.
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
     kind = _device_kind(device)
     _check_build(collectives, kind)
     _check_host_name()
-    launched = launcher() != "none"
     _choose_controller(collectives)
     hvd.init()  # Horovod: all ranks meet here
     _limit_threads()
-    chosen = _take_device(kind)
+    return _take_device(kind)
+
+
+def current_world(device: torch.device) -> World:
+    """The processes that there are now; every one of them must call it."""
+    launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
-    reduced_by = "nccl" if chosen.type == "cuda" and hvd.nccl_built() else controller
+    reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
         rank=hvd.rank(),
         size=hvd.size(),
@@ -78,7 +96,7 @@ def start(collectives: str = "auto", device: str = "auto") -> World:
         hosts=tuple(gather_objects(socket.gethostname())),
         controller=controller if launched else "none",
         collectives=reduced_by if launched else "none",
-        device=chosen,
+        device=device,
     )
 
 
@@ -116,7 +134,7 @@ def gather_objects(obj: Any) -> list[Any]:
 
 @torch.no_grad()
 def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
-    """Overwrites the tensors by those of `root`; names, shapes and dtypes are the same on every process. Any memory format."""
+    """Overwrites the tensors by those of `root`; same names, shapes and dtypes everywhere, any memory format."""
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
     handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
@@ -133,8 +151,9 @@ def distribute(
 ) -> Any:
     """The optimizer whose step() first sums the gradients over all processes.
 
-    workers_here: how many backward passes this process makes a step, at least 1; the sum over processes starts layer by layer in the last
-    of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call broadcast_optimizer_state on it.
+    workers_here: how many backward passes this process makes a step, at least 1; the sum over processes starts layer
+    by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call
+    broadcast_optimizer_state on it.
     """
     return hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
@@ -149,20 +168,30 @@ def _device_kind(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device} is unknown: choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu")
+        raise UserError(
+            f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu"
+        )
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _check_build(collectives: str, kind: str) -> None:
     if collectives == "nccl" and kind == "cpu":
-        raise UserError(f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi")
+        raise UserError(
+            f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
+        )
     built = {"nccl": hvd.nccl_built, "mpi": hvd.mpi_built, "gloo": hvd.gloo_built}
     if collectives != "auto" and not built[collectives]():
-        raise UserError(f"--collectives {collectives}: Horovod was built without it: set up again, or give --collectives auto")
+        raise UserError(
+            f"--collectives {collectives}: Horovod was built without it: set up again, or give --collectives auto"
+        )
     if kind == "cuda" and hvd.nccl_built() and collectives in ("mpi", "gloo"):
-        raise UserError(f"--collectives {collectives}: this Horovod always reduces GPU tensors by NCCL: give --device cpu with it, or drop it")
+        raise UserError(
+            f"--collectives {collectives}: this Horovod reduces GPU tensors by NCCL only: drop it, or give --device cpu"
+        )
     if kind == "cuda" and not hvd.cuda_built() and launcher() != "none":
-        raise UserError("this Horovod was built for CPUs and cannot reduce GPU tensors: set up again with NCCL, or give --device cpu")
+        raise UserError(
+            "this Horovod was built for CPUs, it cannot reduce on GPUs: set up again with NCCL, or give --device cpu"
+        )
 
 
 def _check_host_name() -> None:
@@ -170,7 +199,9 @@ def _check_host_name() -> None:
     try:
         socket.getaddrinfo(name, None)
     except OSError:  # gloo would end in a SIGSEGV
-        raise UserError(f"the host name {name} does not resolve: add the line `127.0.0.1 {name}` to /etc/hosts") from None
+        raise UserError(
+            f"the host name {name} does not resolve: add the line `127.0.0.1 {name}` to /etc/hosts"
+        ) from None
 
 
 def _choose_controller(collectives: str) -> None:
@@ -179,7 +210,9 @@ def _choose_controller(collectives: str) -> None:
     started_by = launcher()
     if started_by == "horovodrun":  # has set it all
         if collectives == "mpi":
-            raise UserError("--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun")
+            raise UserError(
+                "--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun"
+            )
         return
     wanted = collectives
     if collectives == "auto":
@@ -187,16 +220,20 @@ def _choose_controller(collectives: str) -> None:
     if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
         _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
     elif started_by == "mpirun" or collectives == "mpi":
-        # mpi4py starts MPI and ends it at exit. Were it Horovod, MPI would be over after stop() and start() could not follow.
+        # mpi4py starts MPI and ends it at exit. Were it Horovod, MPI would be over after stop().
         import mpi4py.MPI  # noqa: F401
 
         os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
     else:
-        os.environ |= {"HOROVOD_CONTROLLER": "gloo", "HOROVOD_CPU_OPERATIONS": "gloo", "HOROVOD_GLOO_IFACE": "lo"}
+        os.environ |= {
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            "HOROVOD_GLOO_IFACE": "lo",
+        }
 
 
 def _limit_threads() -> None:
-    """As many threads as cores per process of this host, unless OMP_NUM_THREADS says otherwise; torch takes all cores for each."""
+    """Shares the cores out to this host's processes, unless OMP_NUM_THREADS says otherwise: torch takes them all."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
 
@@ -206,7 +243,8 @@ def _take_device(kind: str) -> torch.device:
         return torch.device("cpu")
     index, gpus = hvd.local_rank(), torch.cuda.device_count()
     if index >= gpus:
-        raise UserError(f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np")
+        raise UserError(
+            f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np"
+        )
     torch.cuda.set_device(index)  # Horovod: one GPU per process
     return torch.device("cuda", index)
-

@@ -23,7 +23,10 @@ SumOverProcesses = Callable[[Tensor], Tensor]
 
 
 class WorkerBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over one worker's images, state_dict included; a step's k workers share the running statistics."""
+    """`nn.BatchNorm2d` over one worker's images; a step's k workers share the running statistics. Same state_dict."""
+
+    mean: Tensor
+    var: Tensor
 
     def __init__(self, channels: int, *, workers: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps=eps)
@@ -54,9 +57,7 @@ class SynchronizedBatchNorm2d(WorkerBatchNorm2d):
     `sum_over_processes` must carry gradients: the statistics depend on every process's images.
     """
 
-    def __init__(
-        self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5
-    ) -> None:
+    def __init__(self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5) -> None:
         super().__init__(channels, workers=workers, eps=eps)
         self.sum_over_processes = sum_over_processes
 

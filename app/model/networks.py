@@ -59,7 +59,10 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     else:
         near = difflib.get_close_matches(config.model, [*SMALL, *LARGE], 1, 0.4)
-        raise UserError(f"no model {config.model!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join([*SMALL, *LARGE])}"))
+        raise UserError(
+            f"no model {config.model!r}: "
+            + (f"did you mean {near[0]}?" if near else f"there are {', '.join([*SMALL, *LARGE])}")
+        )
     initialise(network, config)
     return network
 
@@ -79,4 +82,4 @@ def initialise(network: nn.Module, config: Config) -> None:
     for module in network.modules():
         if isinstance(module, Bottleneck | BasicBlock):
             last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
-            nn.init.constant_(last.weight, config.last_gamma)  # type: ignore[arg-type]
+            nn.init.constant_(last.weight, config.last_gamma)

@@ -35,7 +35,8 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
     """The velocities in the parameters' order; zero where no step was made yet.
 
     Zero is what torch's first step assumes (0.9 * 0 + g). They exist from the start so that every process, one that
-    joins later too, has the same tensors to receive. Call it on the optimizer that steps: Horovod's wrapper is a new one.
+    joins later too, has the same tensors to receive. Call it on the optimizer that steps: Horovod's wrapper is
+    a new one.
     """
     buffers = []
     for group in optimizer.param_groups:

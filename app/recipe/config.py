@@ -28,7 +28,9 @@ class Config:
 
     recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
 
-    data: str = option("digits", "data", "digits, cluttered-digits, synthetic, or a folder with train/ and val/")
+    data: str = option(  # free, as a folder may have moved: what is in it is compared by its fingerprint
+        "digits", "data", "digits, cluttered-digits, synthetic, or a folder with train/ and val/", free=True
+    )
     image_size: int = option(0, "data", "side of the images the network sees, in pixels; 0: the data's own")
     resize: int = option(256, "data", "shorter side before the centre crop of validation, in pixels")
     augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))
@@ -63,7 +65,14 @@ class Config:
     seed: int = option(0, "optimizer", "of the initial weights, the order and the augmentation")
 
     output: str = option("", "run", "folder the run leaves; default: a new one under runs/", free=True)
-    resume: str = option("", "run", "folder of a run to go on with", free=True)
+    resume: str = option("", "run", "folder of a run to go on with; auto: the newest under runs/", free=True)
+    allow_change: tuple[str, ...] = option((), "run", "options that may differ at a resume, as A,B", free=True)
+    checkpoint_every: str = option(
+        "5m", "run", "steps, or a time such as 90s, 5m, 1h; 0: at epoch ends only", free=True
+    )
+    keep: int = option(2, "run", "checkpoints kept", free=True)
+    commit_every: int = option(10, "run", "steps between the copies that an elastic run goes back to", free=True)
+    stall_timeout: float = option(300.0, "run", "seconds without a step after which the run ends; 0: never", free=True)
     device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
@@ -79,10 +88,11 @@ class Config:
 def check(config: Config) -> None:
     """Raises UserError for values no run can have."""
     for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
-                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "log_every"):  # fmt: skip
+                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "log_every", "keep",
+                 "commit_every"):  # fmt: skip
         if not getattr(config, name) > 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
-    for name in ("image_size", "warmup_epochs", "weight_decay", "fc_std", "seed"):
+    for name in ("image_size", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout"):
         if not getattr(config, name) >= 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
     for name in ("momentum", "bn_momentum"):
@@ -96,8 +106,28 @@ def check(config: Config) -> None:
         raise UserError(
             f"--minibatch {config.minibatch} is not a multiple of --per-worker {config.per_worker}: try {near}"
         )
+    interval(config.checkpoint_every)
+    unknown = [name for name in config.allow_change if name not in Config.__dataclass_fields__]
+    if unknown:
+        raise UserError(f"--allow-change knows no option {unknown[0]}")
     if list(config.decay_epochs) != sorted(config.decay_epochs) or min(config.decay_epochs) <= 0:
         raise UserError(f"--decay-epochs {config.decay_epochs} must rise and be above 0")
+
+
+def interval(text: str) -> tuple[int, float]:
+    """`100` as steps, `90s`, `5m`, `1h` as seconds: (steps, seconds), the other of them 0. Raises UserError."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    steps, seconds = 0, 0.0
+    try:
+        if text[-1:] in units:
+            seconds = float(text[:-1]) * units[text[-1]]
+        else:
+            steps = int(text)
+    except ValueError:
+        steps = -1
+    if steps < 0 or seconds < 0:
+        raise UserError(f"--checkpoint-every {text}: give a number of steps, or a time such as 90s, 5m or 1h")
+    return steps, seconds
 
 
 def flag(name: str) -> str:
@@ -117,13 +147,23 @@ def default_of(name: str) -> Any:
     return value
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """One line for each field that changes what is computed: its option, both values."""
-    return [
-        f"{flag(f.name)} was {getattr(old, f.name)!r}, now {getattr(new, f.name)!r}"
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """The fields that change what is computed and differ, each with its option and both values in words."""
+    return {
+        f.name: f"{flag(f.name)} was {getattr(old, f.name)!r}, now {getattr(new, f.name)!r}"
         for f in fields(Config)
         if not f.metadata["free"] and getattr(old, f.name) != getattr(new, f.name)
-    ]
+    }
+
+
+def check_same_recipe(old: Config, new: Config, what: str) -> None:
+    """Raises UserError, naming the fields and what allows it, where `new` would not go on with the run of `old`."""
+    found = {name: text for name, text in differences(old, new).items() if name not in new.allow_change}
+    if found:
+        raise UserError(
+            f"{what} is of another recipe: {'; '.join(found.values())}"
+            f" (to go on all the same: --allow-change {','.join(sorted({*found, *new.allow_change}))})"
+        )
 
 
 def to_json(config: Config) -> str:
@@ -136,7 +176,8 @@ def from_dict(values: dict[str, Any]) -> Config:
     unknown = sorted(set(values) - set(Config.__dataclass_fields__))
     if unknown:
         raise UserError(f"this version knows no option {', '.join(map(flag, unknown))}: use the version that wrote it")
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Config(**known)
 
 
 def read_config(path: Path) -> Config:

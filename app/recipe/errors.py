@@ -14,6 +14,7 @@ class UserError(Exception):
     """A user's mistake; its text is one line and says the fix."""
 
     exit_code = BAD_INPUT
+    everywhere = False  # raised by every process of a run alike, so that rank 0 alone needs to say it
 
 
 class CorruptImage(UserError):
@@ -25,10 +26,18 @@ class CorruptImage(UserError):
 class NotFinite(UserError):
     """The loss became NaN or infinite."""
 
+    everywhere = True
     exit_code = NOT_FINITE
 
 
 class Preempted(UserError):
     """The run was asked to leave; its state is saved and the same command goes on."""
 
+    everywhere = True
     exit_code = PREEMPTED
+
+
+class Lost(UserError):
+    """Another process of the run ended or cannot be reached."""
+
+    exit_code = FAILED

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-from app.recipe.config import Config, default_of, flag, option_fields, from_dict, read_config
+from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config
 from app.recipe.errors import UserError
 from app.recipe.presets import PRESETS, default_recipe, preset
 
@@ -53,7 +53,8 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
                 flag(f.name), type=types[f.name], choices=f.metadata["choices"] or None, metavar=metavar, **common
             )
         else:
-            group.add_argument(flag(f.name), type=numbers, metavar="A,B,...", **common)
+            parse = names if types[f.name] == tuple[str, ...] else numbers
+            group.add_argument(flag(f.name), type=parse, metavar="A,B,...", **common)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -61,11 +62,18 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`epochs,--reference-lr` as names of fields."""
+    return tuple(part.strip().lstrip("-").replace("-", "_") for part in text.split(",") if part.strip())
+
+
 def run_parser(prog: str, description: str, example: str) -> Parser:
     """The parser of a command that makes a run."""
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
     parser = Parser(prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}")
-    parser.add_argument("--config", metavar="FILE", help="repeat the run of this config.json, less what is given beside it")
+    parser.add_argument(
+        "--config", metavar="FILE", help="repeat the run of this config.json, less what is given beside it"
+    )
     add_config_options(parser)
     return parser
 

@@ -76,12 +76,17 @@ def make_plan(config: Config, images: int, validation_images: int) -> Plan:
     )
 
 
-def check_processes(plan: Plan, processes: int) -> None:
-    """Raises UserError where some process would have no worker of a step."""
+def check_processes(plan: Plan, config: Config, processes: int) -> None:
+    """Raises UserError where a process would have no worker of a step, or BN could not be synchronised."""
     if processes > plan.workers:
         raise UserError(
             f"{processes} processes for k = {plan.workers} workers (kn = {plan.minibatch}, n = {plan.per_worker}):"
             f" start at most {plan.workers} (-np {plan.workers}), or give a larger {flag('minibatch')}"
+        )
+    if config.sync_bn and processes != plan.workers:
+        raise UserError(
+            f"--sync-bn needs the k = {plan.workers} workers of a step computed at once, and there are {processes}"
+            f" processes: start {plan.workers} (-np {plan.workers}), or leave it out as the paper does"
         )
 
 
@@ -92,9 +97,14 @@ def describe(plan: Plan, config: Config) -> list[str]:
         f" {plan.validation_images:,} validation images, {plan.epochs} epochs",
         f"minibatch: k = {plan.workers} workers of n = {plan.per_worker} images, kn = {plan.minibatch}",
         f"steps: {plan.iterations_per_epoch:,} an epoch, {plan.iterations:,} in all"
-        + (f"; the ragged end of {plan.dropped_per_epoch} images is dropped each epoch" if plan.dropped_per_epoch else ""),
+        + (
+            f"; the ragged end of {plan.dropped_per_epoch} images is dropped each epoch"
+            if plan.dropped_per_epoch
+            else ""
+        ),
     ]
-    rate = f"rate: eta = {plan.reference_lr:g} at {config.reference_minibatch}, {config.scaling} scaling gives {plan.peak_lr:g}"
+    eta = f"eta = {plan.reference_lr:g} at {config.reference_minibatch}"
+    rate = f"rate: {eta}, {config.scaling} scaling gives {plan.peak_lr:g}"
     if plan.warmup_iterations:
         rate += f" after {config.warmup} warmup from {plan.initial_lr:g} over {plan.warmup_iterations:,} steps"
     decays = ", ".join(f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays)

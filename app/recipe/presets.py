@@ -36,7 +36,9 @@ def preset(name: str) -> dict[str, Any]:
     """The fields of a preset. Raises UserError with the nearest name."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.4)
-        raise UserError(f"no recipe {name!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"))
+        raise UserError(
+            f"no recipe {name!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}")
+        )
     return {"recipe": name, **PRESETS[name][1]}
 
 

@@ -1,8 +1,9 @@
-"""The state of a run in a file that is complete whenever it exists."""
+"""The state of a run as plain data: taken, checked, put back."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,64 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from app.model.optimizer import momentum_buffers
-from app.recipe.config import Config
 from app.recipe.errors import UserError
 from app.recipe.plan import Position
+from app.training.run import Run
 from app.training.state import State
 
 FORMAT = 1
 
 
+def snapshot(state: State, run: Run) -> dict[str, Any]:
+    """The state copied to host memory, as plain types that `torch.load(weights_only=True)` reads.
+
+    "model" is a state_dict with torchvision's names; "momentum" follows the optimizer's order of parameters.
+    """
+    return {
+        "format": FORMAT,
+        "model": model_state(state.network, run.plan.iteration_at(state.position)),
+        "momentum": [buffer.to("cpu", copy=True) for buffer in momentum_buffers(state.optimizer)],
+        "position": state.position._asdict(),
+        "errors": [list(pair) for pair in state.errors],
+        "config": asdict(run.config),
+        "classes": list(run.source.classes),
+        "fingerprint": run.source.fingerprint,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
 def model_state(network: nn.Module, iteration: int) -> dict[str, Tensor]:
-    """The network's state_dict with torchvision's names and types, on the CPU."""
-    state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+    """The network's state_dict with torchvision's names and types, copied to the CPU."""
+    state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
     for name in state:
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(iteration)  # from the position, so equal on every number of processes
     return state
 
 
-def snapshot(state: State, config: Config, iteration: int) -> dict[str, Any]:
-    """The state copied to host memory, as plain types that `torch.load(weights_only=True)` reads."""
-    return {
-        "format": FORMAT,
-        "model": model_state(state.network, iteration),
-        "momentum": [buffer.cpu().clone() for buffer in momentum_buffers(state.optimizer)],
-        "position": {"epoch": state.position.epoch, "seen": state.position.seen},
-        "errors": [list(pair) for pair in state.errors],
-        "config": asdict(config),
-    }
-
-
-def write(content: dict[str, Any], path: Path) -> None:
-    """Writes a temporary file, syncs it and renames it: `path` is always a whole checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the rename itself
-    os.close(folder)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint. Raises UserError where it cannot be read."""
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except Exception as error:
-        raise UserError(f"{path} is no whole checkpoint ({type(error).__name__})") from None
-    if content.get("format") != FORMAT:
-        raise UserError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}")
-    return content
-
-
 def restore(state: State, content: dict[str, Any]) -> None:
-    """Puts a checkpoint's content into a state. Raises UserError for another model's."""
+    """Puts a snapshot back. Raises UserError where it is of another model."""
     try:
         state.network.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -77,3 +57,46 @@ def restore(state: State, content: dict[str, Any]) -> None:
         buffer.copy_(value)
     state.position = Position(**content["position"])
     state.errors = [(top1, top5) for top1, top5 in content["errors"]]
+
+
+def digest(content: Any) -> str:
+    """A hash of names, values and tensors' bytes, whatever file holds them."""
+    found = hashlib.blake2b(digest_size=16)
+    _feed(found, content)
+    return found.hexdigest()
+
+
+def _feed(found: Any, content: Any) -> None:
+    if isinstance(content, Tensor):
+        found.update(f"{content.dtype}{tuple(content.shape)}".encode())
+        found.update(content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            found.update(f"{name}:".encode())
+            _feed(found, value)
+    elif isinstance(content, list | tuple):
+        found.update(f"[{len(content)}]".encode())
+        for value in content:
+            _feed(found, value)
+    else:
+        found.update(repr(content).encode())
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A whole and unchanged checkpoint. Raises UserError, with what is wrong, for anything else."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged archive makes the reader raise
+        raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path} is no checkpoint of this program")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} has format {content['format']}, and this version reads format {FORMAT} only")
+    checksum = content.pop("checksum", None)
+    if checksum != digest(content):
+        raise UserError(f"{path} is damaged: its checksum does not fit")
+    return content

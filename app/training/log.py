@@ -32,7 +32,9 @@ class Log:
     def __enter__(self) -> Log:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -74,7 +76,9 @@ class RunLog(Log):
         self.last_steps = {**mean, "lr": steps[-1]["lr"], "images_per_second": images_per_second}
         self._write("train", position, self.last_steps)
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {mean['loss']:.3f} err {mean['top1_error']:.1%} lr {steps[-1]['lr']:.3g}", refresh=False)
+            self.bar.set_postfix_str(
+                f"loss {mean['loss']:.3f} err {mean['top1_error']:.1%} lr {steps[-1]['lr']:.3g}", refresh=False
+            )
             self.bar.update(iteration * self.plan.minibatch - self.bar.n)
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
@@ -90,8 +94,8 @@ class RunLog(Log):
         self.board.flush()
         self.last_line = time.monotonic()
         self.say(
-            f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {top1_error:.2%} (top-5 {top5_error:.2%});"
-            f" {self._training_text(position)}"
+            f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {top1_error:.2%}"
+            f" (top-5 {top5_error:.2%}); {self._training_text(position)}"
         )
 
     def close(self) -> None:
@@ -133,7 +137,7 @@ def _reopen(path: Path, iteration: int) -> Any:
 
 
 def terminal_columns() -> int:
-    """Width of the terminal the run shows on, 0 for none. The launcher knows; under mpirun a rank's own guess is wrong."""
+    """Width of the terminal the run shows on, 0 for none. Only the launcher knows: under mpirun a rank has a pty."""
     told = os.environ.get("APP_TERMINAL_COLUMNS")
     if told is not None:
         return int(told or 0)

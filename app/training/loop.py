@@ -1,10 +1,10 @@
-"""The training loop."""
+"""The training loop, the same for static and elastic runs."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
@@ -14,69 +14,105 @@ from app.cluster.world import World
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
 from app.model.optimizer import set_learning_rate
+from app.recipe.config import interval
 from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
-from app.training import checkpoint
+from app.training.checkpoint import snapshot
+from app.training.checkpoint_files import Writer
+from app.training.divergence import compare
 from app.training.evaluation import evaluate
 from app.training.log import Log
 from app.training.run import Run, normalisation
-from app.training.run_folder import last_checkpoint
+from app.training.run_folder import PREEMPTED
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.step import LOSS, STOP, WRONG, Batch, train_step
+from app.training.watchdog import Watchdog
 
 
-def train(run: Run, state: State, world: World, log: Log, stop: StopRequest, processes: int) -> None:
+class Session:
+    """What the loop works with till the cluster changes. `writer` is there on rank 0 only."""
+
+    def __init__(
+        self, run: Run, state: State, world: World, log: Log, writer: Writer | None, commit: Callable[[], None],
+        stop: StopRequest, watchdog: Watchdog, processes: int,
+    ) -> None:  # fmt: skip
+        self.run, self.state, self.world, self.log, self.writer, self.commit = run, state, world, log, writer, commit
+        self.stop, self.watchdog, self.processes = stop, watchdog, processes
+        self.mean, self.std = normalisation(run, world)
+        self.here = len(workers_of(world.rank, world.size, run.plan.workers))
+        self.save_steps, self.save_seconds = interval(run.config.checkpoint_every)
+        self.saved = time.monotonic()
+
+
+def train(session: Session) -> None:
     """Trains from the state's position to the end of the plan, evaluating and saving after each epoch.
 
     Raises Preempted (saved) when any process was asked to stop, NotFinite when the loss is not a number any more.
     """
-    plan, config = run.plan, run.config
+    run, state, world = session.run, session.state, session.world
     batches = worker_batches(
-        seed=config.seed, images=plan.images, minibatch=plan.minibatch, per_worker=plan.per_worker,
-        epoch=state.position.epoch, seen=state.position.seen, epochs=plan.epochs, rank=world.rank, size=world.size,
+        seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
+        epoch=state.position.epoch, seen=state.position.seen, epochs=run.plan.epochs, rank=world.rank, size=world.size,
     )  # fmt: skip
-    mean, std = normalisation(run, world)
-    with Loader(run.source.train, batches, processes=processes, pin_memory=mean.is_cuda) as loader:
-        feed = iter(loader)
-        while state.position.epoch < plan.epochs:
-            train_epoch(run, state, world, feed, log, stop)
-            top1, top5, loss = evaluate(state.network, run.source, world, mean, std, processes)
-            log.evaluation(state.position, top1, top5, loss, learning_rate(config, plan.epochs_at(state.position)))
-            state.errors.append((top1, top5))
-            state.position = Position(state.position.epoch + 1)
-            save(run, state, world)
+    with Loader(run.source.train, batches, processes=session.processes, pin_memory=session.mean.is_cuda) as loader:
+        while state.position.epoch < run.plan.epochs:
+            train_epoch(session, iter(loader))
+            finish_epoch(session)
 
 
-def train_epoch(run: Run, state: State, world: World, feed: Iterator[Batch], log: Log, stop: StopRequest) -> None:
+def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
     """The rest of the state's epoch."""
-    plan, config = run.plan, run.config
-    mean, std = normalisation(run, world)
-    here = len(workers_of(world.rank, world.size, plan.workers))
+    run, state, config, plan = session.run, session.state, session.run.config, session.run.plan
     # Reports are read (which waits for the device) at the same steps on every process, so that all act on them at once.
-    check_every = 1 if world.device.type == "cpu" else max(1, config.log_every // math.ceil(plan.workers / world.size))
+    most_here = math.ceil(plan.workers / session.world.size)
+    check_every = 1 if session.mean.device.type == "cpu" else max(1, config.log_every // most_here)
     reports: list[Tensor] = []
     steps: list[dict[str, float]] = []
     since = time.monotonic()
     while state.position.seen < plan.images_per_epoch:
-        lr = learning_rate(config, plan.epochs_at(state.position))
-        set_learning_rate(state.optimizer, lr)
-        reports.append(train_step(state, islice(feed, here), mean, std, plan.minibatch, stop.asked))
+        set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
+        stop = session.stop.asked
+        reports.append(train_step(state, islice(feed, session.here), session.mean, session.std, plan.minibatch, stop))
         state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
         iteration, last = plan.iteration_at(state.position), state.position.seen == plan.images_per_epoch
         if iteration % check_every and not last:
             continue
         rows = torch.stack(reports).tolist()
-        steps += read_reports(run, rows, iteration - len(rows))
         reports.clear()
+        session.watchdog.beat(place(run, state.position))
+        steps += read_reports(run, rows, iteration - len(rows))
         if iteration % config.log_every == 0 or last:
             now = time.monotonic()
-            log.train(state.position, steps, len(steps) * plan.minibatch / (now - since))
+            session.log.train(state.position, steps, len(steps) * plan.minibatch / (now - since))
             steps, since = [], now
         if any(row[STOP] for row in rows):
-            save(run, state, world)
-            raise Preempted(f"stopped at {place(run, state.position)}; go on with --resume {run.folder}")
+            leave(session)
+        if save_is_due(session, iteration):
+            save(session)
+        if iteration % config.commit_every < len(rows) and not last:
+            session.commit()
+
+
+def finish_epoch(session: Session) -> None:
+    """Evaluates, moves on to the next epoch, compares the processes and saves."""
+    run, state = session.run, session.state
+    found = evaluate(
+        state.network, run.source, session.world, session.mean, session.std, session.processes, session.stop
+    )
+    if found is None:
+        leave(session)
+    else:
+        top1, top5, loss = found
+        rate = learning_rate(run.config, run.plan.epochs_at(state.position))
+        session.log.evaluation(state.position, top1, top5, loss, rate)
+        state.errors.append((top1, top5))
+        state.position = Position(state.position.epoch + 1)
+        compare(state, session.world, f"after epoch {state.position.epoch}")
+        save(session)
+        session.commit()
+    session.watchdog.beat(place(run, state.position))
 
 
 def read_reports(run: Run, rows: list[list[float]], done: int) -> list[dict[str, float]]:
@@ -89,7 +125,7 @@ def read_reports(run: Run, rows: list[list[float]], done: int) -> list[dict[str,
         if not math.isfinite(row[LOSS]):
             raise NotFinite(
                 f"the loss is {row[LOSS]} at {place(run, position)}, rate {lr:.4g}: try a longer --warmup-epochs or a"
-                f" smaller --reference-lr"
+                f" smaller --reference-lr; the checkpoints before it are untouched"
             )
         steps.append({"loss": row[LOSS], "top1_error": row[WRONG], "lr": lr})
     return steps
@@ -100,8 +136,26 @@ def place(run: Run, position: Position) -> str:
     return f"epoch {position.epoch}, iteration {run.plan.iteration_at(position)}"
 
 
-def save(run: Run, state: State, world: World) -> None:
-    """Rank 0 writes the checkpoint; the others hold the same state."""
-    if world.rank == 0:
-        content = checkpoint.snapshot(state, run.config, run.plan.iteration_at(state.position))
-        checkpoint.write(content, last_checkpoint(run.folder))
+def save_is_due(session: Session, iteration: int) -> bool:
+    """Whether rank 0 saves now. All hold the same state, so this needs no agreement."""
+    if session.save_steps:
+        return iteration % session.save_steps == 0
+    return session.save_seconds > 0 and time.monotonic() - session.saved > session.save_seconds
+
+
+def save(session: Session) -> None:
+    """Rank 0 copies the state and writes it while training goes on."""
+    if session.writer is not None:
+        iteration = session.run.plan.iteration_at(session.state.position)
+        session.writer.save(snapshot(session.state, session.run), iteration)
+        session.saved = time.monotonic()
+
+
+def leave(session: Session) -> None:
+    """Saves and raises Preempted."""
+    save(session)
+    if session.writer is not None:
+        session.writer.wait()
+        (session.run.folder / PREEMPTED).touch()
+    where = place(session.run, session.state.position)
+    raise Preempted(f"stopped at {where} and saved; the same command goes on, or --resume {session.run.folder}")

@@ -16,7 +16,6 @@ from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.recipe.plan import Plan
 from app.training.state import State
 from app.training.step import REPORT_SIZE
@@ -37,7 +36,7 @@ class Run:
 def make_state(run: Run, world: World) -> State:
     """Network, report and Horovod-wrapped SGD at the start of a run, equal on every process."""
     config, dtype = run.config, DTYPES[run.config.precision]
-    network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run, world))
+    network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
     network = network.to(world.device, dtype)
     report = nn.Parameter(torch.zeros(REPORT_SIZE, device=world.device, dtype=dtype))
     optimizer = distribute(
@@ -49,19 +48,12 @@ def make_state(run: Run, world: World) -> State:
     return State(network, report, optimizer)
 
 
-def norm_layer(run: Run, world: World) -> NormLayer:
-    """BN per worker; over all workers where asked for. Raises UserError where these are not computed at once."""
+def norm_layer(run: Run) -> NormLayer:
+    """BN per worker; over all workers of a step, one a process, where asked for."""
     config, workers = run.config, run.plan.workers
     if not config.sync_bn:
         return partial(WorkerBatchNorm2d, workers=workers, eps=config.bn_eps)
-    if world.size != workers:
-        raise UserError(
-            f"--sync-bn needs the k = {workers} workers of a step computed at once, and there are {world.size} processes:"
-            f" start {workers} (-np {workers}), or leave it out as the paper does"
-        )
-    return partial(
-        SynchronizedBatchNorm2d, workers=workers, sum_over_processes=sum_with_gradient, eps=config.bn_eps
-    )
+    return partial(SynchronizedBatchNorm2d, workers=workers, sum_over_processes=sum_with_gradient, eps=config.bn_eps)
 
 
 def normalisation(run: Run, world: World) -> tuple[Tensor, Tensor]:

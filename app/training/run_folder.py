@@ -1,41 +1,73 @@
-"""The folder a run leaves. Only rank 0 touches it."""
+"""The folder a run leaves: found, claimed by one process, filled. Only rank 0 touches it."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from app.recipe.config import Config, to_json
+from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
 from app.recipe.errors import UserError
 from app.recipe.plan import Plan
 
 RUNS = Path("runs")
+CONFIG, RESULT, PREEMPTED = "config.json", "result.json", "preempted"
 
 
-def last_checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.pt"
+def find_folder(config: Config) -> Path:
+    """Where this run goes on, or a folder for a new one. Raises UserError where the folder is another run's.
 
-
-def open_folder(config: Config) -> Path:
-    """The folder of this run, made if needed. Raises UserError where it cannot be written or holds another run."""
+    --resume names it; --output may hold an unfinished run of the same recipe; with neither, a preempted run of the same
+    recipe under runs/ goes on. So the same command again goes on after a preemption.
+    """
     if config.resume:
-        folder = Path(config.resume)
-        if not last_checkpoint(folder).is_file():
-            raise UserError(f"--resume {folder}: there is no {last_checkpoint(folder)}; start it anew with --output {folder}")
-    else:
-        folder = Path(config.output) if config.output else new_folder(config.recipe)
-        if (folder / "config.json").exists():
-            raise UserError(f"--output {folder} holds a run already: go on with --resume {folder}, or name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make --output {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output {folder} is not writable: change its permissions or name another folder")
+        return Path(config.resume)
+    if not config.output:
+        waiting = [folder for folder in newest_runs() if (folder / PREEMPTED).exists() and same_recipe(folder, config)]
+        return waiting[0] if waiting else new_folder(config.recipe)
+    folder = Path(config.output)
+    if (folder / RESULT).exists():
+        raise UserError(f"--output {folder} holds a finished run: name another folder")
+    if (folder / CONFIG).exists():
+        check_same_recipe(read_config(folder / CONFIG), config, f"the run in --output {folder}")
     return folder
+
+
+def resumed_folder(name: str) -> Path:
+    """The folder of --resume. Raises UserError where it is no run."""
+    if name == "auto":
+        runs = newest_runs()
+        if not runs:
+            raise UserError(f"--resume auto: there is no run under {RUNS}/; start one without --resume")
+        return runs[0]
+    folder = Path(name)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume {folder} is no run: there is no {folder / CONFIG}")
+    return folder
+
+
+def newest_runs() -> list[Path]:
+    """The runs under runs/, the one that was last written to first."""
+    configs = [path for path in RUNS.glob(f"*/{CONFIG}") if path.is_file()]
+    return [path.parent for path in sorted(configs, key=last_written, reverse=True)]
+
+
+def last_written(config: Path) -> float:
+    log = config.with_name("log.jsonl")
+    return (log if log.exists() else config).stat().st_mtime
+
+
+def same_recipe(folder: Path, config: Config) -> bool:
+    """Whether the run in a folder computes what `config` says."""
+    try:
+        old = read_config(folder / CONFIG)
+    except UserError:
+        return False
+    return old.data == config.data and not differences(old, replace(config, image_size=old.image_size))
 
 
 def new_folder(recipe: str) -> Path:
@@ -45,9 +77,26 @@ def new_folder(recipe: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def claim(folder: Path) -> IO[str]:
+    """Makes the folder and locks it till the file returned is closed or this process ends. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"--output {folder} is being written by another run: name another folder") from None
+    except OSError:
+        pass  # a file system without locks
+    (folder / PREEMPTED).unlink(missing_ok=True)
+    return lock
+
+
 def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
     """config.json and plan.json."""
-    write_text(folder / "config.json", to_json(config))
+    write_text(folder / CONFIG, to_json(config))
     write_text(folder / "plan.json", json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n")
 
 

@@ -18,7 +18,7 @@ class State:
     network: nn.Module
     report: nn.Parameter
     optimizer: Optimizer
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,0 +1,128 @@
+"""A launcher and all that it starts on this host, as one thing which is asked to end, and at the latest is ended.
+
+Linux only: orphans come back to this process (PR_SET_CHILD_SUBREAPER), so that none survives it; and the launcher gets
+a SIGTERM when this process is killed (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None)
+
+GRACE = 30.0  # seconds that ranks have to save once they are asked to end
+_LAUNCHER_GRACE = 5.0  # seconds that the launcher has to tidy up once its ranks are gone
+
+
+class Job:
+    """Runs `command` in a session of its own; `stop_signal` to it makes the ranks save and leave.
+
+    SIGTERM, SIGINT and SIGHUP to this process ask the job to end; the second one ends it at once.
+    """
+
+    def __init__(self, command: list[str], environ: Mapping[str, str], stop_signal: signal.Signals) -> None:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._stop_signal = stop_signal
+        self._deadline = float("inf")
+        self.asked: int | None = None
+        self._launcher = subprocess.Popen(
+            command,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # one pipe: what the ranks say stays before what the launcher says about it
+            start_new_session=True,
+            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+        )
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, self.ask)
+
+    def ask(self, signum: int, frame: FrameType | None = None) -> None:
+        """Asks the ranks to save and leave; asked again, ends them."""
+        if self.asked is None:
+            self.asked = signum
+            self.limit(GRACE)
+            self._launcher.send_signal(self._stop_signal)
+        else:
+            self.limit(0)
+
+    def limit(self, seconds: float) -> None:
+        """The job ends within so many seconds from now, in any case."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def chunks(self) -> Iterator[bytes]:
+        """What the job writes, as it comes, until the launcher has ended; b"" at least every 0.2 seconds."""
+        assert self._launcher.stdout
+        pipe = self._launcher.stdout.fileno()
+        ended_at = float("inf")
+        while time.monotonic() < ended_at + 1:  # orphans could hold the pipe for ever
+            ready = bool(select.select([pipe], [], [], 0.2)[0])
+            chunk = os.read(pipe, 65536) if ready else b""
+            if ready and not chunk:
+                break
+            yield chunk
+            if ended_at == float("inf") and self._launcher.poll() is not None:
+                ended_at = time.monotonic()
+            if time.monotonic() > self._deadline:
+                self._kill_ranks()
+
+    def close(self) -> int:
+        """Ends whatever is left; the launcher's exit code, negative for a signal."""
+        try:
+            code = self._launcher.wait(_LAUNCHER_GRACE)
+        except subprocess.TimeoutExpired:
+            self._launcher.kill()
+            code = self._launcher.wait()
+        for _ in range(100):
+            _reap()
+            if not (left := _descendants(os.getpid())):
+                break
+            _kill(left)
+            time.sleep(0.02)
+        return code
+
+    def _kill_ranks(self) -> None:
+        """The ranks of this host first: the launcher then tells the other hosts. If it does not, it goes too."""
+        left = _descendants(self._launcher.pid)
+        _kill(left or [self._launcher.pid])
+        self._deadline = time.monotonic() + _LAUNCHER_GRACE
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _descendants(ancestor: int) -> list[int]:
+    """The living processes below a process."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue
+        if state != "Z":
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    below: list[int] = []
+    new = children.get(ancestor, [])
+    while new:
+        below += new
+        new = [child for pid in new for child in children.get(pid, [])]
+    return below

@@ -1,0 +1,178 @@
+"""One process's part in a run, from one change of the cluster to the next."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from app.cluster import elastic, failure
+from app.cluster.agreement import on_root, together
+from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
+from app.data.loader import default_loader_processes
+from app.data.order import workers_of
+from app.data.sources import Source, open_source
+from app.recipe.config import Config
+from app.recipe.errors import FAILED, Lost, UserError
+from app.recipe.plan import check_processes, describe, make_plan
+from app.training import checkpoint, run_folder
+from app.training.checkpoint_files import Writer, read_newest
+from app.training.divergence import compare
+from app.training.log import Log, RunLog
+from app.training.loop import Session, train
+from app.training.run import Run, make_state
+from app.training.signals import StopRequest
+from app.training.state import State
+from app.training.watchdog import Watchdog
+
+
+class Job:
+    """What a process keeps over the sessions of a run. `run()` is the whole life of it."""
+
+    def __init__(self, config: Config, device: torch.device, stop: StopRequest) -> None:
+        self.config, self.device, self.stop = config, device, stop
+        self.watchdog = Watchdog(config.stall_timeout, partial(failure.leave, FAILED))
+        self.source: Source | None = None
+        self.folder: Path | None = None
+        self.lock: IO[str] | None = None
+        self.state: State | None = None
+        self.run_: Run | None = None
+        self.writer: Writer | None = None
+        self.committed: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        """Trains to the end, over as many sessions as it takes."""
+        try:
+            elastic.run_sessions(self.session, self.save, self.restore)
+        except Lost as error:
+            raise Lost(f"{error}, at {self.watchdog.place}") from None
+        self.watchdog.close()
+
+    def session(self, commit: elastic.Commit) -> None:
+        """Every process does the same from here on, whether it was here before or has just joined."""
+        world = current_world(self.device)
+        run = self.prepare(world)
+        state = self.share(run, world)
+        self.save()
+        compare(state, world, "at the start")
+        with self.open_log(run, world) as log:
+            log.say(*world.describe(), *describe(run.plan, run.config), f"output: {run.folder}")
+            if state.position != (0, 0):
+                log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
+            writer = self.open_writer(run, log) if world.rank == 0 else None
+            before, started = run.plan.iteration_at(state.position), time.monotonic()
+            processes = self.loader_processes(world)
+            train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
+            seconds = time.monotonic() - started
+            if writer is not None:
+                writer.wait()
+                images = (run.plan.iterations - before) * run.plan.minibatch
+                finish(run, state, world, log, images / seconds if images else 0.0)
+
+    def prepare(self, world: World) -> Run:
+        """Data, plan and folder: agreed on by all processes, or refused by all."""
+        self.source = together(lambda: self.source or open_data(self.config))
+        config = replace(self.config, image_size=self.source.image_size)
+        plan = make_plan(config, len(self.source.train), len(self.source.validation))
+        check_processes(plan, config, world.size)
+        folder = on_root(self.find_folder)
+        config = replace(config, output=str(folder), resume="", allow_change=())
+        self.run_ = Run(config, plan, self.source, folder)
+        return self.run_
+
+    def find_folder(self) -> Path:
+        """The run's folder, locked: on rank 0, which may be another process than in the session before."""
+        folder = self.folder or run_folder.find_folder(self.config)
+        self.lock = self.lock or run_folder.claim(folder)
+        return folder
+
+    def share(self, run: Run, world: World) -> State:
+        """The state on every process: rank 0's, which was here before, or has read the newest checkpoint."""
+        here = len(workers_of(world.rank, world.size, run.plan.workers))
+        first = self.folder is None
+        self.folder = run.folder
+        if self.state is None:
+            self.state = make_state(run, world)
+        else:
+            elastic.deal_again(self.state.optimizer, here)
+        if on_root(lambda: first):
+            on_root(partial(resume, run, self.state))
+        self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))
+        broadcast_parameters(self.state.tensors().items())  # Horovod: rank 0's state to all
+        return self.state
+
+    def open_log(self, run: Run, world: World) -> Log:
+        if world.rank != 0:
+            return Log()
+        assert self.state is not None
+        run_folder.write_plan(run.folder, run.config, run.plan, {"processes": world.size, "hosts": list(world.hosts)})
+        return RunLog(run.folder, run.plan, self.state.position)
+
+    def open_writer(self, run: Run, log: Log) -> Writer:
+        """One for all sessions: it may still be writing when a session ends."""
+        self.writer = self.writer or Writer(run.folder, run.config.keep)
+        self.writer.say = log.say
+        return self.writer
+
+    def loader_processes(self, world: World) -> int:
+        assert self.source is not None
+        wanted = self.config.loader_processes
+        return default_loader_processes(self.source, world.local_size) if wanted < 0 else wanted
+
+    def save(self) -> None:
+        """Keeps what an elastic run goes back to."""
+        if elastic.is_elastic() and self.state is not None and self.run_ is not None:
+            self.committed = checkpoint.snapshot(self.state, self.run_)
+
+    def restore(self) -> None:
+        """Goes back to what was kept. Before the first commit there is nothing, and nothing was changed."""
+        if self.committed is not None and self.state is not None:
+            checkpoint.restore(self.state, self.committed)
+
+
+def open_data(config: Config) -> Source:
+    """The source a config names. Raises UserError."""
+    return open_source(
+        config.data, image_size=config.image_size, resize=config.resize, augmentation=config.augmentation,
+        seed=config.seed, synthetic_images=config.synthetic_images, classes=config.synthetic_classes,
+    )  # fmt: skip
+
+
+def resume(run: Run, state: State) -> None:
+    """Reads the newest good checkpoint of the run's folder into the state. Raises UserError where it is another's."""
+    content = read_newest(run.folder, lambda text: print(text, flush=True))
+    if content is None:
+        return
+    if content["fingerprint"] != run.source.fingerprint and "data" not in run.config.allow_change:
+        raise UserError(
+            f"the checkpoint in {run.folder} was trained on other images than {run.config.data} holds (fingerprint"
+            f" {content['fingerprint']}, now {run.source.fingerprint}): to go on all the same: --allow-change data"
+        )
+    checkpoint.restore(state, content)
+
+
+def finish(run: Run, state: State, world: World, log: Log, images_per_second: float) -> None:
+    """Writes result.json and says the result. Errors are fractions; the paper reports the median of the last five."""
+    top1, top5 = state.errors[-1]
+    median = statistics.median(pair[0] for pair in state.errors[-5:])
+    result = {
+        "top1_error": top1,
+        "top5_error": top5,
+        "median_top1_error": median,
+        "images_per_second": images_per_second,
+        "epochs": run.plan.epochs,
+        "minibatch": run.plan.minibatch,
+        "workers": run.plan.workers,
+        "processes": world.size,
+    }
+    run_folder.write_text(run.folder / run_folder.RESULT, json.dumps(result, indent=2) + "\n")
+    log.say(
+        f"result: top-1 error {top1:.2%} (median of the last five epochs {median:.2%}), top-5 error {top5:.2%}",
+        f"in {run.folder}: result.json, log.jsonl, checkpoints/last.pt; curves: tensorboard --logdir {run.folder}",
+    )
