@@ -62,7 +62,7 @@ install_system_tools() {
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
   for _ in {1..150}; do
-    dpkg --configure -a 2>&1 | grep 'lock' || break
+    [[ $(dpkg --configure -a 2>&1 | tee /dev/stderr) == *"locked by another process"* ]] || break
     sleep 2
   done
   apt-get update && apt-get install -y --fix-broken --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
