@@ -48,7 +48,7 @@ _execve = os.execve
 
 
 def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
-    """What --mpi ends in, `sh -c "mpirun ..."`, with mpirun in the shell's place: it gets the signals to this process."""
+    """What --mpi ends in, `sh -c "mpirun ..."`, with mpirun in the shell's place: signals reach it."""
     _execve(path, [*argv[:-1], f"exec {argv[-1]}"], environ)
 
 

@@ -7,24 +7,19 @@ failure, with its exit code.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
-from app.cluster import environment, hostfile
+from app.cluster import environment, hostfile, this_host
 from app.cluster.command_line import Launch, command_line, shell_line, uses_mpirun
 from app.cluster.failure import Failure
 from app.cluster.hostfile import Host
 from app.cluster.job import Job
+from app.cluster.options import parse
 from app.cluster.output import Output
 from app.recipe.errors import FAILED, PREEMPTED, UserError
 
@@ -37,11 +32,10 @@ _FAILURE_GRACE = 10  # seconds in which the others end by themselves once a rank
 def main(argv: list[str], program: list[str] = _APP) -> int:
     """Runs `[launcher options] [COMMAND] [OPTIONS]`; the exit code. `program`: what a rank runs, before the command."""
     try:
-        options, command = parse(argv)
-        if program is _APP and importlib.util.find_spec("app.__main__"):
-            check = getattr(import_module("app.__main__"), "check", None)
-            if check:
-                check(command)  # a wrong flag answers here, at once and once
+        app = import_module("app.__main__")
+        options, command = parse(argv, app.COMMANDS)
+        if program is _APP:
+            app.check(command)  # a wrong flag answers here, at once and once
         if command[0] in DISTRIBUTED and options.launcher != "none":
             return _launch(_plan(options, command, program), options.dry_run)
         return _run_alone(options, command, program)
@@ -50,89 +44,16 @@ def main(argv: list[str], program: list[str] = _APP) -> int:
         return error.exit_code
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's options; the command with its own, ["train"] where there is none. UserError names the nearest."""
-    parser = _parser()
-    known = parser._option_string_actions
-    end = 0
-    while end < len(argv) and argv[end].startswith("-"):
-        name, equals, _ = argv[end].partition("=")
-        if name not in known:
-            raise UserError(_unknown(name, list(known)))
-        end += 1 if equals or known[name].nargs == 0 else 2
-    options = parser.parse_args(argv[:end])
-    if options.np is not None and options.np < 1:
-        raise UserError(f"-np {options.np}: a run has at least one process")
-    if options.hosts and options.hostfile:
-        raise UserError("-H and --hostfile both say where to run: give one of them")
-    if options.interface and not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", options.interface):
-        raise UserError(f"--interface {options.interface!r} is no name of an interface: `ip address` lists them")
-    if options.ssh_port is not None and not 0 < options.ssh_port < 65536:
-        raise UserError(f"--ssh-port {options.ssh_port}: a port is between 1 and 65535")
-    if options.ssh_identity and not re.fullmatch(r"[\w./~+@-]+", options.ssh_identity):
-        raise UserError(
-            f"--ssh-identity {options.ssh_identity!r}: the launchers take a path of letters, digits and ./~+@-_ only"
-        )
-    if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
-        raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
-    return options, argv[end:] or ["train"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.replace("argument ", "", 1))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="run.sh",
-        usage="./run.sh [-np N] [-H HOST:SLOTS,...] [--hostfile FILE] [more] [COMMAND] [OPTIONS]",
-        description="Trains (COMMAND is `train` when left out). ./run.sh COMMAND --help lists a command's own options.",
-        epilog="setup and test are commands of run.sh itself.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "-np",
-        type=int,
-        metavar="N",
-        help="processes; default: the slots of the hosts, else one per GPU, else two",
-    )
-    add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="where to run; default: this machine")
-    add("--hostfile", metavar="FILE", help="the same from a file, a host a line: see hostfiles/")
-    add(
-        "--launcher",
-        choices=["horovodrun", "mpirun", "none"],
-        default="horovodrun",
-        help="default: horovodrun",
-    )
-    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
-    add(
-        "--interface",
-        metavar="IF",
-        help="network interface between hosts, as eth0; default: the launcher finds one",
-    )
-    add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
-    add("--ssh-identity", metavar="F", help="private key for the hosts")
-    return parser
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    nearest = get_close_matches(name, known, n=1)
-    hint = f": did you mean {nearest[0]}?" if nearest else ", see ./run.sh --help"
-    return f"unknown launcher option {name}{hint} (a command's own options go behind it: ./run.sh train {name} ...)"
-
-
 def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
     collectives = _value(command, "--collectives") or "auto"
     listed = _hosts(options)
-    processes = options.np or sum(host.slots for host in listed) or _gpus(_value(command, "--device")) or 2
+    processes = options.np or sum(host.slots for host in listed) or this_host.gpus(_value(command, "--device")) or 2
     hosts = listed or [Host("localhost", processes)]
     hostfile.check_slots(hosts, processes)
-    _check_this_host()
-    remote = [host for host in hosts if not _is_here(host.name)]
+    this_host.check_name()
+    remote = [host for host in hosts if not this_host.is_here(host.name)]
     if options.interface and len(remote) < len(hosts):
-        _check_interface(options.interface)
+        this_host.check_interface(options.interface)
     return Launch(
         launcher=options.launcher,
         processes=processes,
@@ -143,7 +64,7 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
         interface=options.interface,
         ssh_port=options.ssh_port,
         ssh_identity=options.ssh_identity,
-        additions=_python_path(),
+        additions=_python_path(Path.cwd()),
     )
 
 
@@ -154,19 +75,18 @@ def _hosts(options: argparse.Namespace) -> list[Host]:
 
 
 def _launch(launch: Launch, dry_run: bool) -> int:
-    version = _open_mpi_version() if uses_mpirun(launch) else 0
+    version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
-    command = command_line(launch, os.environ, open_mpi=version, root=os.geteuid() == 0)
+    environ = dict(os.environ) | additions
+    if sys.stdout.isatty() and not dry_run:
+        environ[environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
+    command = command_line(launch, environ, open_mpi=version, root=os.geteuid() == 0)
     if dry_run:
         print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
         return 0
-    environ = dict(os.environ) | additions | {"PYTHONUNBUFFERED": "1"}
-    environ.pop(environment.TERMINAL_COLUMNS, None)
-    if sys.stdout.isatty():
-        environ[environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    command = command_line(launch, environ, open_mpi=version, root=os.geteuid() == 0)
+    environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
     if launch.launcher == "horovodrun":
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
         command[:1] = [sys.executable, "-m", "app.cluster.horovodrun"]
     # mpirun passes SIGUSR1 on to every rank and waits; by SIGTERM it would kill them after a second.
     return _watch(Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM), launch)
@@ -218,32 +138,19 @@ def _host_of(rank: int, launch: Launch) -> str:
 
 
 def _run_alone(options: argparse.Namespace, command: list[str], program: list[str]) -> int:
-    given = [
-        name
-        for name, value in (
-            ("-np", options.np not in (None, 1)),
-            ("-H", options.hosts),
-            ("--hostfile", options.hostfile),
-        )
-        if value
-    ]
-    if given:
-        why = (
-            f"{command[0]} runs in one process"
-            if command[0] not in DISTRIBUTED
-            else "--launcher none starts one process"
-        )
-        raise UserError(f"{why}: leave out {' and '.join(given)}")
+    if options.hosts or options.hostfile or options.np not in (None, 1):
+        alone = "--launcher none starts" if command[0] in DISTRIBUTED else f"{command[0]} is"
+        raise UserError(f"{alone} one process: leave out -np, -H and --hostfile")
     if options.dry_run:
-        print(shell_line([*program, *command], _python_path()))
+        print(shell_line([*program, *command], _python_path(Path.cwd())))
         return 0
     sys.stdout.flush()
-    os.execve(program[0], [*program, *command], dict(os.environ) | _python_path())
+    os.execve(program[0], [*program, *command], dict(os.environ) | _python_path(Path.cwd()))
 
 
-def _python_path() -> dict[str, str]:
+def _python_path(folder: Path) -> dict[str, str]:
     """What lets `python -m app` find the app from another folder than its own."""
-    if Path.cwd() == _ROOT:
+    if folder == _ROOT:
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
 
@@ -257,60 +164,6 @@ def _value(command: list[str], option: str) -> str | None:
         elif word.startswith(f"{option}="):
             value = word.partition("=")[2]
     return value
-
-
-def _gpus(device: str | None) -> int:
-    """How many GPUs a run on this machine has, without importing torch."""
-    if device == "cpu" or not shutil.which("nvidia-smi"):
-        return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    there = sum(line.startswith("GPU ") for line in listing.splitlines())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return there if visible is None else min(there, len([each for each in visible.split(",") if each.strip()]))
-
-
-def _check_this_host() -> None:
-    name = socket.gethostname()
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        raise UserError(
-            f"the host name {name} does not resolve: add the line `127.0.0.1 {name}` to /etc/hosts"
-        ) from None
-
-
-def _is_here(name: str) -> bool:
-    """Whether a host is this machine. UserError where its name does not resolve."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_DGRAM)[0]
-    except OSError:
-        raise UserError(f"the host {name} does not resolve: correct the name, or add it to /etc/hosts or DNS") from None
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(address)  # works for an address of this machine only
-            return True
-        except OSError:
-            return False
-
-
-def _check_interface(name: str) -> None:
-    interfaces = [each for _, each in socket.if_nameindex()]
-    if name not in interfaces:
-        raise UserError(f"--interface {name} is not on {socket.gethostname()}: it has {', '.join(interfaces)}")
-
-
-def _open_mpi_version() -> int:
-    """Open MPI's major version. UserError where mpirun is missing or is not Open MPI's."""
-    if not shutil.which("mpirun"):
-        raise UserError("there is no mpirun: run ./run.sh setup, or leave out --launcher mpirun and --collectives mpi")
-    words = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\(Open MPI\) (\d+)\.", words)
-    if not found:
-        first = words.strip().splitlines()[:1]
-        raise UserError(
-            f"mpirun is not Open MPI's ({first[0] if first else 'it does not start'}): put Open MPI's first on PATH"
-        )
-    return int(found[1])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import horovod.torch as hvd
 import torch
 
-from app.cluster import gloo_over_mpi
+from app.cluster import gloo_over_mpi, this_host
 from app.cluster.compression import Compression
 from app.cluster.environment import launcher, launcher_rank
 from app.recipe.errors import UserError
@@ -70,13 +70,14 @@ def join(collectives: str = "auto", device: str = "auto") -> torch.device:
     cores. Makes no collective, as a process that joins an elastic run later meets the others in the middle of theirs.
 
     collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device:
-    "auto" takes a GPU where there is one. UserError, before Horovod starts where it can: what is asked for is not there.
+    "auto" takes a GPU where there is one. UserError, where possible before Horovod starts: what is asked for is
+    missing.
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
     kind = _device_kind(device)
     _check_build(collectives, kind)
-    _check_host_name()
+    this_host.check_name()
     _choose_controller(collectives)
     hvd.init()  # Horovod: all ranks meet here
     _limit_threads()
@@ -192,16 +193,6 @@ def _check_build(collectives: str, kind: str) -> None:
         raise UserError(
             "this Horovod was built for CPUs, it cannot reduce on GPUs: set up again with NCCL, or give --device cpu"
         )
-
-
-def _check_host_name() -> None:
-    name = socket.gethostname()
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:  # gloo would end in a SIGSEGV
-        raise UserError(
-            f"the host name {name} does not resolve: add the line `127.0.0.1 {name}` to /etc/hosts"
-        ) from None
 
 
 def _choose_controller(collectives: str) -> None:

@@ -1,4 +1,4 @@
-"""What each rank of test_world_launchers.py runs: what world.start() says and sums whose results are known, as a JSON line."""
+"""What each rank of test_world_launchers.py runs: what world.start() says and sums known beforehand, as JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ def main() -> None:
     for _ in range(2):  # stop() and start() again: MPI must outlive Horovod
         here = world.start(collectives=sys.argv[1])
         names = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
-        sums = {name: world.sum_over_processes(torch.tensor([10**here.rank, 3], dtype=dtype)) for name, dtype in names.items()}
+        sums = {
+            name: world.sum_over_processes(torch.tensor([10**here.rank, 3], dtype=dtype))
+            for name, dtype in names.items()
+        }
         assert all(str(total.dtype) == f"torch.{name}" for name, total in sums.items())
         image = torch.full((2, 3, 4, 4), float(here.rank)).contiguous(memory_format=torch.channels_last)
-        world.broadcast_parameters([("plain", plain := torch.full((3,), float(here.rank))), ("image", image)], root=here.size - 1)
+        world.broadcast_parameters(
+            [("plain", plain := torch.full((3,), float(here.rank))), ("image", image)], root=here.size - 1
+        )
         said = {
             "rank": here.rank,
             "size": here.size,

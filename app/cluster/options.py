@@ -1,0 +1,89 @@
+"""The launcher's own options, which stand before the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import NoReturn
+
+from app.recipe.errors import UserError
+
+
+def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
+    """The launcher's options; the command with its own, ["train"] where there is none. UserError names the nearest.
+
+    commands: what --help lists, by name.
+    """
+    parser = _parser(commands)
+    known = parser._option_string_actions
+    end = 0
+    while end < len(argv) and argv[end].startswith("-"):
+        name, equals, _ = argv[end].partition("=")
+        if name not in known:
+            raise UserError(_unknown(name, list(known)))
+        end += 1 if equals or known[name].nargs == 0 else 2
+    options = parser.parse_args(argv[:end])
+    if options.np is not None and options.np < 1:
+        raise UserError(f"-np {options.np}: a run has at least one process")
+    if options.hosts and options.hostfile:
+        raise UserError("-H and --hostfile both say where to run: give one of them")
+    if options.interface and not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", options.interface):
+        raise UserError(f"--interface {options.interface!r} is no name of an interface: `ip address` lists them")
+    if options.ssh_port is not None and not 0 < options.ssh_port < 65536:
+        raise UserError(f"--ssh-port {options.ssh_port}: a port is between 1 and 65535")
+    if options.ssh_identity and not re.fullmatch(r"[\w./~+@-]+", options.ssh_identity):
+        raise UserError(
+            f"--ssh-identity {options.ssh_identity!r}: the launchers take a path of letters, digits and ./~+@-_ only"
+        )
+    if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
+        raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
+    return options, argv[end:] or ["train"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.replace("argument ", "", 1))
+
+
+def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="run.sh",
+        usage="./run.sh [-np N] [-H HOST:SLOTS,...] [--hostfile FILE] [more] [COMMAND] [OPTIONS]",
+        description="Trains (COMMAND is `train` when left out). ./run.sh COMMAND --help lists a command's own options.",
+        epilog="\n".join(["commands:", *(f"  {name:20}  {does}" for name, does in commands.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "-np",
+        type=int,
+        metavar="N",
+        help="processes; default: the slots of the hosts, else one per GPU, else two",
+    )
+    add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="where to run; default: this machine")
+    add("--hostfile", metavar="FILE", help="the same from a file, a host a line: see hostfiles/")
+    add(
+        "--launcher",
+        choices=["horovodrun", "mpirun", "none"],
+        default="horovodrun",
+        help="default: horovodrun",
+    )
+    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
+    add(
+        "--interface",
+        metavar="IF",
+        help="network interface between hosts, as eth0; default: the launcher finds one",
+    )
+    add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
+    add("--ssh-identity", metavar="F", help="private key for the hosts")
+    return parser
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    hint = f": did you mean {nearest[0]}?" if nearest else ", see ./run.sh --help"
+    return f"unknown launcher option {name}{hint} (a command's own options go behind it: ./run.sh train {name} ...)"

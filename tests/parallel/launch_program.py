@@ -1,0 +1,9 @@
+"""app.cluster.launch with another program than the app: `launch_program.py PROGRAM.py [launcher options] train ...`."""
+
+from __future__ import annotations
+
+import sys
+
+from app.cluster import launch
+
+sys.exit(launch.main(sys.argv[2:], program=[sys.executable, sys.argv[1]]))
