@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from app.recipe.errors import UserError
-
-PAPER_EPOCHS = 90
-PAPER_DECAYS = (30, 60, 80)  # Paper, section 5.1: of 90 epochs
+from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
+from app.recipe.paper import EPOCHS as PAPER_EPOCHS
 
 
 def option(default: Any, group: str, text: str, *, choices: tuple[Any, ...] = (), free: bool = False) -> Any:

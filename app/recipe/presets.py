@@ -5,9 +5,23 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from app.recipe import paper
 from app.recipe.errors import UserError
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
+
+
+def _of_figure_1(row: paper.Trained) -> tuple[str, dict[str, Any]]:
+    error = f"error {row.error}" if row.error else "plotted, no number printed"
+    text = f"Figure 1: {row.workers} x {paper.PER_WORKER}, rate {row.lr:g}, {error}"
+    return text, {**IMAGENET, "minibatch": row.minibatch}
+
+
+def _of_table_1(warmup: str) -> tuple[str, dict[str, Any]]:
+    row = paper.TABLE_1[warmup]
+    text = f"Table 1, {row.name}: {row.workers} x {paper.PER_WORKER}, error {row.error}"
+    return text, {**IMAGENET, "minibatch": row.minibatch, "warmup": warmup}
+
 
 # name -> (what it is, the fields it sets). Errors are the paper's top-1 validation errors in %.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -19,16 +33,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "the task of `reproduce`: its baseline",
         {"data": "cluttered-digits", "epochs": 24, "minibatch": 32, "per_worker": 32, "reference_minibatch": 32},
     ),
-    "paper-256": ("Table 1, baseline: 8 x 32, 23.60 +- 0.12", {**IMAGENET}),
-    "paper-8k": ("Table 1, gradual warmup: 256 x 32, 23.74 +- 0.09", {**IMAGENET, "minibatch": 8192}),
-    "paper-8k-no-warmup": (
-        "Table 1, no warmup: 24.84 +- 0.37",
-        {**IMAGENET, "minibatch": 8192, "warmup": "none"},
-    ),
-    "paper-8k-constant-warmup": (
-        "Table 1, constant warmup: 25.88 +- 0.56",
-        {**IMAGENET, "minibatch": 8192, "warmup": "constant"},
-    ),
+    **{f"paper-{row.name}": _of_figure_1(row) for row in paper.FIGURE_1},
+    "paper-8k-no-warmup": _of_table_1("none"),
+    "paper-8k-constant-warmup": _of_table_1("constant"),
 }
 
 

@@ -1,0 +1,160 @@
+"""Every number that the paper published, once.
+
+Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv 1706.02677v2.
+
+Errors are top-1 validation errors in %, means over five runs (each run's: the median of its last five epochs) and their
+deviation; None is what the paper does not print. Rates are eta after scaling, the rate of the loss divided by kn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean and its deviation over runs."""
+
+    mean: float
+    std: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" +- {self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One row of a table: a ResNet trained at a minibatch of kn images with the rate `lr` after scaling."""
+
+    name: str
+    minibatch: int
+    lr: float
+    error: Value | None
+
+    @property
+    def workers(self) -> int:
+        """k."""
+        return self.minibatch // PER_WORKER
+
+
+@dataclass(frozen=True)
+class Detected:
+    """One row of Table 3: Mask R-CNN on COCO, average precisions in %."""
+
+    name: str
+    box_ap: Value
+    mask_ap: Value
+
+
+# Section 5.1: the recipe
+PER_WORKER = 32
+REFERENCE_MINIBATCH = 256
+REFERENCE_LR = 0.1
+EPOCHS = 90
+DECAY_EPOCHS = (30, 60, 80)
+DECAY_FACTOR = 0.1
+WARMUP_EPOCHS = 5
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+BN_MOMENTUM = 0.1  # in PyTorch's convention; the paper's 0.9 is the weight of the old value
+FC_STD = 0.01
+LAST_GAMMA = 0.0
+IMAGE_SIZE = 224
+# ImageNet-1k. The paper says "~1.28 million"; the set has exactly so many.
+TRAINING_IMAGES, VALIDATION_IMAGES, CLASSES = 1_281_167, 50_000, 1000
+
+# Table 1: error of the warmups, ResNet-50
+TABLE_1 = {
+    "baseline": Trained("baseline (single server)", 256, 0.1, Value(23.60, 0.12)),
+    "none": Trained("no warmup", 8192, 3.2, Value(24.84, 0.37)),
+    "constant": Trained("constant warmup", 8192, 3.2, Value(25.88, 0.56)),
+    "gradual": Trained("gradual warmup", 8192, 3.2, Value(23.74, 0.09)),
+}
+# Section 5.2: quoted there for comparison
+FB_RESNET_TORCH_ERROR, RESNET_PAPER_ERROR = 24.01, 24.7
+
+# Figures 1 and 3: error against minibatch, gradual warmup above 256. 64 is plotted, its number is not printed.
+FIGURE_1 = (
+    Trained("64", 64, 0.025, None),
+    Trained("128", 128, 0.05, Value(23.49, 0.12)),
+    Trained("256", 256, 0.1, TABLE_1["baseline"].error),
+    Trained("512", 512, 0.2, Value(23.48, 0.09)),
+    Trained("1k", 1024, 0.4, Value(23.53, 0.08)),
+    Trained("2k", 2048, 0.8, Value(23.49, 0.11)),
+    Trained("4k", 4096, 1.6, Value(23.56, 0.12)),
+    Trained("8k", 8192, 3.2, TABLE_1["gradual"].error),
+    Trained("16k", 16384, 6.4, Value(24.79, 0.27)),
+    Trained("32k", 32768, 12.8, Value(27.55, 0.28)),
+    Trained("64k", 65536, 25.6, Value(33.96, 0.80)),
+)
+
+# Table 2a: rates. (The caption's 23.68 for kn = 256 at 0.1 is a slip: that is the row of 0.2.)
+TABLE_2A = (
+    Trained("0.05", 256, 0.05, Value(23.92, 0.10)),
+    Trained("0.10", 256, 0.1, TABLE_1["baseline"].error),
+    Trained("0.20", 256, 0.2, Value(23.68, 0.09)),
+    Trained("0.05 * 32", 8192, 1.6, Value(24.27, 0.08)),
+    Trained("0.10 * 32", 8192, 3.2, TABLE_1["gradual"].error),
+    Trained("0.20 * 32", 8192, 6.4, Value(24.05, 0.18)),
+    Trained("fixed 0.10", 8192, 0.1, Value(41.67, 0.10)),
+    Trained("0.10 * sqrt(32)", 8192, 0.1 * 32**0.5, Value(26.22, 0.03)),
+)
+
+# Table 2b: initial gamma of the last BN of each residual block
+TABLE_2B = (
+    Trained("gamma 1", 256, 0.1, Value(23.84, 0.18)),
+    Trained("gamma 0", 256, 0.1, TABLE_1["baseline"].error),
+    Trained("gamma 1", 8192, 3.2, Value(24.11, 0.07)),
+    Trained("gamma 0", 8192, 3.2, TABLE_1["gradual"].error),
+)
+
+# Table 2c: ResNet-101, and its time on 256 GPUs
+TABLE_2C = (
+    Trained("ResNet-101", 256, 0.1, Value(22.08, 0.06)),
+    Trained("ResNet-101", 8192, 3.2, Value(22.36, 0.09)),
+)
+RESNET101_MINUTES = 92.5
+
+# Section 5.4, Figure 6: trained on ImageNet-5k, error on the 1000 classes of ImageNet-1k
+IMAGENET_5K_IMAGES = 6_800_000
+IMAGENET_5K = (
+    Trained("ImageNet-5k", 256, 0.1, Value(25.83)),
+    Trained("ImageNet-5k", 8192, 3.2, Value(26.09)),
+)
+
+# Table 3a: Mask R-CNN from ResNet-50s trained at these minibatches
+TABLE_3A = (
+    Detected("256", Value(35.9, 0.1), Value(33.9, 0.1)),
+    Detected("512", Value(35.8, 0.1), Value(33.8, 0.2)),
+    Detected("1k", Value(35.9, 0.2), Value(33.9, 0.2)),
+    Detected("2k", Value(35.9, 0.1), Value(33.9, 0.1)),
+    Detected("4k", Value(35.8, 0.1), Value(33.8, 0.1)),
+    Detected("8k", Value(35.8, 0.1), Value(33.9, 0.2)),
+    Detected("16k", Value(35.1, 0.3), Value(33.2, 0.3)),
+)
+
+# Table 3b: Mask R-CNN's own minibatches, by GPUs: (kn, rate * 1000, iterations)
+TABLE_3B = {
+    1: ((2, 2.5, 1_280_000), Detected("1 GPU", Value(35.7), Value(33.6))),
+    2: ((4, 5.0, 640_000), Detected("2 GPUs", Value(35.7), Value(33.7))),
+    4: ((8, 10.0, 320_000), Detected("4 GPUs", Value(35.7), Value(33.5))),
+    8: ((16, 20.0, 160_000), Detected("8 GPUs", Value(35.6), Value(33.6))),
+}
+
+# Sections 1 and 5.5: 90 epochs of ResNet-50; "1 hour" is all that is said of 256 GPUs
+GPUS_PER_SERVER = 8
+HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
+# Figures 7 and 8: from kn = 256 to 11,264, n fixed
+FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
+FIGURE_7_STEP_INCREASE = 0.12
+FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the axis
+FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
+FIGURE_8_EFFICIENCY = 0.9  # of the ideal that 8 GPUs set
+
+# Section 4
+PARAMETERS = 25e6  # of ResNet-50, as counted there: 100 MB
+BACKWARD_SECONDS = 0.120  # of ResNet-50, n = 32, on one P100
+NETWORK_BITS_PER_SECOND = 50e9
+PEAK_BITS_PER_SECOND = 15e9  # that the allreduce needs, per server
+NCCL_BYTES = 256e3  # sums inside a server: NCCL for buffers from this size on
+HALVING_DOUBLING_SPEEDUP = 3  # over the ring, 32 servers
