@@ -12,10 +12,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from app.recipe.config import Config
 from app.recipe.errors import UserError
+from app.recipe.network_size import LARGE_BLOCKS as LARGE
+from app.recipe.network_size import SMALL_BLOCKS as SMALL
 
 NormLayer = Callable[[int], nn.Module]
-SMALL = {"resnet8": 1, "resnet14": 2, "resnet20": 3}  # name -> blocks of each of the three stages
-LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 class SmallResNet(nn.Module):

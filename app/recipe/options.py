@@ -67,19 +67,22 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip().lstrip("-").replace("-", "_") for part in text.split(",") if part.strip())
 
 
-def run_parser(prog: str, description: str, example: str) -> Parser:
-    """The parser of a command that makes a run."""
+def run_parser(prog: str, description: str, example: str, groups: Sequence[str] = ()) -> Parser:
+    """The parser of a command that makes a run, or (with the `groups` of its recipe only) talks about one."""
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
     parser = Parser(prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}")
     parser.add_argument(
         "--config", metavar="FILE", help="repeat the run of this config.json, less what is given beside it"
     )
-    add_config_options(parser)
+    add_config_options(parser, groups)
     return parser
 
 
-def resolve(given: dict[str, Any]) -> Config:
-    """Preset (or --config, or the resumed run's) first, then the options given."""
+def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
+    """Preset (or --config, or the resumed run's) first, then the options given.
+
+    Raises UserError, also for a recipe of ImageNet without its folder where the command `needs_data`.
+    """
     given = dict(given)
     base = given.pop("config", None)
     if base:
@@ -94,6 +97,6 @@ def resolve(given: dict[str, Any]) -> Config:
     if base and "epochs" in changed and "decay_epochs" not in given:
         start.pop("decay_epochs")
     config = from_dict({**start, **given})
-    if config.data == "imagenet":
+    if needs_data and config.data == "imagenet":
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which holds train/ and val/")
     return config

@@ -1,0 +1,169 @@
+"""`plan`: what a recipe means and how long it takes on so many GPUs. Trains nothing and needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.commands.plan_report import Forecasts, as_json, as_text
+from app.data.sizes import data_size
+from app.recipe import network_model, units
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+from app.recipe.forecast import JITTER, Row, Work, forecast
+from app.recipe.network_model import Cluster, Link
+from app.recipe.network_size import NetworkSize, memory_of, network_size, number_bytes
+from app.recipe.options import Parser, resolve, run_parser
+from app.recipe.plan import Plan, describe, make_plan
+
+EXAMPLE = "./run.sh plan --recipe paper-8k --gpus 8,256,352 --images-per-second 138 --network 50Gbit"
+DESCRIPTION = """What a recipe means and how long it takes; trains nothing.
+
+Rows of time are the paper's weak scaling (Figure 7): n images on each GPU, so kn = n * GPUs grows with them, for
+the recipe's epochs; beside them the recipe's own kn dealt to the GPUs, where these are no more than its k workers.
+A rate given holds on the GPUs it was measured on (--images-per-second: one full server), waiting for one another
+included; efficiency is against that rate. docs/plan.md explains the model and its one calibrated term.
+"""
+DEFAULT_GPUS = (8, 16, 32, 64, 128, 256, 352, 512)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for. `rate`: images/s of one GPU and the GPUs on which it was measured."""
+
+    config: Config
+    images: int
+    gpus: tuple[int, ...]
+    cluster: Cluster
+    rate: tuple[float, int] | None
+    jitter: float
+    json: bool
+    plot: str
+
+
+def make_parser() -> Parser:
+    groups = ("recipe", "data", "model", "schedule", "optimizer")
+    parser = run_parser("./run.sh plan", DESCRIPTION, EXAMPLE, groups)
+    group = parser.add_argument_group("plan")
+    group.add_argument("--images", type=int, default=0, metavar="N", help="training images, instead of the data's")
+    group.add_argument("--gpus", type=counts, metavar="A,B,...", help="numbers of GPUs (default: 8, 16, ... 512)")
+    group.add_argument("--gpus-per-host", type=int, default=8, metavar="N", help="GPUs of a server (default: 8)")
+    rate = group.add_mutually_exclusive_group()
+    rate.add_argument("--images-per-second", type=float, default=0.0, metavar="R", help="of one GPU in a full server")
+    rate.add_argument("--benchmark", metavar="FILE", help="JSON with images_per_second and processes, as result.json")
+    group.add_argument(
+        "--network", type=units.bandwidth, default="50Gbit", metavar="B", help="of a server (default: 50Gbit)"
+    )
+    group.add_argument(
+        "--latency", type=units.seconds, default="15us", metavar="T", help="between servers (default: 15us)"
+    )
+    group.add_argument(
+        "--local-network",
+        type=units.bandwidth,
+        default="160Gbit",
+        metavar="B",
+        help="of a GPU in its server (default: 160Gbit)",
+    )
+    group.add_argument(
+        "--local-latency", type=units.seconds, default="5us", metavar="T", help="inside a server (default: 5us)"
+    )
+    group.add_argument(
+        "--allreduce", choices=network_model.ALLREDUCES, default="hierarchical", help="(default: hierarchical)"
+    )
+    group.add_argument(
+        "--jitter",
+        type=float,
+        default=JITTER,
+        metavar="X",
+        help=f"deviation of a worker's step time over it (default: {JITTER})",
+    )
+    group.add_argument("--json", action="store_true", help="for programs")
+    group.add_argument("--plot", default="", metavar="FILE", help="draw it like Figure 7 (.png, .svg or .pdf)")
+    return parser
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """`8,256` as numbers above 0. Raises UserError."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise UserError(f"--gpus {text}: give numbers above 0 with commas between them, like 8,16,32")
+    return tuple(int(part) for part in parts)
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """The request of a command line. Raises UserError."""
+    given = vars(make_parser().parse(argv))
+    names = ("images", "gpus", "gpus_per_host", "images_per_second", "benchmark", "network", "latency",
+             "local_network", "local_latency", "allreduce", "jitter", "json", "plot")  # fmt: skip
+    own = argparse.Namespace(**{name: given.pop(name) for name in names})
+    if own.images < 0 or own.images_per_second < 0 or own.gpus_per_host < 1 or not 0 <= own.jitter < 0.5:
+        raise UserError("give --images and --images-per-second above 0, --gpus-per-host from 1, --jitter from 0 to 0.5")
+    if own.plot and Path(own.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--plot {own.plot}: give a file that ends in .png, .svg or .pdf")
+    rate = (own.images_per_second, own.gpus_per_host) if own.images_per_second else None
+    if own.benchmark:
+        rate = read_rate(Path(own.benchmark))
+    if own.plot and not rate:
+        raise UserError("--plot needs a rate: give --images-per-second, or --benchmark")
+    cluster = Cluster(
+        own.gpus_per_host, Link(own.network, own.latency), Link(own.local_network, own.local_latency), own.allreduce
+    )
+    config = resolve(given, needs_data=False)
+    return Request(config, own.images, own.gpus or (), cluster, rate, own.jitter, own.json, own.plot)
+
+
+def read_rate(path: Path) -> tuple[float, int]:
+    """Images/s of one process and the processes, from a benchmark's or a run's JSON. Raises UserError."""
+    try:
+        values = json.loads(path.read_text())
+        rate, processes = float(values["images_per_second"]), int(values["processes"])
+    except OSError as error:
+        raise UserError(f"cannot read --benchmark {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        rate, processes = 0.0, 0
+    if rate <= 0 or processes < 1:
+        raise UserError(
+            f"--benchmark {path} lacks images_per_second and processes: give a benchmark's JSON or a result.json"
+        )
+    return rate / processes, processes
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    request = parse(argv)
+    config, data = request.config, data_size(request.config)
+    if request.images:
+        data = replace(data, images=request.images)
+    plan = make_plan(config, data.images, data.validation_images)
+    network = network_size(config, data.image_size, data.channels, data.classes)
+    memory = memory_of(config, network)
+    rows = time_rows(request, plan, network)
+    if request.plot:
+        from app.commands.plan_plot import draw
+
+        draw(rows, Path(request.plot), config.recipe)
+    forecasts = Forecasts(request.rate, request.jitter, request.cluster, rows)
+    if request.json:
+        print(json.dumps(as_json(config, plan, network, memory, forecasts), indent=2))
+    else:
+        print("\n".join([*describe(plan, config), *as_text(config, plan, network, memory, forecasts)]))
+
+
+def time_rows(request: Request, plan: Plan, network: NetworkSize) -> list[Row]:
+    """A row for each number of GPUs, none without a rate. Raises UserError for GPUs given that the data cannot feed."""
+    if request.rate is None:
+        return []
+    rate, measured_on = request.rate
+    most = plan.images // plan.per_worker
+    if any(gpus > most for gpus in request.gpus):
+        raise UserError(
+            f"n = {plan.per_worker} images on each of {max(request.gpus)} GPUs are more than the data, {plan.images}:"
+            f" give at most {most} GPUs"
+        )
+    size = (network.parameters + network.statistics) * number_bytes(request.config)
+    work = Work(plan.per_worker, rate, measured_on, size, request.jitter)
+    gpus = request.gpus or tuple(g for g in DEFAULT_GPUS if g <= most)
+    return [forecast(work, request.cluster, g, plan.images, plan.epochs, plan.workers) for g in gpus]

@@ -1,0 +1,84 @@
+"""The counts of plan against the networks themselves, and its data sizes against the data."""
+
+import pytest
+import torch
+from torch import nn
+
+from app.data.sizes import data_size
+from app.data.sources import open_source
+from app.model.networks import make_network
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+from app.recipe.network_size import memory_of, network_size
+
+# torchvision's documented numbers, 1000 classes
+DOCUMENTED = {
+    "resnet18": 11689512,
+    "resnet34": 21797672,
+    "resnet50": 25557032,
+    "resnet101": 44549160,
+    "resnet152": 60192808,
+}
+
+
+@pytest.mark.parametrize("model", DOCUMENTED)
+def test_documented_parameters(model: str) -> None:
+    assert network_size(Config(model=model), 224, 3, 1000).parameters == DOCUMENTED[model]
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "channels"),
+    [("resnet8", 8, 1), ("resnet14", 20, 1), ("resnet20", 33, 3), ("resnet18", 64, 3), ("resnet50", 75, 3)],
+)
+def test_against_the_network(model: str, side: int, channels: int) -> None:
+    config = Config(model=model, width=12)
+    network = make_network(config, channels, 10, nn.BatchNorm2d)
+    size = network_size(config, side, channels, 10)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    parameters = list(network.parameters())
+    assert size.parameters == sum(p.numel() for p in parameters)
+    assert size.statistics == sum(2 * m.num_features for m in norms)
+    assert size.tensors == len(parameters) + 2 * len(norms)
+    images = 4
+    assert size.activations == pytest.approx(kept_bytes(network, images, channels, side) / 4 / images, rel=0.05)
+
+
+def kept_bytes(network: nn.Module, images: int, channels: int, side: int) -> int:
+    """What autograd really keeps of a forward pass, parameters not counted."""
+    own = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(torch.randn(images, channels, side, side))
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def test_memory() -> None:
+    size = network_size(Config(model="resnet50"), 224, 3, 1000)
+    memory = memory_of(Config(model="resnet50"), size)
+    assert memory.momentum == 4 * 25557032
+    assert memory.gradients == memory.parameters == 4 * (25557032 + 53120)
+    assert memory.activations == 32 * 4 * size.activations
+    assert memory_of(Config(model="resnet50", precision="fp64"), size).total == 2 * memory.total
+
+
+def test_unknown_network() -> None:
+    with pytest.raises(UserError, match="no count for --model resnet51: there are resnet8, resnet14"):
+        network_size(Config(model="resnet51"), 224, 3, 1000)
+
+
+@pytest.mark.parametrize("data", ["digits", "cluttered-digits", "synthetic"])
+def test_data_sizes(data: str) -> None:
+    config = Config(data=data, image_size=0 if "digits" in data else 32, synthetic_images=100, synthetic_classes=7)
+    source = open_source(
+        data, image_size=config.image_size, resize=256, augmentation="none", seed=0, synthetic_images=100, classes=7
+    )
+    size = data_size(config)
+    assert (size.images, size.validation_images) == (len(source.train), len(source.validation))
+    assert (size.classes, size.channels, size.image_size) == (len(source.classes), source.channels, source.image_size)
