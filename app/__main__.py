@@ -14,6 +14,8 @@ from app.recipe.errors import DONE, FAILED, UserError
 # name -> what it does; the code is in app/commands/NAME.py
 COMMANDS = {
     "train": "train a network with the paper's method (the default)",
+    "plan": "k, n, kn, rates, memory and hours of a recipe, before it is run",
+    "audit": "what of the paper a recipe or run follows, and where it deviates",
 }
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]

@@ -6,10 +6,11 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
+from app.recipe.audit import audit_claim
 from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
 from app.recipe.errors import UserError
 from app.recipe.plan import Plan
@@ -95,9 +96,12 @@ def claim(folder: Path) -> IO[str]:
 
 
 def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
-    """config.json and plan.json."""
+    """config.json and plan.json; audit.json of a run whose recipe names the paper."""
     write_text(folder / CONFIG, to_json(config))
     write_text(folder / "plan.json", json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n")
+    findings = [asdict(finding) for finding in audit_claim(config, plan.images)]
+    if findings:
+        write_text(folder / "audit.json", json.dumps(findings, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

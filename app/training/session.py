@@ -18,6 +18,7 @@ from app.cluster.world import World, broadcast_object, broadcast_parameters, cur
 from app.data.loader import default_loader_processes
 from app.data.order import workers_of
 from app.data.sources import Source, open_source
+from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
 from app.recipe.errors import FAILED, Lost, UserError
 from app.recipe.plan import check_processes, describe, make_plan
@@ -62,7 +63,8 @@ class Job:
         self.save()
         compare(state, world, "at the start")
         with self.open_log(run, world) as log:
-            log.say(*world.describe(), *describe(run.plan, run.config), f"output: {run.folder}")
+            audited = in_short(audit_claim(run.config, run.plan.images))
+            log.say(*world.describe(), *describe(run.plan, run.config), *audited, f"output: {run.folder}")
             if state.position != (0, 0):
                 log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None

@@ -1,0 +1,64 @@
+"""`audit`: for each remark and each choice of the paper, whether a run or recipe follows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from app.data.sizes import data_size
+from app.recipe.audit import Finding, audit, in_short
+from app.recipe.config import Config, read_config
+from app.recipe.errors import UserError
+from app.recipe.options import Parser, resolve, run_parser
+
+EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"
+DESCRIPTION = "What of the paper a run (or a recipe with its options) follows, and where it deviates."
+
+
+def make_parser() -> Parser:
+    parser = run_parser("./run.sh audit", DESCRIPTION, EXAMPLE, ("recipe", "data", "model", "schedule", "optimizer"))
+    parser.add_argument("run", nargs="?", default="", metavar="RUN", help="folder of a run, instead of recipe options")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
+    """The config, the run's folder ("" for a recipe) and whether JSON is asked for. Raises UserError."""
+    given = vars(make_parser().parse(argv))
+    run, as_json = given.pop("run"), given.pop("json")
+    if given["config"] is None:
+        del given["config"]
+    if not run:
+        return resolve(given, needs_data=False), "", as_json
+    if given:
+        raise UserError(f"audit {run}: a run has its recipe; leave out the options, or the run")
+    if not (Path(run) / "config.json").is_file():
+        raise UserError(f"audit {run}: there is no {Path(run) / 'config.json'}; give the folder of a run")
+    return read_config(Path(run) / "config.json"), run, as_json
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    config, run, as_json = parse(argv)
+    findings = audit(config, images_of(run) if run else data_size(config).images)
+    if as_json:
+        print(json.dumps([asdict(f) for f in findings], indent=2))
+    else:
+        print("\n".join(as_text(findings)))
+
+
+def images_of(run: str) -> int:
+    """Training images of a run, from its plan.json. Raises UserError."""
+    path = Path(run) / "plan.json"
+    try:
+        return int(json.loads(path.read_text())["images"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read {path}: {error}; give the folder of a run") from None
+
+
+def as_text(findings: list[Finding]) -> list[str]:
+    """A line for each finding, then the sum."""
+    lines = [f"{f.status:8}  {f.section:>3}  {f.name:22}  {f.paper}: {f.here}" for f in findings]
+    return [f"{'':8}  sec", *lines, in_short(findings)[0]]
