@@ -13,7 +13,7 @@ from pathlib import Path
 parser = argparse.ArgumentParser()
 parser.add_argument("command")
 parser.add_argument("--collectives", default="auto")
-parser.add_argument("action", choices=["end", "say", "fail", "throw", "loop", "save"])
+parser.add_argument("action", choices=["end", "say", "fail", "deaf", "throw", "loop", "save"])
 parser.add_argument("value", nargs="?")
 options = parser.parse_args()
 
@@ -23,7 +23,7 @@ from app.cluster import environment, failure, world  # noqa: E402
 
 asked: list[int] = []
 if options.action == "save":  # what training will do: a signal on any rank makes all of them save and leave
-    for each in (signal.SIGTERM, signal.SIGUSR1):
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes on SIGUSR1, and for SIGTERM leaves no time
         signal.signal(each, lambda number, frame: asked.append(number))
 
 here = world.start(collectives=options.collectives, device="cpu")
@@ -45,6 +45,11 @@ try:
             break
         if step == 3 and options.action == "fail" and here.rank == here.size - 1:
             failure.leave(int(options.value), "data/val/cat/7.jpg is no image: delete it")
+        if step == 3 and options.action == "deaf":  # the last rank fails, the others neither notice nor listen
+            if here.rank == here.size - 1:
+                failure.leave(3, "no image")
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(1000)
         if step == 3 and options.action == "throw" and here.rank == here.size - 1:
             raise ZeroDivisionError("the reason")
         if total[1]:

@@ -1,0 +1,141 @@
+"""app.cluster.launch with real launchers: what the shell gets, and that nothing is left behind."""
+
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+HOST = socket.gethostname()
+COMMAND = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "launch_rank.py")]
+ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+LAUNCHERS = [("horovodrun", "gloo"), ("horovodrun", "mpi"), ("mpirun", "mpi"), ("mpirun", "gloo")]
+
+
+def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
+    return [*COMMAND, "-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
+
+
+def run(launcher: str, collectives: str, *action: str) -> tuple[int, str, str]:
+    command = arguments(launcher, collectives, *action)
+    done = subprocess.run(command, env=ENVIRON, capture_output=True, timeout=100, check=False)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def living(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def signalled(
+    tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
+) -> tuple[int, str, float]:
+    """Exit code, stderr and seconds after a signal to a rank, or to launch where `to` is None. Nothing may be left."""
+    job = subprocess.Popen(
+        arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON, stderr=subprocess.PIPE, text=True
+    )
+    files = [tmp_path / str(rank) for rank in range(2)]
+    for _ in range(600):
+        if all(file.exists() and file.read_text() for file in files):
+            break
+        time.sleep(0.05)
+    ranks = [int(file.read_text()) for file in files]
+    os.kill(job.pid if to is None else ranks[to], number)
+    start = time.monotonic()
+    _, stderr = job.communicate(timeout=60)
+    seconds = time.monotonic() - start
+    assert not [pid for pid in ranks if living(pid)]
+    assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return job.returncode, stderr, seconds
+
+
+@pytest.mark.parametrize(("launcher", "collectives", "code"), [(*LAUNCHERS[i], (2, 3, 2, 3)[i]) for i in range(4)])
+def test_a_documented_failure_of_one_rank(launcher: str, collectives: str, code: int) -> None:
+    said = f"error: rank 1 on {HOST}: data/val/cat/7.jpg is no image: delete it\n"
+    assert run(launcher, collectives, "fail", str(code)) == (code, "", said)
+
+
+def test_an_unexpected_failure_has_its_traceback_and_no_other() -> None:
+    code, _, stderr = run("horovodrun", "gloo", "throw")
+    assert code == 1
+    assert stderr.count("Traceback") == 1
+    assert stderr.endswith(f"ZeroDivisionError: the reason\nerror: rank 1 on {HOST}: ZeroDivisionError: the reason\n")
+
+
+@pytest.mark.parametrize(("launcher", "collectives"), [("horovodrun", "gloo"), ("mpirun", "mpi")])
+def test_output(launcher: str, collectives: str) -> None:
+    code, stdout, stderr = run(launcher, collectives, "say")
+    assert code == 0
+    assert sorted(stderr.splitlines()) == ["[1] aside", "aside"]
+    pieces = re.findall(r"[^\r\n]*[\r\n]", stdout)
+    shown = ["plain\n", "10%\r", "20%\r", "done\n", "columns None\n"]
+    assert [piece for piece in pieces if not piece.startswith("[1] ")] == shown
+    assert [piece for piece in pieces if piece.startswith("[1] ")] == [f"[1] {piece}" for piece in shown]
+
+
+def test_rank_0_knows_the_terminal() -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 97))
+    job = subprocess.Popen(
+        arguments("mpirun", "gloo", "say"), env=ENVIRON, stdout=theirs, stderr=subprocess.DEVNULL, close_fds=True
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # how a pty says that the other side is closed
+        pass
+    assert job.wait(60) == 0
+    assert b"\ncolumns 97\r\n" in shown
+
+
+@pytest.mark.parametrize(("launcher", "collectives", "rank"), [(*LAUNCHERS[i], i % 2) for i in range(4)])
+def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, tmp_path: Path) -> None:
+    code, stderr, seconds = signalled(tmp_path, launcher, collectives, "loop", signal.SIGKILL, rank)
+    assert code == 1
+    assert seconds < 20
+    assert f"error: rank {rank} on " in stderr.splitlines()[-1]
+    assert "was ended by SIGKILL" in stderr
+
+
+@pytest.mark.parametrize(
+    ("launcher", "collectives", "number", "rank"),
+    [
+        ("horovodrun", "gloo", signal.SIGTERM, None),
+        ("horovodrun", "mpi", signal.SIGINT, None),
+        ("mpirun", "mpi", signal.SIGTERM, None),
+        ("mpirun", "gloo", signal.SIGTERM, 1),
+    ],
+)
+def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank: int | None, tmp_path: Path) -> None:
+    code, stderr, seconds = signalled(tmp_path, launcher, collectives, "save", number, rank)
+    assert code == 75
+    assert seconds < 20
+    assert "saved at step" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
+    code, stderr, seconds = signalled(tmp_path, "horovodrun", "gloo", "loop", signal.SIGTERM, None)
+    assert (code, stderr) == (143, "error: stopped by SIGTERM\n")
+    assert seconds < 20
+    start = time.monotonic()
+    assert run("horovodrun", "gloo", "deaf") == (3, "", f"error: rank 1 on {HOST}: no image\n")
+    assert time.monotonic() - start < 30
+
+
+def test_more_processes_than_cores() -> None:
+    processes = str(1 + (os.cpu_count() or 1))
+    command = [*COMMAND, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
+    assert subprocess.run(command, env=ENVIRON, timeout=100, check=False).returncode == 0

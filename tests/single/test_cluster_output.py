@@ -1,0 +1,97 @@
+"""What the user sees of a job's output, for any way in which the stream is cut."""
+
+import io
+
+import pytest
+
+from app.cluster.failure import Failure, parse, parse_trace
+from app.cluster.output import Output
+
+HOROVODRUN = (
+    "Filtering\n"
+    "[0]<stdout>:step 1\n[1]<stdout>:aside\n[0]<stdout>:10%\r[0]<stdout>:20%\r[1]<stderr>:oops\n[0]<stdout>:dönë\n"
+)
+# Open MPI writes a tag wherever it begins to write, also within a line, and nothing after a \r
+MPIRUN = (
+    "Filtering\n"
+    "[1,0]<stdout>:st[1,1]<stdout>:aside\n[1,0]<stdout>:ep 1\n"
+    "[1,0]<stdout>:10%\r20%\r[1,1]<stderr>:oops\n[1,0]<stdout>:dönë\n"
+)
+OPEN_MPI_5 = MPIRUN.replace("[1,", "[prterun-vm-77@1,").replace(">:", ">: ")
+
+
+def show(stream: str, cut: int) -> tuple[Output, str, str]:
+    output = Output(io.StringIO(), io.StringIO())
+    data = stream.encode()
+    for start in range(0, len(data), cut):
+        output.feed(data[start : start + cut])
+    output.finish()
+    return output, output.out.getvalue(), output.err.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 7, 1000])
+@pytest.mark.parametrize("stream", [HOROVODRUN, MPIRUN, OPEN_MPI_5])
+def test_rank_0_plainly_and_others_behind_their_rank(stream: str, cut: int) -> None:
+    _, out, err = show(stream, cut)
+    assert sorted(out.split("\n")) == sorted(["step 1", "[1] aside", "10%\r20%\rdönë", ""])
+    assert out.index("step 1") < out.index("10%\r20%\rdönë")
+    assert err == "Filtering\n[1] oops\n"
+
+
+def test_the_last_line_without_its_end() -> None:
+    assert show("[0]<stdout>:no newline", 3)[1] == "no newline\n"
+
+
+FAILED = (
+    "[0]<stdout>:step 1\n"
+    "[1]<stderr>:app failed: rank 1 on node2, code 3: 7.jpg is no image\n"
+    "[0]<stderr>:Traceback (most recent call last):\n[0]<stderr>:HorovodInternalError\n"
+    "[0]<stderr>:app trace: Traceback\n"
+    "[0]<stderr>:app failed: rank 0 on node1, code 1: HorovodInternalError: shut down\n"
+    "[0]<stdout>:step 2\n"
+    "Process 1 exit with status code 3.\nTraceback (most recent call last):\nRuntimeError: Horovod detected\n"
+)
+
+
+def test_a_documented_failure_silences_its_consequences() -> None:
+    output, out, err = show(FAILED, 11)
+    assert (out, err) == ("step 1\nstep 2\n", "")
+    assert output.documented() == Failure(1, "node2", 3, "7.jpg is no image")
+    assert output.traces == {0: ["Traceback"]}
+
+
+def test_which_failure_is_the_cause() -> None:
+    lines = [f"[0]<stderr>:{Failure(0, 'a', code, 'why')}\n" for code in (1, 75, 4)]
+    assert show("".join(lines), 100)[0].documented() == Failure(0, "a", 4, "why")
+    assert show("".join(lines[:2]), 100)[0].documented() == Failure(0, "a", 75, "why")
+    assert show(lines[0], 100)[0].documented() is None
+
+
+def test_an_unexplained_end_keeps_the_launchers_words() -> None:
+    output, _, err = show("[0]<stdout>:step 1\n" + "-" * 60 + "\nThere are not enough slots\n", 9)
+    assert err == ""
+    assert output.kept_back == "-" * 60 + "\nThere are not enough slots\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "killed"),
+    [
+        ("Process 1 exit with status code 137.\nProcess 0 exit with status code 143.\n", (1, None, 9)),
+        ("Process 1 exit with status code 1.\nProcess 0 exit with status code 143.\n", None),
+        (
+            "mpirun noticed that process rank 3 with PID 77 on node b exited on\nsignal 11 (Segmentation fault).\n",
+            (3, "b", 11),
+        ),
+    ],
+)
+def test_a_killed_rank(stream: str, killed: tuple[int, str | None, int] | None) -> None:
+    assert show(stream, 5)[0].killed() == killed
+
+
+def test_the_line_of_a_failure() -> None:
+    failure = Failure(17, "node-3.example", 2, "no folder /data:\n give --data")
+    assert str(failure) == "app failed: rank 17 on node-3.example, code 2: no folder /data: give --data"
+    assert parse(str(failure) + "\r\n") == Failure(17, "node-3.example", 2, "no folder /data: give --data")
+    assert parse("app failed: rank x on y, code 2: z") is None
+    assert parse_trace("app trace:   File\n") == "  File"
+    assert parse_trace("Traceback\n") is None
