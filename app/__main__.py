@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a network with the paper's method (the default)",
     "plan": "k, n, kn, rates, memory and hours of a recipe, before it is run",
     "audit": "what of the paper a recipe or run follows, and where it deviates",
+    "board": "show the curves of runs in TensorBoard",
 }
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from app.data import digits
 from app.data.index import read_index
@@ -36,6 +37,11 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+
+    def describe(self) -> dict[str, Any]:
+        """What a user of the trained network must know of the data, as plain types."""
+        facts = {"classes": list(self.classes), "fingerprint": self.fingerprint, "image_size": self.image_size}
+        return facts | {"mean": list(self.mean), "std": list(self.std)}
 
 
 def open_source(

@@ -75,6 +75,7 @@ class Config:
     device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
+    screen: str = option("lines", "run", "what it shows", choices=("lines", "quiet", "json"), free=True)
     log_every: int = option(10, "run", "steps between log lines", free=True)
 
     def __post_init__(self) -> None:

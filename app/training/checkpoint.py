@@ -32,9 +32,8 @@ def snapshot(state: State, run: Run) -> dict[str, Any]:
         "position": state.position._asdict(),
         "errors": [list(pair) for pair in state.errors],
         "config": asdict(run.config),
-        "classes": list(run.source.classes),
-        "fingerprint": run.source.fingerprint,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        **run.source.describe(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
 
 

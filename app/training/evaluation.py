@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -20,16 +21,38 @@ BATCH = 100  # images; no influence on the result
 ROUND = 10  # batches of a process between two looks whether any process was asked to stop
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts of validation images. confusion: int64 [classes, classes], of each label (row) predicted as each class;
+    missed5: int64 [classes], of each label not among the five likeliest. loss: the mean."""
+
+    confusion: Tensor
+    missed5: Tensor
+    loss: float
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def top1_error(self) -> float:
+        """A fraction."""
+        return (self.images - int(self.confusion.trace())) / self.images
+
+    @property
+    def top5_error(self) -> float:
+        """A fraction."""
+        return int(self.missed5.sum()) / self.images
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module, source: Source, world: World, mean: Tensor, std: Tensor, processes: int, stop: StopRequest
-) -> tuple[float, float, float] | None:
-    """Top-1 error, top-5 error (fractions) and mean loss over all validation images.
-
-    None, on every process, if any of them was asked to stop meanwhile.
-    """
-    images = len(source.validation)
-    counts = torch.zeros(5, dtype=torch.float64)  # wrong of 1, wrong of 5, loss, seen; asked to stop
+) -> Evaluation | None:
+    """The network in evaluation mode on all validation images. None, everywhere, if any process was asked to stop."""
+    images, classes = len(source.validation), len(source.classes)
+    counts = torch.zeros(classes, classes + 1, dtype=torch.int64)
+    loss = torch.zeros(1, dtype=torch.float64)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size / ROUND)
     network.eval()
@@ -37,23 +60,22 @@ def evaluate(
         with Loader(source.validation, batches, processes=processes, pin_memory=mean.is_cuda) as loader:
             for _ in range(rounds):
                 for pixels, labels in islice(loader, ROUND):
-                    logits = network(to_input(pixels, mean, std))
-                    counts[:4] += batch_counts(logits, labels.to(logits.device)).cpu()
-                counts[4] = stop.asked
-                sums = sum_over_processes(counts)
-                if sums[4]:
+                    logits, labels = network(to_input(pixels, mean, std)), labels.to(mean.device)
+                    counts += batch_counts(logits, labels, classes).cpu()
+                    loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
+                if sum_over_processes(torch.tensor([int(stop.asked)]))[0]:
                     return None
     finally:
         network.train()
-    wrong1, wrong5, loss, seen, _ = sums.tolist()
-    assert seen == images, f"evaluated {seen} of {images} images"
-    return wrong1 / seen, wrong5 / seen, loss / seen
+    counts = sum_over_processes(counts)
+    result = Evaluation(counts[:, :-1], counts[:, -1], float(sum_over_processes(loss)[0]) / images)
+    assert result.images == images, f"evaluated {result.images} of {images} images"
+    return result
 
 
-def batch_counts(logits: Tensor, labels: Tensor) -> Tensor:
-    """Wrong of the first, wrong of the first five, summed loss and number of images, [4] in float64."""
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hit = best == labels[:, None]
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    seen = len(labels)
-    return torch.stack([seen - hit[:, 0].sum(), seen - hit.sum(), loss, torch.tensor(seen)]).double()
+def batch_counts(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """int64 [classes, classes + 1]: how often each label was predicted as each class, and missed by the first five."""
+    best = logits.topk(min(5, classes), dim=1).indices
+    missed = (best != labels[:, None]).all(1)
+    cells = torch.cat([labels * (classes + 1) + best[:, 0], labels[missed] * (classes + 1) + classes])
+    return torch.bincount(cells, minlength=classes * (classes + 1)).view(classes, classes + 1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+import torch
 
-from app.recipe.plan import Plan, Position
-
-SECONDS_BETWEEN_LINES = 10.0
+from app.recipe.plan import Position
+from app.training.board import Board
+from app.training.evaluation import Evaluation
+from app.training.json_lines import JsonLines
+from app.training.run import Run
+from app.training.screen import Screen
+from app.training.state import State
 
 
 class Log:
@@ -23,13 +23,15 @@ class Log:
 
     def say(self, *lines: str) -> None: ...
 
-    def train(self, position: Position, steps: list[dict[str, float]], images_per_second: float) -> None: ...
+    def train(self, state: State, steps: list[dict[str, float]], images_per_second: float) -> None: ...
 
-    def evaluation(self, position: Position, top1_error: float, top5_error: float, loss: float, lr: float) -> None: ...
+    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None: ...
+
+    def finish(self, result: dict[str, Any], *lines: str) -> None: ...
 
     def close(self) -> None: ...
 
-    def __enter__(self) -> Log:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -41,114 +43,74 @@ class Log:
 class RunLog(Log):
     """Writes the three of them. A resumed run continues its files; what lies beyond its position is cut off first."""
 
-    def __init__(self, folder: Path, plan: Plan, start: Position) -> None:
-        self.plan = plan
-        self.file = _reopen(folder / "log.jsonl", plan.iteration_at(start))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=plan.iteration_at(start) + 1)
-        columns = terminal_columns()
-        self.bar = None
-        if columns:
-            total = plan.iterations * plan.minibatch
-            done = plan.iteration_at(start) * plan.minibatch
-            self.bar = tqdm(
-                total=total, initial=done, unit="img", unit_scale=True, ncols=columns, file=sys.stdout, leave=False
-            )
-        self.started = time.monotonic()
-        self.start_images = plan.iteration_at(start) * plan.minibatch
-        self.last_line = self.started
-        self.last_steps: dict[str, float] = {}
+    def __init__(self, run: Run, start: Position) -> None:
+        self.plan = run.plan
+        self.file = JsonLines(run.folder / "log.jsonl", run.plan.iteration_at(start))
+        self.board = Board(run, start)
+        self.screen = Screen(run.plan, run.config.screen, start)
+        # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
+        self.so_far = self.file.sums(start.epoch)
+        self.images_per_second = 0.0
 
     def say(self, *lines: str) -> None:
-        for line in lines:
-            if self.bar is None:
-                print(line, flush=True)
-            else:
-                self.bar.write(line, file=sys.stdout)
+        self.screen.say(*lines)
 
-    def train(self, position: Position, steps: list[dict[str, float]], images_per_second: float) -> None:
+    def train(self, state: State, steps: list[dict[str, float]], images_per_second: float) -> None:
         """One line in log.jsonl for these steps; each of them in TensorBoard."""
-        iteration = self.plan.iteration_at(position)
-        for number, step in enumerate(steps, iteration - len(steps) + 1):
-            for name in ("loss", "top1_error", "lr"):
-                self.board.add_scalar(f"train/{name}", step[name], number)
-        self.board.add_scalar("train/images_per_second", images_per_second, iteration)
-        mean = {name: sum(step[name] for step in steps) / len(steps) for name in ("loss", "top1_error")}
-        self.last_steps = {**mean, "lr": steps[-1]["lr"], "images_per_second": images_per_second}
-        self._write("train", position, self.last_steps)
-        if self.bar is not None:
-            self.bar.set_postfix_str(
-                f"loss {mean['loss']:.3f} err {mean['top1_error']:.1%} lr {steps[-1]['lr']:.3g}", refresh=False
-            )
-            self.bar.update(iteration * self.plan.minibatch - self.bar.n)
-        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            self.say(f"epoch {self.plan.epochs_at(position):.2f}: {self._training_text(position)}")
+        sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
+        self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
+        self.images_per_second = images_per_second
+        values = {
+            "loss": sums[1] / sums[0],
+            "top1_error": sums[2] / sums[0],
+            "lr": steps[-1]["lr"],
+            "images_per_second": images_per_second,
+            **norms(state),
+        }
+        self._write("train", state.position, {"steps": len(steps), **values})
+        self.board.train(state.position, steps, values)
+        self.screen.train(state.position, values)
 
-    def evaluation(self, position: Position, top1_error: float, top5_error: float, loss: float, lr: float) -> None:
-        iteration = self.plan.iteration_at(position)
-        values = {"lr": lr, "loss": loss, "top1_error": top1_error, "top5_error": top5_error}
-        values["images_per_second"] = self.last_steps.get("images_per_second", 0.0)
+    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None:
+        steps, loss, wrong = self.so_far
+        self.so_far = [0.0, 0.0, 0.0]
+        values = {
+            "lr": lr,
+            "loss": result.loss,
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "train_loss": loss / max(steps, 1),
+            "train_top1_error": wrong / max(steps, 1),
+            "images_per_second": self.images_per_second,
+        }
         self._write("eval", position, values)
-        for name in ("loss", "top1_error", "top5_error"):
-            self.board.add_scalar(f"validation/{name}", values[name], iteration)
-        self.board.flush()
-        self.last_line = time.monotonic()
-        self.say(
-            f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {top1_error:.2%}"
-            f" (top-5 {top5_error:.2%}); {self._training_text(position)}"
-        )
+        self.board.evaluation(position, values, result.confusion)
+        self.screen.evaluation(position, values)
+
+    def finish(self, result: dict[str, Any], *lines: str) -> None:
+        """The result, and what to say of it."""
+        self.board.finish(result)
+        self.screen.finish(result, *lines)
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        self.screen.close()
         self.board.close()
         self.file.close()
 
-    def _training_text(self, position: Position) -> str:
-        last = self.last_steps
-        images = self.plan.iteration_at(position) * self.plan.minibatch
-        per_second = (images - self.start_images) / (time.monotonic() - self.started)
-        left = (self.plan.iterations * self.plan.minibatch - images) / max(per_second, 1e-9)
-        if not last:
-            return "no step made yet"
-        return (
-            f"training loss {last['loss']:.3f}, error {last['top1_error']:.1%}, rate {last['lr']:.4g},"
-            f" {last['images_per_second']:.0f} images/s, {duration(left)} left"
-        )
-
-    def _write(self, kind: str, position: Position, values: dict[str, Any]) -> None:
+    def _write(self, kind: str, position: Position, values: dict[str, float]) -> None:
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
-        self.file.write(json.dumps({"kind": kind, **place, **values}) + "\n")
-        self.file.flush()
+        line = {"kind": kind, **place, **values, "time": time.time()}
+        self.file.write(line)
+        self.screen.record(json.dumps(line))
 
 
-def _reopen(path: Path, iteration: int) -> Any:
-    """log.jsonl for appending, without the lines of steps that will be made again."""
-    kept = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["iteration"] <= iteration:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue  # a line cut short by a crash
-    path.write_text("".join(kept))
-    return path.open("a")
+def norms(state: State) -> dict[str, float]:
+    """Euclidean norms of all that SGD learns and of its last gradient. Waits for the device: for logged steps only.
 
-
-def terminal_columns() -> int:
-    """Width of the terminal the run shows on, 0 for none. Only the launcher knows: under mpirun a rank has a pty."""
-    told = os.environ.get("APP_TERMINAL_COLUMNS")
-    if told is not None:
-        return int(told or 0)
-    if "OMPI_COMM_WORLD_RANK" in os.environ or not sys.stdout.isatty():
-        return 0
-    return os.get_terminal_size(sys.stdout.fileno()).columns
-
-
-def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 05 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+    The gradients are those of all workers already, so that this needs no communication.
+    """
+    learned = [p for group in state.optimizer.param_groups if group["scheduled"] for p in group["params"]]
+    gradients = [p.grad for p in learned if p.grad is not None]
+    parameters = [p.detach() for p in learned]
+    both = torch.stack([torch.nn.utils.get_total_norm(tensors) for tensors in (parameters, gradients)]).tolist()
+    return {"parameter_norm": both[0], "gradient_norm": both[1]}

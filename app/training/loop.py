@@ -85,7 +85,7 @@ def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
         steps += read_reports(run, rows, iteration - len(rows))
         if iteration % config.log_every == 0 or last:
             now = time.monotonic()
-            session.log.train(state.position, steps, len(steps) * plan.minibatch / (now - since))
+            session.log.train(state, steps, len(steps) * plan.minibatch / (now - since))
             steps, since = [], now
         if any(row[STOP] for row in rows):
             leave(session)
@@ -104,10 +104,8 @@ def finish_epoch(session: Session) -> None:
     if found is None:
         leave(session)
     else:
-        top1, top5, loss = found
-        rate = learning_rate(run.config, run.plan.epochs_at(state.position))
-        session.log.evaluation(state.position, top1, top5, loss, rate)
-        state.errors.append((top1, top5))
+        session.log.evaluation(state.position, found, learning_rate(run.config, run.plan.epochs_at(state.position)))
+        state.errors.append((found.top1_error, found.top5_error))
         state.position = Position(state.position.epoch + 1)
         compare(state, session.world, f"after epoch {state.position.epoch}")
         save(session)

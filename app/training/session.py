@@ -114,7 +114,7 @@ class Job:
             return Log()
         assert self.state is not None
         run_folder.write_plan(run.folder, run.config, run.plan, {"processes": world.size, "hosts": list(world.hosts)})
-        return RunLog(run.folder, run.plan, self.state.position)
+        return RunLog(run, self.state.position)
 
     def open_writer(self, run: Run, log: Log) -> Writer:
         """One for all sessions: it may still be writing when a session ends."""
@@ -174,7 +174,8 @@ def finish(run: Run, state: State, world: World, log: Log, images_per_second: fl
         "processes": world.size,
     }
     run_folder.write_text(run.folder / run_folder.RESULT, json.dumps(result, indent=2) + "\n")
-    log.say(
+    log.finish(
+        result,
         f"result: top-1 error {top1:.2%} (median of the last five epochs {median:.2%}), top-5 error {top5:.2%}",
-        f"in {run.folder}: result.json, log.jsonl, checkpoints/last.pt; curves: tensorboard --logdir {run.folder}",
+        f"in {run.folder}: result.json, log.jsonl, checkpoints/last.pt; curves: ./run.sh board {run.folder}",
     )

@@ -1,0 +1,118 @@
+"""TensorBoard's event files.
+
+Three folders, since a resumed run must cut each curve where it goes on, and TensorBoard cuts by one number per folder:
+`steps` counts iterations, `images` the images seen (minibatches of different size compare), `epochs` epochs (the
+paper's figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from app.data.order import permutation
+from app.recipe.config import Config
+from app.recipe.plan import Position, describe
+from app.training.run import Run
+
+MOST_IMAGES = 64  # of the minibatch shown
+LAYOUT: dict[str, Any] = {
+    "paper": {
+        "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
+        "rate against epoch": ["Multiline", ["epochs/lr"]],
+    },
+    "by images seen": {
+        "loss": ["Multiline", ["images/train_loss", "images/validation_loss"]],
+        "error": ["Multiline", ["images/train_top1_error", "images/validation_top1_error"]],
+    },
+}
+
+
+class Board:
+    """Draws one run, from its position `start` on."""
+
+    def __init__(self, run: Run, start: Position) -> None:
+        self.run, self.plan = run, run.plan
+        iteration = run.plan.iteration_at(start)
+        folder = run.folder / "tensorboard"
+        self.steps = SummaryWriter(str(folder / "steps"), purge_step=iteration + 1)
+        self.images = SummaryWriter(str(folder / "images"), purge_step=iteration * run.plan.minibatch + 1)
+        self.epochs = SummaryWriter(str(folder / "epochs"), purge_step=start.epoch + 1)
+        self.confusion: Tensor | None = None
+        if start == Position():
+            self.steps.add_text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)), 0)
+            self.steps.add_image("first_minibatch", first_minibatch(run), 0, dataformats="HWC")
+            self.epochs.add_custom_scalars(LAYOUT)
+
+    def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
+        """The last `steps` before a position one by one, and what was measured over them."""
+        iteration = self.plan.iteration_at(position)
+        for number, step in enumerate(steps, iteration - len(steps) + 1):
+            for name in ("loss", "top1_error", "lr"):
+                self.steps.add_scalar(f"train/{name}", step[name], number)
+        for name in ("images_per_second", "gradient_norm", "parameter_norm"):
+            self.steps.add_scalar(f"train/{name}", values[name], iteration)
+        for name in ("loss", "top1_error", "lr"):
+            self.images.add_scalar(f"images/train_{name}", values[name], iteration * self.plan.minibatch)
+
+    def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
+        """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
+        iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
+        for name in ("loss", "top1_error", "top5_error"):
+            self.steps.add_scalar(f"validation/{name}", values[name], iteration)
+            self.images.add_scalar(f"images/validation_{name}", values[name], iteration * self.plan.minibatch)
+        self.epochs.add_scalar("epochs/train_error", 100 * values["train_top1_error"], epochs)
+        self.epochs.add_scalar("epochs/validation_error", 100 * values["top1_error"], epochs)
+        self.epochs.add_scalar("epochs/lr", values["lr"], epochs)
+        self.confusion = confusion
+        for writer in self._writers():
+            writer.flush()
+
+    def finish(self, result: dict[str, float]) -> None:
+        """Confusion, and the recipe's options beside what they led to."""
+        if self.confusion is not None:
+            from app.training.figures import confusion_figure, to_pixels  # half a second that a run may need never
+
+            drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
+            self.steps.add_image("confusion", to_pixels(drawn), self.plan.iterations, dataformats="HWC")
+        metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
+        for summary in hparams(hyperparameters(self.run.config), metrics):
+            self.steps._get_file_writer().add_summary(summary)  # add_hparams would open a folder of its own
+        for name, value in metrics.items():
+            self.steps.add_scalar(name, value, self.plan.iterations)
+
+    def close(self) -> None:
+        for writer in self._writers():
+            writer.close()
+
+    def _writers(self) -> Iterable[SummaryWriter]:
+        return self.steps, self.images, self.epochs
+
+
+def hyperparameters(config: Config) -> dict[str, str | float | bool]:
+    """The fields that change what is computed, in types that TensorBoard has."""
+    fields = Config.__dataclass_fields__
+    chosen = {name: value for name, value in asdict(config).items() if not fields[name].metadata["free"]}
+    chosen |= {"recipe": config.recipe, "data": config.data}
+    return {name: value if isinstance(value, str | int | float) else str(value) for name, value in chosen.items()}
+
+
+def first_minibatch(run: Run) -> np.ndarray:
+    """Images of the first minibatch as the network sees them, augmented: a grid, uint8 [h, w, 3]."""
+    order = permutation(run.config.seed, 0, run.plan.images)[: min(MOST_IMAGES, run.plan.minibatch)]
+    images, _ = run.source.train.__getitems__([(0, int(index)) for index in order])
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = -(-len(images) // columns)
+    n, height, width, channels = images.shape
+    grid = torch.zeros(rows * columns, height + 2, width + 2, channels, dtype=torch.uint8)
+    grid[:n, 1:-1, 1:-1] = images
+    grid = grid.view(rows, columns, height + 2, width + 2, channels).transpose(1, 2)
+    pixels = grid.reshape(rows * (height + 2), columns * (width + 2), channels).numpy()
+    return np.repeat(pixels, 3, 2) if channels == 1 else pixels

@@ -1,0 +1,63 @@
+"""A small run on real images, trained once for all tests of what surrounds training."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1500,1100",
+]  # fmt: skip
+App = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def app() -> App:
+    """Runs `python -m app ...` to its end; `processes` under horovodrun; fails where the exit code is not `code`."""
+
+    def run(*arguments: str | Path, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "app", *map(str, arguments)]
+        if processes > 1:
+            launcher = str(Path(sys.executable).with_name("horovodrun"))
+            command = [launcher, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *command]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(app: App, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of 3 epochs on the digits."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    app("train", "--epochs", "3", "--output", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Chromium without a window. Skips where there is none: apt-get install chromium chromium-driver."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield started
+    started.quit()

@@ -1,0 +1,156 @@
+"""TensorBoard's files hold what log.jsonl says, once, also after a crash; and a real browser shows them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.integration.conftest import ROOT, App
+
+PER_EPOCH, MINIBATCH = 11, 128  # 1437 // 128
+
+
+def scalars(run: Path, folder: str) -> dict[str, list[tuple[int, float]]]:
+    board = EventAccumulator(str(run / "tensorboard" / folder), size_guidance={"scalars": 0})
+    board.Reload()
+    return {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+
+
+def log(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def check_curves(run: Path, epochs: int) -> None:
+    steps, images, per_epoch = (scalars(run, folder) for folder in ("steps", "images", "epochs"))
+    for name in ("loss", "top1_error", "lr"):
+        assert [s for s, _ in steps[f"train/{name}"]] == list(range(1, epochs * PER_EPOCH + 1))
+    logged, evaluated = log(run, "train"), log(run, "eval")
+    for name in ("gradient_norm", "parameter_norm", "images_per_second"):
+        assert steps[f"train/{name}"] == [(x["iteration"], pytest.approx(x[name])) for x in logged]
+    assert images["images/train_loss"] == [(x["iteration"] * MINIBATCH, pytest.approx(x["loss"])) for x in logged]
+    assert steps["validation/top1_error"] == [(x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
+    assert per_epoch["epochs/validation_error"] == [
+        (i + 1, pytest.approx(100 * x["top1_error"])) for i, x in enumerate(evaluated)
+    ]
+    for i, x in enumerate(
+        evaluated
+    ):  # the training error of an epoch is the mean over all its steps, each counted once
+        errors = [v for s, v in steps["train/top1_error"] if i * PER_EPOCH < s <= (i + 1) * PER_EPOCH]
+        assert per_epoch["epochs/train_error"][i] == (i + 1, pytest.approx(100 * sum(errors) / PER_EPOCH))
+        assert x["train_top1_error"] == pytest.approx(sum(errors) / PER_EPOCH)
+
+
+def test_curves(trained: Path) -> None:
+    check_curves(trained, 3)
+
+
+def test_plan_images_and_hyperparameters(trained: Path) -> None:
+    board = EventAccumulator(str(trained / "tensorboard/steps"))
+    board.Reload()
+    assert {"confusion", "first_minibatch"} <= set(board.Tags()["images"])
+    assert "plan/text_summary" in board.Tags()["tensors"]
+    result = json.loads((trained / "result.json").read_text())
+    assert board.Scalars("result/top1_error")[0].value == pytest.approx(result["top1_error"])
+    hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"minibatch" in hparams and b"warmup_epochs" in hparams and b"output" not in hparams
+
+
+def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "train", "--epochs", "3", "--output", str(run), "--log-every", "4"],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("epoch 1/3"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate()
+    assert process.returncode == 75
+    shutil.copytree(run / "checkpoints", tmp_path / "early")
+    app("train", "--resume", run)
+    # As after a power failure: all that was written since the early checkpoint is there, but the checkpoint is old.
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(tmp_path / "early", run / "checkpoints")
+    app("train", "--resume", run)
+    assert len(list((run / "tensorboard/steps").iterdir())) == 3
+    check_curves(run, 3)
+    assert scalars(run, "steps")["train/loss"] == scalars(trained, "steps")["train/loss"]
+
+
+def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
+    assert "holds no run" in app("board", tmp_path, code=2).stderr
+    assert "no folder" in app("board", tmp_path / "none", code=2).stderr
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of `board` on a folder."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "board", str(folder), "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    address = f"http://localhost:{port}/"
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(address).read()
+                break
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shows(*texts: str) -> None:
+        def found(driver: Any) -> bool:
+            text = driver.execute_script(ALL_TEXT)
+            return all(t in text for t in texts)
+
+        WebDriverWait(browser, 60).until(found, f"{texts} not shown")
+
+    with served(trained) as address:
+        browser.get(address + "#custom_scalars")
+        shows("error (%) against epoch", "by images seen", "Matches (2)")
+        WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(CURVES) >= 4, "no curves drawn")
+        browser.get(address + "#text")
+        browser.refresh()
+        shows("k = 8 workers of n = 16 images, kn = 128")
+        browser.get(address + "#hparams")
+        browser.refresh()
+        shows("result/top1_error", "bn_momentum")
+        browser.get(address + "#timeseries")
+        browser.refresh()
+        shows("confusion", "tensorboard/steps")
+
+
+# Texts and curves are in shadow trees.
+WALK = "const walk = (node, visit) => { visit(node); if (node.shadowRoot) walk(node.shadowRoot, visit);"
+WALK += " for (const child of node.childNodes) walk(child, visit); };"
+ALL_TEXT = (
+    WALK + "let text = ''; walk(document.body, n => { if (n.nodeType == 3) text += n.data + ' '; }); return text;"
+)
+CURVES = WALK + (
+    "let curves = 0; walk(document.body, n => { if (n.tagName == 'path' && (n.getAttribute('d') || '').length > 20"
+    " && n.closest('.plot')) curves++; }); return curves;"
+)
