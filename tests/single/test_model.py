@@ -111,5 +111,6 @@ def test_synchronised_statistics_equal_those_of_the_whole_minibatch() -> None:
     assert torch.allclose(ours.weight.grad, reference.weight.grad, rtol=0, atol=1e-12)
     assert torch.allclose(ours.mean, x.mean((0, 2, 3))) and torch.allclose(ours.var, x.var((0, 2, 3)))
     assert torch.allclose(
-        ours.eval()(x), F.batch_norm(x, ours.running_mean.detach(), ours.running_var.detach(), ours.weight, ours.bias, eps=1e-5)
+        ours.eval()(x),
+        F.batch_norm(x, ours.running_mean.detach(), ours.running_var.detach(), ours.weight, ours.bias, eps=1e-5),
     )
