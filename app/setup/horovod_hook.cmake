@@ -12,9 +12,11 @@ function(raise_cxx_standard)
 endfunction()
 cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL raise_cxx_standard)
 
-# A CPU build stays one where a CUDA toolkit lies about: Horovod would turn its CUDA sources on because torch is a CUDA
-# build that finds an nvcc, and then stop for want of the rest of the toolkit.
+# A CPU build stays one where an nvcc or a CUDA toolkit lies about, whole or not. Horovod would enable CMake's CUDA language
+# for it, and, because torch itself is a CUDA build that finds an nvcc, turn its CUDA sources on.
 if("$ENV{HOROVOD_GPU_OPERATIONS}" STREQUAL "")
+  set(CMAKE_CUDA_COMPILER NOTFOUND)
+  set(CMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit TRUE)
   macro(keep_pytorch_on_cpu variable access)
     if("${access}" STREQUAL "MODIFIED_ACCESS" AND ${variable})
       set(${variable} FALSE)

@@ -18,12 +18,13 @@ write() {
   mv -f "$1.new" "$1"
 }
 
-# logged WHAT COMMAND...: runs it quietly; if it fails, its last lines and WHAT are said.
+# logged WHAT COMMAND...: runs it quietly; if it fails, says WHAT and what looks like the reason.
 logged() {
-  local what=$1 log=$root/.venv.log
+  local what=$1 log=$root/.venv.log begin
   printf '\n== %s ==\n' "$what" >>"$log"
+  begin=$(wc -l <"$log")
   "${@:2}" >>"$log" 2>&1 && return
-  tail -n 25 "$log" >&2
+  tail -n "+$begin" "$log" | grep -i -A 2 'error' | head -n 25 >&2 || true
   fail "Set-up failed: $what. All of it is in $log. The next start goes on from here."
 }
 

@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 # The mounts end with the command's mount namespace: nothing is left to be taken apart.
-ENTER = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
+ENTER = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec env --default-signal=INT chroot "$0" "$@"'
 
 SUM_OF_RANKS = """
 import horovod.torch as hvd, torch
