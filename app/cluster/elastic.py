@@ -70,7 +70,7 @@ def _meet_again() -> None:
             time.sleep(1)
 
 
-def deal_again(optimizer: Any, workers_here: int) -> None:
-    """Makes a distributed optimizer fit for a new session: other workers per step, no sums under way."""
-    optimizer.set_backward_passes_per_step(workers_here)
+def deal_again(optimizer: Any, passes: int) -> None:
+    """Makes a distributed optimizer fit for a new session: other passes per step, no sums under way."""
+    optimizer.set_backward_passes_per_step(passes)
     optimizer.load_state_dict(optimizer.state_dict())  # Horovod drops its handles here; the tensors stay

@@ -147,20 +147,20 @@ def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 
 def distribute(
     optimizer: torch.optim.Optimizer,
     named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
-    workers_here: int,
-    compression: str = "none",
+    passes: int,
+    compression: Compression,
 ) -> Any:
     """The optimizer whose step() first sums the gradients over all processes.
 
-    workers_here: how many backward passes this process makes a step, at least 1; the sum over processes starts layer
+    passes: how many backward passes this process makes a step, at least 1; the sum over processes starts layer
     by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call
     broadcast_optimizer_state on it.
     """
     return hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
         named_parameters=named_parameters,
-        compression=Compression(compression),
-        backward_passes_per_step=workers_here,
+        compression=compression,
+        backward_passes_per_step=passes,
         op=hvd.Sum,
     )
 

@@ -6,29 +6,31 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from app.model.batch_norm import WorkerBatchNorm2d
 from app.recipe.config import Config
 
 
-def make_optimizer(network: nn.Module, report: nn.Parameter, config: Config) -> SGD:
-    """Nesterov SGD in four groups: decayed, not decayed (BN's gamma and beta, section 5.1), running statistics, report.
+def make_optimizer(network: nn.Module, carried: nn.Parameter, config: Config) -> SGD:
+    """Nesterov SGD in three groups: decayed, not decayed (BN's gamma and beta, section 5.1), carried (carried.py).
 
     torch keeps the rate outside the velocity, u <- m u + g; w <- w - eta u: the paper's form (9), which needs no
     momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py proves it against form 10).
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    affine = [p for m in norms for p in (m.weight, m.bias)]
-    statistics = [p for m in norms if isinstance(m, WorkerBatchNorm2d) for p in (m.running_mean, m.running_var)]
-    special = {id(p) for p in [*affine, *statistics]}
+    affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
+    special = {id(p) for p in affine}
     decayed = [p for p in network.parameters() if id(p) not in special]
-    carried = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "scheduled": False}
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "scheduled": True},
         {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0, "scheduled": True},
-        {"params": statistics, "lr": config.bn_momentum, **carried},  # see batch_norm.py
-        {"params": [report], "lr": 0.0, **carried},
+        {
+            "params": [carried],
+            "lr": config.bn_momentum,
+            "momentum": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "scheduled": False,
+        },
     ]
-    return SGD(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov)
+    return SGD(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -60,7 +60,8 @@ class Config:
     nesterov: bool = option(True, "optimizer", "Nesterov's form of momentum")
     weight_decay: float = option(1e-4, "optimizer", "lambda, inside the gradient")
     decay_bn: bool = option(False, "optimizer", "weight decay also on BN's gamma and beta")
-    precision: str = option("fp32", "optimizer", "of the arithmetic", choices=("fp32", "fp64"))
+    precision: str = option("fp32", "optimizer", "of the arithmetic", choices=("fp32", "bf16", "fp16", "fp64"))
+    compression: str = option("none", "optimizer", "of gradients on the wire", choices=("none", "fp16"))
     seed: int = option(0, "optimizer", "of the initial weights, the order and the augmentation")
 
     output: str = option("", "run", "folder the run leaves; default: a new one under runs/", free=True)
@@ -74,6 +75,8 @@ class Config:
     stall_timeout: float = option(300.0, "run", "seconds without a step after which the run ends; 0: never", free=True)
     device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
+    channels_last: bool = option(False, "speed", "weights and activations in the order NHWC", free=True)
+    compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
     screen: str = option("lines", "run", "what it shows", choices=("lines", "quiet", "json"), free=True)
     log_every: int = option(10, "run", "steps between log lines", free=True)

@@ -29,6 +29,7 @@ def snapshot(state: State, run: Run) -> dict[str, Any]:
         "format": FORMAT,
         "model": model_state(state.network, run.plan.iteration_at(state.position)),
         "momentum": [buffer.to("cpu", copy=True) for buffer in momentum_buffers(state.optimizer)],
+        "loss_scale": [value.item() for value in state.loss_scale.tensors()] if state.loss_scale else [],
         "position": state.position._asdict(),
         "errors": [list(pair) for pair in state.errors],
         "config": asdict(run.config),
@@ -54,6 +55,9 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from None
     for buffer, value in zip(momentum_buffers(state.optimizer), content["momentum"], strict=True):
         buffer.copy_(value)
+    if state.loss_scale is not None and content["loss_scale"]:  # else trained in another precision so far
+        for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
+            tensor.fill_(number)
     state.position = Position(**content["position"])
     state.errors = [(top1, top5) for top1, top5 in content["errors"]]
 

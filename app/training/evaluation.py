@@ -14,8 +14,8 @@ from app.cluster.world import World, sum_over_processes
 from app.data.loader import Loader
 from app.data.order import validation_batches
 from app.data.sources import Source
+from app.training.arithmetic import Arithmetic
 from app.training.signals import StopRequest
-from app.training.step import to_input
 
 BATCH = 100  # images; no influence on the result
 ROUND = 10  # batches of a process between two looks whether any process was asked to stop
@@ -47,7 +47,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, source: Source, world: World, mean: Tensor, std: Tensor, processes: int, stop: StopRequest
+    network: nn.Module, source: Source, world: World, arithmetic: Arithmetic, processes: int, stop: StopRequest
 ) -> Evaluation | None:
     """The network in evaluation mode on all validation images. None, everywhere, if any process was asked to stop."""
     images, classes = len(source.validation), len(source.classes)
@@ -57,10 +57,10 @@ def evaluate(
     rounds = math.ceil(math.ceil(images / BATCH) / world.size / ROUND)
     network.eval()
     try:
-        with Loader(source.validation, batches, processes=processes, pin_memory=mean.is_cuda) as loader:
+        with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for _ in range(rounds):
                 for pixels, labels in islice(loader, ROUND):
-                    logits, labels = network(to_input(pixels, mean, std)), labels.to(mean.device)
+                    logits, labels = arithmetic.logits(network, pixels), labels.to(world.device)
                     counts += batch_counts(logits, labels, classes).cpu()
                     loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
                 if sum_over_processes(torch.tensor([int(stop.asked)]))[0]:

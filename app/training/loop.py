@@ -18,16 +18,17 @@ from app.recipe.config import interval
 from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
+from app.training.arithmetic import Batch
 from app.training.checkpoint import snapshot
 from app.training.checkpoint_files import Writer
 from app.training.divergence import compare
 from app.training.evaluation import evaluate
 from app.training.log import Log
-from app.training.run import Run, normalisation
+from app.training.run import Run, make_arithmetic
 from app.training.run_folder import PREEMPTED
 from app.training.signals import StopRequest
 from app.training.state import State
-from app.training.step import LOSS, STOP, WRONG, Batch, train_step
+from app.training.step import LOSS, STOP, WRONG, train_step
 from app.training.watchdog import Watchdog
 
 
@@ -40,7 +41,7 @@ class Session:
     ) -> None:  # fmt: skip
         self.run, self.state, self.world, self.log, self.writer, self.commit = run, state, world, log, writer, commit
         self.stop, self.watchdog, self.processes = stop, watchdog, processes
-        self.mean, self.std = normalisation(run, world)
+        self.arithmetic = make_arithmetic(run, world)
         self.here = len(workers_of(world.rank, world.size, run.plan.workers))
         self.save_steps, self.save_seconds = interval(run.config.checkpoint_every)
         self.saved = time.monotonic()
@@ -56,7 +57,9 @@ def train(session: Session) -> None:
         seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
         epoch=state.position.epoch, seen=state.position.seen, epochs=run.plan.epochs, rank=world.rank, size=world.size,
     )  # fmt: skip
-    with Loader(run.source.train, batches, processes=session.processes, pin_memory=session.mean.is_cuda) as loader:
+    with Loader(
+        run.source.train, batches, processes=session.processes, pin_memory=world.device.type == "cuda"
+    ) as loader:
         while state.position.epoch < run.plan.epochs:
             train_epoch(session, iter(loader))
             finish_epoch(session)
@@ -67,14 +70,14 @@ def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
     run, state, config, plan = session.run, session.state, session.run.config, session.run.plan
     # Reports are read (which waits for the device) at the same steps on every process, so that all act on them at once.
     most_here = math.ceil(plan.workers / session.world.size)
-    check_every = 1 if session.mean.device.type == "cpu" else max(1, config.log_every // most_here)
+    check_every = 1 if session.world.device.type == "cpu" else max(1, config.log_every // most_here)
     reports: list[Tensor] = []
     steps: list[dict[str, float]] = []
     since = time.monotonic()
     while state.position.seen < plan.images_per_epoch:
         set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
         stop = session.stop.asked
-        reports.append(train_step(state, islice(feed, session.here), session.mean, session.std, plan.minibatch, stop))
+        reports.append(train_step(state, islice(feed, session.here), session.arithmetic, plan.minibatch, stop))
         state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
         iteration, last = plan.iteration_at(state.position), state.position.seen == plan.images_per_epoch
         if iteration % check_every and not last:
@@ -98,9 +101,7 @@ def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
 def finish_epoch(session: Session) -> None:
     """Evaluates, moves on to the next epoch, compares the processes and saves."""
     run, state = session.run, session.state
-    found = evaluate(
-        state.network, run.source, session.world, session.mean, session.std, session.processes, session.stop
-    )
+    found = evaluate(state.network, run.source, session.world, session.arithmetic, session.processes, session.stop)
     if found is None:
         leave(session)
     else:

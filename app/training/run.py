@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
+from app.cluster.compression import Compression
 from app.cluster.world import World, distribute, sum_with_gradient
 from app.data.order import workers_of
 from app.data.sources import Source
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
+from app.model.carried import Carried
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
 from app.recipe.config import Config
 from app.recipe.plan import Plan
+from app.training.arithmetic import Arithmetic
+from app.training.loss_scale import LossScale
 from app.training.state import State
 from app.training.step import REPORT_SIZE
 
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
 
 
 @dataclass(frozen=True)
@@ -35,29 +39,47 @@ class Run:
 
 def make_state(run: Run, world: World) -> State:
     """Network, report and Horovod-wrapped SGD at the start of a run, equal on every process."""
-    config, dtype = run.config, DTYPES[run.config.precision]
+    config = run.config
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
-    network = network.to(world.device, dtype)
-    report = nn.Parameter(torch.zeros(REPORT_SIZE, device=world.device, dtype=dtype))
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    network = network.to(world.device, dtype(config), memory_format=layout)  # type: ignore[call-overload]
+    carried = Carried(network, run.plan.workers, REPORT_SIZE)
     optimizer = distribute(
-        make_optimizer(network, report, config),
-        [*network.named_parameters(), ("report", report)],
-        workers_here=len(workers_of(world.rank, world.size, run.plan.workers)),
-        compression="none",
+        make_optimizer(network, carried.parameter, config),
+        [*network.named_parameters(), ("carried", carried.parameter)],
+        passes=passes_here(run, world),
+        compression=Compression(config.compression, run.plan.workers),
     )
-    return State(network, report, optimizer)
+    if config.compile:
+        network.compile(dynamic=False)
+    return State(network, carried, optimizer, LossScale(world.device) if config.precision == "fp16" else None)
+
+
+def dtype(config: Config) -> torch.dtype:
+    """Of parameters, gradients and statistics."""
+    return torch.float64 if config.precision == "fp64" else torch.float32
+
+
+def ghosts(run: Run, world: World) -> int:
+    """How many workers a process computes in one forward pass."""
+    return 1
+
+
+def passes_here(run: Run, world: World) -> int:
+    """Forward and backward passes that this process makes a step."""
+    return math.ceil(len(workers_of(world.rank, world.size, run.plan.workers)) / ghosts(run, world))
 
 
 def norm_layer(run: Run) -> NormLayer:
     """BN per worker; over all workers of a step, one a process, where asked for."""
     config, workers = run.config, run.plan.workers
     if not config.sync_bn:
-        return partial(WorkerBatchNorm2d, workers=workers, eps=config.bn_eps)
+        return partial(WorkerBatchNorm2d, eps=config.bn_eps)
     return partial(SynchronizedBatchNorm2d, workers=workers, sum_over_processes=sum_with_gradient, eps=config.bn_eps)
 
 
-def normalisation(run: Run, world: World) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the source's images, [channels], where and as the network computes."""
-    dtype = DTYPES[run.config.precision]
-    mean, std = (torch.tensor(values, device=world.device, dtype=dtype) for values in (run.source.mean, run.source.std))
-    return mean, std
+def make_arithmetic(run: Run, world: World) -> Arithmetic:
+    """How this process computes."""
+    source, config = run.source, run.config
+    mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
+    return Arithmetic(mean, std, AUTOCAST.get(config.precision), config.channels_last, ghosts(run, world))

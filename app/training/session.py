@@ -16,7 +16,6 @@ from app.cluster import elastic, failure
 from app.cluster.agreement import on_root, together
 from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
 from app.data.loader import default_loader_processes
-from app.data.order import workers_of
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
@@ -27,7 +26,7 @@ from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
 from app.training.log import Log, RunLog
 from app.training.loop import Session, train
-from app.training.run import Run, make_state
+from app.training.run import Run, make_state, passes_here
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.watchdog import Watchdog
@@ -96,13 +95,12 @@ class Job:
 
     def share(self, run: Run, world: World) -> State:
         """The state on every process: rank 0's, which was here before, or has read the newest checkpoint."""
-        here = len(workers_of(world.rank, world.size, run.plan.workers))
         first = self.folder is None
         self.folder = run.folder
         if self.state is None:
             self.state = make_state(run, world)
         else:
-            elastic.deal_again(self.state.optimizer, here)
+            elastic.deal_again(self.state.optimizer, passes_here(run, world))
         if on_root(lambda: first):
             on_root(partial(resume, run, self.state))
         self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from app.model.carried import Carried
 from app.model.optimizer import momentum_buffers
 from app.recipe.plan import Position
+from app.training.loss_scale import LossScale
 
 
 @dataclass
@@ -16,12 +18,17 @@ class State:
     """The live objects of a run and its position. `errors` holds each epoch's top-1 and top-5 validation error."""
 
     network: nn.Module
-    report: nn.Parameter
+    carried: Carried
     optimizer: Optimizer
+    loss_scale: LossScale | None = None  # for fp16
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that the next steps depend on, live, by name."""
-        named = {f"model.{name}": p.detach() for name, p in self.network.named_parameters()}
-        return named | {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
+        network = self.network.state_dict()
+        named = {f"model.{name}": t for name, t in network.items() if not name.endswith("num_batches_tracked")}
+        named |= {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
+        if self.loss_scale is not None:
+            named |= {f"loss_scale.{i}": t for i, t in enumerate(self.loss_scale.tensors())}
+        return named

@@ -13,23 +13,25 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from app.data.order import permutation, validation_batches, worker_batches
+from app.model.carried import Carried
 from app.model.optimizer import make_optimizer, set_learning_rate
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.recipe.schedule import learning_rate
+from app.training.arithmetic import Arithmetic
 from app.training.state import State
 from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG, train_step
 
 K, N, CLASSES = 4, 8, 3
 CONFIG = Config(minibatch=K * N, per_worker=N, reference_minibatch=N, weight_decay=0.01, precision="fp64")
-ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+PLAIN = Arithmetic(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
 
 def linear_state(config: Config = CONFIG) -> State:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES, bias=False)).double()
-    report = nn.Parameter(torch.zeros(REPORT_SIZE, dtype=torch.float64))
-    return State(network, report, make_optimizer(network, report, config))
+    carried = Carried(network, K, REPORT_SIZE)
+    return State(network, carried, make_optimizer(network, carried.parameter, config))
 
 
 def worker_data(step: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -54,7 +56,7 @@ def weights_after(config: Config, steps: int, rates: Callable[[int], float]) -> 
     state = linear_state(config)
     for step in range(steps):
         set_learning_rate(state.optimizer, rates(step))
-        train_step(state, worker_data(step), ZERO, ONE, config.minibatch, stop=False)
+        train_step(state, worker_data(step), PLAIN, config.minibatch, stop=False)
     return state.network[1].weight.detach()
 
 
@@ -106,7 +108,7 @@ def test_remark_2_torchs_momentum_needs_no_correction() -> None:
 def test_remark_3_the_loss_is_divided_by_kn() -> None:
     state, data = linear_state(), worker_data()
     expected = mean_gradient(state.network[1].weight.detach(), data)
-    report = train_step(state, data, ZERO, ONE, K * N, stop=False)
+    report = train_step(state, data, PLAIN, K * N, stop=False)
     gradient = state.network[1].weight.grad
     assert gradient is not None
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
@@ -120,7 +122,7 @@ def test_remark_3_the_loss_is_divided_by_kn() -> None:
 
 
 def test_the_report_carries_a_request_to_stop() -> None:
-    assert float(train_step(linear_state(), worker_data(), ZERO, ONE, K * N, stop=True)[STOP]) > 0
+    assert float(train_step(linear_state(), worker_data(), PLAIN, K * N, stop=True)[STOP]) > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

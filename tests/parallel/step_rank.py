@@ -1,0 +1,66 @@
+"""What each rank of test_step_options.py runs: some real steps for each config given, as a JSON line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from app.cluster import world as cluster
+from app.data.order import worker_batches, workers_of
+from app.data.sources import open_source
+from app.model.optimizer import momentum_buffers, set_learning_rate
+from app.recipe.config import Config
+from app.recipe.plan import make_plan
+from app.training.run import Run, make_arithmetic, make_state
+from app.training.step import train_step
+
+STEPS = 4
+
+
+def losses(options: dict[str, object], world: cluster.World) -> dict[str, object]:
+    config = Config(**{"minibatch": 24, "per_worker": 4, "width": 8, **options})  # type: ignore[arg-type]
+    source = open_source(
+        config.data,
+        image_size=config.image_size,
+        resize=256,
+        augmentation="none",
+        seed=0,
+        synthetic_images=256,
+        classes=10,
+    )
+    plan = make_plan(config, len(source.train), len(source.validation))
+    run = Run(config, plan, source, Path())
+    torch.set_num_threads(1)
+    state, arithmetic = make_state(run, world), make_arithmetic(run, world)
+    momentum_buffers(state.optimizer)
+    set_learning_rate(state.optimizer, 0.05)
+    feed = map(source.train.__getitems__, worker_batches(
+        seed=0, images=plan.images, minibatch=plan.minibatch, per_worker=plan.per_worker, epoch=0, seen=0, epochs=1,
+        rank=world.rank, size=world.size,
+    ))  # fmt: skip
+    here = len(workers_of(world.rank, world.size, plan.workers))
+    reports = [train_step(state, islice(feed, here), arithmetic, plan.minibatch, False).tolist() for _ in range(STEPS)]
+    tensors = state.tensors()
+    return {
+        "losses": [report[0] for report in reports],
+        "hash": zlib.crc32(b"".join(t.contiguous().numpy().tobytes() for t in tensors.values())),
+        "values": {name: float(t.double().norm()) for name, t in tensors.items()},
+        "scale": float(state.loss_scale.scale) if state.loss_scale else 1.0,
+    }
+
+
+def main() -> None:
+    world = cluster.start("auto", "cpu")
+    said = [losses(options, world) for options in json.loads(sys.argv[1])]
+    hashes = cluster.gather_objects([found["hash"] for found in said])
+    if world.rank == 0:
+        print("SAID " + json.dumps({"cases": said, "hashes": hashes}), flush=True)
+    cluster.stop()
+
+
+main()

@@ -1,0 +1,75 @@
+"""Options of the step on 1, 2 and 3 processes of k = 6 workers: the same losses and the same state on every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CASES: dict[str, dict[str, Any]] = {
+    "fp64": {"precision": "fp64"},
+    "fp32": {},
+    "channels_last": {"channels_last": True},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16", "channels_last": True},
+    "compressed": {"compression": "fp16", "channels_last": True},
+}
+TOLERANCE = {"fp64": 1e-12, "fp32": 2e-6, "channels_last": 2e-6, "bf16": 1e-3, "fp16": 5e-4, "compressed": 2e-5}
+
+
+def launch(processes: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """What rank 0 of step_rank.py says about these cases."""
+    program = [sys.executable, str(ROOT / "tests/parallel/step_rank.py"), json.dumps(cases)]
+    if processes > 1:
+        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+        program = [horovodrun, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said: dict[str, Any] = json.loads(
+        next(line for line in done.stdout.splitlines() if "SAID " in line).partition("SAID ")[2]
+    )
+    return said
+
+
+@cache
+def on(processes: int) -> dict[str, Any]:
+    said = launch(processes, list(CASES.values()))
+    assert all(len({ranks[i] for ranks in said["hashes"]}) == 1 for i in range(len(CASES))), "ranks differ"
+    return dict(zip(CASES, said["cases"], strict=True))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_as_fp64_on_one_process(case: str, processes: int) -> None:
+    expected, found = on(1)["fp64"], on(processes)[case]
+    assert found["losses"] == pytest.approx(expected["losses"], abs=TOLERANCE[case])
+    momenta = {name: value for name, value in expected["values"].items() if not name.startswith("loss_scale")}
+    assert {n: found["values"][n] for n in momenta} == pytest.approx(
+        momenta, rel=200 * TOLERANCE[case], abs=TOLERANCE[case]
+    )
+
+
+def test_half_precision_is_really_used() -> None:
+    assert on(1)["bf16"]["losses"] != pytest.approx(on(1)["fp64"]["losses"], abs=1e-6)
+    assert on(1)["fp16"]["losses"] != pytest.approx(on(1)["fp64"]["losses"], abs=1e-7)
+    assert on(2)["compressed"]["losses"] != on(2)["channels_last"]["losses"]
+
+
+@pytest.mark.parametrize("case", ["fp16", "compressed"])
+def test_running_statistics_are_not_touched_by_scale_or_compression(case: str) -> None:
+    # BN's statistics of the first layer come of images alone at first; fp16 has 3 digits, they have to have more.
+    name = "model.bn1.running_var"
+    assert on(2)["compressed"]["values"][name] == pytest.approx(on(1)["fp64"]["values"][name], rel=2e-6)
+    assert on(2)["fp16"]["values"][name] == pytest.approx(on(1)["fp64"]["values"][name], rel=2e-4)
+
+
+def test_compiled() -> None:
+    assert launch(1, [{"compile": True}])["cases"][0]["losses"] == pytest.approx(on(1)["fp64"]["losses"], abs=2e-6)

@@ -1,0 +1,56 @@
+"""fp16: the order of scaling, and steps that overflow."""
+
+import torch
+from torch import nn
+
+from app.cluster.compression import Compression
+from app.cluster.world import distribute, start, stop
+from app.model.batch_norm import WorkerBatchNorm2d
+from app.model.carried import Carried
+from app.model.optimizer import make_optimizer, momentum_buffers
+from app.recipe.config import Config
+from app.training.arithmetic import Arithmetic
+from app.training.loss_scale import LossScale
+from app.training.state import State
+from app.training.step import LOSS, train_step
+
+BATCH = (torch.arange(8 * 16, dtype=torch.uint8).reshape(8, 4, 4, 1), torch.arange(8) % 3)
+PLAIN = Arithmetic(torch.zeros(1), torch.ones(1))
+
+
+def make(scaled: bool) -> State:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), WorkerBatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    carried = Carried(network, 1, 3)
+    optimizer = make_optimizer(network, carried.parameter, Config(nesterov=True))
+    named = [*network.named_parameters(), ("carried", carried.parameter)]
+    optimizer = distribute(optimizer, named, passes=1, compression=Compression("none"))
+    momentum_buffers(optimizer)
+    return State(network, carried, optimizer, LossScale(torch.device("cpu")) if scaled else None)
+
+
+def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None:
+    start("auto", "cpu")
+    try:
+        plain, scaled = make(False), make(True)
+        assert scaled.loss_scale is not None
+        for _ in range(3):  # a power of two: exact
+            reports = [train_step(state, [BATCH], PLAIN, 8, False).clone() for state in (plain, scaled)]
+            assert torch.equal(*reports)
+        assert all(torch.equal(a, scaled.tensors()[name]) for name, a in plain.tensors().items())
+        assert scaled.loss_scale.good_steps.item() == 3
+
+        before = {name: t.clone() for name, t in scaled.tensors().items()}
+        scaled.loss_scale.scale.fill_(2.0**127)
+        report = train_step(scaled, [BATCH], PLAIN, 8, False)
+        assert torch.isfinite(report[LOSS])  # of the loss itself nothing is scaled
+        after = scaled.tensors()
+        assert after.pop("loss_scale.0").item() == 2.0**126 and after.pop("loss_scale.1").item() == 0
+        assert all(torch.equal(t, before[name]) for name, t in after.items()), "weights, velocities, running statistics"
+
+        scaled.loss_scale.scale.fill_(2.0**16)
+        scaled.loss_scale.good_steps.fill_(1999)
+        train_step(scaled, [BATCH], PLAIN, 8, False)
+        assert scaled.loss_scale.scale.item() == 2.0**17 and scaled.loss_scale.good_steps.item() == 0
+    finally:
+        stop()
