@@ -113,7 +113,7 @@ CHOICES = (
     _values("last layer", "5.1", "N(0, 0.01)", fc_std=paper.FC_STD),
     _values("augmentation", "5.1", "scale, aspect ratio and flip", augmentation="paper"),
     Choice("image size", "5.1", "224 x 224", ("image_size",), _image_size),
-    _values("arithmetic", "4", "4-byte floats", precision="fp32"),
+    _values("arithmetic", "4", "4-byte floats, also on the wire", precision="fp32", compression="none"),
 )  # fmt: skip
 # Fields where the paper is silent, and what stands in for it.
 SILENT = {

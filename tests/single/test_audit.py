@@ -58,6 +58,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"augmentation": "none"}, "augmentation", "--augmentation none"),
     ({"image_size": 128}, "image size", "--image-size 128"),
     ({"precision": "fp64"}, "arithmetic", "--precision fp64"),
+    ({"compression": "fp16"}, "arithmetic", "--compression fp16"),
 ]
 
 
