@@ -61,6 +61,6 @@ def leave(code: int, message: str, traceback: str = "") -> NoReturn:
 
 
 def leave_silently(code: int) -> NoReturn:
-    """Ends this process where rank 0 says why; a little later than it, as a launcher may end the others at the first exit."""
+    """Ends this process where rank 0 says why, a little after it: at the first exit a launcher may end the others."""
     time.sleep(5 * _TRAVEL_TIME)
     os._exit(code)

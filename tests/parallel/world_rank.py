@@ -8,6 +8,7 @@ import sys
 import torch
 
 from app.cluster import world
+from app.cluster.compression import Compression
 
 
 def step_distributed(here: world.World) -> list[float]:
@@ -18,7 +19,9 @@ def step_distributed(here: world.World) -> list[float]:
         parameter = torch.nn.Parameter(weight.clone(memory_format=torch.preserve_format))
         slope = weight / 8  # exact in float16
         sgd = torch.optim.SGD([parameter], lr=1.0)
-        optimizer = world.distribute(sgd, [("weight", parameter)], workers_here=here.rank + 1, compression=codec)
+        optimizer = world.distribute(
+            sgd, [("weight", parameter)], passes=here.rank + 1, compression=Compression(codec, here.size)
+        )
         for _ in range(here.rank + 1):
             (parameter * slope).sum().backward()
         optimizer.step()
