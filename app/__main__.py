@@ -17,6 +17,8 @@ COMMANDS = {
     "plan": "k, n, kn, rates, memory and hours of a recipe, before it is run",
     "audit": "what of the paper a recipe or run follows, and where it deviates",
     "board": "show the curves of runs in TensorBoard",
+    "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
+    "check-data": "decode every image of a folder once and say what is wrong",
 }
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]

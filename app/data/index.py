@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 import time
 import zipfile
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.recipe.errors import UserError
+from app.recipe.text import some
 
 ENDINGS = (b".jpg", b".jpeg", b".png")
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
@@ -69,7 +71,7 @@ def read_index(folder: str) -> Index:
     differ.
     """
     root = os.path.abspath(folder)
-    cached = _cache_path(root)
+    cached = cache_path(root, "index.npz")
     index = _load(root, cached)
     if index is None:
         index, directories = _scan(root)
@@ -95,26 +97,29 @@ def _scan(root: str) -> tuple[Index, dict[bytes, int]]:
 def _scan_split(
     root: str, split: str, directories: dict[bytes, int], digest: hashlib._Hash
 ) -> tuple[tuple[str, ...], Files]:
-    top = os.fsencode(os.path.join(root, split))
-    classes, _ = _list(top, directories)
-    names: list[bytes] = []
-    sizes: list[int] = []
-    counts: list[int] = []
-    for name in classes:
-        images = sorted(_walk(top, name, directories), key=lambda image: os.path.split(image[0]))
-        names += [image for image, _ in images]
-        sizes += [size for _, size in images]
-        counts.append(len(images))
+    classes = list_split(root, split, directories)
+    names = [name for images in classes.values() for name, _ in images]
+    sizes = [size for images in classes.values() for _, size in images]
     if not names:
-        raise UserError(f"no images in {os.fsdecode(top)}; {LAYOUT} (.jpg, .jpeg or .png)")
-    empty = [os.fsdecode(name) for name, count in zip(classes, counts, strict=True) if count == 0]
+        raise UserError(f"no images in {root}/{split}; {LAYOUT} (.jpg, .jpeg or .png)")
+    empty = [os.fsdecode(name) for name, images in classes.items() if not images]
     if empty:
-        raise UserError(f"{root}/{split} has no images for {_some(empty)}; add some or remove the folder")
+        raise UserError(f"{root}/{split} has no images for {some(empty)}; add some or remove the folder")
     array = np.array(names)
     digest.update(b"\0".join([split.encode(), *names]))
     digest.update(np.array(sizes, "<i8").tobytes())
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(images) for images in classes.values()])
     return tuple(os.fsdecode(name) for name in classes), Files(os.path.join(root, split), array, labels)
+
+
+def list_split(root: str, split: str, directories: dict[bytes, int]) -> dict[bytes, list[tuple[bytes, int]]]:
+    """The images of each class of root/split, sorted, as (name relative to root/split, size); classes may be empty.
+
+    The time of each directory read is noted in `directories`. Raises UserError for one that cannot be read.
+    """
+    top = os.fsencode(os.path.join(root, split))
+    classes, _ = _list(top, directories)
+    return {name: sorted(_walk(top, name, directories), key=lambda image: os.path.split(image[0])) for name in classes}
 
 
 def _walk(top: bytes, directory: bytes, directories: dict[bytes, int]) -> Iterator[tuple[bytes, int]]:
@@ -137,7 +142,10 @@ def _list(directory: bytes, directories: dict[bytes, int]) -> tuple[list[bytes],
                 if entry.name.startswith(b"."):
                     continue
                 if entry.name.lower().endswith(ENDINGS) and not entry.is_dir():
-                    files.append((entry.name, entry.stat().st_size))
+                    status = entry.stat()
+                    if not stat.S_ISREG(status.st_mode):  # reading a pipe waits for ever
+                        raise UserError(f"{os.fsdecode(entry.path)} is no regular file; remove it")
+                    files.append((entry.name, status.st_size))
                 elif entry.is_dir():
                     inner.append(entry.name)
     except OSError as error:
@@ -149,18 +157,15 @@ def _list(directory: bytes, directories: dict[bytes, int]) -> tuple[list[bytes],
 def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
     missing = sorted(set(train) - set(validation))
     added = sorted(set(validation) - set(train))
-    parts = [f"val/ lacks {_some(missing)}"] * bool(missing) + [f"train/ lacks {_some(added)}"] * bool(added)
+    parts = [f"val/ lacks {some(missing)}"] * bool(missing) + [f"train/ lacks {some(added)}"] * bool(added)
     return " and ".join(parts)
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _cache_path(root: str) -> Path:
+def cache_path(root: str, name: str) -> Path:
+    """Where what is known of the folder `root` is kept, as `name`."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return Path(base) / "large-minibatch-sgd" / f"index-{key}.npz"
+    return Path(base) / "large-minibatch-sgd" / f"{key}-{name}"
 
 
 def _load(root: str, cached: Path) -> Index | None:

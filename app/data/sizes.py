@@ -39,6 +39,9 @@ def data_size(config: Config) -> DataSize:
         images = config.synthetic_images
         return DataSize(images, max(1, images // 25), config.synthetic_classes, 3, side)
     from app.data.index import read_index
+    from app.data.skip_list import leave_out
 
     index = read_index(config.data)
+    if config.skip_list:
+        index, _ = leave_out(index, config.skip_list)
     return DataSize(len(index.train), len(index.validation), len(index.classes), 3, side)

@@ -10,6 +10,7 @@ from typing import Any
 
 from app.data import digits
 from app.data.index import read_index
+from app.data.skip_list import leave_out
 from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, Split, SyntheticSplit
 from app.recipe.errors import UserError
 
@@ -37,6 +38,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    skipped: int = 0  # images that --skip-list leaves out
 
     def describe(self) -> dict[str, Any]:
         """What a user of the trained network must know of the data, as plain types."""
@@ -53,13 +55,16 @@ def open_source(
     seed: int,
     synthetic_images: int,
     classes: int,
+    skip_list: str = "",
 ) -> Source:
     """The data set `data` names. augmentation: "paper" or "none"; image_size 0: the data's own, 224 for
     files.
 
-    Raises UserError for a folder that is missing, incomplete or inconsistent, and for a size the data cannot
-    have.
+    Raises UserError for a folder that is missing, incomplete or inconsistent, for a size the data cannot
+    have, and for a skip list that does not fit.
     """
+    if skip_list and data in NAMES:
+        raise UserError(f"--skip-list is for images in a folder: leave it out with --data {data}")
     augment = augmentation == "paper"
     if data == "digits":
         return _fixed(data, *digits.digits(), image_size, augment, seed)
@@ -68,7 +73,7 @@ def open_source(
     size = image_size or IMAGE_SIZE
     if data == "synthetic":
         return _synthetic(size, synthetic_images, classes)
-    return _folder(data, size, resize, augment, seed)
+    return _folder(data, size, resize, augment, seed, skip_list)
 
 
 def _fixed(
@@ -109,7 +114,7 @@ def _synthetic(size: int, images: int, classes: int) -> Source:
     )
 
 
-def _folder(data: str, size: int, resize: int, augment: bool, seed: int) -> Source:
+def _folder(data: str, size: int, resize: int, augment: bool, seed: int, skip_list: str) -> Source:
     if resize < size:
         raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
     try:
@@ -117,6 +122,9 @@ def _folder(data: str, size: int, resize: int, augment: bool, seed: int) -> Sour
     except UserError as error:
         nearest = difflib.get_close_matches(data, NAMES, 1)
         raise UserError(f"{error}; did you mean {nearest[0]}?") if nearest else error from None
+    skipped = 0
+    if skip_list:
+        index, skipped = leave_out(index, skip_list)
     return Source(
         name=data,
         classes=index.classes,
@@ -127,4 +135,5 @@ def _folder(data: str, size: int, resize: int, augment: bool, seed: int) -> Sour
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         fingerprint=index.fingerprint,
+        skipped=skipped,
     )

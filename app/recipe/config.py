@@ -30,6 +30,9 @@ class Config:
     data: str = option(  # free, as a folder may have moved: what is in it is compared by its fingerprint
         "digits", "data", "digits, cluttered-digits, synthetic, or a folder with train/ and val/", free=True
     )
+    skip_list: str = option(  # free like the data
+        "", "data", "file of images to leave out; check-data --skip-list writes it", free=True
+    )
     image_size: int = option(0, "data", "side of the images the network sees, in pixels; 0: the data's own")
     resize: int = option(256, "data", "shorter side before the centre crop of validation, in pixels")
     augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))

@@ -17,6 +17,12 @@ class UserError(Exception):
     everywhere = False  # raised by every process of a run alike, so that rank 0 alone needs to say it
 
 
+class NotTrainable(UserError):
+    """check-data found what a training run would stop on."""
+
+    exit_code = FAILED
+
+
 class CorruptImage(UserError):
     """An image that cannot be decoded; its text names the path."""
 

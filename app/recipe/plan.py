@@ -35,6 +35,7 @@ class Plan:
     iterations: int
     dropped_per_epoch: int
     decays: tuple[tuple[float, float], ...]
+    skipped: int = 0  # images left out by --skip-list, of training and validation
 
     @property
     def images_per_epoch(self) -> int:
@@ -53,7 +54,7 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: Config, images: int, validation_images: int) -> Plan:
+def make_plan(config: Config, images: int, validation_images: int, skipped: int = 0) -> Plan:
     """Derives the plan. Raises UserError for a minibatch larger than the data."""
     steps = images // config.minibatch
     if steps == 0:
@@ -73,6 +74,7 @@ def make_plan(config: Config, images: int, validation_images: int) -> Plan:
         iterations=steps * config.epochs,
         dropped_per_epoch=images - steps * config.minibatch,
         decays=tuple((d, learning_rate(config, d)) for d in config.decay_epochs),
+        skipped=skipped,
     )
 
 
@@ -103,6 +105,8 @@ def describe(plan: Plan, config: Config) -> list[str]:
             else ""
         ),
     ]
+    if plan.skipped:
+        lines.append(f"skipped: {plan.skipped:,} images each epoch, listed in {config.skip_list}")
     eta = f"eta = {plan.reference_lr:g} at {config.reference_minibatch}"
     rate = f"rate: {eta}, {config.scaling} scaling gives {plan.peak_lr:g}"
     if plan.warmup_iterations:

@@ -81,6 +81,7 @@ class RunLog(Log):
             "top5_error": result.top5_error,
             "train_loss": loss / max(steps, 1),
             "train_top1_error": wrong / max(steps, 1),
+            "skipped_images": self.plan.skipped,
             "images_per_second": self.images_per_second,
         }
         self._write("eval", position, values)

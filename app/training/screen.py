@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from app.recipe.plan import Plan, Position
+from app.recipe.text import duration
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -54,9 +55,10 @@ class Screen:
 
     def evaluation(self, position: Position, values: dict[str, float]) -> None:
         self.last_line = time.monotonic()
+        skipped = f" ({values['skipped_images']:,} images skipped)" if values["skipped_images"] else ""
         self.say(
             f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {values['top1_error']:.2%}"
-            f" (top-5 {values['top5_error']:.2%}); {self._training(position)}"
+            f" (top-5 {values['top5_error']:.2%}); {self._training(position)}{skipped}"
         )
 
     def finish(self, result: dict[str, Any], *lines: str) -> None:
@@ -97,11 +99,3 @@ def terminal_columns() -> int:
     if "OMPI_COMM_WORLD_RANK" in os.environ or not sys.stdout.isatty():
         return 0
     return os.get_terminal_size(sys.stdout.fileno()).columns
-
-
-def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 05 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -80,7 +80,7 @@ class Job:
         """Data, plan and folder: agreed on by all processes, or refused by all."""
         self.source = together(lambda: self.source or open_data(self.config))
         config = replace(self.config, image_size=self.source.image_size)
-        plan = make_plan(config, len(self.source.train), len(self.source.validation))
+        plan = make_plan(config, len(self.source.train), len(self.source.validation), self.source.skipped)
         check_processes(plan, config, world.size)
         folder = on_root(self.find_folder)
         config = replace(config, output=str(folder), resume="", allow_change=())
@@ -141,6 +141,7 @@ def open_data(config: Config) -> Source:
     return open_source(
         config.data, image_size=config.image_size, resize=config.resize, augmentation=config.augmentation,
         seed=config.seed, synthetic_images=config.synthetic_images, classes=config.synthetic_classes,
+        skip_list=config.skip_list,
     )  # fmt: skip
 
 

@@ -1,0 +1,63 @@
+"""`check-data`: what a training run would stop on, found beforehand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from app.recipe.errors import NotTrainable, UserError
+from app.recipe.options import Parser
+
+DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and say what is wrong with it.
+
+Exit code 0: a training run reads all of it; 1: it would stop on something, which is listed first.
+Interrupted, the same command goes on; a second pass decodes only what changed."""
+EXAMPLE = "./run.sh check-data /imagenet --skip-list skip.txt && ./run.sh train --data /imagenet"
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="./run.sh check-data", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
+    parser.add_argument("folder", metavar="DIR", help="folder with train/ and val/")
+    group = parser.add_argument_group("report")
+    group.add_argument("--json", action="store_true", help="all findings as JSON instead of text")
+    group.add_argument(
+        "--skip-list", default="", metavar="FILE", help="write the images to leave out here, for train --skip-list FILE"
+    )
+    parser.add_argument_group("run").add_argument("--processes", type=int, help="to decode with (default: one a core)")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The values of a command line. Raises UserError."""
+    values = make_parser().parse(argv)
+    if values.processes is not None and values.processes < 1:
+        raise UserError(f"--processes is {values.processes}: give 1 or more")
+    return values
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError, NotTrainable after the report."""
+    values = parse(argv)
+
+    from app.data.findings import describe, to_json
+    from app.data.index import read_index
+    from app.data.inspection import inspect
+    from app.data.parallel import cores, stoppable
+    from app.data.skip_list import write_skip_list
+
+    if values.skip_list:
+        write_skip_list(values.skip_list, None)  # before the hours it may take
+    with stoppable():
+        report = inspect(values.folder, values.processes or cores())
+    print(to_json(report) if values.json else "\n".join(describe(report)))
+    if values.skip_list:
+        write_skip_list(values.skip_list, report.to_skip)
+    sound_layout = len(report.fatal) == len(report.to_skip)
+    if sound_layout:
+        read_index(values.folder)  # kept for the start of training runs
+    if report.fatal:
+        how = (
+            f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"
+        )
+        how = how if sound_layout else "mend the folders first"
+        raise NotTrainable(f"{values.folder}: {len(report.fatal):,} findings would stop a training run: {how}")

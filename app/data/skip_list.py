@@ -1,0 +1,67 @@
+"""Images that training leaves out: one path in a line, relative to the folder of the data. check-data writes it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.data.index import Files, Index
+from app.recipe.errors import UserError
+from app.recipe.text import some
+
+HEADER = "# Images that --skip-list leaves out, relative to the folder of the data."
+
+
+def write_skip_list(path: str, images: Sequence[str] | None) -> None:
+    """Writes the list; None only tries whether that is possible. Raises UserError where it is not."""
+    try:
+        if images is None:
+            return Path(path).open("ab").close()
+        Path(path).write_bytes(b"".join(os.fsencode(line) + b"\n" for line in (HEADER, *images)))
+    except OSError as error:
+        raise UserError(f"cannot write the skip list {path}: {error.strerror}; name another file") from None
+
+
+def read_skip_list(path: str) -> list[bytes]:
+    """Its paths. Raises UserError where the file cannot be read."""
+    try:
+        lines = [line.strip() for line in Path(path).read_bytes().splitlines()]
+    except OSError as error:
+        raise UserError(
+            f"cannot read --skip-list {path}: {error.strerror}; check-data --skip-list writes one"
+        ) from None
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def leave_out(index: Index, path: str) -> tuple[Index, int]:
+    """The index without the images of the list, and how many these are; the fingerprint tells of them.
+
+    Raises UserError for a list of other data, and where a class would be left without training images or the
+    validation without any.
+    """
+    skipped = set(read_skip_list(path))
+    if not skipped:
+        return index, 0
+    splits = {b"train": index.train, b"val": index.validation}
+    kept = {
+        split: np.array([split + b"/" + name not in skipped for name in files.names.tolist()], bool)
+        for split, files in splits.items()
+    }
+    dropped = sum(int((~keep).sum()) for keep in kept.values())
+    if dropped < len(skipped):
+        known = {split + b"/" + name for split, files in splits.items() for name in files.names.tolist()}
+        missing = some([os.fsdecode(name) for name in sorted(skipped - known)])
+        raise UserError(f"--skip-list {path} names images that are not there, {missing}: run check-data again")
+    train, validation = (
+        Files(files.folder, files.names[kept[split]], files.labels[kept[split]]) for split, files in splits.items()
+    )
+    empty = sorted(set(range(len(index.classes))) - set(train.labels.tolist()))
+    if empty or not len(validation):
+        what = some([index.classes[label] for label in empty]) if empty else "the validation"
+        raise UserError(f"--skip-list {path} leaves no image for {what}: replace the images instead")
+    digest = hashlib.sha256(b"\0".join([index.fingerprint.encode(), *sorted(skipped)]))
+    return Index(index.classes, train, validation, digest.hexdigest()[:16]), dropped

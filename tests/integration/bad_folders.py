@@ -1,0 +1,216 @@
+"""Folders of images with all that goes wrong in them: what check-data finds and what a training run makes of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from imagenet_archives import picture
+from PIL import Image
+
+CLASSES, TRAIN, VALIDATION = ("cat", "dog"), 4, 2
+
+
+def good_folder(folder: Path) -> Path:
+    """train/ and val/ of two classes, 4 and 2 images each, all different; `folder`."""
+    for split, count in (("train", TRAIN), ("val", VALIDATION)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                path = folder / split / name / f"{number}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(100 * (split == "val") + 10 * label + number))
+    return folder
+
+
+def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (60, 60)) -> bytes:
+    return picture(77, size, kind, mode)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, pixels: bytes) -> bytes:
+    """A grey PNG whose compressed pixels are these bytes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def with_exif(exif: bytes) -> bytes:
+    """A JPEG with these EXIF bytes right after its start."""
+    image = encoded("JPEG")
+    return image[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + image[2:]
+
+
+def sixteen_bits() -> bytes:
+    file = io.BytesIO()
+    Image.new("I;16", (60, 60), 40000).save(file, "PNG")
+    return file.getvalue()
+
+
+# An EXIF directory of 3 entries that ends within its first, and one whose text lies beyond the end.
+CUT_EXIF = b"II*\0\x08\0\0\0\x03\0\x0f\x01\x02\0"
+FAR_EXIF = b"II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0\0\0\0\0"
+
+
+class Case(NamedTuple):
+    """spoil: changes a good folder. check: exit code of check-data; kinds: what it finds; says: part of its one line.
+
+    train: exit code of a training run; train_says: part of its one line.
+    """
+
+    spoil: Callable[[Path], object]
+    check: int
+    kinds: set[str]
+    train: int
+    train_says: str
+    says: str = ""
+
+
+def image(content: bytes, kinds: set[str], train: int = 0, place: str = "train/dog/1.JPEG") -> Case:
+    """A folder where one image has this content."""
+
+    def spoil(folder: Path) -> None:
+        (folder / place).with_suffix(".JPEG").unlink()
+        (folder / place).write_bytes(content)
+
+    return Case(spoil, 1 if train else 0, kinds, train, place if train else "")
+
+
+def unreadable(content: bytes, place: str = "train/dog/1.JPEG") -> Case:
+    return image(content, {"unreadable"}, 3, place)
+
+
+def truncated(content: bytes, place: str = "train/dog/1.JPEG") -> Case:
+    return image(content, {"truncated"}, 3, place)
+
+
+def layout(spoil: Callable[[Path], object], kinds: set[str], says: str) -> Case:
+    return Case(spoil, 1, kinds, 2, says)
+
+
+def refused(spoil: Callable[[Path], object], says: str) -> Case:
+    """Neither command can list the folder."""
+    return Case(spoil, 2, set(), 2, says, says)
+
+
+def remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def replace_by_file(folder: Path) -> None:
+    remove(folder)
+    folder.write_text("a file")
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def flatten(folder: Path) -> None:
+    """Images right in train/, without classes."""
+    for path in list(folder.glob("*/*")):
+        path.rename(folder / f"{path.parent.name}-{path.name}")
+    for path in list(folder.iterdir()):
+        if path.is_dir():
+            path.rmdir()
+
+
+def rename(old: str, new: bytes | str) -> Case:
+    """An image under an odd name is as good as any."""
+    return Case(lambda f: (f / old).rename(f / os.fsdecode(new)), 0, set(), 0, "")
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+JPEG = encoded("JPEG", size=(300, 200))
+
+FRAME = JPEG.index(b"\xff\xc0")
+NO_HEIGHT = JPEG[: FRAME + 5] + b"\0\0" + JPEG[FRAME + 7 :]
+
+BAD_FOLDERS: dict[str, Case] = {
+    # the folder itself
+    "no folder": refused(remove, "no such data folder"),
+    "a file for a folder": refused(replace_by_file, "no such data folder"),
+    "nothing in it": layout(lambda f: (remove(f / "train"), remove(f / "val")), {"layout"}, "has no train/"),
+    "no train/": layout(lambda f: remove(f / "train"), {"layout"}, "has no train/"),
+    "no val/": layout(lambda f: remove(f / "val"), {"layout"}, "has no val/"),
+    "val/ is a file": layout(lambda f: replace_by_file(f / "val"), {"layout"}, "has no val/"),
+    "no classes in train/": layout(lambda f: flatten(f / "train"), {"layout"}, "no images in"),
+    "no images at all": layout(lambda f: [empty(f / "train" / c) for c in CLASSES], {"layout"}, "no images in"),
+    "empty class in train/": layout(lambda f: empty(f / "train/dog"), {"empty-class"}, "has no images for dog"),
+    "empty class in val/": layout(lambda f: empty(f / "val/cat"), {"empty-class"}, "has no images for cat"),
+    "class of texts": layout(
+        lambda f: (empty(f / "val/cat"), (f / "val/cat/a.txt").write_text("a")), {"empty-class"}, "no images for cat"
+    ),
+    "class in train/ only": layout(lambda f: remove(f / "val/cat"), {"missing-class"}, "val/ lacks cat"),
+    "class in val/ only": layout(lambda f: remove(f / "train/cat"), {"missing-class"}, "train/ lacks cat"),
+    "classes of other names": layout(
+        lambda f: (f / "val/cat").rename(f / "val/Cat"), {"missing-class"}, "train/ lacks Cat"
+    ),
+    "link to nowhere": refused(lambda f: (f / "train/dog/a.jpg").symlink_to("nowhere"), "dog/a.jpg: No such file"),
+    "link to itself": refused(lambda f: (f / "train/dog/a.jpg").symlink_to("a.jpg"), "dog/a.jpg: Too many levels"),
+    "folders in a circle": refused(lambda f: (f / "train/dog/up").symlink_to(".."), "Too many levels"),
+    "a pipe": refused(lambda f: os.mkfifo(f / "train/dog/a.jpg"), "train/dog/a.jpg is no regular file"),
+    # images that a run stops on
+    "empty file": unreadable(b""),
+    "text": unreadable(b"not an image\n" * 50),
+    "web page": unreadable(b"<!DOCTYPE html><title>404</title>"),
+    "zeros": unreadable(b"\0" * 4096),
+    "GIF named JPEG": unreadable(encoded("GIF", "P")),
+    "BMP named JPEG": unreadable(encoded("BMP")),
+    "TIFF named PNG": unreadable(encoded("TIFF"), "train/dog/1.png"),
+    "JPEG of its first bytes": unreadable(JPEG[:20]),
+    "JPEG without height": unreadable(NO_HEIGHT),
+    "PNG of its first bytes": unreadable(encoded("PNG")[:20]),
+    "PNG of 400 million pixels": unreadable(png(20000, 20000, b"")),
+    "unreadable in val/": unreadable(b"text", "val/cat/0.JPEG"),
+    "JPEG cut in half": truncated(JPEG[: len(JPEG) // 2]),
+    "JPEG cut at its last bytes": truncated(JPEG[:-200]),
+    "JPEG cut in half in val/": truncated(JPEG[: len(JPEG) // 2], "val/dog/0.JPEG"),
+    "PNG cut in half": truncated(encoded("PNG")[: len(encoded("PNG")) // 2], "train/dog/1.png"),
+    "PNG of rubbish": truncated(png(60, 60, b"rubbish" * 99), "train/dog/1.png"),
+    # images that a run takes
+    "grey": image(encoded("JPEG", "L"), {"not-rgb"}),
+    "CMYK": image(encoded("JPEG", "CMYK"), {"not-rgb"}),
+    "palette": image(encoded("PNG", "P"), {"not-rgb"}, place="train/dog/1.png"),
+    "transparent": image(encoded("PNG", "RGBA"), {"not-rgb"}, place="train/dog/1.png"),
+    "grey and transparent": image(encoded("PNG", "LA"), {"not-rgb"}, place="train/dog/1.png"),
+    "one bit": image(encoded("PNG", "1"), {"not-rgb"}, place="train/dog/1.png"),
+    "16 bits": image(sixteen_bits(), {"not-rgb"}, place="val/dog/1.png"),
+    "PNG named JPEG": image(encoded("PNG"), {"wrong-name"}),
+    "JPEG named PNG": image(JPEG, {"wrong-name"}, place="train/dog/1.png"),
+    "EXIF of rubbish": image(with_exif(b"rubbish" * 9), {"broken-exif"}),
+    "EXIF cut short": image(with_exif(CUT_EXIF), {"broken-exif"}),
+    "EXIF that points outside": image(with_exif(FAR_EXIF), {"broken-exif"}),
+    "one pixel": image(encoded("JPEG", size=(1, 1)), {"small"}),
+    "a line": image(encoded("JPEG", size=(500, 1)), {"small"}),
+    "31 pixels": image(encoded("JPEG", size=(31, 99)), {"small"}),
+    "grey PNG of one pixel named JPEG": image(encoded("PNG", "L", (1, 1)), {"small", "not-rgb", "wrong-name"}),
+    "in train/ and in val/": image(picture(100), {"duplicate"}),
+    "more after its end": image(JPEG + b"more" * 99, set()),
+    "spaces and signs": rename("train/dog/1.JPEG", "train/dog/ ä ' \" $x ; #.JPEG"),
+    "bytes that are no text": rename("train/dog/1.JPEG", b"train/dog/\xff\xfe.JPEG"),
+    "line end in a name": rename("val/dog/1.JPEG", "val/dog/a\nb.JPEG"),
+    "class of a name with a comma": Case(
+        lambda f: [(f / s / "dog").rename(f / s / "dog, hound") for s in ("train", "val")], 0, set(), 0, ""
+    ),
+    "other files beside": Case(
+        lambda f: ((f / "train/dog/.a.JPEG").write_text("a"), (f / "train/list.txt").write_text("a")), 0, set(), 0, ""
+    ),
+    "link to an image": Case(
+        lambda f: replace(f / "train/dog/1.JPEG", lambda p: p.symlink_to("2.JPEG")), 0, set(), 0, ""
+    ),
+}  # fmt: skip

@@ -1,0 +1,117 @@
+"""All that goes wrong in folders of images: check-data tells it, training ends in one line or goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bad_folders import BAD_FOLDERS, TRAIN, good_folder
+from in_process import run_command
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--image-size", "32", "--resize", "32", "--model", "resnet8", "--width", "4", "--epochs", "1", "--device", "cpu",
+    "--minibatch", str(2 * TRAIN), "--per-worker", str(2 * TRAIN), "--loader-processes", "0",
+]  # fmt: skip
+
+
+def train_each(folders: dict[str, Path], options: dict[str, list[str]]) -> dict[str, tuple[int, str, Path]]:
+    """Exit code, standard error and run folder of a training on each folder, in its own process."""
+    runs = []
+    for name, folder in folders.items():
+        output = folder.with_name(f"run-{folder.name}")
+        runs.append(
+            [str(output) + "-log", "train", "--data", str(folder), "--output", str(output), *SMALL, *options[name]]
+        )
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/integration/run_commands.py")],
+        input=json.dumps(runs), capture_output=True, text=True, check=True, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    codes = json.loads(done.stdout.splitlines()[-1])
+    return {
+        name: (codes[stem], Path(f"{stem}.err").read_text(), Path(stem.removesuffix("-log")))
+        for name, (stem, *_) in zip(folders, runs, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("folders")
+    made = {name: good_folder(base / f"data{number}") for number, name in enumerate(BAD_FOLDERS)}
+    for name, case in BAD_FOLDERS.items():
+        case.spoil(made[name])
+    return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(folders: dict[str, Path]) -> dict[str, tuple[int, str, Path]]:
+    return train_each(folders, {name: [] for name in folders})
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_check_data_tells(name: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    case = BAD_FOLDERS[name]
+    code, line = run_command("check-data", folders[name], "--json", "--processes", 1)
+    assert (code, case.says in line) == (case.check, True), line
+    output = capsys.readouterr().out
+    if code == 2:
+        assert output == ""
+        return
+    report = json.loads(output)
+    assert {finding["kind"] for finding in report["findings"]} == case.kinds
+    assert report["trainable"] == (code == 0)
+    assert run_command("check-data", folders[name])[0] == code  # the same as text
+    text = capsys.readouterr().out
+    assert all(f"  {kind}: " in text for kind in case.kinds)
+    text.encode()
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_training_ends_in_one_line_or_goes_on(
+    name: str, folders: dict[str, Path], trained: dict[str, tuple[int, str, Path]]
+) -> None:
+    case, (code, stderr, run) = BAD_FOLDERS[name], trained[name]
+    assert code == case.train, stderr
+    assert "Traceback" not in stderr and "Warning" not in stderr
+    assert case.train_says in stderr
+    assert len(stderr.splitlines()) == (code != 0)
+    assert (run / "result.json").exists() == (code == 0)
+
+
+def test_what_check_data_stops_on_is_what_training_stops_on() -> None:
+    assert len(BAD_FOLDERS) >= 30
+    assert all((case.check == 0) == (case.train == 0) for case in BAD_FOLDERS.values())
+
+
+def test_with_the_skip_list_training_goes_on(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A folder with every image that stops a run is trainable without them; what is skipped is counted each epoch."""
+    folder, skip_list = good_folder(tmp_path / "data"), tmp_path / "skip.txt"
+    bad = []
+    for name, case in BAD_FOLDERS.items():
+        if case.train == 3:
+            split, label, file = case.train_says.split("/")
+            bad.append(f"{split}/{label}/bad{len(bad)}-{file}")
+            (folder / bad[-1]).write_bytes((folders[name] / case.train_says).read_bytes())
+    assert run_command("check-data", folder, "--skip-list", skip_list)[0] == 1
+    assert sorted(line for line in skip_list.read_text().splitlines() if line[0] != "#") == sorted(bad)
+    [(code, stderr, run)] = train_each({"": folder}, {"": ["--skip-list", str(skip_list), "--epochs", "2"]}).values()
+    assert code == 0, stderr
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["skipped_images"] for line in lines if line["kind"] == "eval"] == [len(bad)] * 2
+    output = Path(f"{run}-log.out").read_text()
+    assert f"skipped: {len(bad)} images each epoch, listed in {skip_list}" in output
+    assert output.count(f"({len(bad)} images skipped)") == 2
+    assert json.loads((run / "plan.json").read_text())["images"] == 2 * TRAIN

@@ -1,0 +1,394 @@
+"""`prepare-imagenet` on small archives of the official structure."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from imagenet_archives import (
+    CLASSES,
+    DEVKIT,
+    MAT,
+    TRAIN,
+    TRUTH,
+    TXT,
+    VALIDATION,
+    devkit,
+    make_archives,
+    meta_mat,
+    picture,
+    tar_of,
+    training_images,
+    validation_images,
+)  # fmt: skip
+from in_process import failure_of, succeed
+from PIL import Image
+
+from app.data.index import read_index
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    return make_archives(tmp_path / "archives")
+
+
+def expected_files() -> dict[str, bytes]:
+    """What the folder must hold, from the images that the archives were made of."""
+    wnids = list(CLASSES)
+    files = {
+        f"train/{w}/{name}": content for w, images in training_images().items() for name, content in images.items()
+    }
+    for (name, content), label in zip(validation_images().items(), TRUTH, strict=True):
+        files[f"val/{wnids[label - 1]}/{name}"] = content
+    return files
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent != folder
+    }
+
+
+def prepare(archives: Path, out: Path, *options: object, processes: int = 1) -> None:
+    succeed("prepare-imagenet", archives, out, *options, "--processes", processes)
+
+
+def refused(archives: Path, out: Path, *options: object, processes: int = 1, code: int = 2) -> str:
+    """The one line that it ends with."""
+    return failure_of("prepare-imagenet", archives, out, *options, "--processes", processes, code=code)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_every_image_is_where_it_belongs(
+    archives: Path, tmp_path: Path, processes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(archives, tmp_path / "out", processes=processes)
+    assert files_below(tmp_path / "out") == expected_files()
+    names = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert names == {wnid: words for wnid, (words, _) in CLASSES.items()}
+    assert "12 training and 7 validation images of 3 classes" in capsys.readouterr().out
+    index = read_index(str(tmp_path / "out"))
+    assert index.classes == tuple(CLASSES)
+    assert (len(index.train), len(index.validation)) == (12, 7)
+
+
+def test_again_writes_nothing(archives: Path, tmp_path: Path) -> None:
+    prepare(archives, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*/*")}
+    prepare(archives, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*/*")} == before
+
+
+def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
+    """The journal cut anywhere, a file missing, one cut short, one half written: as a kill or power cut leaves them."""
+    out = tmp_path / "out"
+    prepare(archives, out)
+    journal = out / ".prepare-imagenet.jsonl"
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    kept = next((out / "train/n01440764").iterdir())
+    for cut in (len(lines[0]), len(lines[0]) + 9, len(whole) - 3, len(whole) - len(lines[-1])):
+        journal.write_bytes(whole[:cut])
+        done = whole[:cut].decode()
+        for part in (p for p in ("train/n02084071", "val/0") if f'"{p}"' not in done):
+            first, second = sorted((out / (part if part != "val/0" else "val")).rglob("*.JPEG"))[:2]
+            first.unlink()
+            second.write_bytes(second.read_bytes()[:50])
+            (first.parent / f".{first.name}.tmp").write_bytes(b"half")
+        time_before = kept.stat().st_mtime_ns
+        prepare(archives, out)
+        assert files_below(out) == expected_files()
+        assert kept.stat().st_mtime_ns == time_before  # what was whole is not written again
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_and_started_again(how: signal.Signals, tmp_path: Path) -> None:
+    """In the middle of a class: no process is left, and the second start completes it, keeping what there was."""
+    folder, out, count = make_archives(tmp_path / "archives"), tmp_path / "out", 40
+    many = {f"n01440764_{number}.JPEG": picture(0, (1600, 1200)) for number in range(count)}
+    train = {"n01440764.tar": tar_of(many), "n01443537.tar": tar_of({"n01443537_1.JPEG": picture(1)})}
+    (folder / TRAIN).write_bytes(tar_of(train))
+    (folder / VALIDATION).write_bytes(tar_of({"ILSVRC2012_val_00000001.JPEG": picture(7)}))
+    (folder / DEVKIT).write_bytes(
+        devkit("1\n", meta_mat({"n01440764": ("tench", count), "n01443537": ("goldfish", 1)}))
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "app",
+        "prepare-imagenet",
+        str(folder),
+        str(out),
+        "--resize",
+        "256",
+        "--processes",
+        "2",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: len(list(out.glob("train/n01440764/*"))) > 3)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == (75 if how == signal.SIGTERM else -how)
+    assert ("the same command goes on" in stderr) == (how == signal.SIGTERM)
+    assert "Traceback" not in stderr
+    wait_for(lambda: not session_lives(process.pid))
+    begun = {path: path.stat().st_mtime_ns for path in out.glob("train/n01440764/*.JPEG")}
+    assert 3 < len(begun) < count
+    prepare(folder, out, "--resize", 256)
+    assert len(list(out.glob("train/n01440764/*.JPEG"))) == count
+    assert all(path.stat().st_mtime_ns == when for path, when in begun.items())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def session_lives(leader: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            return True
+    return False
+
+
+def test_resize_shrinks_the_shorter_side_once(archives: Path, tmp_path: Path) -> None:
+    images = {**training_images()["n01440764"]}
+    names = list(images)
+    images[names[0]] = picture(1, (900, 600))
+    images[names[1]] = picture(2, (333, 1000))
+    images[names[2]] = picture(3, (700, 400), mode="CMYK")
+    images[names[3]] = picture(4, (300, 256))
+    train = {f"{wnid}.tar": tar_of(files) for wnid, files in (training_images() | {"n01440764": images}).items()}
+    (archives / TRAIN).write_bytes(tar_of(train))
+    out = tmp_path / "out"
+    prepare(archives, out, "--resize", 256, "--quality", 90)
+    sizes = {name: Image.open(out / "train/n01440764" / name).size for name in names[:3]}
+    assert list(sizes.values()) == [(384, 256), (256, 769), (448, 256)]
+    assert {Image.open(out / "train/n01440764" / name).mode for name in names[:3]} == {"RGB"}
+    assert (out / "train/n01440764" / names[3]).read_bytes() == images[names[3]]  # not larger: as it was
+    coarse = Image.open(io.BytesIO(images[names[0]])).resize((384, 256), Image.Resampling.BOX)
+    shrunk = Image.open(out / "train/n01440764" / names[0])
+    difference = [abs(a - b) for a, b in zip(coarse.tobytes(), shrunk.tobytes(), strict=True)]
+    assert sum(difference) / len(difference) < 3
+    better = tmp_path / "better"
+    prepare(archives, better, "--resize", 256, "--quality", 100)
+    assert (better / "train/n01440764" / names[0]).stat().st_size > 1.5 * (
+        out / "train/n01440764" / names[0]
+    ).stat().st_size
+
+
+def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    folder = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert "another prepare-imagenet is at work" in refused(archives, tmp_path / "out")
+    os.close(folder)
+    prepare(archives, tmp_path / "out")
+
+
+def test_disk_is_asked_for_beforehand(archives: Path, tmp_path: Path) -> None:
+    """A class that claims 4 TB, in a sparse file: refused before anything is written."""
+    size = 2**42
+    entry = tarfile.TarInfo("n01440764.tar")
+    entry.size = size
+    rest = tar_of({name: tar for name, tar in CLASS_TARS.items() if name != entry.name})
+    try:
+        with (archives / TRAIN).open("wb") as file:
+            file.write(entry.tobuf(tarfile.GNU_FORMAT))
+            file.seek(size, os.SEEK_CUR)
+            file.write(rest)
+    except OSError:
+        pytest.skip("the file system has no sparse files of 4 TB")
+    if os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize > size:
+        pytest.skip("the disk has more than 4 TB free")
+    line = refused(archives, tmp_path / "out")
+    assert "GB free, and the images take about 4,398.0 GB" in line
+    assert not (tmp_path / "out" / "train").exists()
+
+
+def test_what_changed_on_the_disk_is_named(archives: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(archives, out)
+    next((out / "train/n01443537").iterdir()).unlink()
+    (out / "val/n01440764/more.JPEG").write_bytes(b"x")
+    line = refused(archives, out)
+    assert f"{out}/train/n01443537, {out}/val: changed since written here" in line
+    (out / "val/n01440764/more.JPEG").unlink()
+    prepare(archives, out)
+    assert files_below(out) == expected_files()
+
+
+def member(name: str, kind: bytes, target: str = "") -> bytes:
+    """An archive with an entry that is no plain file."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, target
+        tar.addfile(entry)
+    return out.getvalue()
+
+
+CLASS_TARS = {f"{wnid}.tar": tar_of(images) for wnid, images in training_images().items()}
+
+
+def train_with(inner: bytes) -> bytes:
+    return tar_of(CLASS_TARS | {"n01440764.tar": inner})
+
+
+def class_with(more: dict[str, bytes]) -> bytes:
+    return train_with(tar_of(training_images()["n01440764"] | more))
+
+
+GOOD_TRAIN = train_with(tar_of(training_images()["n01440764"]))
+IMAGE = picture(5)
+TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN  # a tar goes on until two blocks of zeros
+DAMAGED = GOOD_TRAIN[:600] + b"\xff" * 512 + GOOD_TRAIN[1112:]
+
+# name -> (the archive, its bytes (None: not there), what the one line says)
+BAD_ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
+    "no training archive": (TRAIN, None, f"there is no .*{TRAIN}"),
+    "no validation archive": (VALIDATION, None, f"there is no .*{VALIDATION}"),
+    "no devkit": (DEVKIT, None, f"there is no .*{DEVKIT}"),
+    "empty training archive": (TRAIN, b"", "damaged or no tar"),
+    "a web page for an archive": (TRAIN, b"<html>404 not found</html>" * 99, "damaged or no tar"),
+    "training archive of nothing": (TRAIN, tar_of({}), "empty archive"),
+    "training archive cut short": (TRAIN, GOOD_TRAIN[:20000], "damaged|cut short"),
+    "training archive cut in its last class": (TRAIN, GOOD_TRAIN[:-15000], "damaged|cut short"),
+    "a class missing": (TRAIN, tar_of({n: CLASS_TARS[n] for n in list(CLASS_TARS)[:2]}), "lacks 1 of 3 .*n02084071"),
+    "a class too many": (TRAIN, tar_of(CLASS_TARS | {"n09999999.tar": IMAGE}), "does not know, n09999999"),
+    "a class twice": (TRAIN, TWICE, "holds files of the same name"),
+    "a class under another name": (TRAIN, tar_of({"tench.tar": IMAGE}), "which the official archive does not"),
+    "training images not in classes": (TRAIN, tar_of({"n01440764_3.JPEG": IMAGE}), "which the official"),
+    "path traversal between classes": (TRAIN, tar_of({"../n01440764.tar": b""}), "written outside its folder"),
+    "path traversal within a class": (TRAIN, class_with({"../../evil.JPEG": IMAGE}), "written outside its folder"),
+    "absolute path within a class": (TRAIN, class_with({"/tmp/evil.JPEG": IMAGE}), "written outside its folder"),
+    "symbolic link": (TRAIN, train_with(member("n01440764_3.JPEG", tarfile.SYMTYPE, "/etc/passwd")), "holds the link"),
+    "hard link": (TRAIN, train_with(member("n01440764_3.JPEG", tarfile.LNKTYPE, "/etc/passwd")), "holds the link"),
+    "device": (TRAIN, train_with(member("n01440764_3.JPEG", tarfile.CHRTYPE)), "holds the device"),
+    "pipe": (TRAIN, train_with(member("n01440764_3.JPEG", tarfile.FIFOTYPE)), "holds the device"),
+    "folder": (TRAIN, train_with(member("n01440764_3.JPEG", tarfile.DIRTYPE)), "holds the folder"),
+    "class archive is a link": (TRAIN, member("n01440764.tar", tarfile.SYMTYPE, "/etc/passwd"), "holds the link"),
+    "an image of another class": (TRAIN, class_with({"n01443537_1.JPEG": IMAGE}), "which the official"),
+    "an image too many": (TRAIN, class_with({"n01440764_999.JPEG": IMAGE}), "holds 6 images.*tells of 5"),
+    "an image missing": (TRAIN, train_with(tar_of({"n01440764_3.JPEG": IMAGE})), "holds 1 images.*tells of 5"),
+    "class archive empty": (TRAIN, train_with(tar_of({})), "n01440764.tar is an empty archive"),
+    "class archive of rubbish": (TRAIN, train_with(b"rubbish" * 500), "n01440764.tar is (an empty|damaged)"),
+    "class archive damaged within": (TRAIN, DAMAGED, "download it again"),
+    "validation with folders": (VALIDATION, tar_of({"val/ILSVRC2012_val_00000001.JPEG": IMAGE}), "which the official"),
+    "validation image missing": (VALIDATION, tar_of(dict(list(validation_images().items())[1:])), "holds 6 images"),
+    "validation archive is the training archive": (VALIDATION, GOOD_TRAIN, "which the official archive does not"),
+    "devkit not gzipped": (DEVKIT, tar_of({MAT: meta_mat()}), "cannot read|damaged"),
+    "devkit cut short": (DEVKIT, devkit()[:500], "cannot read|damaged"),
+    "devkit without meta.mat": (DEVKIT, tar_of({TXT: b"1\n"}, "w:gz"), "has no data/meta.mat"),
+    "devkit without ground truth": (DEVKIT, tar_of({MAT: meta_mat()}, "w:gz"), "has no data/ILSVRC2012_validation"),
+    "meta.mat of rubbish": (DEVKIT, devkit(mat=b"rubbish" * 99), "meta.mat cannot be read"),
+    "meta.mat of another shape": (DEVKIT, devkit(mat=meta_mat({"tench": ("tench", 1)})), "does not list classes"),
+    "meta.mat without images": (DEVKIT, devkit(mat=meta_mat({"n01440764": ("tench", 0)})), "does not list classes"),
+    "ground truth of words": (DEVKIT, devkit("1\n2\ntench\n"), "line 3: 'tench' is no class 1 to 3"),
+    "ground truth out of range": (DEVKIT, devkit("1\n4\n"), "line 2: '4' is no class 1 to 3"),
+    "ground truth empty": (DEVKIT, devkit(""), "is empty"),
+    "ground truth too long": (DEVKIT, devkit("1\n" * 9), "labels 9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_ARCHIVES)
+def test_bad_archives_end_in_one_line(name: str, archives: Path, tmp_path: Path) -> None:
+    file, content, says = BAD_ARCHIVES[name]
+    (archives / file).unlink()
+    if content is not None:
+        (archives / file).write_bytes(content)
+    line = refused(archives, tmp_path / "out")
+    assert re.search(says, line), line
+    written = files_below(tmp_path / "out") if (tmp_path / "out").exists() else {}
+    assert written.keys() <= expected_files().keys()
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+# name -> (arguments after ARCHIVES and OUT, exit code, what the one line says)
+BAD_ARGUMENTS = {
+    "resize to another size": (["--resize", "300"], "invalid choice: 300"),
+    "quality without resize": (["--quality", "90"], "add --resize 256 or 512"),
+    "quality 0": (["--resize", "256", "--quality", "0"], "--quality is 0: give 1 to 100"),
+    "quality 101": (["--resize", "256", "--quality", "101"], "--quality is 101: give 1 to 100"),
+    "no processes": (["--processes", "0"], "--processes is 0: give 1 or more"),
+    "unknown option": (["--resise", "256"], "did you mean --resize"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_arguments_end_in_one_line(name: str, archives: Path, tmp_path: Path) -> None:
+    argv, says = BAD_ARGUMENTS[name]
+    line = failure_of("prepare-imagenet", archives, tmp_path / "out", *argv)
+    assert says in line
+
+
+def test_output_of_others_is_left_alone(archives: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("mine")
+    assert "holds other files" in refused(archives, tmp_path / "out")
+    (tmp_path / "file").write_text("mine")
+    assert "File exists" in refused(archives, tmp_path / "file")
+    prepare(archives, tmp_path / "good")
+    assert "another --resize" in refused(archives, tmp_path / "good", "--resize", 256)
+
+
+def test_image_that_cannot_be_resized_is_named(archives: Path, tmp_path: Path) -> None:
+    images = training_images()["n01440764"]
+    images["n01440764_3.JPEG"] = picture(1, (900, 600))[:2000]
+    (archives / TRAIN).write_bytes(train_with(tar_of(images)))
+    line = refused(archives, tmp_path / "out", "--resize", 256, processes=2, code=3)
+    assert f"cannot decode {archives / TRAIN}: n01440764_3.JPEG" in line
+    prepare(archives, tmp_path / "other")  # unchanged, it is for check-data to find
+
+
+def test_help_is_quick_and_has_an_example() -> None:
+    for command in ("prepare-imagenet", "check-data"):
+        times = []
+        for _ in range(3):
+            start = time.monotonic()
+            argv = [sys.executable, "-m", "app", command, "--help"]
+            shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            times.append(time.monotonic() - start)
+        assert f"example: ./run.sh {command} " in shown
+        assert min(times) < 0.3
+
+
+def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    from app.data.progress import Progress
+
+    with Progress("prepare-imagenet", 1000, 200) as progress:
+        progress.add(1)
+        assert capsys.readouterr().err == ""
+        progress.started = progress.last_line = time.monotonic() - 20
+        progress.add(399)
+    assert "prepare-imagenet: 600 of 1,000 images, 20/s, 20 s left" in capsys.readouterr().err
+
+
+def test_signal_handlers_come_back() -> None:
+    from app.data.parallel import stoppable
+
+    before = signal.getsignal(signal.SIGTERM)
+    with stoppable():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
