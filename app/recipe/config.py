@@ -78,6 +78,9 @@ class Config:
     stall_timeout: float = option(300.0, "run", "seconds without a step after which the run ends; 0: never", free=True)
     device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
+    ghost: str = option(
+        "auto", "speed", "workers in one forward pass, each with its own BN: auto, off, or so many", free=True
+    )
     channels_last: bool = option(False, "speed", "weights and activations in the order NHWC", free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
@@ -113,6 +116,12 @@ def check(config: Config) -> None:
             f"--minibatch {config.minibatch} is not a multiple of --per-worker {config.per_worker}: try {near}"
         )
     interval(config.checkpoint_every)
+    if config.ghost not in ("auto", "off") and not (config.ghost.isdecimal() and int(config.ghost) > 0):
+        raise UserError(f"--ghost {config.ghost}: give auto, off, or a number of workers")
+    if config.sync_bn and config.ghost not in ("auto", "off"):
+        raise UserError(
+            f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
+        )
     unknown = [name for name in config.allow_change if name not in Config.__dataclass_fields__]
     if unknown:
         raise UserError(f"--allow-change knows no option {unknown[0]}")

@@ -37,8 +37,8 @@ class Conv:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """parameters: trained numbers; statistics: BN's running ones, which ride in the allreduce too; tensors: of both.
-    activations: numbers kept for the backward pass, per image."""
+    """parameters: trained numbers; statistics: BN's running ones, which ride in the allreduce too, as one tensor;
+    tensors: of both; activations: numbers kept for the backward pass, per image."""
 
     parameters: int
     statistics: int
@@ -98,7 +98,7 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
     return NetworkSize(
         parameters=weights + sum(2 * c.outputs for c in convs) + features * classes + classes,
         statistics=sum(2 * c.outputs for c in convs),
-        tensors=5 * len(convs) + 2,
+        tensors=3 * len(convs) + 3,
         activations=channels * image_size**2 + pool + sum(c.kept * c.outputs * c.size**2 for c in convs),
     )
 

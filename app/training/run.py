@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 
 from app.cluster.compression import Compression
 from app.cluster.world import World, distribute, sum_with_gradient
-from app.data.order import workers_of
 from app.data.sources import Source
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.carried import Carried
@@ -20,6 +18,7 @@ from app.model.optimizer import make_optimizer
 from app.recipe.config import Config
 from app.recipe.plan import Plan
 from app.training.arithmetic import Arithmetic
+from app.training.ghosts import ghosts, passes
 from app.training.loss_scale import LossScale
 from app.training.state import State
 from app.training.step import REPORT_SIZE
@@ -47,7 +46,7 @@ def make_state(run: Run, world: World) -> State:
     optimizer = distribute(
         make_optimizer(network, carried.parameter, config),
         [*network.named_parameters(), ("carried", carried.parameter)],
-        passes=passes_here(run, world),
+        passes=passes(config, run.plan, run.source, world),
         compression=Compression(config.compression, run.plan.workers),
     )
     if config.compile:
@@ -58,16 +57,6 @@ def make_state(run: Run, world: World) -> State:
 def dtype(config: Config) -> torch.dtype:
     """Of parameters, gradients and statistics."""
     return torch.float64 if config.precision == "fp64" else torch.float32
-
-
-def ghosts(run: Run, world: World) -> int:
-    """How many workers a process computes in one forward pass."""
-    return 1
-
-
-def passes_here(run: Run, world: World) -> int:
-    """Forward and backward passes that this process makes a step."""
-    return math.ceil(len(workers_of(world.rank, world.size, run.plan.workers)) / ghosts(run, world))
 
 
 def norm_layer(run: Run) -> NormLayer:
@@ -82,4 +71,6 @@ def make_arithmetic(run: Run, world: World) -> Arithmetic:
     """How this process computes."""
     source, config = run.source, run.config
     mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
-    return Arithmetic(mean, std, AUTOCAST.get(config.precision), config.channels_last, ghosts(run, world))
+    return Arithmetic(
+        mean, std, AUTOCAST.get(config.precision), config.channels_last, ghosts(config, run.plan, source, world)
+    )

@@ -24,9 +24,10 @@ from app.recipe.plan import check_processes, describe, make_plan
 from app.training import checkpoint, run_folder
 from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
+from app.training.ghosts import passes
 from app.training.log import Log, RunLog
 from app.training.loop import Session, train
-from app.training.run import Run, make_state, passes_here
+from app.training.run import Run, make_state
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.watchdog import Watchdog
@@ -100,7 +101,7 @@ class Job:
         if self.state is None:
             self.state = make_state(run, world)
         else:
-            elastic.deal_again(self.state.optimizer, passes_here(run, world))
+            elastic.deal_again(self.state.optimizer, passes(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
             on_root(partial(resume, run, self.state))
         self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))

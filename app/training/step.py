@@ -29,8 +29,8 @@ def train_step(state: State, batches: Iterable[Batch], arithmetic: Arithmetic, m
         # Remark 3 (section 3): a sum over the worker's images divided by kn, not by n; Horovod sums over workers.
         loss = F.cross_entropy(logits.to(arithmetic.mean.dtype), labels, reduction="sum") / minibatch
         with torch.no_grad():
-            wrong = (logits.argmax(1) != labels).sum() / minibatch
-            report = torch.stack([loss, wrong.to(loss.dtype), torch.full_like(loss, stop)])
+            wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
+            report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
         # Horovod: the allreduce of a layer starts in the last backward
         state.carried.attach(loss, report).backward(state.loss_scale and state.loss_scale.scale[0])
     if state.loss_scale is None:

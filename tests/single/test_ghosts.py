@@ -1,0 +1,104 @@
+"""Several workers in one forward pass: the same as one after the other."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.cluster.world import World
+from app.data.sources import Source, open_source
+from app.model.batch_norm import WorkerBatchNorm2d
+from app.model.carried import Carried
+from app.model.networks import make_network
+from app.model.optimizer import make_optimizer
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+from app.recipe.plan import make_plan
+from app.training.arithmetic import Arithmetic
+from app.training.ghosts import ghosts, passes
+from app.training.state import State
+from app.training.step import REPORT_SIZE, train_step
+
+K, N = 6, 4
+CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precision="fp64")
+
+
+def batches(step: int) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(step)
+    pixels = torch.randint(0, 256, (K, N, 8, 8, 3), dtype=torch.uint8, generator=generator)
+    pixels = pixels // torch.arange(1, K + 1, dtype=torch.uint8)[:, None, None, None, None]  # workers whose BN differs
+    return list(zip(pixels, torch.randint(0, 10, (K, N), generator=generator), strict=True))
+
+
+def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Reports of three steps, and the parameters, gradients and statistics that they leave."""
+    network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    carried = Carried(network, K, REPORT_SIZE)
+    state = State(network, carried, make_optimizer(network, carried.parameter, CONFIG))
+    ones = torch.ones(3, dtype=torch.float64)
+    arithmetic = Arithmetic(0.4 * ones, 0.2 * ones, None, channels_last, workers)
+    reports = [train_step(state, batches(step), arithmetic, K * N, False).clone() for step in range(3)]
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return reports, [copy.deepcopy(network.state_dict()), gradients]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("workers", [2, 4, 6])  # 4: the second pass holds 2
+def test_the_same_as_one_by_one(workers: int, channels_last: bool) -> None:
+    expected, found = after(1, False), after(workers, channels_last)
+    for a, b in zip(expected[0], found[0], strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    for before, now in zip(expected[1], found[1], strict=True):
+        assert set(before) == set(now)
+        for name in before:
+            assert torch.allclose(before[name].double(), now[name].double(), rtol=1e-12, atol=1e-12), name
+
+
+def test_it_is_not_bn_over_the_whole_batch() -> None:
+    together = [(torch.cat([x for x, _ in batches(0)]), torch.cat([y for _, y in batches(0)]))]
+    network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
+    carried = Carried(network, 1, REPORT_SIZE)
+    state = State(network, carried, make_optimizer(network, carried.parameter, CONFIG))
+    ones = torch.ones(3, dtype=torch.float64)
+    report = train_step(state, together, Arithmetic(0.4 * ones, 0.2 * ones), K * N, False)
+    assert (report - after(1, False)[0][0]).abs().max() > 1e-3
+
+
+def world(rank: int, size: int) -> World:
+    return World(rank, size, rank, size, ("here",) * size, "gloo", "gloo", torch.device("cpu"))
+
+
+def digits() -> Source:
+    return open_source(
+        "digits", image_size=0, resize=256, augmentation="none", seed=0, synthetic_images=1, classes=1
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ghost", "expected"),  # for each of 4 processes, k = 10: those with 3 and with 2 workers
+    [("off", [(1, 3), (1, 2)]), ("2", [(2, 2), (2, 1)]), ("9", [(3, 1), (2, 1)]), ("auto", [(3, 1), (2, 1)])],
+)
+def test_passes(ghost: str, expected: list[tuple[int, int]]) -> None:
+    config, source = Config(minibatch=160, per_worker=16, ghost=ghost), digits()
+    plan = make_plan(config, len(source.train), len(source.validation))
+    found = [(ghosts(config, plan, source, world(r, 4)), passes(config, plan, source, world(r, 4))) for r in range(4)]
+    assert found == [expected[0], expected[0], expected[1], expected[1]]
+
+
+def test_auto_leaves_large_passes_alone_on_a_cpu() -> None:
+    config = Config(data="synthetic", model="resnet18", image_size=64)
+    source = open_source(
+        "synthetic", image_size=64, resize=64, augmentation="none", seed=0, synthetic_images=512, classes=10
+    )
+    assert ghosts(config, make_plan(config, 512, 1), source, world(0, 1)) == 1
+
+
+def test_refusals() -> None:
+    for bad in ("0", "-1", "many"):
+        with pytest.raises(UserError, match="--ghost"):
+            Config(ghost=bad)
+    with pytest.raises(UserError, match="--sync-bn joins them"):
+        Config(ghost="2", sync_bn=True)
