@@ -18,6 +18,7 @@ import torch
 from app.cluster import gloo_over_mpi, this_host
 from app.cluster.compression import Compression
 from app.cluster.environment import launcher, launcher_rank
+from app.cluster.tuning import Tuning
 from app.recipe.errors import UserError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "sum_with_gradient",
 ]
 
+DEFAULT = Tuning()
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
 _end_of_gloo_over_mpi: Callable[[], None] | None = None
@@ -65,7 +67,7 @@ def start(collectives: str = "auto", device: str = "auto") -> World:
     return current_world(join(collectives, device))
 
 
-def join(collectives: str = "auto", device: str = "auto") -> torch.device:
+def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAULT) -> torch.device:
     """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the
     cores. Makes no collective, as a process that joins an elastic run later meets the others in the middle of theirs.
 
@@ -79,6 +81,7 @@ def join(collectives: str = "auto", device: str = "auto") -> torch.device:
     _check_build(collectives, kind)
     this_host.check_name()
     _choose_controller(collectives)
+    os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
     hvd.init()  # Horovod: all ranks meet here
     _limit_threads()
     return _take_device(kind)

@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
     config = parse(argv)
 
     from app.cluster import world
+    from app.cluster.tuning import Tuning
     from app.training.session import Job
 
-    Job(config, world.join(config.collectives, config.device), stop).run()
+    tuning = Tuning(config.fusion_mb, config.cycle_ms, config.allreduce)
+    Job(config, world.join(config.collectives, config.device, tuning), stop).run()
     world.stop()

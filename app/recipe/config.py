@@ -82,6 +82,9 @@ class Config:
         "auto", "speed", "workers in one forward pass, each with its own BN: auto, off, or so many", free=True
     )
     channels_last: bool = option(False, "speed", "weights and activations in the order NHWC", free=True)
+    fusion_mb: float = option(-1.0, "speed", "Horovod's fusion buffer in MiB; -1: Horovod's own", free=True)
+    cycle_ms: float = option(-1.0, "speed", "milliseconds between Horovod's cycles; -1: Horovod's own", free=True)
+    allreduce: str = option("auto", "speed", "NCCL's algorithm", choices=("auto", "ring", "tree"), free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
     screen: str = option("lines", "run", "what it shows", choices=("lines", "quiet", "json"), free=True)
@@ -118,6 +121,9 @@ def check(config: Config) -> None:
     interval(config.checkpoint_every)
     if config.ghost not in ("auto", "off") and not (config.ghost.isdecimal() and int(config.ghost) > 0):
         raise UserError(f"--ghost {config.ghost}: give auto, off, or a number of workers")
+    for name in ("fusion_mb", "cycle_ms"):
+        if getattr(config, name) < 0 and getattr(config, name) != -1:
+            raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more, or -1 for Horovod's own")
     if config.sync_bn and config.ghost not in ("auto", "off"):
         raise UserError(
             f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
