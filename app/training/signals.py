@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-# SIGUSR1 is what mpirun forwards to its ranks without killing them soon after.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# mpirun forwards SIGUSR1 to its ranks, and sends them SIGCONT some seconds before SIGTERM and SIGKILL when it ends a job.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCONT)
 
 
 class StopRequest:
