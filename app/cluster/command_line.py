@@ -16,6 +16,19 @@ _TRAVELS = re.compile(r"(NCCL|HOROVOD|APP)_\w+|OMP_NUM_THREADS|PYTHONPATH|LD_LIB
 _SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=10"]
 
 
+# Seconds after which the slot of a process that died is used again: the least and the most.
+_COOLDOWN = ["5", "60"]
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Between how many processes a run lives, and what finds their hosts: a command for a shell."""
+
+    least: int
+    most: int | None
+    discovery: str
+
+
 @dataclass(frozen=True)
 class Launch:
     """What is to be started, where and how."""
@@ -29,6 +42,7 @@ class Launch:
     interface: str | None = None
     ssh_port: int | None = None
     ssh_identity: str | None = None
+    elastic: Elastic | None = None
     additions: Mapping[str, str] | None = None  # environment variables of ours for the ranks
 
 
@@ -50,10 +64,17 @@ def shell_line(command: list[str], additions: Mapping[str, str]) -> str:
 
 
 def _horovodrun(launch: Launch, open_mpi: int) -> list[str]:
-    command = ["horovodrun", "-np", str(launch.processes), "-H", launcher_hosts(launch.hosts)]
+    command = ["horovodrun", "-np", str(launch.processes)]
+    if launch.elastic:
+        command += ["--min-np", str(launch.elastic.least), "--host-discovery-script", launch.elastic.discovery]
+        command += ["--max-np", str(launch.elastic.most)] if launch.elastic.most else []
+        command += ["--blacklist-cooldown-range", *_COOLDOWN]
+    else:
+        command += ["-H", launcher_hosts(launch.hosts)]
     # Without its cache, which for an hour believes in interfaces and ssh connections that are gone.
     command += ["--disable-cache", "--mpi" if launch.collectives == "mpi" else "--gloo"]
-    interface = launch.interface if launch.remote else "lo"
+    interface = launch.interface if launch.remote or launch.elastic else None
+    interface = interface or (None if launch.remote else "lo")
     if interface:
         command += ["--network-interfaces", interface]
     if launch.remote and launch.ssh_port:

@@ -25,6 +25,13 @@ def launcher_rank() -> int:
     return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
 
 
+def local_slot() -> int | None:
+    """Which slot of this machine an elastic run has put this process on (see discover.py); None in a static run."""
+    name = os.environ.get("HOROVOD_HOSTNAME", "")
+    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
+    return int(name.rpartition(".")[2]) - 1 if elastic and name.startswith("127.0.0.") else None
+
+
 def terminal_columns() -> int | None:
     """Width of the terminal where the user sees this run, None where there is none (a file, a pipe, no launch.py)."""
     columns = os.environ.get(TERMINAL_COLUMNS, "")

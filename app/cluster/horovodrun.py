@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from horovod.runner.common.util import safe_shell_exec
 from horovod.runner.launch import run_commandline
+from horovod.runner.util import network
 
 GRACE = 30  # seconds
 
@@ -43,6 +44,16 @@ def _is_rank(process: psutil.Process) -> bool:
 
 # At import, not below: Horovod watches each rank from a process of its own, which imports this module anew.
 safe_shell_exec.terminate_executor_shell_and_children = end_rank
+
+_addresses_of_interfaces = network.get_local_host_addresses
+
+
+def _local_addresses() -> set[str]:
+    """All loopback addresses too: discover.py names the slots of this machine by them, and Horovod would use ssh."""
+    return _addresses_of_interfaces() | {f"127.0.0.{number}" for number in range(1, 255)}
+
+
+network.get_local_host_addresses = _local_addresses
 
 _execve = os.execve
 

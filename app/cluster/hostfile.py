@@ -38,11 +38,16 @@ def read_hostfile(path: str) -> list[Host]:
         raise UserError(
             f"the host file {path} cannot be read ({reason}): give --hostfile a text file with a host a line"
         ) from None
-    entries = [(f"{path}, line {number}", line.partition("#")[0].split()) for number, line in enumerate(lines, start=1)]
-    hosts = _distinct((place, _parse(fields, place)) for place, fields in entries if fields)
+    hosts = parse_lines(lines, path)
     if not hosts:
         raise UserError(f"the host file {path} names no host: {_LIKE}, a host a line")
     return hosts
+
+
+def parse_lines(lines: list[str], name: str) -> list[Host]:
+    """The hosts of a file's lines, none if there are none. UserError names the line and the fix."""
+    entries = [(f"{name}, line {number}", line.partition("#")[0].split()) for number, line in enumerate(lines, start=1)]
+    return _distinct((place, _parse(fields, place)) for place, fields in entries if fields)
 
 
 def parse_hosts(text: str) -> list[Host]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -15,10 +16,11 @@ from importlib import import_module
 from pathlib import Path
 
 from app.cluster import environment, hostfile, this_host
-from app.cluster.command_line import Launch, command_line, shell_line, uses_mpirun
+from app.cluster.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
+from app.cluster.discover import discover, split_local
 from app.cluster.failure import Failure
 from app.cluster.hostfile import Host
-from app.cluster.job import Job
+from app.cluster.job import GRACE, Job
 from app.cluster.options import parse
 from app.cluster.output import Output
 from app.recipe.errors import FAILED, PREEMPTED, UserError
@@ -37,7 +39,8 @@ def main(argv: list[str], program: list[str] = _APP) -> int:
         if program is _APP:
             app.check(command)  # a wrong flag answers here, at once and once
         if command[0] in DISTRIBUTED and options.launcher != "none":
-            return _launch(_plan(options, command, program), options.dry_run)
+            plan = _plan_elastic if options.discovery else _plan
+            return _launch(plan(options, command, program), options.dry_run)
         return _run_alone(options, command, program)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,6 +71,36 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
     )
 
 
+def _plan_elastic(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
+    if _value(command, "--collectives") == "mpi":
+        raise UserError("elastic runs need gloo: leave out --collectives mpi")
+    script = str(Path(options.discovery).resolve())
+    hosts = split_local(discover(script))
+    slots = sum(host.slots for host in hosts)
+    if slots < (options.min_np or 1):
+        raise UserError(f"--min-np {options.min_np or 1}: {script} lists {slots} slots now")
+    this_host.check_name()
+    remote = any(not this_host.is_here(host.name) for host in hosts)
+    if remote and not options.interface:
+        raise UserError("an elastic run on several hosts needs --interface IF, the network interface between them")
+    if options.interface:
+        this_host.check_interface(options.interface)
+    most = options.max_np
+    return Launch(
+        launcher="horovodrun",
+        processes=options.np or min(slots, most or slots),
+        hosts=hosts,
+        remote=remote,
+        collectives="gloo",
+        program=[*program, *command],
+        interface=options.interface,
+        ssh_port=options.ssh_port,
+        ssh_identity=options.ssh_identity,
+        elastic=Elastic(options.min_np or 1, most, shlex.join([sys.executable, "-m", "app.cluster.discover", script])),
+        additions=_python_path(Path.cwd()),
+    )
+
+
 def _hosts(options: argparse.Namespace) -> list[Host]:
     if options.hostfile:
         return hostfile.read_hostfile(options.hostfile)
@@ -84,6 +117,8 @@ def _launch(launch: Launch, dry_run: bool) -> int:
     if dry_run:
         print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
         return 0
+    # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
+    environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
     if launch.launcher == "horovodrun":
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
@@ -93,15 +128,15 @@ def _launch(launch: Launch, dry_run: bool) -> int:
 
 
 def _watch(job: Job, launch: Launch) -> int:
-    output = Output(sys.stdout, sys.stderr)
+    output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     for chunk in job.chunks():
         try:
             output.feed(chunk)
         except BrokenPipeError:  # nobody reads any more, as in `run.sh | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             job.ask(signal.SIGPIPE)
-        if any(each.code != PREEMPTED for each in output.failures):
-            job.limit(_FAILURE_GRACE)  # a rank that waits for the failed one may never notice
+        if output.failures:
+            job.limit(_grace(output.failures, launch))
     launcher_code = job.close()
     output.finish()
     code, words = _verdict(output, launcher_code, job.asked, launch)
@@ -109,12 +144,20 @@ def _watch(job: Job, launch: Launch) -> int:
     return code
 
 
+def _grace(failures: list[Failure], launch: Launch) -> float:
+    """Seconds that the others have to end by themselves after these: a rank may wait for a failed one for ever."""
+    codes = {each.code for each in failures}
+    if launch.elastic and codes == {FAILED}:
+        return float("inf")  # the others go on
+    return GRACE if codes == {PREEMPTED} else _FAILURE_GRACE
+
+
 def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
     """The exit code and the last words, the cause in the last line."""
     if cause := output.documented():
         return cause.code, _caused(cause)
     if launcher_code == 0:
-        return 0, output.kept_back
+        return 0, "" if launch.elastic else output.kept_back  # of processes that the run went on without
     if asked is not None:
         return 128 + asked, f"error: stopped by {signal.Signals(asked).name}\n"
     if killed := output.killed():

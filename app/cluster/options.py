@@ -40,7 +40,27 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
         )
     if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
         raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
+    check_elastic(options)
     return options, argv[end:] or ["train"]
+
+
+def check_elastic(options: argparse.Namespace) -> None:
+    """UserError where the options of an elastic run do not fit."""
+    limits = (options.min_np, options.max_np)
+    if not options.discovery:
+        if limits != (None, None):
+            raise UserError("--min-np and --max-np are for elastic runs: give a --host-discovery-script too")
+        return
+    if options.hosts or options.hostfile:
+        raise UserError("--host-discovery-script says where to run: leave out -H and --hostfile")
+    if options.launcher != "horovodrun":
+        raise UserError(f"elastic runs are started by horovodrun: leave out --launcher {options.launcher}")
+    if not os.access(options.discovery, os.X_OK):
+        raise UserError(f"--host-discovery-script {options.discovery}: no such file, or it cannot be run (chmod +x)")
+    if any(limit is not None and limit < 1 for limit in limits):
+        raise UserError("--min-np and --max-np: a run has at least one process")
+    if options.max_np is not None and (options.min_np or 1) > options.max_np:
+        raise UserError(f"--min-np {options.min_np} is above --max-np {options.max_np}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,6 +92,14 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         default="horovodrun",
         help="default: horovodrun",
     )
+    add(
+        "--host-discovery-script",
+        dest="discovery",
+        metavar="S",
+        help="elastic run: S prints the hosts there are now, host:slots a line; it is asked each second",
+    )
+    add("--min-np", type=int, metavar="N", help="elastic run: processes below which it waits; default: 1")
+    add("--max-np", type=int, metavar="N", help="elastic run: most processes; default: all slots")
     add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
     add(
         "--interface",

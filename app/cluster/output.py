@@ -31,6 +31,7 @@ class Output:
 
     out: TextIO
     err: TextIO
+    elastic: bool = False  # then rank 0 is now this process, now that one, and only it speaks
     failures: list[Failure] = field(default_factory=list)
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
@@ -106,7 +107,8 @@ class Output:
         elif stream == "err" and (self.failures or _CONSEQUENCE.match(line)):
             self.kept_back += line
         else:
-            self._write(self.out if stream == "out" else self.err, line if rank == 0 else f"[{rank}] {line}")
+            plain = rank == 0 or (self.elastic and stream == "out")
+            self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:

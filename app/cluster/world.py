@@ -17,7 +17,7 @@ import torch
 
 from app.cluster import gloo_over_mpi, this_host
 from app.cluster.compression import Compression
-from app.cluster.environment import launcher, launcher_rank
+from app.cluster.environment import launcher, launcher_rank, local_slot
 from app.cluster.tuning import Tuning
 from app.recipe.errors import UserError
 
@@ -235,7 +235,8 @@ def _limit_threads() -> None:
 def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
-    index, gpus = hvd.local_rank(), torch.cuda.device_count()
+    slot = local_slot()  # of an elastic run, where each slot of this machine is a host of its own
+    index, gpus = hvd.local_rank() if slot is None else slot, torch.cuda.device_count()
     if index >= gpus:
         raise UserError(
             f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-# mpirun forwards SIGUSR1 to its ranks, and sends them SIGCONT some seconds before SIGTERM and SIGKILL when it ends a job.
+# mpirun forwards SIGUSR1 to its ranks; when it ends a job it sends SIGCONT, some seconds later SIGTERM, then SIGKILL.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCONT)
 
 
