@@ -1,0 +1,87 @@
+"""`evaluate`: a trained network on all validation images."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.recipe.errors import Preempted, UserError
+from app.recipe.options import Parser
+
+EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="./run.sh evaluate",
+        description="Evaluate a trained network on all validation images, on any number of processes alike.",
+        epilog=f"example: {EXAMPLE}",
+    )
+    add = parser.add_argument
+    add(
+        "weights",
+        metavar="WEIGHTS",
+        help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
+    )
+    add("--data", default="", help="data set or folder (default: what it was trained on)")
+    add("--resize", type=int, default=0, help="shorter side before the central crop (default: as trained)")
+    add("--image-size", type=int, default=0, metavar="SIZE", help="side of the crop (default: as trained)")
+    add(
+        "--output",
+        default="",
+        metavar="DIR",
+        help="write evaluation.json, classes.txt, confusion.txt, confusion.png there",
+    )
+    add("--json", action="store_true", help="show JSON")
+    group = parser.add_argument_group("run")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    group.add_argument(
+        "--collectives", choices=("auto", "nccl", "mpi", "gloo"), default="auto", help="library (default: auto)"
+    )
+    group.add_argument(
+        "--loader-processes", type=int, default=-1, metavar="N", help="per process (default: -1, by the data)"
+    )
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The options. Raises UserError."""
+    options = make_parser().parse(argv)
+    if options.resize < 0 or options.image_size < 0:
+        raise UserError("--resize and --image-size are in pixels: give numbers above 0, or leave them out")
+    if not Path(options.weights).exists():
+        raise UserError(f"there is no {options.weights}: give a run's folder, a checkpoint or a state_dict")
+    return options
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command on this process. Raises UserError."""
+    options = parse(argv)
+
+    from app.cluster import world as cluster
+    from app.cluster.agreement import on_root, together
+    from app.data.loader import default_loader_processes
+    from app.training import evaluation_report as report
+    from app.training.evaluation import evaluate
+    from app.training.signals import StopRequest
+    from app.training.trained import in_words, load, validation_source
+
+    stop = StopRequest()
+    world = cluster.start(options.collectives, options.device)
+    trained = together(lambda: load(options.weights))
+    source = together(lambda: validation_source(trained, options.data, options.image_size, options.resize))
+    on_root(lambda: report.make_folder(options.output))
+    processes = options.loader_processes
+    if processes < 0:
+        processes = default_loader_processes(source, world.local_size)
+    mean, std = trained.normalisation(world.device)
+    result = evaluate(trained.network.to(world.device), source, world, mean, std, processes, stop)
+    if result is None:
+        raise Preempted("the evaluation was stopped: start it again")
+    if world.rank == 0:
+        classes = in_words(source.classes)
+        print(report.as_json(result, source.classes) if options.json else report.as_text(result, classes), flush=True)
+        if options.output:
+            report.write(Path(options.output), result, source.classes, classes)
+    cluster.stop()
