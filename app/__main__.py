@@ -17,6 +17,8 @@ COMMANDS = {
     "plan": "k, n, kn, rates, memory and hours of a recipe, before it is run",
     "audit": "what of the paper a recipe or run follows, and where it deviates",
     "evaluate": "a trained network on all validation images: errors, classes, confusion",
+    "predict": "the likeliest classes of image files",
+    "export": "a trained network for other programs: state_dict, safetensors, ONNX, detectron2",
     "board": "show the curves of runs in TensorBoard",
     "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
     "check-data": "decode every image of a folder once and say what is wrong",

@@ -75,8 +75,8 @@ def main(argv: Sequence[str]) -> None:
     processes = options.loader_processes
     if processes < 0:
         processes = default_loader_processes(source, world.local_size)
-    mean, std = trained.normalisation(world.device)
-    result = evaluate(trained.network.to(world.device), source, world, mean, std, processes, stop)
+    arithmetic = trained.arithmetic(world.device)
+    result = evaluate(trained.network.to(world.device), source, world, arithmetic, processes, stop)
     if result is None:
         raise Preempted("the evaluation was stopped: start it again")
     if world.rank == 0:

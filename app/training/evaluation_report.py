@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from app.recipe.errors import UserError
 from app.training.evaluation import Evaluation
@@ -27,7 +28,7 @@ def as_text(result: Evaluation, classes: Sequence[str]) -> str:
 
 def class_table(result: Evaluation, classes: Sequence[str], most: int | None = None) -> list[str]:
     """A line a class, the worst first."""
-    rows = sorted(per_class(result, classes), key=lambda row: -row["top1_error"])
+    rows = sorted(per_class(result, classes), key=lambda row: row["top1_error"], reverse=True)
     return [
         f"  {row['top1_error']:7.2%}  top-5 {row['top5_error']:7.2%}  {row['images']:6} images  {row['name']}"
         for row in rows[:most]
@@ -41,7 +42,7 @@ def confusion_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
     return [f"  {-count:6} times  {classes[row]} taken for {classes[column]}" for count, row, column in cells]
 
 
-def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, float | str]]:
+def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Name, images and errors (fractions; 0 without images) of each class."""
     images = result.confusion.sum(1).tolist()
     right = result.confusion.diagonal().tolist()

@@ -20,9 +20,10 @@ from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
 from app.recipe.errors import UserError
 from app.training import checkpoint
+from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import read_newest
+from app.training.run import AUTOCAST
 
-SYNTHETIC_IMAGES = 8192
 # (has three convolutions a block, blocks of each stage) -> name
 ARCHITECTURES = {
     (False, (1, 1, 1)): "resnet8",
@@ -40,10 +41,10 @@ ARCHITECTURES = {
 class Trained:
     """network: with plain batch normalisation, in evaluation mode, on the CPU. An image goes in as float [n, channels,
     image_size, image_size], its shorter side made `resize` first, from [0, 1] normalised by mean and std (by channel).
-    data: what it was trained on, "" where the file does not say."""
+    data: what it was trained on, "" where the file does not say; config: of its run, else of the network only."""
 
     network: nn.Module
-    model: str
+    config: Config
     classes: tuple[str, ...]
     image_size: int
     resize: int
@@ -59,10 +60,10 @@ class Trained:
     def dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
 
-    def normalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, [channels], where and as the network computes."""
+    def arithmetic(self, device: torch.device) -> Arithmetic:
+        """As validation computed while it was trained."""
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
-        return mean, std
+        return Arithmetic(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 
     def read(self, path: str) -> Tensor:
         """An image file as validation would see it, uint8 [1, h, w, channels]. Raises CorruptImage."""
@@ -75,7 +76,7 @@ class Trained:
     def preprocessing(self) -> dict[str, Any]:
         """What to do to an image, and what the outputs mean, for programs."""
         return {
-            "model": self.model,
+            "model": self.config.model,
             "channels": self.channels,
             "resize": self.resize,
             "image_size": self.image_size,
@@ -126,7 +127,7 @@ def from_checkpoint(content: dict[str, Any]) -> Trained:
     size = content["image_size"]
     return Trained(
         network=rebuild(content["model"], config),
-        model=config.model,
+        config=config,
         classes=tuple(content["classes"]),
         image_size=size,
         resize=size if config.data in NAMES else config.resize,
@@ -146,11 +147,12 @@ def from_weights(content: dict[str, Any], path: Path) -> Trained:
     count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
     if not known and channels != 3:
         raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export beside it")
+    default = imagenet_names() if count == 1000 else map(str, range(count))
     config = Config(model=model, width=len(weights["conv1.weight"]))
     trained = Trained(
         network=rebuild(weights, config),
-        model=model,
-        classes=tuple(known.get("classes", imagenet_names() if count == 1000 else map(str, range(count)))),
+        config=config,
+        classes=tuple(known.get("classes", default)),
         image_size=known.get("image_size", IMAGE_SIZE),
         resize=known.get("resize", 256),
         mean=tuple(known.get("mean", IMAGENET_MEAN)),
@@ -218,7 +220,7 @@ def validation_source(trained: Trained, data: str, image_size: int, resize: int)
     size = image_size or trained.image_size
     source = open_source(
         name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none",
-        seed=0, synthetic_images=SYNTHETIC_IMAGES, classes=len(trained.classes),
+        seed=0, synthetic_images=trained.config.synthetic_images, classes=len(trained.classes),
     )  # fmt: skip
     if source.channels != trained.channels:
         raise UserError(f"{name} has images of {source.channels} channels, the network takes {trained.channels}")

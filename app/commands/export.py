@@ -1,0 +1,78 @@
+"""`export`: a trained network in the files that other programs read."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.recipe.errors import UserError
+from app.recipe.options import Parser
+
+FORMATS = {
+    "state_dict": (".pt", "torchvision's names, for torch.load"),
+    "safetensors": (".safetensors", "the same"),
+    "onnx": (".onnx", "any batch size, checked with onnxruntime"),
+    "detectron2": (".pkl", "the backbone of a detector (large ResNets only)"),
+}
+
+
+def make_parser() -> Parser:
+    formats = "\n".join(f"  {name:12} {ending:13} {text}" for name, (ending, text) in FORMATS.items())
+    parser = Parser(
+        prog="./run.sh export",
+        description="Write a trained network for other programs, and beside it, as JSON, how to prepare images and"
+        " what the classes are.",
+        epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
+    )
+    add = parser.add_argument
+    add(
+        "weights",
+        metavar="WEIGHTS",
+        help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
+    )
+    add("--output", metavar="FILE", help="to write; its ending says the format; the JSON gets its name with .json")
+    add("--opset", type=int, default=18, help="of ONNX, 18 to 23 (default: 18)")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The options, with the `format` found. Raises UserError."""
+    options = make_parser().parse(argv)
+    endings = {ending: name for name, (ending, _) in FORMATS.items()}
+    if not options.output:
+        raise UserError("give --output FILE, which ends in " + ", ".join(endings))
+    path = Path(options.output)
+    if path.suffix not in endings:
+        raise UserError(f"--output {path}: give a file that ends in {', '.join(endings)}")
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: there is no folder {path.parent}")
+    if not 18 <= options.opset <= 23:
+        raise UserError(f"--opset {options.opset}: give 18 to 23")
+    options.format = endings[path.suffix]
+    return options
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    options = parse(argv)
+
+    from app.training import exports
+    from app.training.trained import load
+
+    trained, path = load(options.weights), Path(options.output)
+    facts = trained.preprocessing() | {"format": options.format}
+    try:
+        if options.format == "onnx":
+            facts |= exports.write_onnx(trained, path, options.opset)
+        elif options.format == "detectron2":
+            facts |= exports.write_detectron2(trained, path)
+        elif options.format == "safetensors":
+            exports.write_safetensors(trained, path)
+        else:
+            exports.write_state_dict(trained, path)
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from None
+    print(f"{path}: {facts['model']}, {len(trained.classes)} classes; {path.with_suffix('.json')}: how to use it")

@@ -1,0 +1,57 @@
+"""`predict`: the likeliest classes of image files."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+
+from app.recipe.errors import UserError
+from app.recipe.options import Parser
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="./run.sh predict",
+        description="Show the likeliest classes of images.",
+        epilog="example: ./run.sh predict runs/digits-20260101-120000 one.png two.png",
+    )
+    add = parser.add_argument
+    add(
+        "weights",
+        metavar="WEIGHTS",
+        help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
+    )
+    add("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files")
+    add("--top", type=int, default=5, help="classes to show (default: 5)")
+    add("--json", action="store_true", help="show JSON, a line an image")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The options. Raises UserError."""
+    options = make_parser().parse(argv)
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: give 1 or more")
+    return options
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError, CorruptImage."""
+    options = parse(argv)
+
+    import torch
+
+    from app.training.trained import in_words, load
+
+    trained = load(options.weights)
+    arithmetic, names = trained.arithmetic(torch.device("cpu")), in_words(trained.classes)
+    for path in options.images:
+        with torch.inference_mode():
+            logits = arithmetic.logits(trained.network, trained.read(path))[0]
+        best = logits.float().softmax(0).topk(min(options.top, len(names)))
+        found = [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
+        if options.json:
+            print(json.dumps({"image": path, "classes": [{"name": n, "probability": p} for n, p in found]}))
+        else:
+            print(path, *(f"  {p:7.2%}  {name}" for name, p in found), sep="\n")

@@ -1,0 +1,221 @@
+"""Trained networks read from files, and written for other programs."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from app.commands import board, evaluate, export, predict
+from app.model.networks import LARGE, make_network
+from app.recipe.config import Config
+from app.recipe.errors import CorruptImage, UserError
+from app.training import exports
+from app.training.trained import architecture, load
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    """As after training: every BN has statistics and gammas of its own."""
+    torch.manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def resnet50() -> nn.Module:
+    return with_statistics(torchvision.models.resnet50())
+
+
+@pytest.fixture(scope="module")
+def weights(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    torch.save(resnet50.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network's export with its JSON."""
+    path = tmp_path_factory.mktemp("small") / "small.pt"
+    torch.save(with_statistics(make_network(Config(width=8), 1, 4, nn.BatchNorm2d)).state_dict(), path)
+    facts = {"classes": ["a", "b", "c", "d"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    return path
+
+
+def test_torchvisions_own_state_dict_gives_torchvisions_logits(resnet50: nn.Module, weights: Path) -> None:
+    trained = load(str(weights))
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        x = torchvision.transforms.functional.normalize(pixels.permute(0, 3, 1, 2) / 255, mean.tolist(), std.tolist())
+        expected = resnet50(x)
+        assert torch.equal(trained.network(x), expected)
+        found = trained.arithmetic(torch.device("cpu")).logits(trained.network, pixels)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert trained.classes[:2] == ("tench", "goldfish")
+    assert (trained.resize, trained.image_size, trained.data) == (256, 224, "")
+
+
+def test_the_ways_to_hold_a_state_dict(resnet50: nn.Module, weights: Path, tmp_path: Path) -> None:
+    state = resnet50.state_dict()
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
+    torch.save({"model": state, "epoch": 3}, tmp_path / "c.pt")
+    for name in ("a.safetensors", "b.pt", "c.pt"):
+        found = load(str(tmp_path / name)).network.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_architectures(name: str) -> None:
+    with torch.device("meta"):
+        state = getattr(torchvision.models, name)().state_dict()
+    assert architecture(state, Path("x")) == name
+
+
+def test_an_image_is_prepared_as_validation_prepares_it(weights: Path, small: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    image = Image.fromarray(pixels)
+    transforms = torchvision.transforms
+    expected = transforms.CenterCrop(224)(transforms.Resize(256)(image))
+    found = load(str(weights)).read(str(tmp_path / "image.png"))[0].numpy()
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= 2
+    grey = load(str(small)).read(str(tmp_path / "image.png"))
+    expected_grey = np.asarray(transforms.CenterCrop(8)(transforms.Resize(8)(image)).convert("L")).astype(int)
+    assert grey.shape == (1, 8, 8, 1)
+    assert np.abs(grey[0, :, :, 0].numpy().astype(int) - expected_grey).max() <= 2
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_onnx(small: Path, tmp_path: Path, opset: int) -> None:
+    trained = load(str(small))
+    facts = exports.write_onnx(trained, tmp_path / "x.onnx", opset)
+    assert facts["opset"] == opset
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    for n in (1, 7):
+        images = torch.randn(n, 1, 8, 8)
+        (found,) = session.run(None, {"images": images.numpy()})
+        assert np.abs(found - trained.network(images).detach().numpy()).max() < 1e-4
+
+
+def test_detectron2(resnet50: nn.Module, weights: Path, tmp_path: Path) -> None:
+    """Names and values are those of detectron2's tools/convert-torchvision-to-d2.py, whose rule is repeated here."""
+    facts = exports.write_detectron2(load(str(weights)), tmp_path / "x.pkl")
+    content = pickle.loads((tmp_path / "x.pkl").read_bytes())
+    assert (content["__author__"], content["matching_heuristics"]) == ("torchvision", True)
+    model = content["model"]
+    for name, value in resnet50.state_dict().items():
+        key = name if "layer" in name else "stem." + name
+        for t in (1, 2, 3, 4):
+            key = key.replace(f"layer{t}", f"res{t + 1}")
+        for t in (1, 2, 3):
+            key = key.replace(f"bn{t}", f"conv{t}.norm")
+        key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        assert np.array_equal(model.pop(key), value.numpy())
+    assert not model
+    assert facts["config"]["MODEL.PIXEL_MEAN"] == pytest.approx([123.675, 116.28, 103.53])
+    assert facts["config"]["MODEL.RESNETS.DEPTH"] == 50
+    assert exports.detectron2_name("layer1.0.downsample.1.running_var") == "res2.0.shortcut.norm.running_var"
+
+
+def test_export_and_back(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for ending in ("pt", "safetensors"):
+        path = tmp_path / f"out.{ending}"
+        export.main([str(small), "--output", str(path)])
+        assert str(path) in capsys.readouterr().out
+        state = load_file(path) if ending == "safetensors" else torch.load(path, weights_only=True)
+        assert all(torch.equal(state[name], value) for name, value in torch.load(small).items())
+        again = load(str(path))
+        assert (again.classes, again.mean, again.image_size) == (("a", "b", "c", "d"), (0.5,), 8)
+
+
+def test_predict(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    x = torch.from_numpy((pixels / 255 - 0.5) / 0.25)[None, None].float()
+    expected = load(str(small)).network(x).softmax(1)[0].detach()
+    predict.main([str(small), str(tmp_path / "image.png"), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert [c["name"] for c in shown["classes"]] == ["abcd"[i] for i in expected.argsort(descending=True)]
+    assert shown["classes"][0]["probability"] == pytest.approx(float(expected.max()), abs=0.01)
+    predict.main([str(small), str(tmp_path / "image.png"), "--top", "1"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def bad_files(folder: Path, small: Path) -> None:
+    (folder / "text.pt").write_text("no tensors")
+    (folder / "text.png").write_text("no image")
+    (folder / "text.safetensors").write_text("no tensors")
+    (folder / "empty").mkdir()
+    torch.save(torch.zeros(3), folder / "tensor.pt")
+    torch.save({"weight": torch.zeros(3)}, folder / "linear.pt")
+    torch.save({"format": 99}, folder / "newer.pt")
+    torch.save({"format": 1, "checksum": "?"}, folder / "changed.pt")
+    torch.save({"x": Path()}, folder / "code.pt")
+    state = torch.load(small)
+    torch.save(state, folder / "alone.pt")
+    torch.save({n: v for n, v in state.items() if not n.startswith("layer2")}, folder / "partial.pt")
+    torch.save(state, folder / "beside.pt")
+    (folder / "beside.json").write_text("{}")
+    Image.effect_noise((90, 90), 99).save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:2000])
+
+
+BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a good network
+    (predict, "{}/none.pt {}/text.png", "No such file"),
+    (predict, "{}/text.pt {}/text.png", "holds no tensors"),
+    (predict, "{}/text.safetensors {}/text.png", "holds no tensors"),
+    (predict, "{}/empty {}/text.png", "no run with a checkpoint"),
+    (predict, "{}/tensor.pt {}/text.png", "no state_dict, but a Tensor"),
+    (predict, "{}/linear.pt {}/text.png", "no state_dict of torchvision's ResNets"),
+    (predict, "{}/newer.pt {}/text.png", "format 99"),
+    (predict, "{}/changed.pt {}/text.png", "checksum"),
+    (predict, "{}/code.pt {}/text.png", "read safely"),
+    (predict, "{}/alone.pt {}/text.png", "put the .json of its export beside it"),
+    (predict, "{}/partial.pt {}/text.png", "no state_dict of torchvision's ResNets"),
+    (predict, "{}/beside.pt {}/text.png", "not what export writes"),
+    (predict, "{s} {}/text.png", "neither JPEG nor PNG"),
+    (predict, "{s} {}/cut.png", "cannot decode the image"),
+    (predict, "{s} {}/none.png", "No such file"),
+    (predict, "{s} {}/empty", "cannot decode the image"),
+    (predict, "{s}", "required: IMAGE"),
+    (predict, "{s} {}/text.png --top 0", "--top 0"),
+    (predict, "{s} {}/text.png --tpo 3", "did you mean --top?"),
+    (export, "{s}", "give --output FILE"),
+    (export, "{s} --output {}/x.zip", "ends in .pt, .safetensors, .onnx, .pkl"),
+    (export, "{s} --output {}/none/x.pt", "no folder"),
+    (export, "{s} --output {}/x.pkl", "detectron2 has no resnet8"),
+    (export, "{s} --output {}/x.onnx --opset 3", "--opset 3"),
+    (export, "{}/none.pt --output {}/x.pt", "No such file"),
+    (evaluate, "{}/none.pt", "there is no"),
+    (evaluate, "{s} --resize -1", "above 0"),
+    (evaluate, "{s} --device gpu", "invalid choice"),
+    (evaluate, "", "required: WEIGHTS"),
+    (board, "{}/empty", "holds no run"),
+    (board, "{}/none", "no folder"),
+    (board, "{}/empty --prot 3", "did you mean --port?"),
+]
+
+
+@pytest.mark.parametrize(("command", "options", "says"), BAD, ids=[f"{c.__name__} {o}" for c, o, _ in BAD])
+def test_bad_input(command: object, options: str, says: str, small: Path, tmp_path: Path) -> None:
+    bad_files(tmp_path, small)
+    arguments = [part.replace("{}", str(tmp_path)).replace("{s}", str(small)) for part in options.split()]
+    with pytest.raises(UserError) as error:
+        command.main(arguments)  # type: ignore[attr-defined]
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == (3 if isinstance(error.value, CorruptImage) else 2)
