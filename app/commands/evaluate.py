@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     if result is None:
         raise Preempted("the evaluation was stopped: start it again")
     if world.rank == 0:
-        classes = in_words(source.classes)
+        classes = in_words(source.classes, source.name)
         print(report.as_json(result, source.classes) if options.json else report.as_text(result, classes), flush=True)
         if options.output:
             report.write(Path(options.output), result, source.classes, classes)

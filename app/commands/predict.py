@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     from app.training.trained import in_words, load
 
     trained = load(options.weights)
-    arithmetic, names = trained.arithmetic(torch.device("cpu")), in_words(trained.classes)
+    arithmetic, names = trained.arithmetic(torch.device("cpu")), in_words(trained.classes, trained.data)
     for path in options.images:
         with torch.inference_mode():
             logits = arithmetic.logits(trained.network, trained.read(path))[0]

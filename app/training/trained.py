@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Trained:
             "mean": list(self.mean),
             "std": list(self.std),
             "classes": list(self.classes),
+            "names": list(in_words(self.classes, self.data)),
         }
 
 
@@ -203,11 +205,14 @@ def imagenet_names() -> list[str]:
     return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
-def in_words(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes as shown to people: those of ImageNet get their words."""
-    if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
-        return tuple(f"{words} ({name})" for words, name in zip(imagenet_names(), classes, strict=True))
-    return classes
+def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
+    """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if it has one."""
+    words = {}
+    with contextlib.suppress(OSError, ValueError):
+        words = json.loads((Path(data) / "classes.json").read_text())
+    if not words and len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        words = dict(zip(classes, imagenet_names(), strict=True))
+    return tuple(f"{words[name]} ({name})" if name in words else name for name in classes)
 
 
 def validation_source(trained: Trained, data: str, image_size: int, resize: int) -> Source:
