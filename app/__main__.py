@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "a trained network on all validation images: errors, classes, confusion",
     "predict": "the likeliest classes of image files",
     "export": "a trained network for other programs: state_dict, safetensors, ONNX, detectron2",
+    "report": "runs side by side on one page",
     "board": "show the curves of runs in TensorBoard",
     "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
     "check-data": "decode every image of a folder once and say what is wrong",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,6 +12,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 MOST_NAMES = 40  # classes that are named on an axis
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a picture."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    dashed: bool = False
 
 
 def figure(width: float, height: float) -> Figure:
@@ -54,3 +65,21 @@ def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
+    """Curves over epochs; a dashed one belongs to the solid one of the same name and is named by it."""
+    drawn = figure(7.2, 4.2)
+    axes = drawn.add_subplot()
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}
+    for curve in curves:
+        style = {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": curve.name, "linewidth": 1.8}
+        marker = "o" if len(curve.x) == 1 else None
+        axes.plot(curve.x, curve.y, color=colours[curve.name], marker=marker, **style)  # type: ignore[arg-type]
+    axes.set(xlabel="epochs", ylabel=label, title=title)
+    axes.grid(alpha=0.3)
+    if log_scale:
+        axes.set_yscale("log")
+    if colours:
+        axes.legend(fontsize=8)
+    return drawn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.recipe.audit import audit_claim
 from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
 from app.recipe.errors import UserError
 from app.recipe.plan import Plan
+from app.training.environment import environment
 
 RUNS = Path("runs")
 CONFIG, RESULT, PREEMPTED = "config.json", "result.json", "preempted"
@@ -96,9 +98,10 @@ def claim(folder: Path) -> IO[str]:
 
 
 def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
-    """config.json and plan.json; audit.json of a run whose recipe names the paper."""
+    """config.json, plan.json, environment.json; audit.json of a run whose recipe names the paper."""
     write_text(folder / CONFIG, to_json(config))
     write_text(folder / "plan.json", json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n")
+    write_text(folder / "environment.json", json.dumps(environment(sys.argv, os.environ), indent=2) + "\n")
     findings = [asdict(finding) for finding in audit_claim(config, plan.images)]
     if findings:
         write_text(folder / "audit.json", json.dumps(findings, indent=2) + "\n")

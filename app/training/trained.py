@@ -206,7 +206,7 @@ def imagenet_names() -> list[str]:
 
 
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
-    """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if it has one."""
+    """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if there."""
     words = {}
     with contextlib.suppress(OSError, ValueError):
         words = json.loads((Path(data) / "classes.json").read_text())

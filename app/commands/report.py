@@ -1,0 +1,51 @@
+"""`report`: runs side by side on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.recipe.errors import UserError
+from app.recipe.options import Parser
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="./run.sh report",
+        description="Compare runs: one HTML file that holds everything, and its pictures as PNG.",
+        epilog="example: ./run.sh report runs/digits-* --output report",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, finished or not")
+    parser.add_argument("--output", default="report", metavar="DIR", help="folder to write (default: report)")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The options. Raises UserError."""
+    options = make_parser().parse(argv)
+    for run in options.runs:
+        if not (Path(run) / "config.json").is_file():
+            raise UserError(f"{run} is no run: there is no {Path(run) / 'config.json'}")
+    return options
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    options = parse(argv)
+
+    from app.commands.report_page import page, pictures
+    from app.training.figures import to_png
+    from app.training.record import read_record
+
+    records = [read_record(Path(run)) for run in dict.fromkeys(options.runs)]
+    drawn = {name: to_png(figure) for name, figure in pictures(records).items()}
+    folder = Path(options.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in drawn.items():
+            (folder / f"{name}.png").write_bytes(content)
+        (folder / "report.html").write_text(page(records, drawn), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+    print(f"{folder / 'report.html'}, and {', '.join(f'{name}.png' for name in drawn)} beside it")

@@ -1,0 +1,115 @@
+"""The report of real runs: what it says is what their files say, in a browser too."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.commands import report
+from app.recipe.errors import UserError
+from app.training.environment import HIDDEN, environment
+from tests.integration.conftest import App
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a finished run and of one that stopped after its first epoch."""
+    folder = tmp_path_factory.mktemp("report")
+    begun = folder / "begun"
+    shutil.copytree(trained, begun)
+    (begun / "result.json").unlink()
+    lines = (begun / "log.jsonl").read_text().splitlines(keepends=True)
+    last = next(i for i, line in enumerate(lines) if '"eval"' in line)
+    (begun / "log.jsonl").write_text("".join(lines[: last + 1]) + '{"kind": "tra')
+    report.main([str(trained), str(begun), str(trained), "--output", str(folder / "out")])
+    return folder / "out/report.html"
+
+
+def test_page(trained: Path, page: Path) -> None:
+    text = page.read_text()
+    result = json.loads((trained / "result.json").read_text())
+    assert f"<td>{result['top1_error']:.2%}</td>" in text
+    assert "<td>3</td>" in text and "<td>1 of 3</td>" in text
+    assert "k = 8 workers of n = 16 images, kn = 128" in text
+    assert text.count("<h2>") == 3  # curves and two runs: one that is named twice is shown once
+    assert "what of the paper" in text.lower() and "--warmup-epochs" in text
+    assert not re.search(r"<script|<link|https?://", text)
+    assert len(re.findall(r'src="data:image/png;base64,', text)) == 4
+    for name in ("error", "loss", "rate", "speed"):
+        assert (page.parent / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_a_browser_shows_it(page: Path, browser: Any) -> None:
+    browser.get(page.as_uri())
+    widths = browser.execute_script("return [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) == 4 and min(widths) > 500
+    assert browser.execute_script("return document.body.scrollWidth <= window.innerWidth")
+    assert "median of 5" in browser.execute_script("return document.body.innerText")
+
+
+def test_environment_without_secrets(trained: Path) -> None:
+    kept = json.loads((trained / "environment.json").read_text())
+    assert kept["packages"]["horovod"] == "0.28.1" and kept["variables"]["OMP_NUM_THREADS"] == "1"
+    assert "--epochs" in kept["command"]
+    found = environment(
+        ["train", "--api-token", "abc", "--wandb-key=def", "--data", "s3://me:ghi@host/x", "--seed", "1"],
+        {
+            "_HOROVOD_SECRET_KEY": "jkl",
+            "NCCL_DEBUG": "INFO",
+            "AWS_SECRET_ACCESS_KEY": "mno",
+            "HOROVOD_GLOO_TIMEOUT": "3",
+            "HOME": "/home/me",
+        },
+    )
+    assert not re.search("abc|def|ghi|jkl|mno|/home", json.dumps(found["command"]) + json.dumps(found["variables"]))
+    assert found["command"][-2:] == ["--seed", "1"]
+    assert found["variables"] == {"HOROVOD_GLOO_TIMEOUT": "3", "NCCL_DEBUG": "INFO", "_HOROVOD_SECRET_KEY": HIDDEN}
+
+
+def test_a_run_without_any_epoch(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("config.json", "plan.json"):
+        shutil.copy(trained / name, tmp_path)
+    report.main([str(tmp_path), "--output", str(tmp_path / "out")])
+    assert "report.html" in capsys.readouterr().out
+    assert "0 of 3" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda run: (run / "config.json").unlink(), "is no run"),
+        (lambda run: (run / "config.json").write_text("{"), "is no config"),
+        (lambda run: (run / "config.json").write_text('{"epchs": 3}'), "--epchs"),
+        (lambda run: (run / "plan.json").unlink(), "plan.json"),
+        (lambda run: (run / "plan.json").write_text("[]"), "damaged"),
+        (lambda run: (run / "plan.json").write_text("{}"), "lacks 'images'"),
+        (lambda run: (run / "result.json").write_text("{"), "damaged"),
+    ],
+)
+def test_damaged_runs(damage: Any, says: str, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    damage(run)
+    with pytest.raises(UserError, match=says):
+        report.main([str(run), "--output", str(tmp_path / "out")])
+
+
+def test_an_output_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        report.main([str(trained), "--output", str(tmp_path / "file/x")])
+
+
+def test_a_config_repeats_a_run(app: App, trained: Path, tmp_path: Path) -> None:
+    app("train", "--config", trained / "config.json", "--output", tmp_path / "again")
+    first, again = (json.loads((run / "result.json").read_text()) for run in (trained, tmp_path / "again"))
+    assert first["top1_error"] == again["top1_error"]
+    old, new = (json.loads((run / "config.json").read_text()) for run in (trained, tmp_path / "again"))
+    assert {name for name in old if old[name] != new[name]} == {"output"}
+    losses = [[x["loss"] for x in map(json.loads, (run / "log.jsonl").open())] for run in (trained, tmp_path / "again")]
+    assert losses[0] == losses[1]
