@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from app.cluster.environment import launcher_rank
-from app.recipe.errors import DONE, FAILED, UserError
+from app.recipe.errors import DONE, EXIT_CODES, FAILED, UserError
 
 # name -> what it does; the code is in app/commands/NAME.py
 COMMANDS = {
@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "a trained network for other programs: state_dict, safetensors, ONNX, detectron2",
     "report": "runs side by side on one page",
     "board": "show the curves of runs in TensorBoard",
+    "completion": "what bash and zsh need to complete these commands and their options",
     "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
     "check-data": "decode every image of a folder once and say what is wrong",
 }
@@ -30,13 +31,16 @@ HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
 commands:
 {commands}
 
-./run.sh COMMAND --help shows a command's options, ./run.sh launch --help those of launching.
-"""
+./run.sh COMMAND --help shows a command's options, ./run.sh --help also those of launching.
+
+{exit_codes}"""
 
 
 def help_text() -> str:
     """All commands."""
-    return HELP.format(commands="\n".join(f"  {name:14} {text}" for name, text in COMMANDS.items()))
+    return HELP.format(
+        commands="\n".join(f"  {name:16} {text}" for name, text in COMMANDS.items()), exit_codes=EXIT_CODES
+    )
 
 
 def module_of(command: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import NoReturn
 
-from app.recipe.errors import UserError
+from app.recipe.errors import EXIT_CODES, UserError
 
 
 def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
@@ -73,7 +73,7 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         prog="run.sh",
         usage="./run.sh [-np N] [-H HOST:SLOTS,...] [--hostfile FILE] [more] [COMMAND] [OPTIONS]",
         description="Trains (COMMAND is `train` when left out). ./run.sh COMMAND --help lists a command's own options.",
-        epilog="\n".join(["commands:", *(f"  {name:20}  {does}" for name, does in commands.items())]),
+        epilog="\n".join(["commands:", *(f"  {name:20}  {does}" for name, does in commands.items()), "", EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

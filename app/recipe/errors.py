@@ -9,6 +9,15 @@ CORRUPT_IMAGE = 3
 NOT_FINITE = 4
 PREEMPTED = 75
 
+EXIT_CODES = """exit codes:
+  0   done
+  1   unexpected failure, or set-up failed
+  2   bad input: one line says what to change
+  3   an image that cannot be decoded: its path is named
+  4   the loss became NaN or infinite
+  75  asked to stop: saved, and the same command goes on
+"""
+
 
 class UserError(Exception):
     """A user's mistake; its text is one line and says the fix."""

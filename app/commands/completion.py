@@ -1,0 +1,48 @@
+"""`completion`: what bash and zsh need to complete commands, options and choices."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+from app.recipe.errors import UserError
+from app.recipe.options import Parser
+
+SHELLS = ("bash", "zsh")
+EXAMPLE = """examples:
+  bash: source <(./run.sh completion bash)
+  zsh:  ./run.sh completion zsh >~/.zfunc/_run.sh   # a folder of $fpath"""
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="./run.sh completion", description="Print completion for a shell.", epilog=EXAMPLE)
+    parser.add_argument("shell", choices=SHELLS, help="which one")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> str:
+    """The shell. Raises UserError."""
+    return str(make_parser().parse(argv).shell)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    shell = parse(argv)
+    try:
+        import shtab
+    except ImportError:
+        raise UserError("completion needs shtab: set up again with ./run.sh setup") from None
+
+    print(shtab.complete(whole_parser(), shell))
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """run.sh with all commands and their options."""
+    table = importlib.import_module("app.__main__")  # above this layer: looked at, not built on
+    whole = argparse.ArgumentParser(prog="run.sh")
+    commands = whole.add_subparsers()
+    for name, text in table.COMMANDS.items():
+        parser = importlib.import_module(table.module_of(name)).make_parser()
+        commands.add_parser(name, help=text, parents=[parser], add_help=False)
+    return whole

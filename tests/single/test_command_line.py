@@ -1,0 +1,91 @@
+"""Every command: help at once, options refused in one line, completion in a real shell."""
+
+import importlib
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.__main__ import COMMANDS, help_text, module_of
+from app.recipe import errors
+from app.recipe.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str) -> None:
+    """Within 0.3 s of a processor: the clock would measure what else this machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = python("app", command, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    assert shown.returncode == 0 and not shown.stderr
+    assert "example" in shown.stdout and "./run.sh " in shown.stdout
+    for line in importlib.import_module(module_of(command)).make_parser()._actions:
+        assert line.help, f"{line.dest} has no help"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_names_the_nearest(command: str) -> None:
+    module = importlib.import_module(module_of(command))
+    needed = [a for a in module.make_parser()._actions if not a.option_strings and a.nargs not in ("?", "*")]
+    values = [str(a.choices[0]) if a.choices else "x" for a in needed]
+    with pytest.raises(UserError, match=r"did you mean --help\?"):
+        module.parse([*values, "--hepl"])
+
+
+def test_no_command_imports_torch_to_answer() -> None:
+    code = (
+        "import sys; from app.__main__ import *;"
+        "[importlib.import_module(module_of(c)).make_parser() for c in COMMANDS];"
+        "print([m for m in ('torch', 'numpy', 'horovod', 'matplotlib') if m in sys.modules])"
+    )
+    heavy = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert heavy.stdout == "[]\n", heavy.stderr
+
+
+def test_exit_codes_are_documented() -> None:
+    documented = {int(code) for code in re.findall(r"^  (\d+) ", help_text(), re.MULTILINE)}
+    assert documented == {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+
+
+def test_unknown_command() -> None:
+    shown = python("app", "trian")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == "no command 'trian': did you mean train?\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["./run.sh", "tr"], {"train"}),
+        (["./run.sh", "train", "--minib"], {"--minibatch"}),
+        (["./run.sh", "train", "--warmup", ""], {"gradual", "constant", "none"}),
+        (["./run.sh", "evaluate", "--devi"], {"--device"}),
+    ],
+)
+def test_completion_in_bash(words: list[str], expected: set[str], tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(python("app", "completion", "bash").stdout)
+    typed = " ".join(word or "''" for word in words)
+    ask = (
+        f"source {script}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1};"
+        f"$(complete -p run.sh | grep -o '_shtab[a-z_]*') run.sh '{words[-1]}' '{words[-2]}';"
+        'echo "${COMPREPLY[@]}"'
+    )
+    shown = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env=os.environ)
+    assert set(shown.stdout.split()) == expected, shown.stderr
+
+
+def test_completion_for_zsh() -> None:
+    shown = python("app", "completion", "zsh").stdout
+    assert shown.startswith("#compdef run.sh") and "--warmup-epochs" in shown
