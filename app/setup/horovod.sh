@@ -6,12 +6,12 @@ install_horovod() {
   build=$(choose_build)
   if [ "$build" = nccl ]; then toolkit=$(cuda_home); fi
   key="horovod $(pin horovod) $build $toolkit, torch $(pin torch), $(mpirun --version | head -n 1), g++ $(g++ -dumpfullversion)"
-  key="$key, $("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))') $(cat "$here"/*horovod* | sha256sum)"
+  key="$key, $("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))') $(cat "$here"/build_horovod.sh "$here"/*.cmake | sha256sum)"
   is_done horovod "$key" && return
 
   wheels=${XDG_CACHE_HOME:-~/.cache}/horovod-wheels/$(printf '%s' "$key" | sha256sum | cut -c 1-16)
   if ! compgen -G "$wheels/*.whl" >/dev/null; then
-    say "Compiling Horovod $(pin horovod) for $build (gloo, MPI): some 6 minutes of one core"
+    say "Compiling Horovod $(pin horovod) for $build (gloo, MPI): 6 to 11 minutes of one core"
     logged "compiling Horovod" "$here/build_horovod.sh" "$python" "$(pin horovod)" "$wheels" "$toolkit"
   fi
   logged "installing Horovod" pip install --no-deps --no-index --force-reinstall "$wheels"/*.whl
