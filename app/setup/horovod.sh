@@ -51,7 +51,8 @@ toolkit_fits() {
   folder=$(cuda_home) && "$folder/bin/nvcc" --version | grep -q "release $(torch_cuda)\."
 }
 
-torch_cuda() { "$python" -c 'from torch.version import cuda; print((cuda or "none").split(".")[0])'; }
+# As text: importing torch takes seconds.
+torch_cuda() { sed -n "s/^cuda.*'\([0-9]*\)\..*/\1/p" "$venv"/lib/python3*/site-packages/torch/version.py; }
 
 # Prints the folder of a whole CUDA toolkit; an nvcc alone is not one.
 cuda_home() {

@@ -32,7 +32,7 @@ def test_run_sh_is_found_through_a_link_and_from_any_folder(tmp_path: Path) -> N
 
 def choose_build(operations: str, toolkit: Path) -> subprocess.CompletedProcess[str]:
     script = "set -euo pipefail; for part in steps python horovod; do . $here/$part.sh; done; choose_build"
-    variables = {"here": SETUP.parent, "root": ROOT, "python": ROOT / ".venv/bin/python", "operations": operations}
+    variables = {"here": SETUP.parent, "root": ROOT, "venv": ROOT / ".venv", "operations": operations}
     return subprocess.run(
         ["bash", "-c", script],
         env={**os.environ, "CUDA_HOME": str(toolkit), **{name: str(value) for name, value in variables.items()}},
