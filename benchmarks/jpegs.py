@@ -1,0 +1,35 @@
+"""A folder of JPEGs like ImageNet's in size and bytes, made up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_folder(folder: Path, images: int = 200, repeats: int = 1) -> None:
+    """train/ with `repeats` hard links to each of `images` files of two classes, val/ with two; about 110 KB, 500 x 400."""
+    generator = np.random.default_rng(0)
+    for number in range(images):
+        source = folder / f"{number}.source"
+        Image.fromarray(picture(generator)).save(source, "JPEG", quality=92)
+        for split, copies in (("train", repeats), ("val", int(number < 2))):
+            place = folder / split / f"class{number % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            for copy in range(copies):
+                os.link(source, place / f"{number}-{copy}.jpg")
+        source.unlink()
+
+
+def picture(generator: np.random.Generator) -> np.ndarray:
+    """Noise of every scale, as photographs have it: uint8 [height, width, 3]."""
+    height, width = generator.integers(330, 430), generator.integers(450, 550)
+    total = np.zeros((height, width, 3), np.float32)
+    for cell in (2, 4, 8, 16, 32, 64, 128):
+        shape = (height // cell + 2, width // cell + 2, 3)
+        small = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
+        total += cell**0.5 * np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    total -= total.min()
+    return (total * (255 / total.max())).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""JPEGs to minibatches: our loader against torchvision's standard one."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+from torchvision.transforms.functional import resized_crop
+
+from app.data.images import read_image
+from app.data.index import read_index
+from app.data.loader import Loader
+from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
+from benchmarks import jpegs
+from benchmarks.groups import Work, compare
+from benchmarks.meter import Meter
+
+BATCH, PROCESSES, SIDE = 64, 2, 224
+
+
+def row(rounds: int) -> dict[str, float]:
+    """Both with two loader processes; `mad`: mean absolute difference of the same crops, normalised."""
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs.write_folder(Path(folder), repeats=50)
+        works = [
+            Work([[sys.executable, "-m", "benchmarks.loaders", side, folder]], 1, BATCH) for side in ("ours", "peer")
+        ]
+        return compare(works[0], works[1], rounds) | {"mad": difference(folder)}
+
+
+def difference(folder: str) -> float:
+    """Between our and torchvision's pixels of the same boxes of 50 images."""
+    generator = np.random.default_rng(1)
+    files = read_index(folder).train
+    differences = []
+    for index in generator.choice(len(files), 50, replace=False).tolist():
+        image = Image.open(files.path(index)).convert("RGB")
+        width, height = (int(generator.integers(side // 4, side)) for side in image.size)
+        left, top = generator.integers(0, image.width - width), generator.integers(0, image.height - height)
+        theirs = np.asarray(resized_crop(image, int(top), int(left), height, width, [SIDE, SIDE]), np.float32)
+        box = (float(left), float(top), float(left + width), float(top + height))
+        found = read_image(files.path(index), lambda w, h, box=box: box, SIDE).astype(np.float32)
+        differences.append((np.abs(found - theirs) / 255 / np.array(IMAGENET_STD)).mean())
+    return float(np.mean(differences))
+
+
+def our_batches(folder: str) -> Any:
+    source = open_source(
+        folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, classes=1
+    )
+    order = np.random.default_rng(0).integers(0, len(source.train), (10**5, BATCH))
+    batches = ([(0, int(i)) for i in indices] for indices in order)
+    return Loader(source.train, batches, processes=PROCESSES, pin_memory=False)
+
+
+def their_batches(folder: str) -> Any:
+    steps = [
+        transforms.RandomResizedCrop(SIDE),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    dataset = datasets.ImageFolder(folder + "/train", transforms.Compose(steps))
+    while True:
+        yield from DataLoader(dataset, BATCH, shuffle=True, num_workers=PROCESSES)
+
+
+def main(side: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    batches = iter(our_batches(folder) if side == "ours" else their_batches(folder))
+    next(batches)
+    meter = Meter()
+    while True:
+        meter.tick()
+        next(batches)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

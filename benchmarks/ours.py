@@ -1,0 +1,33 @@
+"""Our side: the `train` command as it is, its step given a meter. Options are those of `train`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+
+from app.commands import train
+from app.training import loop, run
+from benchmarks import networks
+from benchmarks.meter import Meter
+
+
+def main(argv: list[str]) -> None:
+    network, options = argv[0], argv[1:]
+    if network in networks.NAMES:
+        run.make_network = lambda config, channels, classes, norm: networks.make(network, channels, classes, norm)
+    meter: list[Meter] = []
+    step = loop.train_step
+
+    def metered(*arguments: Any) -> Any:
+        if not meter:
+            meter.append(Meter())
+        meter[0].tick()
+        return step(*arguments)
+
+    loop.train_step = metered
+    train.main(options)
+
+
+main(sys.argv[1:])
