@@ -11,8 +11,9 @@ LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's optio
 
 @dataclass(frozen=True)
 class Tuning:
-    """fusion_mb: buffer in which small tensors travel together, in MiB; cycle_ms: between two looks for tensors that are
-    ready, in milliseconds; allreduce: NCCL's algorithm, "ring", "tree", or "auto", which leaves the choice to NCCL."""
+    """fusion_mb: buffer in which small tensors travel together, in MiB; cycle_ms: between two looks for tensors that
+    are ready, in milliseconds; allreduce: NCCL's algorithm, "ring", "tree", or "auto", which leaves the choice to NCCL.
+    """
 
     fusion_mb: float = LEAVE
     cycle_ms: float = LEAVE

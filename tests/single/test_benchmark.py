@@ -1,0 +1,83 @@
+"""`benchmark`: its arithmetic, its verdicts, and a whole run on one process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.commands.benchmark import parse
+from app.recipe.errors import UserError
+from app.training.measure import fit, over_ranks
+from app.training.stopwatch import PHASES
+from app.training.verdict import verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_fit_finds_latency_and_bandwidth() -> None:
+    points = [(size, 2e-4 + size / 3e9) for size in (4096.0, 65536.0, 2**20, 2**26)]
+    assert fit(points) == pytest.approx((2e-4, 3e9), rel=1e-9)
+    assert fit([(4096.0, 0.001), (2**26, 0.5)])[0] == pytest.approx(0.001, rel=0.05)  # the smallest counts as much
+
+
+def test_over_ranks() -> None:
+    rows = [{"forward": 1.0}, {"forward": 5.0}, {"forward": 2.0}]
+    assert over_ranks(rows)["forward"] == {"min": 1.0, "median": 2.0, "max": 5.0, "slowest": 1}
+
+
+def measured(*ranks: tuple[float, ...]) -> dict[str, Any]:
+    return {"phases": over_ranks([dict(zip(PHASES, values, strict=True)) for values in ranks])}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),  # data wait, copy, forward, backward, allreduce wait, optimizer
+    [
+        ([(0, 0, 3, 6, 0, 1), (0, 0, 3, 6, 0, 1)], "compute-bound: 90%"),
+        ([(0, 0, 3, 6, 9, 0), (9, 0, 3, 6, 0, 0)], "input-bound: rank 1 on b waits 50% of a step"),
+        ([(0, 0, 3, 6, 9, 0), (0, 0, 3, 6, 9, 0)], "communication-bound: 50%"),
+        ([(0, 0, 3, 6, 9, 0), (0, 0, 6, 12, 0, 0), (0, 0, 3, 6, 9, 0)], "held up: rank 1 on b computes 18000.0 ms"),
+        ([(0, 5, 2, 4, 0, 1)], "copy-bound: 42%"),
+    ],
+)
+def test_verdict(ranks: list[tuple[float, ...]], words: str) -> None:
+    text = verdict(measured(*ranks), ("a", "b", "c"), 1)
+    assert words in text and "\n" not in text
+
+
+def test_refusals(tmp_path: Path) -> None:
+    for bad, words in ((["--steps", "0"], "--steps 0"), (["--json", str(tmp_path / "no/x")], "no folder")):
+        with pytest.raises(UserError, match=words):
+            parse(bad)
+
+
+def run(*options: str, folder: Path) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, "-m", "app", "benchmark", "--json", str(folder / "found"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "found").read_text()), done.stdout
+
+
+def test_steps(tmp_path: Path) -> None:
+    found, said = run("--steps", "4", "--minibatch", "32", folder=tmp_path)
+    for kind in ("synthetic", "real"):
+        phases = found[kind]["phases"]
+        assert list(phases) == list(PHASES)
+        total = sum(phase["median"] for phase in phases.values())
+        assert (
+            0.2 < total / found[kind]["step_seconds"] < 5
+        )  # the phases are the whole step, give or take a busy machine
+        assert found[kind]["images_per_second"] == pytest.approx(32 / found[kind]["step_seconds"])
+        assert phases["forward"]["median"] > 0 and phases["backward"]["median"] > 0
+    assert found["synthetic"]["phases"]["data wait"]["median"] < found["synthetic"]["phases"]["backward"]["median"]
+    assert said.splitlines()[-1] == found["verdict"]
+
+
+def test_input_alone(tmp_path: Path) -> None:
+    found, said = run("--input", "--steps", "3", "--loader-processes", "0", folder=tmp_path)
+    assert found["input"]["images_per_second"] == pytest.approx(found["input"]["of_a_process"]["max"])
+    assert "images/s" in said
