@@ -55,7 +55,7 @@ def main(file: str, network: str, data: str, images: str) -> None:
         return optimizer
 
     hvd.DistributedOptimizer = metered
-    folders = ["--train-dir", os.path.join(data, "train"), "--val-dir", os.path.join(data, "val")]
+    folders = ["--train-dir", f"{data}/train", "--val-dir", f"{data}/val"]
     os.chdir(tempfile.mkdtemp())
     sys.argv = [file, "--no-cuda", "--batch-size", images, *folders]
     runpy.run_path(file, run_name="__main__")

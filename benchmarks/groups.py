@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Group:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.said = tempfile.TemporaryFile("w+")
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.server.settimeout(0.5)
         environment = {**os.environ, **ENVIRONMENT, "METER_PORT": str(self.server.getsockname()[1])}
@@ -89,10 +90,8 @@ class Group:
         for connection, _ in self.ranks:
             connection.close()
         for process in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
         for launcher in self.launchers:
             launcher.wait()
         self.server.close()
@@ -101,10 +100,8 @@ class Group:
     def _signal(self, number: int) -> None:
         for pid in self.pids:
             for process in _family(pid):
-                try:
+                with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-                except psutil.NoSuchProcess:
-                    pass
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -117,34 +114,44 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def compare(ours: Work, peer: Work, rounds: int) -> dict[str, float]:
-    """Images/s of both (medians), the median ratio of the rounds, and its quartiles (low, high)."""
+    """Images/s of both (medians), the median ratio of the rounds, and its quartiles (low, high).
+
+    cpu_ratio: the same of images by processor second, which other work on the machine disturbs less.
+    """
     groups: list[Group] = []
     try:
         for work in (ours, peer):
             groups.append(Group(work))
             groups[-1].wait()
             groups[-1].run(3)  # allocators, threads and prefetching settle
-        steps = [max(1, round(ROUND_SECONDS / group.run(2) * 2)) for group in groups]
+        steps = [max(1, round(2 * ROUND_SECONDS / group.run(2)[0])) for group in groups]
         speeds: list[list[float]] = [[], []]
+        processor: list[list[float]] = [[], []]
         for number in range(rounds):
             for which in (0, 1) if number % 2 else (1, 0):
-                seconds = groups[which].run(steps[which])
-                speeds[which].append(steps[which] * groups[which].work.images / seconds)
+                seconds, cpu = groups[which].run(steps[which])
+                images = steps[which] * groups[which].work.images
+                speeds[which].append(images / seconds)
+                processor[which].append(images / cpu)
     finally:
         for group in groups:
             group.close()
-    return summary(*speeds)
+    return summary(*speeds) | {"cpu_ratio": statistics.median(ratios(*processor))}
+
+
+def ratios(ours: list[float], peer: list[float]) -> list[float]:
+    return [a / b for a, b in zip(ours, peer, strict=True)]
 
 
 def summary(ours: list[float], peer: list[float]) -> dict[str, float]:
     """Of images/s, one each a round."""
-    ratios = [a / b for a, b in zip(ours, peer, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    found = ratios(ours, peer)
+    low, _, high = statistics.quantiles(found, n=4)
     return {
         "ours": statistics.median(ours),
         "peer": statistics.median(peer),
-        "ratio": statistics.median(ratios),
+        "ratio": statistics.median(found),
         "low": low,
         "high": high,
-        "rounds": len(ratios),
+        "rounds": len(found),
     }

@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_folder(folder: Path, images: int = 200, repeats: int = 1) -> None:
-    """train/ with `repeats` hard links to each of `images` files of two classes, val/ with two; about 110 KB, 500 x 400."""
+    """train/ with `repeats` links to each of `images` files of two classes, val/ with two; some 110 KB and 500 x 400."""
     generator = np.random.default_rng(0)
     for number in range(images):
         source = folder / f"{number}.source"

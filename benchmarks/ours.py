@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from torch import nn
-
 from app.commands import train
 from app.training import loop, run
 from benchmarks import networks

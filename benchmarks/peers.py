@@ -1,8 +1,8 @@
 """Ours beside a peer on the same work, in one paired run: python -m benchmarks.peers --json OUT (or the file's path).
 
 --rows NAME ... chooses rows; those named example-* need --horovod-example, the path of Horovod's
-examples/pytorch/pytorch_imagenet_resnet50.py. Each row runs both sides in turn and writes ours, peer (images/s, medians),
-ratio (median over the rounds), low and high (its quartiles).
+examples/pytorch/pytorch_imagenet_resnet50.py. Each row runs both sides in turn and writes ours, peer (images/s,
+medians), ratio (median over the rounds), low and high (its quartiles).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"--horovod-example {options.horovod_example}: there is no such file")
     if options.rounds < 2:
         parser.error(f"--rounds {options.rounds}: give 2 or more")
-    table = rows(os.path.abspath(options.horovod_example or ""), options.rounds)
+    table = rows(str(Path(options.horovod_example or ".").resolve()), options.rounds)
     results = {}
     for name in chosen:
         target, measure = table[name]
