@@ -67,8 +67,8 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
     """
     last = folder / FOLDER / LAST
     found = numbered(folder)
-    if last.exists() and not any(last.samefile(path) for path in found[:1]):
-        found.insert(0, last)
+    if last.exists() and not any(last.samefile(path) for path in found):
+        found.append(last)
     problems: list[str] = []
     for path in found:
         try:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,7 +70,7 @@ def same_recipe(folder: Path, config: Config) -> bool:
         old = read_config(folder / CONFIG)
     except UserError:
         return False
-    return old.data == config.data and not differences(old, replace(config, image_size=old.image_size))
+    return old.data == config.data and not differences(old, config)
 
 
 def new_folder(recipe: str) -> Path:

@@ -83,14 +83,14 @@ class Job:
         config = replace(self.config, image_size=self.source.image_size)
         plan = make_plan(config, len(self.source.train), len(self.source.validation), self.source.skipped)
         check_processes(plan, config, world.size)
-        folder = on_root(self.find_folder)
+        folder = on_root(partial(self.find_folder, config))
         config = replace(config, output=str(folder), resume="", allow_change=())
         self.run_ = Run(config, plan, self.source, folder)
         return self.run_
 
-    def find_folder(self) -> Path:
+    def find_folder(self, config: Config) -> Path:
         """The run's folder, locked: on rank 0, which may be another process than in the session before."""
-        folder = self.folder or run_folder.find_folder(self.config)
+        folder = self.folder or run_folder.find_folder(config)
         self.lock = self.lock or run_folder.claim(folder)
         return folder
 

@@ -1,0 +1,225 @@
+"""Checkpoints that cannot be trusted: each gives the one before it, or one clear line; never a silent new start."""
+
+import io
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_process import failure_of, run_command
+
+from app.recipe.errors import UserError
+from app.training import checkpoint
+from app.training.checkpoint_files import LAST, numbered, read_newest, write
+
+OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout", "0"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of 11 steps, so with two checkpoints, after 11 and 22."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert run_command("train", "--output", folder, *OPTIONS) == (0, "")
+    assert [path.name for path in numbered(folder)] == ["iteration-000000022.pt", "iteration-000000011.pt"]
+    assert (folder / "checkpoints" / LAST).samefile(numbered(folder)[0])
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it whose last.pt is the newest, as the writer leaves it."""
+    shutil.copytree(trained, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / LAST
+    last.unlink()
+    last.hardlink_to(numbered(tmp_path / "run")[0])
+    return tmp_path / "run"
+
+
+def truncated(share: float) -> Callable[[bytes], bytes]:
+    return lambda whole: whole[: int(len(whole) * share)]
+
+
+def flipped(seed: int) -> Callable[[bytes], bytes]:
+    def flip(whole: bytes) -> bytes:
+        changed = bytearray(whole)
+        bit = random.Random(seed).randrange(8 * len(changed))
+        changed[bit // 8] ^= 1 << bit % 8
+        return bytes(changed)
+
+    return flip
+
+
+def other(content: Any) -> Callable[[bytes], bytes]:
+    def replace(_: bytes) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getvalue()
+
+    return replace
+
+
+DAMAGES = {
+    **{
+        f"truncated to {share:.0%}": truncated(share)
+        for share in (0, 0.01, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.999)
+    },
+    "no checkpoint of ours": other({"state_dict": {}}),
+    "a list": other([1, 2]),
+    "an older format": other({"format": 0, "model": {}}),
+    "a module that may run code": lambda whole: b"cos\nsystem\n(S'true'\ntR.",
+    "text": lambda whole: b"hello",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_one_before_is_taken_and_it_is_said(run: Path, damage: Callable[[bytes], bytes]) -> None:
+    newest = numbered(run)[0]
+    newest.write_bytes(damage(newest.read_bytes()))
+    said: list[str] = []
+    content = read_newest(run, said.append)
+    assert content is not None and content["position"] == {"epoch": 1, "seen": 0}
+    assert len(said) == 1 and newest.name in said[0] and "going on from iteration-000000011.pt" in said[0]
+
+
+def test_50_bit_flips_are_noticed_or_harmless(run: Path) -> None:
+    newest = numbered(run)[0]
+    whole = newest.read_bytes()
+    expected = checkpoint.digest(checkpoint.read(newest))
+    noticed = 0
+    for seed in range(50):
+        newest.write_bytes(flipped(seed)(whole))
+        said: list[str] = []
+        content = read_newest(run, said.append)
+        assert content is not None
+        if said:
+            noticed += 1
+            assert content["position"] == {"epoch": 1, "seen": 0}
+        else:  # a bit of the archive's padding
+            assert checkpoint.digest(content) == expected
+    assert noticed > 25
+
+
+def test_a_folder_in_its_place(run: Path) -> None:
+    newest = numbered(run)[0]
+    newest.unlink()
+    newest.mkdir()
+    (run / "checkpoints" / LAST).unlink()
+    said: list[str] = []
+    assert read_newest(run, said.append) is not None and "is a folder" in said[0]
+
+
+def test_no_permission(trained: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name) / "run"
+        shutil.copytree(trained, run)
+        Path(name).chmod(0o755)
+        (run / "checkpoints" / LAST).unlink()
+        numbered(run)[0].chmod(0)
+        said: list[str] = []
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may read everything
+        try:
+            content = read_newest(run, said.append)
+        finally:
+            os.seteuid(user)
+    assert content is not None and "Permission denied" in said[0]
+
+
+def test_none_that_can_be_used(run: Path) -> None:
+    for path in numbered(run):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint of .* can be used: .*000022.* damaged.*000011.* damaged"):
+        read_newest(run, print)
+
+
+def test_only_last_is_left(run: Path) -> None:
+    for path in numbered(run):
+        path.unlink()
+    content = read_newest(run, print)
+    assert content is not None and content["position"] == {"epoch": 2, "seen": 0}
+
+
+def unfinished(run: Path) -> Path:
+    (run / "result.json").unlink()
+    return run
+
+
+def test_train_goes_on_from_the_one_before(run: Path, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    numbered(unfinished(run))[0].write_bytes(b"damaged")
+    assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
+    said = capfd.readouterr().out
+    assert "iteration-000000022.pt is damaged" in said and "going on at epoch 1" in said
+    a, b = (checkpoint.read(folder / "checkpoints" / LAST) for folder in (run, trained))
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
+
+
+def test_train_does_not_start_anew(run: Path) -> None:
+    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST):
+        path.write_bytes(b"")
+    line = failure_of("train", "--resume", run, "--stall-timeout", "0")
+    assert "no checkpoint of" in line and "can be used" in line
+
+
+def test_another_models(run: Path, tmp_path: Path) -> None:
+    assert run_command("train", "--output", tmp_path / "wide", *OPTIONS, "--width", "5") == (0, "")
+    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST):
+        path.unlink()
+    shutil.copy(tmp_path / "wide" / "checkpoints" / LAST, run / "checkpoints" / LAST)
+    assert "another model" in failure_of("train", "--resume", run, "--stall-timeout", "0")
+
+
+def test_other_data(run: Path) -> None:
+    path = numbered(unfinished(run))[0]
+    content = checkpoint.read(path)
+    (run / "checkpoints" / LAST).unlink()
+    write({**content, "fingerprint": "0" * 16}, path)
+    line = failure_of("train", "--resume", run, "--stall-timeout", "0")
+    assert "other images" in line and "--allow-change data" in line
+
+
+def test_another_recipe_is_named_and_can_be_allowed(run: Path) -> None:
+    changes = ["--weight-decay", "0.001", "--minibatch", "256"]
+    line = failure_of("train", "--resume", unfinished(run), *changes)
+    assert "--weight-decay was 0.0001, now 0.001" in line and "--minibatch was 128, now 256" in line
+    assert "--allow-change minibatch,weight_decay" in line
+    numbered(run)[0].unlink()
+    allowed = ["--allow-change", "minibatch,weight-decay", "--stall-timeout", "0"]
+    assert run_command("train", "--resume", run, *changes, *allowed) == (0, "")
+
+
+def test_what_may_differ_freely_does(run: Path) -> None:
+    free = ["--loader-processes", "1", "--log-every", "3", "--keep", "1", "--stall-timeout", "0"]
+    numbered(unfinished(run))[0].unlink()
+    (run / "checkpoints" / LAST).unlink()
+    assert run_command("train", "--resume", run, *free) == (0, "")
+    assert [path.name for path in numbered(run)] == ["iteration-000000022.pt"]  # --keep 1
+
+
+def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
+    assert "holds a finished run" in failure_of("train", "--output", trained, *OPTIONS)
+
+
+def test_a_full_disk(tmp_path: Path, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On a real file system with room for one checkpoint and not for two."""
+    small = tmp_path / "small"
+    small.mkdir()
+    size = numbered(trained)[0].stat().st_size
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(1.7 * size) + 400_000}", "tmpfs", str(small)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let the test mount a small tmpfs")
+    try:
+        (small / "ballast").write_bytes(b"\0" * 380_000)
+        assert run_command("train", "--output", small / "run", *OPTIONS) == (0, "")
+        assert "could not be written (No space left on device); the last good one is" in capfd.readouterr().out
+        content = checkpoint.read(small / "run" / "checkpoints" / LAST)
+        assert content["position"] == {"epoch": 1, "seen": 0}
+        assert not list((small / "run" / "checkpoints").glob("*.tmp"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
