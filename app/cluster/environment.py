@@ -8,6 +8,8 @@ import os
 # (mpirun)
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
+_rank_now: int | None = None
+
 
 def _first(*names: str) -> int | None:
     return next((int(os.environ[name]) for name in names if name in os.environ), None)
@@ -20,8 +22,16 @@ def launcher() -> str:
     return "none" if _first("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") is None else "mpirun"
 
 
+def rank_is(rank: int) -> None:
+    """Says which rank this process has now: in an elastic run another than at its start."""
+    global _rank_now
+    _rank_now = rank
+
+
 def launcher_rank() -> int:
     """This process's rank, 0 without a launcher."""
+    if _rank_now is not None:
+        return _rank_now
     return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
 
 

@@ -17,7 +17,7 @@ import torch
 
 from app.cluster import gloo_over_mpi, this_host
 from app.cluster.compression import Compression
-from app.cluster.environment import launcher, launcher_rank, local_slot
+from app.cluster.environment import launcher, launcher_rank, local_slot, rank_is
 from app.cluster.tuning import Tuning
 from app.recipe.errors import UserError
 
@@ -89,6 +89,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
 
 def current_world(device: torch.device) -> World:
     """The processes that there are now; every one of them must call it."""
+    rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller

@@ -64,6 +64,7 @@ def other(content: Any) -> Callable[[bytes], bytes]:
     return replace
 
 
+SHARES = (0, 0.01, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.999)
 DAMAGES = {
     **{
         f"truncated to {share:.0%}": truncated(share)

@@ -1,6 +1,6 @@
 """Interrupted anywhere and gone on: bit for bit the run that was left alone.
 
-The runs are processes forked from this one, which has imported torch but started nothing, so that a restart costs little.
+The runs are processes forked from this one, which has imported torch but started nothing: a restart costs little.
 """
 
 import json

@@ -1,0 +1,134 @@
+"""A random plan of deaths, joins and leaves: the run goes on and is what it would have been without them."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SLOTS = 3
+PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "leave", "join", "kill rank 0"]
+RECIPE = [
+    "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
+    "--epochs", "900", "--warmup-epochs", "300", "--commit-every", "3", "--keep", "1000", "--stall-timeout", "60",
+]  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def members(folder: Path) -> list[int]:
+    """The processes that train into `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[1:4] == [b"-m", b"app", b"train"] and str(folder).encode() in command:
+            found.append(int(entry.name))
+    return found
+
+
+def rank_0(folder: Path) -> int | None:
+    """The one of them that holds the folder's lock."""
+    for pid in members(folder):
+        try:
+            if any(fd.readlink() == folder / "lock" for fd in Path(f"/proc/{pid}/fd").iterdir()):
+                return pid
+        except OSError:
+            continue
+    return None
+
+
+def iteration(folder: Path) -> int:
+    found = re.findall(r'"iteration": (\d+)', (folder / "log.jsonl").read_text()) if folder.exists() else []
+    return max(map(int, found), default=0)
+
+
+def checkpoints(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").glob("iteration-*.pt")}
+
+
+def processes(folder: Path) -> int:
+    """How many there are by the run's own account."""
+    try:
+        return int(json.loads((folder / "plan.json").read_text())["processes"])
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Ended after the test, whatever happened."""
+    jobs: list[subprocess.Popen[bytes]] = []
+    yield jobs
+    for job in jobs:
+        if job.poll() is None:
+            job.terminate()
+            job.wait(60)
+
+
+def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    hosts, script, log = tmp_path / "hosts", tmp_path / "discover.sh", tmp_path / "elastic.log"
+    alone, folder = tmp_path / "alone", tmp_path / "elastic"
+    script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
+    script.chmod(0o755)
+    hosts.write_text("localhost:2\n")
+    launch = [sys.executable, "-m", "app.cluster.launch"]
+    elastic = [*launch, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
+    with log.open("w") as out:
+        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=ENVIRON, stdout=out, stderr=out)
+    started.append(job)
+    draw, slots, done = random.Random(3), 2, []
+    wait_for(lambda: checkpoints(folder), "the first epoch")
+    for event in PLAN:
+        if event.startswith("kill"):
+            wait_for(lambda: processes(folder) >= 2 and len(members(folder)) >= 2, "a second process", 180)
+            first = rank_0(folder)
+            victim = first if event == "kill rank 0" else draw.choice([pid for pid in members(folder) if pid != first])
+            assert victim is not None
+            os.kill(victim, signal.SIGKILL)
+        else:
+            slots = slots + 1 if event == "join" else slots - 1
+            hosts.write_text(f"localhost:{slots}\n")
+        done.append(event)
+        before = iteration(folder)
+        wait_for(lambda before=before: iteration(folder) > before + draw.randint(3, 9), f"steps after {event}")  # type: ignore[misc]
+        assert job.poll() is None, log.read_text()
+    assert len(done) == 10
+    seen = checkpoints(folder)
+    wait_for(lambda: len(checkpoints(folder) - seen) >= 2, "two more epochs")
+    last = sorted(checkpoints(folder))[-2]  # whole, as the next one has been begun after it
+    job.terminate()
+    assert job.wait(60) == 75, log.read_text()
+    assert not members(folder)
+
+    single = subprocess.Popen(
+        [*launch, "--launcher", "none", *RECIPE, "--output", alone], env=ENVIRON, stdout=subprocess.DEVNULL
+    )
+    started.append(single)
+    wait_for(lambda: last in checkpoints(alone), "the undisturbed run", 400)
+    a, b = (torch.load(run / "checkpoints" / last, weights_only=True) for run in (folder, alone))
+    assert a["position"] == b["position"] and a["errors"] == b["errors"]
+    pairs = [(name, a["model"][name], b["model"][name]) for name in b["model"]]
+    pairs += [("momentum", *pair) for pair in zip(a["momentum"], b["momentum"], strict=True)]
+    for name, found, expected in pairs:
+        assert (found - expected).abs().max() <= 1e-10 * expected.abs().max(), name
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = [line["iteration"] for line in lines if line["kind"] == "train"]
+    assert len(steps) == len(set(steps))  # no step is in the log twice, though some were made again
