@@ -25,6 +25,7 @@ def make_parser() -> Parser:
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
     add("--data", default="", help="data set or folder (default: what it was trained on)")
+    add("--skip-list", default="", metavar="FILE", help="images to leave out, as check-data --skip-list writes them")
     add("--resize", type=int, default=0, help="shorter side before the central crop (default: as trained)")
     add("--image-size", type=int, default=0, metavar="SIZE", help="side of the crop (default: as trained)")
     add(
@@ -70,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
     stop = StopRequest()
     world = cluster.start(options.collectives, options.device)
     trained = together(lambda: load(options.weights))
-    source = together(lambda: validation_source(trained, options.data, options.image_size, options.resize))
+    source = together(
+        lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
+    )
     on_root(lambda: report.make_folder(options.output))
     processes = options.loader_processes
     if processes < 0:

@@ -12,9 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from app.recipe.audit import audit
-from app.recipe.config import flag
+from app.recipe.config import Config, flag, from_dict, option_fields
 from app.recipe.plan import describe
-from app.recipe.presets import PRESETS
+from app.recipe.presets import PRESETS, preset
 from app.training.figures import Curve, curves_figure
 from app.training.record import Record
 
@@ -96,7 +96,7 @@ def results(records: Iterable[Record]) -> str:
             "median of 5": fraction(record.result, "median_top1_error"),
             "top-5 error": fraction(last, "top5_error"),
             "images/s": f"{last['images_per_second']:,.0f}" if last else "",
-            "recipe's note": published(record),
+            "beside its recipe": changed(record.config),
         }
         rows.append(row)
     return table(list(rows[0]), [list(row.values()) for row in rows])
@@ -106,8 +106,13 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
     return f"{values[name]:.2%}" if name in values else ""
 
 
-def published(record: Record) -> str:
-    return PRESETS[record.config.recipe][0] if record.config.recipe in PRESETS else ""
+def changed(config: Config) -> str:
+    """The options that make the run another than its recipe's."""
+    if config.recipe not in PRESETS:
+        return ""
+    recipe = from_dict({**preset(config.recipe), "image_size": config.image_size})
+    new = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
+    return " ".join(f"{flag(name)} {value}" for name, value in new.items() if value != getattr(recipe, name))
 
 
 def section(record: Record) -> str:

@@ -97,6 +97,7 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     if base and "epochs" in changed and "decay_epochs" not in given:
         start.pop("decay_epochs")
     config = from_dict({**start, **given})
-    if needs_data and config.data == "imagenet":
+    named = base or "data" in given  # a folder may well have the name that stands for none
+    if needs_data and config.data == "imagenet" and not named:
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which holds train/ and val/")
     return config

@@ -215,7 +215,7 @@ def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
     return tuple(f"{words[name]} ({name})" if name in words else name for name in classes)
 
 
-def validation_source(trained: Trained, data: str, image_size: int, resize: int) -> Source:
+def validation_source(trained: Trained, data: str, image_size: int, resize: int, skip_list: str) -> Source:
     """The data to evaluate on, as the network was trained to see it where nothing else is said. Raises UserError."""
     name = data or trained.data
     if not name:
@@ -224,7 +224,7 @@ def validation_source(trained: Trained, data: str, image_size: int, resize: int)
         )
     size = image_size or trained.image_size
     source = open_source(
-        name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none",
+        name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none", skip_list=skip_list,
         seed=0, synthetic_images=trained.config.synthetic_images, classes=len(trained.classes),
     )  # fmt: skip
     if source.channels != trained.channels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 from pathlib import Path
 
@@ -90,3 +91,7 @@ def make_archives(folder: Path) -> Path:
     (folder / VALIDATION).write_bytes(tar_of(validation_images()))
     (folder / DEVKIT).write_bytes(devkit())
     return folder
+
+
+if __name__ == "__main__":
+    make_archives(Path(sys.argv[1]))

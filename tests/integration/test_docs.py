@@ -1,0 +1,103 @@
+"""The documentation's commands work, as they stand there, from the top of each page to its end.
+
+A block marked `sh` is run, in a folder of its own; `python` too. One marked `sh check` needs what a test machine lacks
+(ImageNet, other hosts, a reader): its options are read, and nothing is started.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.__main__ import COMMANDS, check
+from app.cluster.options import parse
+from app.recipe.config import flag, option_fields
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), *[p for p in [ROOT / "README.md"] if p.exists()]]
+BLOCK = re.compile(r"^```(sh|sh check|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^    (\./run\.sh .*)$", re.MULTILINE)
+RUN = "./run.sh"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(kind, text) of a page's blocks in their order."""
+    return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text())]
+
+
+def commands(text: str) -> list[str]:
+    return [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the project's, where runs may be left. Its run.sh does not set up."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("tests", "docs", "hostfiles", ".venv"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "run.sh").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m app.cluster.launch "$@"\n')
+    (folder / "run.sh").chmod(0o755)
+    return folder
+
+
+def run(command: list[str], place: Path) -> None:
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(place / "cache")}
+    done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(k != "sh check" for k, _ in blocks(p))], ids=lambda p: p.name)
+def test_commands_run(page: Path, place: Path) -> None:
+    for kind, text in blocks(page):
+        if kind == "python":
+            run([sys.executable, "-c", text], place)
+        elif kind == "sh":
+            for command in commands(text):
+                run(["bash", "-c", command], place)
+
+
+def checked() -> list[tuple[str, str]]:
+    found = [(p.name, c) for p in PAGES for k, t in blocks(p) if k == "sh check" for c in commands(t)]
+    return found + [(p.name, c) for p in PAGES for c in INDENTED.findall(p.read_text())]
+
+
+@pytest.mark.parametrize(("page", "command"), checked())
+def test_options_are_known(page: str, command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "runs/some").mkdir(parents=True, exist_ok=True)
+    (place / "runs/some/events.out.tfevents.0").touch()
+    monkeypatch.chdir(place)
+    words = shlex.split(command.partition(" #")[0])
+    while words and "=" in words[0]:
+        words.pop(0)  # variables
+    assert words.pop(0) == RUN, command
+    if words[:1] not in (["setup"], ["test"]):
+        _, rest = parse(words, COMMANDS)
+        check(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_what_the_text_names_exists(page: Path) -> None:
+    text = page.read_text()
+    options = {flag(f.name) for f in option_fields()} | {"--" + f.name.replace("_", "-") for f in option_fields()}
+    for name in re.findall(r"`\./run\.sh ([a-z][a-z-]*)", text):
+        assert name in {*COMMANDS, "setup", "test", "launch"}, name
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+    assert options
+
+
+def test_every_option_is_explained() -> None:
+    text = (DOCS / "recipes.md").read_text()
+    missing = [flag(f.name) for f in option_fields() if f"`{flag(f.name)}`" not in text]
+    assert not missing
+
+
+def test_nothing_is_left_behind(place: Path) -> None:
+    shutil.rmtree(place / "runs", ignore_errors=True)
+    assert not (ROOT / "archives").exists() and not (ROOT / "imagenet").exists()
