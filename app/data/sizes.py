@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.recipe import paper
 from app.recipe.config import Config
@@ -34,7 +33,7 @@ def data_size(config: Config) -> DataSize:
     if config.data in FIXED:
         return FIXED[config.data]
     side = config.image_size or paper.IMAGE_SIZE
-    if config.data == "imagenet" and not Path(config.data).is_dir():
+    if config.data == "imagenet":
         return DataSize(paper.TRAINING_IMAGES, paper.VALIDATION_IMAGES, paper.CLASSES, 3, side)
     if config.data == "synthetic":
         images = config.synthetic_images

@@ -20,21 +20,16 @@ from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, NAMES, Sou
 from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
 from app.recipe.errors import UserError
+from app.recipe.network_size import LARGE_BLOCKS, SMALL_BLOCKS
 from app.training import checkpoint
 from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import read_newest
 from app.training.run import AUTOCAST
 
 # (has three convolutions a block, blocks of each stage) -> name
-ARCHITECTURES = {
-    (False, (1, 1, 1)): "resnet8",
-    (False, (2, 2, 2)): "resnet14",
-    (False, (3, 3, 3)): "resnet20",
-    (False, (2, 2, 2, 2)): "resnet18",
-    (False, (3, 4, 6, 3)): "resnet34",
-    (True, (3, 4, 6, 3)): "resnet50",
-    (True, (3, 4, 23, 3)): "resnet101",
-    (True, (3, 8, 36, 3)): "resnet152",
+ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
+    **{(False, (blocks,) * 3): name for name, blocks in SMALL_BLOCKS.items()},
+    **{(convolutions == 3, blocks): name for name, (blocks, convolutions) in LARGE_BLOCKS.items()},
 }
 
 

@@ -1,0 +1,109 @@
+"""docs/contributing.md is true: each addition works, made in a copy of the app in at most the places named."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/contributing.md").read_text()
+PLACES = {"One": 1, "Two": 2}
+
+Edits = list[tuple[str, str, str]]  # file, what is there ("" for a new file), what follows it
+
+NETWORK: Edits = [("app/recipe/network_size.py", '"resnet20": 3', ', "resnet26": 4')]
+SOURCE: Edits = [
+    ("app/data/sources.py", '    if data == "digits":\n', "BRANCH"),
+    ("app/data/sizes.py", "FIXED = {", '\n    "inverted": DataSize(1437, 360, 10, 1, 8),'),
+]
+BRANCH = """        return _fixed(data, *digits.digits(), image_size, augment, seed)
+    if data == "inverted":
+        pair = [digits.Images(255 - images, labels) for images, labels in digits.digits()]
+        return _fixed(data, pair[0], pair[1], image_size, augment, seed)
+    if data == "digits":
+"""
+WARMUP: Edits = [
+    ("app/recipe/config.py", '"used for kn > reference", choices=("gradual",', ' "quadratic",'),
+    (
+        "app/recipe/schedule.py",
+        '        if config.warmup == "constant":\n',
+        '            rate = config.reference_lr\n        elif config.warmup == "quadratic":\n'
+        "            rate = config.reference_lr + (peak - config.reference_lr) * (epoch / config.warmup_epochs) ** 2\n"
+        '        elif config.warmup == "constant":\n',
+    ),
+]
+RECIPE: Edits = [
+    ("app/recipe/presets.py", "] = {\n", '    "mine": ("a third of the epochs", {**IMAGENET, "epochs": 30}),\n')
+]
+OPTION: Edits = [
+    (
+        "app/recipe/config.py",
+        '    log_every: int = option(10, "run", "steps between log lines", free=True)\n',
+        '    ema: float = option(0.0, "optimizer", "decay of an average of the weights")\n',
+    )
+]
+COMMAND: Edits = [
+    ("app/__main__.py", "COMMANDS = {\n", '    "hello": "says hello",\n'),
+    ("app/commands/hello.py", "", """
+from app.recipe.options import Parser
+def make_parser():
+    return Parser(prog="./run.sh hello", epilog="example: ./run.sh hello")
+def parse(argv):
+    return make_parser().parse(argv)
+def main(argv):
+    parse(argv)
+    print("hello")
+"""),
+]  # fmt: skip
+
+CASES = {  # what is added: edits, what is run then, what it shows
+    "network": (NETWORK, ["plan", "--model", "resnet26", "--json"], '"parameters"'),
+    "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,437 training"),
+    "warmup": (WARMUP, ["plan", "--recipe", "paper-8k", "--warmup", "quadratic"], "after quadratic warmup"),
+    "recipe": (RECIPE, ["plan", "--recipe", "mine"], "30 epochs"),
+    "option": (OPTION, ["train", "--help"], "--ema EMA"),
+    "command": (COMMAND, ["hello"], "hello"),
+}
+
+
+def copy_with(edits: Edits, folder: Path) -> None:
+    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__", "setup"))
+    for name, found, added in edits:
+        path = folder / name
+        text = path.read_text() if found else ""
+        assert text.count(found) == 1 or not found, f"{name} holds {found!r} {text.count(found)} times"
+        path.write_text(text.replace(found, found + (BRANCH if added == "BRANCH" else added)) or added)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_addition(what: str, tmp_path: Path) -> None:
+    edits, command, shows = CASES[what]
+    stated = re.search(rf"\*\*An? {what}\.\*\* (\w+) place", PAGE)
+    assert stated and len({name for name, _, _ in edits}) <= PLACES[stated[1]]
+    assert all(f"`{name}`" in PAGE for name, found, _ in edits if found)
+    copy_with(edits, tmp_path)
+    assert shows in run(tmp_path, "-m", "app", *command)
+
+
+def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
+    copy_with(NETWORK + SOURCE, tmp_path)
+    options = ["--model", "resnet26", "--width", "4", "--data", "inverted", "--recipe", "digits", "--epochs", "1"]
+    assert "result: top-1 error" in run(tmp_path, "-m", "app", "train", *options, "--output", "run")
+
+
+def test_a_warmup_warms_up(tmp_path: Path) -> None:
+    copy_with(WARMUP, tmp_path)
+    code = (
+        "from app.recipe.config import Config; from app.recipe.schedule import learning_rate as lr;"
+        "c = Config(minibatch=8192, warmup='quadratic'); print([round(lr(c, e), 6) for e in (0, 2.5, 5)])"
+    )
+    assert run(tmp_path, "-c", code) == "[0.1, 0.875, 3.2]\n"
