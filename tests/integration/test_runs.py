@@ -1,0 +1,165 @@
+"""Runs as data: what a user types after ./run.sh, and what comes of it."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--epochs", "2", "--width", "4"]
+MPI = ["-np", "2", "--launcher", "mpirun"]
+
+# name -> (launch options, train's options, what the first lines say)
+RUNS = {
+    "horovodrun, gloo": (["-np", "2"], SHORT, "processes: 2 on .*, device cpu; controller gloo, collectives gloo"),
+    "horovodrun, mpi": (["-np", "2"], [*SHORT, "--collectives", "mpi"], "controller mpi, collectives mpi"),
+    "mpirun -np 4, gloo": (
+        ["-np", "4", "--launcher", "mpirun"],
+        [*SHORT, "--collectives", "gloo"],
+        "processes: 4 on .*controller gloo, collectives gloo",
+    ),
+    "mpirun, mpi": (MPI, [*SHORT, "--collectives", "mpi"], "controller mpi, collectives mpi"),
+    "no launcher": (["--launcher", "none"], SHORT, "processes: 1 on .* collectives none"),
+    "BN over all workers": (["-np", "2"], [*SHORT, "--sync-bn", "--per-worker", "64"], "k = 2 workers of n = 64"),
+    "constant warmup": (["--launcher", "none"], [*SHORT, "--warmup", "constant"], "after constant warmup from 0.1"),
+    "no warmup": (["--launcher", "none"], [*SHORT, "--warmup", "none"], "linear scaling gives 0.4;"),
+    "synthetic images": (
+        ["--launcher", "none"],
+        ["--data", "synthetic", "--synthetic-images", "100", "--synthetic-classes", "10", "--image-size", "32",
+         "--model", "resnet18", "--minibatch", "32", "--per-worker", "16", "--epochs", "1"],
+        "recipe: paper-256, resnet18 on synthetic: 100 training and 4 validation images",
+    ),
+}  # fmt: skip
+
+
+def run(*words: object, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    command = [ROOT / "run.sh", *map(str, words)]
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environ, check=False)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run(name: str, tmp_path: Path) -> None:
+    launch, options, said = RUNS[name]
+    done = run(*launch, "train", "--output", tmp_path / "run", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(said, done.stdout), done.stdout
+    assert done.stdout.count("result: ") == 1  # by rank 0 alone
+
+
+def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("train", "--output", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((folder / "result.json").read_text())
+    assert result["top1_error"] < 0.03 and result["median_top1_error"] < 0.03
+    assert {name: result[name] for name in ("epochs", "minibatch", "workers", "processes")} == {
+        "epochs": 30, "minibatch": 128, "workers": 8, "processes": 2,
+    }  # fmt: skip
+    assert 0 <= result["top5_error"] <= result["top1_error"] and result["images_per_second"] > 0
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    fields = {"kind", "epoch", "seen", "iteration", "lr", "loss", "top1_error", "images_per_second"}
+    assert all(fields <= set(line) for line in lines)
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert len(evaluations) == 30 and evaluations[-1]["top1_error"] == result["top1_error"]
+    assert result["top1_error"] * 360 == pytest.approx(round(result["top1_error"] * 360))  # wrong of 360
+    content = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+    assert content["model"]["layer1.0.bn1.running_mean"].shape == (16,)
+    assert int(content["model"]["bn1.num_batches_tracked"]) == 330
+    assert json.loads((folder / "config.json").read_text())["minibatch"] == 128
+    assert json.loads((folder / "plan.json").read_text())["peak_lr"] == 0.4
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    rates = events.Scalars("train/lr")
+    assert [event.step for event in rates] == list(range(1, 331))  # per iteration
+    assert (rates[0].value, rates[-1].value) == (pytest.approx(0.1), pytest.approx(0.0004))
+    assert rates[1].value == pytest.approx(0.1 + 0.3 / 55)
+    assert len(events.Scalars("validation/top1_error")) == 30
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 2 classes of 8 training and 2 validation images."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 8), ("val", 2)):
+        for label, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                picture = Image.new("RGB", (40, 48), colour)
+                picture.putpixel((number, number), (255, 255, 255))
+                picture.save(folder / split / label / f"{number}.jpg")
+    return folder
+
+
+TINY = ["--model", "resnet8", "--image-size", "32", "--resize", "32", "--minibatch", "8", "--per-worker", "4"]
+
+
+def test_a_folder_of_images(images: Path, tmp_path: Path) -> None:
+    done = run("-np", "2", "train", "--data", images, *TINY, "--epochs", "1", "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 training and 4 validation images" in done.stdout
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["classes"] == ["blue", "red"]
+
+
+@pytest.mark.parametrize("launch", [["-np", "2"], MPI, ["--launcher", "none"]], ids=["horovodrun", "mpirun", "none"])
+def test_a_corrupt_image_ends_the_run(images: Path, tmp_path: Path, launch: list[str]) -> None:
+    folder = tmp_path / "images"
+    subprocess.run(["cp", "-r", images, folder], check=True)
+    (folder / "train" / "red" / "5.jpg").write_bytes(b"\xff\xd8\xff\xe0no image")
+    done = run(*launch, "train", "--data", folder, *TINY, "--epochs", "1", "--output", tmp_path / "run", timeout=120)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert str(folder / "train" / "red" / "5.jpg") in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+# words -> what the one line says; refused before anything is launched, or by all ranks at once
+REFUSED = {
+    "train --epoch 3": "did you mean --epochs",
+    "train --recipe paper-9k": "did you mean paper-8k",
+    "trian": "did you mean train",
+    "-npp 2 train": "did you mean -np",
+    "train --data {tmp}/nowhere": "nowhere",
+    "train --minibatch 100": "not a multiple of --per-worker 16: try 96 or 112",
+    "-np 9 train": "9 processes for k = 8 workers",
+    "train --per-worker 0": "--per-worker is 0",
+    "train --epochs -1": "--epochs is -1",
+    "train --reference-lr 0": "--reference-lr is 0",
+    "train --minibatch 2048": "larger than the data: 1437 training images",
+    "train --output /proc/run": "cannot be written",
+    "train --output {tmp}/done": "holds a finished run",
+    "train --resume {tmp}/done --model resnet14": "--model was 'resnet8', now 'resnet14'",
+    "train --resume {tmp}/nowhere": "is no run",
+    "train --model resnet5": "did you mean resnet50",
+    "train --collectives nccl": "nccl",
+    "train --checkpoint-every 5x": "a number of steps, or a time",
+    "train --sync-bn": "--sync-bn needs the k = 8 workers",
+    "--min-np 1 train": "--host-discovery-script",
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in it."""
+    folder = tmp_path_factory.mktemp("done")
+    assert run("--launcher", "none", "train", *SHORT, "--epochs", "1", "--output", folder / "done").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refusal(words: str, done: Path) -> None:
+    refused = run(*words.format(tmp=done).split(), timeout=120)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert REFUSED[words] in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("launch", [MPI, ["--launcher", "none"]], ids=["mpirun", "none"])
+def test_a_refusal_by_the_ranks_on_other_launchers(launch: list[str], done: Path) -> None:
+    refused = run(*launch, "train", "--data", done / "nowhere", timeout=120)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert len([line for line in refused.stderr.splitlines() if "nowhere" in line]) == 1

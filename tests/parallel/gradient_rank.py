@@ -1,0 +1,32 @@
+"""What each rank of test_gradient.py runs: `train FILE`; one step of k = 4 workers, its gradient saved by rank 0."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from app.cluster import world
+from app.data.order import worker_batches
+from app.recipe.config import Config
+from app.recipe.plan import make_plan
+from app.training.run import Run, make_arithmetic, make_state
+from app.training.session import open_data
+from app.training.step import train_step
+
+if __name__ == "__main__":
+    here = world.start(device="cpu")
+    config = Config(precision="fp64", model="resnet8", minibatch=32, per_worker=8, last_gamma=1.0)
+    source = open_data(config)
+    run = Run(config, make_plan(config, len(source.train), len(source.validation)), source, Path())
+    state = make_state(run, here)
+    items = worker_batches(
+        seed=0, images=1437, minibatch=32, per_worker=8, epoch=0, seen=0, epochs=1, rank=here.rank, size=here.size
+    )
+    batches = [tuple(map(torch.as_tensor, source.train.__getitems__(next(items)))) for _ in range(4 // here.size)]
+    report = train_step(state, batches, make_arithmetic(run, here), 32, stop=False)  # type: ignore[arg-type]
+    if here.rank == 0:
+        gradient = {name: parameter.grad for name, parameter in state.network.named_parameters()}
+        torch.save({"gradient": gradient, "report": report}, sys.argv[2])
+    world.stop()
