@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "a trained network for other programs: state_dict, safetensors, ONNX, detectron2",
     "report": "runs side by side on one page",
     "benchmark": "where a step's time goes, what the loader gives, what an allreduce costs",
+    "doctor": "look for what would stop or slow a run on its hosts",
     "board": "show the curves of runs in TensorBoard",
     "completion": "what bash and zsh need to complete these commands and their options",
     "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",

@@ -13,7 +13,7 @@ from app.cluster.hostfile import Host, launcher_hosts
 _TRAVELS = re.compile(r"(NCCL|HOROVOD|APP)_\w+|OMP_NUM_THREADS|PYTHONPATH|LD_LIBRARY_PATH")
 
 # As horovodrun: never wait for a password that nobody can type. A changed host key is refused all the same.
-_SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=10"]
+SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=10"]
 
 
 # Seconds after which the slot of a process that died is used again: the least and the most.
@@ -114,7 +114,7 @@ def _yielding() -> list[str]:
 def _ssh_options(launch: Launch, open_mpi: int) -> list[str]:
     if not launch.remote:
         return []
-    arguments = list(_SSH)
+    arguments = list(SSH)
     if launch.ssh_port:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:

@@ -6,15 +6,19 @@ wait in MPI_Finalize or hvd.shutdown() for ranks which wait for this one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from app.cluster import environment
+from app.recipe.errors import FAILED
 
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
@@ -45,8 +49,8 @@ def parse_trace(line: str) -> str | None:
     return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
 
 
-def leave(code: int, message: str, traceback: str = "") -> NoReturn:
-    """Ends this process at once with `code`, saying why; never returns, runs no exit handlers."""
+def leave(code: int, message: str, traceback: str = "", *, daemon: bool = False) -> NoReturn:
+    """Ends this process at once with `code`, saying why; runs no exit handlers. daemon: Open MPI's of this host too."""
     sys.stdout.flush()
     if environment.launcher() == "none":
         text = f"{traceback}{message}\n"
@@ -57,7 +61,21 @@ def leave(code: int, message: str, traceback: str = "") -> NoReturn:
     sys.stderr.flush()
     if environment.launcher() != "none":
         time.sleep(_TRAVEL_TIME)
+    if daemon:
+        _end_daemon()
     os._exit(code)
+
+
+def leave_stalled(message: str, traceback: str) -> NoReturn:
+    """leave() where others are out of reach; with Open MPI's daemon, which would wait 15 minutes for mpirun."""
+    leave(FAILED, message, traceback, daemon=True)
+
+
+def _end_daemon() -> None:
+    parent = os.getppid()
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{parent}/comm").read_text().strip() in ("orted", "prted"):
+            os.kill(parent, signal.SIGTERM)
 
 
 def leave_silently(code: int) -> NoReturn:

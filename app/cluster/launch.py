@@ -18,11 +18,13 @@ from pathlib import Path
 from app.cluster import environment, hostfile, this_host
 from app.cluster.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
 from app.cluster.discover import discover, split_local
+from app.cluster.explain import explain
 from app.cluster.failure import Failure
 from app.cluster.hostfile import Host
 from app.cluster.job import GRACE, Job
-from app.cluster.options import parse
+from app.cluster.options import listed_hosts, parse
 from app.cluster.output import Output
+from app.cluster.preflight import Search, check_hosts, other_hosts
 from app.recipe.errors import FAILED, PREEMPTED, UserError
 
 DISTRIBUTED = ("train", "evaluate", "benchmark")
@@ -36,6 +38,8 @@ def main(argv: list[str], program: list[str] = _APP) -> int:
     try:
         app = import_module("app.__main__")
         options, command = parse(argv, app.COMMANDS)
+        if command[0] == "doctor":  # looks at what a run with these options would meet
+            options, command = parse([], app.COMMANDS)[0], ["doctor", *_without(argv, "doctor")]
         if program is _APP:
             app.check(command)  # a wrong flag answers here, at once and once
         if command[0] in DISTRIBUTED and options.launcher != "none":
@@ -49,7 +53,7 @@ def main(argv: list[str], program: list[str] = _APP) -> int:
 
 def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
     collectives = _value(command, "--collectives") or "auto"
-    listed = _hosts(options)
+    listed = listed_hosts(options)
     processes = options.np or sum(host.slots for host in listed) or this_host.gpus(_value(command, "--device")) or 2
     hosts = listed or [Host("localhost", processes)]
     hostfile.check_slots(hosts, processes)
@@ -101,12 +105,6 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
     )
 
 
-def _hosts(options: argparse.Namespace) -> list[Host]:
-    if options.hostfile:
-        return hostfile.read_hostfile(options.hostfile)
-    return hostfile.parse_hosts(options.hosts) if options.hosts else []
-
-
 def _launch(launch: Launch, dry_run: bool) -> int:
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
@@ -117,6 +115,8 @@ def _launch(launch: Launch, dry_run: bool) -> int:
     if dry_run:
         print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
         return 0
+    if not launch.elastic:
+        check_hosts(launch)
     # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
@@ -129,6 +129,7 @@ def _launch(launch: Launch, dry_run: bool) -> int:
 
 def _watch(job: Job, launch: Launch) -> int:
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
+    search: Search | None = None
     for chunk in job.chunks():
         try:
             output.feed(chunk)
@@ -137,9 +138,15 @@ def _watch(job: Job, launch: Launch) -> int:
             job.ask(signal.SIGPIPE)
         if output.failures:
             job.limit(_grace(output.failures, launch))
+            search = search or Search(launch)
+            if search.found:
+                job.limit(0)  # the launcher would wait for hosts that are gone
+    gone = search.result() if search else ""  # before close(), which ends every process below this one
     launcher_code = job.close()
     output.finish()
     code, words = _verdict(output, launcher_code, job.asked, launch)
+    if gone:
+        words = f"{words.rstrip()}; {gone}\n"
     print(words, end="", file=sys.stderr)
     return code
 
@@ -168,6 +175,8 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     if output.failures:
         cause = output.failures[0]
         return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
+    if not output.begun and (reason := explain(output.launcher_said, other_hosts(launch))):
+        return FAILED, f"error: {reason}\n{output.kept_back}"
     return FAILED, f"{output.kept_back}error: {launch.launcher} ended with exit code {launcher_code}\n"
 
 
@@ -189,6 +198,11 @@ def _run_alone(options: argparse.Namespace, command: list[str], program: list[st
         return 0
     sys.stdout.flush()
     os.execve(program[0], [*program, *command], dict(os.environ) | _python_path(Path.cwd()))
+
+
+def _without(words: list[str], word: str) -> list[str]:
+    at = words.index(word)
+    return words[:at] + words[at + 1 :]
 
 
 def _python_path(folder: Path) -> dict[str, str]:

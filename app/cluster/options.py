@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import NoReturn
 
+from app.cluster import hostfile
+from app.cluster.hostfile import Host
 from app.recipe.errors import EXIT_CODES, UserError
 
 
@@ -26,6 +28,13 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
             raise UserError(_unknown(name, list(known)))
         end += 1 if equals or known[name].nargs == 0 else 2
     options = parser.parse_args(argv[:end])
+    check(options)
+    check_elastic(options)
+    return options, argv[end:] or ["train"]
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError for values that no launch can have."""
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np}: a run has at least one process")
     if options.hosts and options.hostfile:
@@ -40,8 +49,13 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
         )
     if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
         raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
-    check_elastic(options)
-    return options, argv[end:] or ["train"]
+
+
+def listed_hosts(options: argparse.Namespace) -> list[Host]:
+    """The hosts of --hostfile or -H, none where neither is given. UserError as app.cluster.hostfile."""
+    if options.hostfile:
+        return hostfile.read_hostfile(options.hostfile)
+    return hostfile.parse_hosts(options.hosts) if options.hosts else []
 
 
 def check_elastic(options: argparse.Namespace) -> None:
@@ -77,6 +91,22 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_options(parser)
+    add = parser.add_argument
+    add(
+        "--host-discovery-script",
+        dest="discovery",
+        metavar="S",
+        help="elastic run: S prints the hosts there are now, host:slots a line; it is asked each second",
+    )
+    add("--min-np", type=int, metavar="N", help="elastic run: processes below which it waits; default: 1")
+    add("--max-np", type=int, metavar="N", help="elastic run: most processes; default: all slots")
+    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options which say where and how processes are started."""
     add = parser.add_argument
     add(
         "-np",
@@ -93,22 +123,12 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         help="default: horovodrun",
     )
     add(
-        "--host-discovery-script",
-        dest="discovery",
-        metavar="S",
-        help="elastic run: S prints the hosts there are now, host:slots a line; it is asked each second",
-    )
-    add("--min-np", type=int, metavar="N", help="elastic run: processes below which it waits; default: 1")
-    add("--max-np", type=int, metavar="N", help="elastic run: most processes; default: all slots")
-    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
-    add(
         "--interface",
         metavar="IF",
         help="network interface between hosts, as eth0; default: the launcher finds one",
     )
     add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
     add("--ssh-identity", metavar="F", help="private key for the hosts")
-    return parser
 
 
 def _unknown(name: str, known: list[str]) -> str:

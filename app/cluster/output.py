@@ -25,8 +25,9 @@ _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILI
 class Output:
     """Takes the launcher's stream piece by piece; knows afterwards what the ranks reported.
 
-    Once a rank has said why it ends, what goes to stderr is a consequence of it, and so are the launcher's words about
-    the end. They are kept back, for the case that nothing else explains the end.
+    The launcher's words are held until a rank speaks: if none does, the cause of it comes above them. Once a rank has
+    said why it ends, what goes to stderr is a consequence of it, and so are the launcher's words about the end. They
+    are kept back, for the case that nothing else explains the end.
     """
 
     out: TextIO
@@ -36,8 +37,10 @@ class Output:
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
     kept_back: str = ""
+    begun: bool = False  # a rank has spoken, or the launcher itself must be heard
 
     def __post_init__(self) -> None:
+        self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         self._speaker: tuple[int, str] | None = None  # (rank, "out" or "err"), None: the launcher
@@ -94,11 +97,12 @@ class Output:
     def _show(self, speaker: tuple[int, str] | None, line: str) -> None:
         if speaker is None:
             self.launcher_said += line
-            if self.failures or self.kept_back or _ABOUT_THE_END.match(line):
-                self.kept_back += line
-            else:
-                self._write(self.err, line)
+            self._show_launcher(line)
             return
+        if not self.begun:
+            self.begun, held, self.kept_back = True, self.kept_back, ""
+            for each in held.splitlines(keepends=True):
+                self._show_launcher(each)
         rank, stream = speaker
         if reported := failure.parse(line):
             self.failures.append(reported)
@@ -109,6 +113,12 @@ class Output:
         else:
             plain = rank == 0 or (self.elastic and stream == "out")
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
+
+    def _show_launcher(self, line: str) -> None:
+        if not self.begun or self.failures or self.kept_back or _ABOUT_THE_END.match(line):
+            self.kept_back += line
+        else:
+            self._write(self.err, line)
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:

@@ -19,7 +19,7 @@ from app.data.loader import default_loader_processes
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
-from app.recipe.errors import FAILED, Lost, UserError
+from app.recipe.errors import Lost, UserError
 from app.recipe.plan import check_processes, describe, make_plan
 from app.training import checkpoint, run_folder
 from app.training.checkpoint_files import Writer, read_newest
@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, config: Config, device: torch.device, stop: StopRequest) -> None:
         self.config, self.device, self.stop = config, device, stop
-        self.watchdog = Watchdog(config.stall_timeout, partial(failure.leave, FAILED))
+        self.watchdog = Watchdog(config.stall_timeout, failure.leave_stalled)
         self.source: Source | None = None
         self.folder: Path | None = None
         self.lock: IO[str] | None = None

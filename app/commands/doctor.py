@@ -1,0 +1,104 @@
+"""`doctor`: what is wrong with the hosts a run is meant for, each with its fix."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from app.cluster import options, this_host
+from app.cluster.checks import FAIL, OK, WARN, Finding, Request
+from app.cluster.hostfile import Host
+from app.recipe.errors import FAILED, UserError
+from app.recipe.options import Parser
+
+TIMEOUT = 60.0  # seconds: importing torch from a busy disk takes 20
+BUILT_IN = ("", "digits", "cluttered-digits", "synthetic")  # data that is no folder
+_COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="./run.sh doctor",
+        description="Asks every host by ssh what would stop or slow a run there, then times an allreduce between all.",
+        epilog="example: ./run.sh doctor --hostfile hostfiles/two-nodes --data /imagenet",
+    )
+    options.add_options(parser)
+    parser.add_argument("--data", default="", metavar="FOLDER", help="that every host must see alike")
+    parser.add_argument("--output", default="", metavar="FOLDER", help="that runs will write to")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help=f"seconds for an answer (default: {TIMEOUT:g})")
+    parser.add_argument("--json", action="store_true", help="findings as JSON")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, with .listed: the hosts. Raises UserError."""
+    given = make_parser().parse(argv)
+    options.check(given)
+    if not 1 <= given.timeout <= 3600:
+        raise UserError(f"--timeout {given.timeout:g}: give 1 to 3600 seconds")
+    if given.launcher == "none":
+        raise UserError("--launcher none starts no processes on hosts: leave it out")
+    slots = given.np or this_host.gpus(None) or 2
+    given.listed = options.listed_hosts(given) or [Host("localhost", slots)]
+    return given
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError; exits with 1 where something has failed."""
+    given = parse(argv)
+    from app.cluster.doctor import examine
+    from app.cluster.remote import Ssh
+
+    data = "" if given.data in BUILT_IN else str(Path(given.data).absolute())
+    request = Request(given.listed, given.interface, data, str(Path(given.output).absolute()))
+    found = examine(request, Ssh(given.ssh_port, given.ssh_identity), given.timeout, launching(given))
+    failed = sum(each.status == FAIL for each in found)
+    if given.json:
+        print(json.dumps({"failed": failed, "findings": [each.as_dict() for each in found]}, indent=2))
+    else:
+        print("\n".join([*lines(found, sys.stdout.isatty()), summary(found)]))
+    if failed:
+        sys.exit(FAILED)
+
+
+def launching(given: argparse.Namespace) -> list[str]:
+    """The launcher's options of a run on the same hosts."""
+    values = {
+        "-np": given.np,
+        "-H": given.hosts,
+        "--hostfile": given.hostfile,
+        "--launcher": given.launcher,
+        "--interface": given.interface,
+        "--ssh-port": given.ssh_port,
+        "--ssh-identity": given.ssh_identity,
+    }
+    return [word for name, value in values.items() if value is not None for word in (name, str(value))]
+
+
+def lines(found: list[Finding], colours: bool) -> list[str]:
+    """A line for a check that is the same and ok on all hosts, else one for each host."""
+    width = max(len(each.host) for each in found)
+    shown = []
+    for _, each_of_check in groupby(found, key=lambda each: each.check):
+        group = list(each_of_check)
+        if len(group) > 1 and len({(each.status, each.text) for each in group}) == 1 and group[0].status == OK:
+            group = [Finding("all", group[0].check, OK, group[0].text)]
+        shown += [_line(each, max(width, 3), colours) for each in group]
+    return shown
+
+
+def _line(each: Finding, width: int, colours: bool) -> str:
+    status = f"{each.status:4}"
+    if colours:
+        status = f"{_COLOURS[each.status]}{status}\033[0m"
+    return f"{status}  {each.host:{width}}  {each.check:11} {each.text}" + (f" -> {each.fix}" if each.fix else "")
+
+
+def summary(found: list[Finding]) -> str:
+    """The last line."""
+    failed, warned = (sum(each.status == status for each in found) for status in (FAIL, WARN))
+    return f"doctor: {failed} failed, {warned} to look at, {len(found) - failed - warned} ok"

@@ -1,0 +1,137 @@
+"""Runs on two hosts (network_hosts.py), 1 Gbit/s apart: the same parameters as on one, and links that are cut."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import network_hosts
+import pytest
+import torch
+from network_hosts import SSH_PORT, Host, Network, signal_inside
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = [sys.executable, "-m", "app.cluster.launch"]
+SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
+ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SMALL = "--data synthetic --synthetic-images 256 --synthetic-classes 10 --image-size 16 --model resnet8 --width 8"
+TRAIN = f"train {SMALL} --minibatch 64 --per-worker 8 --precision fp64 --device cpu --loader-processes 0".split()
+LAUNCHERS = {
+    "horovodrun": ["--launcher", "horovodrun"],
+    "mpirun with gloo": ["--launcher", "mpirun", "--collectives", "gloo"],
+    "mpirun with MPI": ["--launcher", "mpirun", "--collectives", "mpi"],
+}
+STALL = 15
+
+pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_hosts.missing())
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    network = Network("alpha", "beta")
+    network.shape("1gbit")
+    (network.folder / "hosts").write_text("alpha slots=2\nbeta:2\n")
+    yield network
+    network.close()
+
+
+def command(network: Network, launcher: str, output: Path, *options: str) -> list[str]:
+    """Launcher options before `train`, --collectives behind it."""
+    words = LAUNCHERS[launcher]
+    where = ["--hostfile", str(network.folder / "hosts"), *SSH]
+    return [*LAUNCH, *where, *words[:2], *TRAIN, *words[2:], "--output", str(output), *options]
+
+
+def parameters(output: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(output / "checkpoints" / "last.pt", weights_only=True)
+    return {**content["model"], **{f"momentum {i}": each for i, each in enumerate(content["momentum"])}}
+
+
+@pytest.fixture(scope="module")
+def expected(network: Network) -> dict[str, torch.Tensor]:
+    output = network.folder / "one process"
+    done = network.hosts[0].run(
+        *LAUNCH, "--launcher", "none", *TRAIN, "--epochs", "2", "--output", str(output), **ENVIRON
+    )
+    assert done.returncode == 0, done.stderr
+    return parameters(output)
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-10
+
+
+def steps(output: Path) -> int:
+    """The iteration that the run has logged last, 0 before."""
+    log = output / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return max((json.loads(line).get("iteration", 0) for line in lines if line.endswith("}")), default=0)
+
+
+def wait_for_steps(output: Path, more_than: int) -> None:
+    for _ in range(1200):
+        if steps(output) > more_than:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the run stays at step {steps(output)}")
+
+
+def nothing_left(hosts: list[Host]) -> bool:
+    """Neither launchers nor ranks; sshd keeps a session without a link for a while."""
+    return not [line for host in hosts for line in host.processes("") if "sshd" not in line]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_same_parameters_as_on_one_host(
+    launcher: str, network: Network, expected: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    done = network.hosts[0].run(*command(network, launcher, tmp_path / "run", "--epochs", "2"), **ENVIRON)
+    assert done.returncode == 0, done.stderr
+    assert "4 on alpha (2), beta (2)" in done.stdout
+    assert_same(parameters(tmp_path / "run"), expected)
+    assert nothing_left(network.hosts)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_link_cut_for_three_seconds(launcher: str, network: Network, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ["--epochs", "200", "--log-every", "1", "--stall-timeout", str(STALL)]
+    alpha, beta = network.hosts
+    run = alpha.start(*command(network, launcher, output, *options), **ENVIRON)
+    try:
+        wait_for_steps(output, 5)
+        network.cut(beta)
+        time.sleep(3)
+        network.heal(beta)
+        wait_for_steps(output, steps(output) + 20)
+        assert run.poll() is None
+    finally:
+        signal_inside(run, signal.SIGTERM)
+        _, errors = run.communicate(timeout=100)
+    assert run.returncode == 75, errors
+    assert nothing_left(network.hosts)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = ["--epochs", "200", "--log-every", "1", "--stall-timeout", str(STALL)]
+    alpha, beta = network.hosts
+    run = alpha.start(*command(network, launcher, output, *options), **ENVIRON)
+    try:
+        wait_for_steps(output, 5)
+        network.cut(beta)
+        begin = time.monotonic()
+        _, errors = run.communicate(timeout=90)
+        while not nothing_left(network.hosts) and time.monotonic() < begin + STALL + 30:
+            time.sleep(0.5)
+        seconds = time.monotonic() - begin
+    finally:
+        network.heal(beta)
+        signal_inside(run, signal.SIGKILL)
+    assert run.returncode == 1
+    assert "beta does not answer" in errors.splitlines()[-1]
+    assert seconds < STALL + 30
