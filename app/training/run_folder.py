@@ -80,19 +80,27 @@ def new_folder(recipe: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def claim(folder: Path) -> IO[str]:
-    """Makes the folder and locks it till the file returned is closed or this process ends. Raises UserError."""
+def claim(folder: Path, patience: float) -> IO[str]:
+    """Makes the folder and locks it till the file returned is closed or this process ends. Raises UserError.
+
+    patience: seconds that a process which is just ending may still hold it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"--output {folder} is being written by another run: name another folder") from None
-    except OSError:
-        pass  # a file system without locks
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise UserError(f"--output {folder} is being written by another run: name another folder") from None
+            time.sleep(0.1)
+        except OSError:
+            break  # a file system without locks
     (folder / PREEMPTED).unlink(missing_ok=True)
     return lock
 

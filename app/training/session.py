@@ -91,7 +91,7 @@ class Job:
     def find_folder(self, config: Config) -> Path:
         """The run's folder, locked: on rank 0, which may be another process than in the session before."""
         folder = self.folder or run_folder.find_folder(config)
-        self.lock = self.lock or run_folder.claim(folder)
+        self.lock = self.lock or run_folder.claim(folder, patience=2 if self.folder is None else 30)
         return folder
 
     def share(self, run: Run, world: World) -> State:
