@@ -14,6 +14,8 @@ from app.recipe.errors import DONE, EXIT_CODES, FAILED, UserError
 # name -> what it does; the code is in app/commands/NAME.py
 COMMANDS = {
     "train": "train a network with the paper's method (the default)",
+    "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
+    "check-data": "decode every image of a folder once and say what is wrong",
     "plan": "k, n, kn, rates, memory and hours of a recipe, before it is run",
     "audit": "what of the paper a recipe or run follows, and where it deviates",
     "evaluate": "a trained network on all validation images: errors, classes, confusion",
@@ -24,8 +26,6 @@ COMMANDS = {
     "doctor": "look for what would stop or slow a run on its hosts",
     "board": "show the curves of runs in TensorBoard",
     "completion": "what bash and zsh need to complete these commands and their options",
-    "prepare-imagenet": "unpack ImageNet's archives into the folder that training reads",
-    "check-data": "decode every image of a folder once and say what is wrong",
 }
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
