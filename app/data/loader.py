@@ -11,6 +11,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
@@ -52,12 +53,20 @@ class Loader:
             generator=torch.Generator(),  # of its own: a loader must not move torch's global random state
         )
         self._iterator = iter(loader)
+        self.waited = 0.0  # seconds spent in all calls so far
         atexit.register(self.close)  # before torch's own exit handlers, which wait for processes not told to end
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
+        started = time.monotonic()
+        try:
+            return self._next()
+        finally:
+            self.waited += time.monotonic() - started
+
+    def _next(self) -> Batch:
         try:
             batch: Batch | UserError = next(self._iterator)
         except (

@@ -57,7 +57,7 @@ class Board:
         for number, step in enumerate(steps, iteration - len(steps) + 1):
             for name in ("loss", "top1_error", "lr"):
                 self.steps.add_scalar(f"train/{name}", step[name], number)
-        for name in ("images_per_second", "gradient_norm", "parameter_norm"):
+        for name in ("images_per_second", "data_wait", "gradient_norm", "parameter_norm"):
             self.steps.add_scalar(f"train/{name}", values[name], iteration)
         for name in ("loss", "top1_error", "lr"):
             self.images.add_scalar(f"images/train_{name}", values[name], iteration * self.plan.minibatch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -18,12 +18,19 @@ from app.training.screen import Screen
 from app.training.state import State
 
 
+class Speed(NamedTuple):
+    """Of the steps since the last line. data_wait: the fraction of the time in which rank 0 waited for images."""
+
+    images_per_second: float
+    data_wait: float
+
+
 class Log:
     """Says nothing: what ranks other than 0 hold."""
 
     def say(self, *lines: str) -> None: ...
 
-    def train(self, state: State, steps: list[dict[str, float]], images_per_second: float) -> None: ...
+    def train(self, state: State, steps: list[dict[str, float]], speed: Speed) -> None: ...
 
     def evaluation(self, position: Position, result: Evaluation, lr: float) -> None: ...
 
@@ -55,16 +62,16 @@ class RunLog(Log):
     def say(self, *lines: str) -> None:
         self.screen.say(*lines)
 
-    def train(self, state: State, steps: list[dict[str, float]], images_per_second: float) -> None:
+    def train(self, state: State, steps: list[dict[str, float]], speed: Speed) -> None:
         """One line in log.jsonl for these steps; each of them in TensorBoard."""
         sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
         self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
-        self.images_per_second = images_per_second
+        self.images_per_second = speed.images_per_second
         values = {
             "loss": sums[1] / sums[0],
             "top1_error": sums[2] / sums[0],
             "lr": steps[-1]["lr"],
-            "images_per_second": images_per_second,
+            **speed._asdict(),
             **norms(state),
         }
         self._write("train", state.position, {"steps": len(steps), **values})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 import torch
@@ -18,12 +18,11 @@ from app.recipe.config import interval
 from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
-from app.training.arithmetic import Batch
 from app.training.checkpoint import snapshot
 from app.training.checkpoint_files import Writer
 from app.training.divergence import compare
 from app.training.evaluation import evaluate
-from app.training.log import Log
+from app.training.log import Log, Speed
 from app.training.run import Run, make_arithmetic
 from app.training.run_folder import PREEMPTED
 from app.training.signals import StopRequest
@@ -61,11 +60,11 @@ def train(session: Session) -> None:
         run.source.train, batches, processes=session.processes, pin_memory=world.device.type == "cuda"
     ) as loader:
         while state.position.epoch < run.plan.epochs:
-            train_epoch(session, iter(loader))
+            train_epoch(session, loader)
             finish_epoch(session)
 
 
-def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
+def train_epoch(session: Session, feed: Loader) -> None:
     """The rest of the state's epoch."""
     run, state, config, plan = session.run, session.state, session.run.config, session.run.plan
     # Reports are read (which waits for the device) at the same steps on every process, so that all act on them at once.
@@ -73,7 +72,7 @@ def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
     check_every = 1 if session.world.device.type == "cpu" else max(1, config.log_every // most_here)
     reports: list[Tensor] = []
     steps: list[dict[str, float]] = []
-    since = time.monotonic()
+    since, waited = time.monotonic(), feed.waited
     while state.position.seen < plan.images_per_epoch:
         set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
         stop = session.stop.asked
@@ -86,13 +85,16 @@ def train_epoch(session: Session, feed: Iterator[Batch]) -> None:
         reports.clear()
         session.watchdog.beat(place(run, state.position))
         steps += read_reports(run, rows, iteration - len(rows))
-        if iteration % config.log_every == 0 or last:
+        stopping, saving = any(row[STOP] for row in rows), save_is_due(session, iteration)
+        # The steps before a checkpoint are logged with it: who goes on from there does not make them again.
+        if iteration % config.log_every == 0 or last or stopping or saving:
             now = time.monotonic()
-            session.log.train(state, steps, len(steps) * plan.minibatch / (now - since))
-            steps, since = [], now
-        if any(row[STOP] for row in rows):
+            speed = Speed(len(steps) * plan.minibatch / (now - since), (feed.waited - waited) / (now - since))
+            session.log.train(state, steps, speed)
+            steps, since, waited = [], now, feed.waited
+        if stopping:
             leave(session)
-        if save_is_due(session, iteration):
+        if saving:
             save(session)
         if iteration % config.commit_every < len(rows) and not last:
             session.commit()

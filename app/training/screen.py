@@ -14,6 +14,7 @@ from app.recipe.plan import Plan, Position
 from app.recipe.text import duration
 
 SECONDS_BETWEEN_LINES = 10.0
+MUCH_WAITING = 0.2  # of the time, for data: worth more loader processes
 
 
 class Screen:
@@ -85,9 +86,10 @@ class Screen:
         images = self.plan.iteration_at(position) * self.plan.minibatch
         per_second = (images - self.start_images) / (time.monotonic() - self.started)
         left = (self.plan.iterations * self.plan.minibatch - images) / max(per_second, 1e-9)
+        waiting = f", {last['data_wait']:.0%} of the time waiting for data" if last["data_wait"] > MUCH_WAITING else ""
         return (
             f"training loss {last['loss']:.3f}, error {last['top1_error']:.1%}, rate {last['lr']:.4g},"
-            f" {last['images_per_second']:.0f} images/s, {duration(left)} left"
+            f" {last['images_per_second']:.0f} images/s{waiting}, {duration(left)} left"
         )
 
 

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.data.images import CROP_DRAWS
 from app.data.loader import Loader, default_loader_processes
 from app.data.order import Item, worker_batches
 from app.data.sources import Source, open_source
+from app.data.splits import ArraySplit
 from app.recipe.errors import CorruptImage
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +224,19 @@ def test_default_number_of_processes(folder: Path, monkeypatch: pytest.MonkeyPat
     assert default_loader_processes(in_memory, 1) == 0  # type: ignore[arg-type]
     source = opened(folder)
     assert [default_loader_processes(source, local) for local in (1, 2, 8, 24, 100)] == [16, 12, 3, 1, 1]
+
+
+def test_the_time_waited_is_counted() -> None:
+    class Slow(ArraySplit):
+        def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+            time.sleep(0.05)
+            return super().images_of(epochs, indices)
+
+    split = Slow(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64))
+    with Loader(split, [[(0, 0)], [(0, 1)], [(0, 2)]], processes=0, pin_memory=False) as loader:
+        next(loader)
+        next(loader)
+        assert loader.waited >= 0.1
+        waited = loader.waited
+        time.sleep(0.1)
+        assert loader.waited == waited
