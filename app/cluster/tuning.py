@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
+from typing import Self
 
+from app.recipe.config import Config
 from app.recipe.errors import UserError
+from app.recipe.network_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
 
 LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's options say
+OWN_SIDE = {"digits": 8, "cluttered-digits": 20}  # of images whose size is the data's own
+CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
+CORE_PRODUCTS = 15e9  # multiplications a second that a core makes in convolutions, roughly
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,23 @@ class Tuning:
     cycle_ms: float = LEAVE
     allreduce: str = "auto"
 
+    pass_ms: float = 0.0  # of a process's forward and backward pass on one core, roughly; 0: not known
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """What a config says, and what its network says of the time of a pass."""
+        if config.model not in (*SMALL_BLOCKS, *LARGE_BLOCKS):  # refused elsewhere, with the nearest name
+            return cls(config.fusion_mb, config.cycle_ms, config.allreduce)
+        network = network_size(config, config.image_size or OWN_SIDE.get(config.data, 224), 3, 1000)
+        seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS  # backward is two forwards
+        return cls(config.fusion_mb, config.cycle_ms, config.allreduce, 1e3 * seconds)
+
     def environment(self, nccl: bool) -> dict[str, str]:
-        """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose."""
+        """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose.
+
+        A cycle takes time from the cores that compute, on a CPU, and the last gradients wait for half of one: over a
+        pass of P the least is lost at cycles of sqrt(2 P cost). Horovod's own 1 ms fits passes of 2 ms.
+        """
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
         found = {}
@@ -28,6 +51,8 @@ class Tuning:
             found["HOROVOD_FUSION_THRESHOLD"] = str(round(self.fusion_mb * 2**20))
         if self.cycle_ms != LEAVE:
             found["HOROVOD_CYCLE_TIME"] = f"{self.cycle_ms:g}"
+        elif self.pass_ms and not nccl and "HOROVOD_CYCLE_TIME" not in os.environ:
+            found["HOROVOD_CYCLE_TIME"] = f"{max(1.0, math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)):.3g}"
         if self.allreduce != "auto":
             found["NCCL_ALGO"] = self.allreduce.capitalize()
         return found

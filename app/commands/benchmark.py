@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     from app.cluster import world as cluster
     from app.cluster.tuning import Tuning
 
-    tuning = Tuning(config.fusion_mb, config.cycle_ms, config.allreduce)
+    tuning = Tuning.of(config)
     world = cluster.current_world(cluster.join(config.collectives, config.device, tuning))
     found = measure(config, options, world)
     if world.rank == 0:

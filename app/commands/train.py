@@ -41,6 +41,6 @@ def main(argv: Sequence[str]) -> None:
     from app.cluster.tuning import Tuning
     from app.training.session import Job
 
-    tuning = Tuning(config.fusion_mb, config.cycle_ms, config.allreduce)
+    tuning = Tuning.of(config)
     Job(config, world.join(config.collectives, config.device, tuning), stop).run()
     world.stop()

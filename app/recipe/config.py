@@ -83,7 +83,9 @@ class Config:
     )
     channels_last: bool = option(False, "speed", "weights and activations in the order NHWC", free=True)
     fusion_mb: float = option(-1.0, "speed", "Horovod's fusion buffer in MiB; -1: Horovod's own", free=True)
-    cycle_ms: float = option(-1.0, "speed", "milliseconds between Horovod's cycles; -1: Horovod's own", free=True)
+    cycle_ms: float = option(
+        -1.0, "speed", "milliseconds between Horovod's cycles; -1: by the network on CPUs", free=True
+    )
     allreduce: str = option("auto", "speed", "NCCL's algorithm", choices=("auto", "ring", "tree"), free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)

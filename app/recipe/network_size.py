@@ -38,12 +38,14 @@ class Conv:
 @dataclass(frozen=True)
 class NetworkSize:
     """parameters: trained numbers; statistics: BN's running ones, which ride in the allreduce too, as one tensor;
-    tensors: of both; activations: numbers kept for the backward pass, per image."""
+    tensors: of both; activations: numbers kept for the backward pass, per image; products: multiplications of the
+    convolutions' forward pass, per image."""
 
     parameters: int
     statistics: int
     tensors: int
     activations: int
+    products: int
 
 
 def half(size: int) -> int:
@@ -100,6 +102,7 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
         statistics=sum(2 * c.outputs for c in convs),
         tensors=3 * len(convs) + 3,
         activations=channels * image_size**2 + pool + sum(c.kept * c.outputs * c.size**2 for c in convs),
+        products=sum(c.inputs * c.outputs * c.kernel**2 * c.size**2 for c in convs),
     )
 
 

@@ -26,6 +26,21 @@ def test_documented_parameters(model: str) -> None:
     assert network_size(Config(model=model), 224, 3, 1000).parameters == DOCUMENTED[model]
 
 
+def products(network: nn.Module, channels: int, side: int) -> int:
+    """Of the convolutions, from the shapes that they really give."""
+    counts = []
+
+    def count(module: nn.Conv2d, _: object, output: torch.Tensor) -> None:
+        counts.append(output.numel() * module.weight[0].numel())
+
+    hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    network.eval()(torch.zeros(1, channels, side, side))
+    network.train()
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
 @pytest.mark.parametrize(
     ("model", "side", "channels"),
     [("resnet8", 8, 1), ("resnet14", 20, 1), ("resnet20", 33, 3), ("resnet18", 64, 3), ("resnet50", 75, 3)],
@@ -39,6 +54,7 @@ def test_against_the_network(model: str, side: int, channels: int) -> None:
     assert size.parameters == sum(p.numel() for p in parameters)
     assert size.statistics == sum(2 * m.num_features for m in norms)
     assert size.tensors == len(parameters) + 1
+    assert size.products == pytest.approx(products(network, channels, side))
     images = 4
     assert size.activations == pytest.approx(kept_bytes(network, images, channels, side) / 4 / images, rel=0.05)
 
