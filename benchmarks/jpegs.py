@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def write_folder(folder: Path, images: int = 200, repeats: int = 1) -> None:
-    """train/ with `repeats` links to each of `images` files of two classes, val/ with two; some 110 KB and 500 x 400."""
+    """train/ with `repeats` links to each of `images` files of two classes, val/ with two; 110 KB and 500 x 380."""
     generator = np.random.default_rng(0)
     for number in range(images):
         source = folder / f"{number}.source"
@@ -27,9 +27,9 @@ def picture(generator: np.random.Generator) -> np.ndarray:
     """Noise of every scale, as photographs have it: uint8 [height, width, 3]."""
     height, width = generator.integers(330, 430), generator.integers(450, 550)
     total = np.zeros((height, width, 3), np.float32)
-    for cell in (2, 4, 8, 16, 32, 64, 128):
+    for cell in (1, 2, 4, 8, 16, 32, 64):
         shape = (height // cell + 2, width // cell + 2, 3)
         small = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
-        total += cell**0.5 * np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        total += np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
     total -= total.min()
     return (total * (255 / total.max())).astype(np.uint8)

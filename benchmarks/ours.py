@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> None:
 
     def metered(*arguments: Any) -> Any:
         if not meter:
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)  # here the end of a pause, elsewhere mpirun's end of a job
             meter.append(Meter())
         meter[0].tick()
         return step(*arguments)
