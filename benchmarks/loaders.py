@@ -40,7 +40,7 @@ def difference(folder: str) -> float:
     generator = np.random.default_rng(1)
     files = read_index(folder).train
     differences = []
-    for index in generator.choice(len(files), 50, replace=False).tolist():
+    for index in generator.integers(0, len(files), 50).tolist():
         image = Image.open(files.path(index)).convert("RGB")
         width, height = (int(generator.integers(side // 4, side)) for side in image.size)
         left, top = generator.integers(0, image.width - width), generator.integers(0, image.height - height)
