@@ -17,7 +17,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import jpegs, loaders
 from benchmarks.groups import Work, compare
 
 CORES = len(os.sched_getaffinity(0))
@@ -74,7 +73,14 @@ def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str
     def pair(a: Callable[[], Work], b: Callable[[], Work]) -> Callable[[], dict[str, float]]:
         return lambda: compare(a(), b(), rounds)
 
+    def loading() -> dict[str, float]:
+        from benchmarks import loaders
+
+        return loaders.row(rounds)
+
     def decoding() -> dict[str, float]:
+        from benchmarks import jpegs
+
         with tempfile.TemporaryDirectory() as folder:
             jpegs.write_folder(Path(folder), repeats=30)
             pair = [make(2, network="trivial", data=folder) for make in (ours, lambda *a, **o: example(file, *a, **o))]
@@ -82,7 +88,7 @@ def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str
 
     small = {"network": "tiny", "data": "16", "images": 8}
     return {
-        "loader": (2.3, lambda: loaders.row(rounds)),
+        "loader": (2.3, loading),
         "bare-1": (0.97, pair(lambda: ours(1), bare)),
         "ddp-2": (1.07, pair(lambda: ours(2), lambda: ddp(2))),
         "ddp-cores": (0.95, pair(lambda: ours(CORES), lambda: ddp(CORES))),

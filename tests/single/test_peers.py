@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +67,3 @@ def test_refusals(options: list[str], words: str, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/peers.py", "--json", str(tmp_path / "out"), *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2 and words in done.stderr and not (tmp_path / "out").exists()
-
-
-def test_a_row(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, "benchmarks/peers.py", "--json", str(out), "--rows", "bare-1", "--rounds", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(out.read_text())["bare-1"]
-    assert row["ours"] > 0 and row["peer"] > 0 and 0.4 < row["ratio"] < 2.5
