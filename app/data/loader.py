@@ -11,6 +11,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
@@ -129,6 +130,20 @@ def _outlive_signals(_: int) -> None:
     till then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
+    """Raises UserError where /dev/shm is smaller than what loader processes may put there: they would end by SIGBUS.
+
+    processes: on this host in all, each PREFETCH batches ahead. images: in a batch.
+    """
+    there = os.statvfs("/dev/shm")
+    size, needed = there.f_blocks * there.f_frsize, processes * PREFETCH * images * image_bytes
+    if size < needed:
+        raise UserError(
+            f"/dev/shm of {socket.gethostname()} has {size / 2**20:.0f} MiB, the {processes} loader processes may fill"
+            f" {needed / 2**20:.0f} MiB: docker run --shm-size {needed // 2**30 + 1}g, or give --loader-processes 0"
+        )
 
 
 def _fork_server() -> ForkServerContext:

@@ -15,13 +15,13 @@ import torch
 from app.cluster import elastic, failure
 from app.cluster.agreement import on_root, together
 from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
-from app.data.loader import default_loader_processes
+from app.data.loader import check_shared_memory, default_loader_processes
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
 from app.recipe.errors import Lost, UserError
 from app.recipe.plan import check_processes, describe, make_plan
-from app.training import checkpoint, run_folder
+from app.training import checkpoint, evaluation, run_folder
 from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
 from app.training.ghosts import passes
@@ -69,7 +69,7 @@ class Job:
                 log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
             before, started = run.plan.iteration_at(state.position), time.monotonic()
-            processes = self.loader_processes(world)
+            processes = self.loader_processes(run, world)
             train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
             seconds = time.monotonic() - started
             if writer is not None:
@@ -121,10 +121,14 @@ class Job:
         self.writer.say = log.say
         return self.writer
 
-    def loader_processes(self, world: World) -> int:
-        assert self.source is not None
+    def loader_processes(self, run: Run, world: World) -> int:
+        """Of this process. Raises UserError where a host's shared memory is too small for those of its processes."""
         wanted = self.config.loader_processes
-        return default_loader_processes(self.source, world.local_size) if wanted < 0 else wanted
+        processes = default_loader_processes(run.source, world.local_size) if wanted < 0 else wanted
+        images = run.plan.per_worker + evaluation.BATCH  # an evaluation begins while training batches wait
+        image_bytes = run.source.image_size**2 * run.source.channels
+        together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
+        return processes
 
     def save(self) -> None:
         """Keeps what an elastic run goes back to."""

@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.data.images import CROP_DRAWS
-from app.data.loader import Loader, default_loader_processes
+from app.data.loader import PREFETCH, Loader, check_shared_memory, default_loader_processes
 from app.data.order import Item, worker_batches
 from app.data.sources import Source, open_source
+<<<<<<< HEAD
 from app.data.splits import ArraySplit
 from app.recipe.errors import CorruptImage
+=======
+from app.recipe.errors import CorruptImage, UserError
+>>>>>>> 6a2f4ec (Image, nodes and their tests: one Dockerfile, keys made at start, start checks, compose.yaml)
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24  # a class, two classes
@@ -226,6 +230,7 @@ def test_default_number_of_processes(folder: Path, monkeypatch: pytest.MonkeyPat
     assert [default_loader_processes(source, local) for local in (1, 2, 8, 24, 100)] == [16, 12, 3, 1, 1]
 
 
+<<<<<<< HEAD
 def test_the_time_waited_is_counted() -> None:
     class Slow(ArraySplit):
         def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -240,3 +245,12 @@ def test_the_time_waited_is_counted() -> None:
         waited = loader.waited
         time.sleep(0.1)
         assert loader.waited == waited
+=======
+def test_shared_memory_too_small_is_said_with_the_fix() -> None:
+    size = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
+    image_bytes = size // (2 * PREFETCH * 32)
+    check_shared_memory(0, 32, 224 * 224 * 3)
+    check_shared_memory(2, 32, image_bytes)
+    with pytest.raises(UserError, match=rf"may fill {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
+        check_shared_memory(3, 32, image_bytes)
+>>>>>>> 6a2f4ec (Image, nodes and their tests: one Dockerfile, keys made at start, start checks, compose.yaml)

@@ -1,0 +1,141 @@
+"""A docker daemon of the tests' own, and an image on a Debian that is made here: no registry is asked. Needs root.
+
+APP_DOCKER_ROOT names a folder in which its layers are kept for the next time; without it nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TOOLS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
+IMAGE = "trainer"
+NETWORK = "alone"  # on which containers have addresses, but reach nothing
+_BASE = "debian:bookworm-slim"
+_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the daemon's own client first
+
+# Nobody may ever find these in an image, though they lie in the folder that it is built from.
+PLANTED = "THE-SECRET-OF-THE-FOLDER"
+PLANTS = ["id_ed25519", ".env", ".netrc", "runs/log.jsonl", ".ssh/id_rsa", "docs/notes", "app/.git-credentials.pem"]
+
+# How this machine itself reaches the package indices.
+_OWN = """
+FROM {base}
+COPY . /
+"""
+_OWN_SETTINGS = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/usr/local/share/ca-certificates"]
+
+
+def missing() -> str:
+    """Why there can be no containers here, "" if there can."""
+    if os.geteuid() != 0:
+        return "a docker daemon needs root"
+    absent = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=_PATH)]
+    return f"needs: apt-get install {' '.join(absent)}" if absent else ""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Returns when the condition holds; AssertionError where it does not in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+class Daemon:
+    """Started by the constructor, ended by close() with all that ran under it."""
+
+    def __init__(self) -> None:
+        self._kept = os.environ.get("APP_DOCKER_ROOT")
+        self.folder = Path(tempfile.mkdtemp(prefix="docker-"))
+        self.environ = os.environ | {"DOCKER_HOST": f"unix://{self.folder}/sock", "DOCKER_BUILDKIT": "1", "PATH": _PATH}
+        command = ["dockerd", "--data-root", self._kept or f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
+        command += [
+            "--pidfile",
+            f"{self.folder}/pid",
+            "-H",
+            self.environ["DOCKER_HOST"],
+            "--storage-driver",
+            "overlay2",
+        ]
+        command += ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+        with (self.folder / "log").open("w") as log:
+            self._process = subprocess.Popen(command, env=self.environ, stdout=log, stderr=log)
+        wait_for(lambda: self.start("docker", "info").wait() == 0)
+
+    def start(self, *command: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        """A command with this daemon; what it prints comes from its stdout."""
+        return subprocess.Popen(
+            [str(word) for word in command], cwd=cwd, env=self.environ, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def run(self, *command: str | Path, code: int = 0, timeout: float = 300, cwd: Path = ROOT) -> str:
+        """What a command prints; AssertionError where it does not end with `code` in time."""
+        with self.start(*command, cwd=cwd) as process:
+            try:
+                said = process.communicate(timeout=timeout)[0]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise AssertionError(f"{command} took more than {timeout} s: {process.communicate()[0]}") from None
+        assert process.returncode == code, f"{command} ended with {process.returncode}: {said}"
+        return said
+
+    def docker(self, *words: str | Path, code: int = 0, timeout: float = 300) -> str:
+        return self.run("docker", *words, code=code, timeout=timeout)
+
+    def close(self) -> None:
+        containers = self.docker("ps", "--all", "--quiet").split()
+        if containers:
+            self.docker("rm", "--force", "--volumes", *containers)
+        self._process.terminate()
+        self._process.wait(60)
+        if os.path.ismount(self.folder / "exec/netns/default"):
+            self.run("umount", self.folder / "exec/netns/default")
+        shutil.rmtree(self.folder)
+
+
+def make_base(daemon: Daemon) -> str:
+    """Name of a minimal Debian with this machine's own settings; never to be published."""
+    if not daemon.docker("images", "--quiet", _BASE):
+        root = daemon.folder / "debian"
+        mirror = daemon.run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()[0]
+        daemon.run("unshare", "--mount", "debootstrap", "--variant=minbase", "bookworm", root, mirror, timeout=900)
+        daemon.run("sh", "-c", f"tar -C {root} -c . | docker import - {_BASE}")
+    settings = daemon.folder / "settings"
+    for path in filter(os.path.exists, _OWN_SETTINGS):
+        (settings / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if Path(path).is_dir() else shutil.copy
+        copy(path, settings / path[1:])
+    (settings / "Dockerfile").write_text(_OWN.format(base=_BASE))
+    daemon.docker("build", "--tag", "base-for-tests", settings)
+    return "base-for-tests"
+
+
+def make_network(daemon: Daemon) -> None:
+    """NETWORK, which a kept folder has from the last time."""
+    if not daemon.docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}"):
+        daemon.docker("network", "create", "--internal", NETWORK)
+
+
+def build_image(daemon: Daemon) -> None:
+    """Builds IMAGE from the files that git knows, as they are now, among which secrets lie."""
+    base, context = make_base(daemon), daemon.folder / "context"
+    context.mkdir()
+    daemon.run("sh", "-c", f"git ls-files -z | xargs -0 tar -c | tar -x -C {context}")
+    for plant in PLANTS:
+        (context / plant).parent.mkdir(exist_ok=True)
+        (context / plant).write_text(PLANTED)
+    begun = time.monotonic()
+    daemon.docker(
+        "build", "--network", "host", "--build-arg", f"BASE={base}", "--file", context / "docker/Dockerfile",
+        "--tag", IMAGE, context, timeout=3600,
+    )  # fmt: skip
+    size = int(daemon.docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
+    print(f"{IMAGE}: {size / 1e9:.2f} GB, built in {time.monotonic() - begun:.0f} s")
