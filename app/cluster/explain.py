@@ -19,7 +19,7 @@ _SSH = [
     Cause(
         rf"Host key for \[?{_HOST}\]?(:\d+)? has changed",
         "its ssh host key is not the one known here: if it was set up anew,"
-        " `ssh-keygen -R {host}`, then once `ssh {host}`",
+        " `ssh-keygen -R {entry}`, then once `ssh {host}`",
     ),
     Cause(
         r"Host key verification failed",
@@ -80,7 +80,7 @@ def no_answer(host: str, words: str, code: int, port: int | None, after: float |
     """Why a host asked over ssh gave no answer. after: the seconds after which it was given up, None: it was not."""
     found = _first(_SSH, words)
     if found and (after is None or "timed out" not in words):
-        return _say(found[0], found[1], host)
+        return _say(found[0], found[1], host, port)
     if after is not None:
         return f"it did not answer within {after:g} s: is it on, and is its network up? (--timeout)"
     if code == 127 or "python3: not found" in words:
@@ -106,6 +106,7 @@ def _first(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | Non
     return next(((cause, match) for cause, match in found if match), None)
 
 
-def _say(cause: Cause, match: re.Match[str], host: str) -> str:
+def _say(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
     groups = {name: value for name, value in match.groupdict().items() if value}
-    return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host})
+    entry = f"'[{host}]:{port}'" if port else host  # as known_hosts has it
+    return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host, "entry": entry})

@@ -1,5 +1,6 @@
 """Hosts for tests, on this machine: namespaces of their own for network, mounts, host name and processes, an sshd each
-and a bridge between them. They share the file system, except what a test mounts over it. Needs root.
+and a bridge between them. They share the file system, except /etc, /root, /dev/shm and what a test mounts over it.
+Needs root.
 
 Everything ends with the first process of each host, which is its sshd.
 """
@@ -23,8 +24,15 @@ _NAMESPACES = ["--net", "--mount", "--uts", "--ipc", "--pid"]
 _BEGIN = """
 hostname "$1"
 ip link set lo up
-mount --bind "$2/hosts" /etc/hosts
-mount -t tmpfs -o size=2g shm /dev/shm
+mount -t sysfs sysfs /sys
+mkdir -p /root
+mount -t tmpfs root /root
+mkdir -m 700 /root/.ssh /root/etc /root/work
+cp "$2/../identity" /root/.ssh/id
+mount -t overlay -o lowerdir=/etc,upperdir=/root/etc,workdir=/root/work etc /etc
+chmod 755 /etc
+cp "$2/hosts" /etc/hosts
+mount -t tmpfs -o size=8g shm /dev/shm
 mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f "$2/sshd_config"
 """
@@ -91,6 +99,12 @@ class Host:
         """A shell's lines as this host's root; what they print. They must succeed."""
         return subprocess.check_output(self.enter("sh", "-ec", script), text=True, env=os.environ | {"PATH": _PATH})
 
+    def overlay(self, folder: Path) -> None:
+        """From now on what is changed in the folder on this host is changed on this host only."""
+        upper, work = (f"/root/{kind}{str(folder).replace('/', '-')}" for kind in ("upper", "work"))
+        layers = f"lowerdir={folder},upperdir={upper},workdir={work}"
+        self.do(f"mkdir {upper} {work}; mount -t overlay -o {layers} overlay {folder}")
+
     def processes(self, of: str) -> list[str]:
         """The command lines with `of` in them of what runs here."""
         lines = self.do("ps -eo stat=,args=").splitlines()
@@ -143,9 +157,6 @@ class Network:
                 f"ip link set {name} master bridge; ip link set {name} up"
             )
             host.do(f"ip address add {host.address}/24 dev eth0; ip link set eth0 up")
-            host.do(
-                f"mkdir -p /root; mount -t tmpfs root /root; mkdir -m 700 /root/.ssh; cp {self.identity} /root/.ssh/id"
-            )
 
     def shape(self, rate: str) -> None:
         """Limits what each host sends."""
