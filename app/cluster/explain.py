@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """pattern: in the words of the launcher, with a group `host` where they name it; text: the cause and its fix."""
+    """pattern: in the words of the launcher, with a group `host` where they name it; text: the cause and its fix; here:
+    it is about the host of the launcher."""
 
     pattern: str
     text: str
+    here: bool = False
 
 
 _HOST = r"(?P<host>[\w.:-]+?)"
@@ -50,28 +52,43 @@ _LAUNCHERS = [
     Cause(
         r"There are not enough slots available",
         "more processes than slots: give the hosts more slots, or lower -np",
+        here=True,
     ),
     Cause(
         r"mpirun has detected an attempt to run as root",
         "mpirun refuses root: start by ./run.sh, which allows it, or as another user",
+        here=True,
     ),
     Cause(
-        r"(orted|prted): (command )?not found|orted: No such file",
+        r"(orted|prted): (command )?not found|(orted|prted): No such file",
         "Open MPI is not on the PATH of its ssh sessions: install openmpi-bin there, as ./run.sh setup does",
     ),
     Cause(
-        r"(?s)None of the (TCP )?networks|Unable to find (address for|matching)|No network interfaces? (were|was) found"
-        rf"|if_include.{{0,200}}Local host:\s+{_HOST}\s",
-        "the interface is not there: `ip address` lists those it has, give --interface one that all hosts have",
+        r"(?s)None of the TCP networks.{0,200}Value given: (?P<words>\S+)",
+        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+        here=True,
     ),
     Cause(
-        r"(?s)different versions? of Open ?MPI|version mismatch|Data unpack would read past end of buffer"
-        r"|PMIX ERROR: UNPACK",
-        "the hosts have different versions of Open MPI: ./run.sh doctor says which",
+        r"(?s)net_if_addrs\(\)\[iface\].*KeyError: '(?P<words>[^']+)'",
+        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+        here=True,
+    ),
+    Cause(
+        rf"(?s)if_include.{{0,200}}Local host:\s+{_HOST}\s+Value:\s+(?P<words>\S+)",
+        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+    ),
+    Cause(
+        rf"(?s)unable to complete a TCP connection.{{0,100}}Local host:\s+{_HOST}\s+Remote host:\s+(?P<words>\S+)",
+        "it cannot reach {words}: open all ports between the hosts in their firewalls, or give --interface",
+    ),
+    Cause(
+        r"(orted|prted)[^\r\n]*un(recognized|known)|versions? of Open ?MPI|Data unpack would read past end of buffer",
+        "it has another version of Open MPI: ./run.sh doctor says which, ./run.sh setup there installs it",
     ),
     Cause(
         r"Address already in use|EADDRINUSE",
-        "a port is taken, most often by a run that was not ended: look for it with `ss -ltnp`",
+        "a port is taken, most often by a run that was not ended: `ss -ltnp` says which process has it",
+        here=True,
     ),
 ]
 
@@ -94,11 +111,9 @@ def explain(words: str, remote: list[str]) -> str:
     found = _first([*_SSH, *_LAUNCHERS], words)
     if not found:
         return ""
-    named = found[1].groupdict().get("host")
-    host = named if named else remote[0] if len(remote) == 1 else ""
-    if not host and found[0] in _SSH:
-        host = "one of " + ", ".join(remote) if remote else "a host"
-    return (f"{host}: " if host else "") + _say(found[0], found[1], named or (remote[0] if remote else "HOST"))
+    cause, match = found
+    host = match.groupdict().get("host") or (remote[0] if len(remote) == 1 else f"one of {', '.join(remote)}")
+    return _say(cause, match, host) if cause.here else f"{host}: {_say(cause, match, host)}"
 
 
 def _first(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | None:

@@ -1,0 +1,135 @@
+"""What launchers say when they cannot start, on two hosts (network_hosts.py), and what its user gets to read."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import network_hosts
+import pytest
+from network_hosts import SSH_PORT, Network
+
+from app.cluster.explain import explain
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+LAUNCH = [sys.executable, "-m", "app.cluster.launch"]
+SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
+ENVIRON = {"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"}
+ON = ["-H", "alpha:1,beta:1"]
+
+MPIRUN = ["mpirun", "--allow-run-as-root", *ON]
+KEY = f"-o BatchMode=yes -p {SSH_PORT} -i /root/.ssh/id"
+HORUN = [str(BIN / "horovodrun"), "-np", "2", *ON, "--gloo", "--disable-cache"]
+HORUN_SSH = ["-p", str(SSH_PORT), "-i", "/root/.ssh/id"]
+
+pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_hosts.missing())
+
+
+def by_ssh(options: str) -> list[str]:
+    return [*MPIRUN, "--mca", "plm_rsh_args", options]
+
+
+FAILURES = [
+    (
+        ["mpirun", "--allow-run-as-root", "-np", "4", "-H", "alpha:1"],
+        "more processes than slots: give the hosts more slots",
+    ),
+    (["mpirun", "-np", "1"], "mpirun refuses root: start by ./run.sh"),
+    (
+        by_ssh(f"{KEY} -o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null"),
+        "beta: its ssh host key is not known here: `ssh beta` once by hand",
+    ),
+    (
+        by_ssh(f"-o BatchMode=yes -o StrictHostKeyChecking=no -p {SSH_PORT}"),
+        "beta: its sshd wants a password or another key: `ssh-copy-id beta`",
+    ),
+    (by_ssh("-o BatchMode=yes -p 2223"), "beta: no sshd listens there on port 2223: start it, or give --ssh-port"),
+    (
+        [*by_ssh(f"{KEY} -o StrictHostKeyChecking=no"), "--mca", "oob_tcp_if_include", "eth7"],
+        "there is no interface eth7: `ip address` lists them",
+    ),
+    ([*HORUN, "-p", str(SSH_PORT)], "beta: its sshd wants a password or another key: `ssh-copy-id beta`"),
+    ([*HORUN, "-p", "2223"], "beta: no sshd listens there on port 2223"),
+    ([*HORUN, *HORUN_SSH, "--network-interfaces", "eth7"], "there is no interface eth7: `ip address` lists them"),
+]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    network = Network("alpha", "beta")
+    yield network
+    network.close()
+
+
+@pytest.mark.parametrize(("command", "explained"), FAILURES)
+def test_the_words_of_a_launcher(command: list[str], explained: str, network: Network) -> None:
+    done = network.hosts[0].run("timeout", "-k", "5", "60", *command, "true", **ENVIRON)
+    assert done.returncode not in (0, 124)
+    assert explain(done.stdout + done.stderr, ["beta"]).startswith(explained), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "explained"),
+    [
+        ("OSError: [Errno 98] Address already in use", "a port is taken, most often by a run that was not ended"),
+        ("orted: Error: unknown option --tree-spawn", "beta: it has another version of Open MPI"),
+        ("everything is fine", ""),
+    ],
+)
+def test_other_words(words: str, explained: str) -> None:
+    assert explain(words, ["beta"]).startswith(explained)
+    assert bool(explain(words, ["beta"])) == bool(explained)
+
+
+def train(network: Network, *options: str) -> tuple[int, list[str], float]:
+    """Exit code, lines of stderr and seconds of a run that must not start."""
+    begin = time.monotonic()
+    done = network.hosts[0].run(*LAUNCH, *options, "train", "--data", "synthetic", **ENVIRON)
+    assert done.stdout == ""
+    return done.returncode, done.stderr.splitlines(), time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ssh-port", str(SSH_PORT)], "error: beta: its sshd wants a password or another key: `ssh-copy-id"),
+        ([*SSH, "--interface", "eth7"], "error: --interface eth7 is not on alpha: it has "),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], said: str, network: Network) -> None:
+    code, lines, _ = train(network, *ON, *options)
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith(said)
+
+
+def test_a_host_that_does_not_answer(network: Network) -> None:
+    network.cut(network.hosts[1])
+    try:
+        code, lines, seconds = train(network, *ON, *SSH)
+    finally:
+        network.heal(network.hosts[1])
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith("error: beta: it does")
+    assert seconds < 40
+
+
+def test_the_cause_stands_above_the_launchers_words(network: Network) -> None:
+    beta = network.hosts[1]
+    beta.overlay(Path("/usr/bin"))
+    beta.do("rm /usr/bin/orted")
+    code, lines, _ = train(network, *ON, *SSH, "--launcher", "mpirun")
+    assert code == 1
+    assert lines[0].startswith("error: beta: Open MPI is not on the PATH of its ssh sessions: install openmpi-bin")
+    assert any("orted: command not found" in line for line in lines[1:])
+    assert any("ORTE was unable" in line for line in lines[1:])
+
+
+def test_another_version_on_a_host(network: Network) -> None:
+    beta = network.hosts[1]
+    beta.overlay(ROOT / "app")
+    beta.do(f"echo '# changed' >>{ROOT}/app/recipe/plan.py")
+    code, lines, _ = train(network, *ON, *SSH)
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith("error: beta: app ")
+    assert "bring it to the same commit" in lines[0]
