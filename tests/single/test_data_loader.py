@@ -226,5 +226,26 @@ def test_default_number_of_processes(folder: Path, monkeypatch: pytest.MonkeyPat
     assert [default_loader_processes(source, local) for local in (1, 2, 8, 24, 100)] == [16, 12, 3, 1, 1]
 
 
-from app.data.splits import ArraySplit
-from app.recipe.errors import CorruptImage, UserError
+def test_the_time_waited_is_counted() -> None:
+    class Slow(ArraySplit):
+        def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+            time.sleep(0.05)
+            return super().images_of(epochs, indices)
+
+    split = Slow(np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64))
+    with Loader(split, [[(0, 0)], [(0, 1)], [(0, 2)]], processes=0, pin_memory=False) as loader:
+        next(loader)
+        next(loader)
+        assert loader.waited >= 0.1
+        waited = loader.waited
+        time.sleep(0.1)
+        assert loader.waited == waited
+
+
+def test_shared_memory_too_small_is_said_with_the_fix() -> None:
+    size = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
+    image_bytes = size // (2 * PREFETCH * 32)
+    check_shared_memory(0, 32, 224 * 224 * 3)
+    check_shared_memory(2, 32, image_bytes)
+    with pytest.raises(UserError, match=rf"may fill {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
+        check_shared_memory(3, 32, image_bytes)
