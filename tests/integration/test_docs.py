@@ -1,7 +1,7 @@
 """The documentation's commands work, as they stand there, from the top of each page to its end.
 
-A block marked `sh` is run, in a folder of its own; `python` too. One marked `sh check` needs what a test machine lacks
-(ImageNet, other hosts, a reader): its options are read, and nothing is started.
+A block marked `sh run` or `python run` is run, in a folder of its own. Of other blocks, which need what a test machine
+lacks (ImageNet, other hosts, a reader), the lines of ./run.sh are read as it would read them, and nothing is started.
 """
 
 import os
@@ -20,9 +20,8 @@ from app.recipe.config import Config, flag, option_fields, to_json
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *[p for p in [ROOT / "README.md"] if p.exists()]]
-BLOCK = re.compile(r"^```(sh|sh check|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"^    (\./run\.sh .*)$", re.MULTILINE)
-RUN = "./run.sh"
+BLOCK = re.compile(r"^```(sh run|python run)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINE = re.compile(r"^(?: {4})?((?:\w+=\S+ )*\./run\.sh\b.*)$", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -51,31 +50,32 @@ def run(command: list[str], place: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(k != "sh check" for k, _ in blocks(p))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_commands_run(page: Path, place: Path) -> None:
     for kind, text in blocks(page):
-        if kind == "python":
+        if kind == "python run":
             run([sys.executable, "-c", text], place)
-        elif kind == "sh":
+        else:
             for command in commands(text):
                 run(["bash", "-c", command], place)
 
 
-def checked() -> list[tuple[str, str]]:
-    found = [(p.name, c) for p in PAGES for k, t in blocks(p) if k == "sh check" for c in commands(t)]
-    return found + [(p.name, c) for p in PAGES for c in INDENTED.findall(p.read_text())]
+def read_only() -> list[tuple[str, str]]:
+    """(page, line) of all that is not run."""
+    rest = {page: BLOCK.sub("", page.read_text()).replace("\\\n", " ") for page in PAGES}
+    return [(page.name, line) for page, text in rest.items() for line in LINE.findall(text)]
 
 
-@pytest.mark.parametrize(("page", "command"), checked())
+@pytest.mark.parametrize(("page", "command"), read_only())
 def test_options_are_known(page: str, command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "runs/some").mkdir(parents=True, exist_ok=True)
-    (place / "runs/some/events.out.tfevents.0").touch()
-    (place / "runs/some/config.json").write_text(to_json(Config()))
+    run_folder = place / "runs/some"
+    run_folder.mkdir(parents=True)
+    (run_folder / "events.out.tfevents.0").touch()
+    (run_folder / "config.json").write_text(to_json(Config()))
+    (place / "hosts.sh").touch(0o755)
     monkeypatch.chdir(place)
-    words = shlex.split(command.partition(" #")[0])
-    while words and "=" in words[0]:
-        words.pop(0)  # variables
-    assert words.pop(0) == RUN, command
+    words = [word for word in shlex.split(command, comments=True) if word != "..."]
+    words = words[words.index("./run.sh") + 1 :]
     if words[:1] not in (["setup"], ["test"]):
         _, rest = parse(words, COMMANDS)
         check(rest)
