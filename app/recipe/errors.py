@@ -11,7 +11,7 @@ PREEMPTED = 75
 
 EXIT_CODES = """exit codes:
   0   done
-  1   unexpected failure, or set-up failed
+  1   unexpected failure, set-up failed, or check-data found what training stops on
   2   bad input: one line says what to change
   3   an image that cannot be decoded: its path is named
   4   the loss became NaN or infinite

@@ -89,7 +89,9 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
     app("train", "--resume", run)
     assert len(list((run / "tensorboard/steps").iterdir())) == 3
     check_curves(run, 3)
-    assert scalars(run, "steps")["train/loss"] == scalars(trained, "steps")["train/loss"]
+    once = scalars(trained, "steps")["train/loss"]
+    assert scalars(run, "steps")["train/loss"] == once
+    assert shown_by_tensorboard(run, "steps", "train/loss", len(once)) == once
 
 
 def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
@@ -117,6 +119,19 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[tuple[int, float]]:
+    """A curve as the page gets it: TensorBoard's own reader is another program than EventAccumulator."""
+    query = f"data/plugin/scalars/scalars?run=tensorboard/{folder}&tag={tag}"
+    with served(run) as address:
+        for _ in range(100):
+            with contextlib.suppress(OSError):  # 404 till it has read the files
+                points = json.load(urllib.request.urlopen(address + query))
+                if len(points) >= count:
+                    return [(step, value) for _, step, value in points]
+            time.sleep(0.2)
+    raise AssertionError("TensorBoard did not read the run")
 
 
 def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
