@@ -34,6 +34,7 @@ class Job:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._stop_signal = stop_signal
         self._deadline = float("inf")
+        self._ranks_killed = False
         self.asked: int | None = None
         self._launcher = subprocess.Popen(
             command,
@@ -93,15 +94,48 @@ class Job:
 
     def _kill_ranks(self) -> None:
         """The ranks of this host first: the launcher then tells the other hosts. If it does not, it goes too."""
-        left = _descendants(self._launcher.pid)
+        left = [] if self._ranks_killed else _descendants(self._launcher.pid)
         _kill(left or [self._launcher.pid])
+        self._ranks_killed = True
         self._deadline = time.monotonic() + _LAUNCHER_GRACE
+
+    def has_ranks(self) -> bool:
+        """Whether the launcher keeps a rank running, here or by ssh: each is named by its environment."""
+        return any(b"HOROVOD_RANK=" in _command(pid) for pid in _descendants(self._launcher.pid))
+
+
+class Alone:
+    """Notices that an elastic run has no process any more. When all died at once, Horovod may wait for ever."""
+
+    def __init__(self, job: Job, patience: float = 100.0) -> None:
+        """patience: seconds; the slot of a process that died is used again after 60 at most."""
+        self.job, self.patience, self.found = job, patience, 0.0
+        self._alive = self._looked = time.monotonic()
+
+    def for_long(self) -> bool:
+        """Whether it has none for longer than `patience`: true once. Looks once a second."""
+        now = time.monotonic()
+        if self.found or now < self._looked + 1:
+            return False
+        self._looked = now
+        if self.job.has_ranks():
+            self._alive = now
+        elif now - self._alive > self.patience:
+            self.found = now - self._alive
+        return bool(self.found)
 
 
 def _kill(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _reap() -> None:

@@ -21,7 +21,7 @@ from app.cluster.discover import discover, split_local
 from app.cluster.explain import explain
 from app.cluster.failure import Failure
 from app.cluster.hostfile import Host
-from app.cluster.job import GRACE, Job
+from app.cluster.job import GRACE, Alone, Job
 from app.cluster.options import listed_hosts, parse
 from app.cluster.output import Output
 from app.cluster.preflight import Search, check_hosts, other_hosts
@@ -119,6 +119,8 @@ def _launch(launch: Launch, dry_run: bool) -> int:
         check_hosts(launch)
     # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
+    # The first to arrive wait for the last, who may still import torch from a slow disk; 30 seconds by default.
+    environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
     environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
     if launch.launcher == "horovodrun":
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
@@ -130,6 +132,7 @@ def _launch(launch: Launch, dry_run: bool) -> int:
 def _watch(job: Job, launch: Launch) -> int:
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
+    alone = Alone(job) if launch.elastic else None
     for chunk in job.chunks():
         try:
             output.feed(chunk)
@@ -141,10 +144,15 @@ def _watch(job: Job, launch: Launch) -> int:
             search = search or Search(launch)
             if search.found:
                 job.limit(0)  # the launcher would wait for hosts that are gone
+        if alone and alone.for_long():
+            job.limit(0)
     gone = search.result() if search else ""  # before close(), which ends every process below this one
     launcher_code = job.close()
     output.finish()
     code, words = _verdict(output, launcher_code, job.asked, launch)
+    if alone and alone.found:
+        code = FAILED
+        words = f"error: no process was left for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
     print(words, end="", file=sys.stderr)
