@@ -1,5 +1,7 @@
 """The rate at its key iterations, as literals of the paper (section 5.1), for ImageNet's 1,281,167 images."""
 
+from itertools import pairwise
+
 import pytest
 
 from app.recipe.config import Config
@@ -59,7 +61,7 @@ def test_minibatch_256(iteration: int, rate: float) -> None:
 def test_the_increment_is_constant_over_epoch_ends() -> None:
     config = Config(minibatch=8192)
     rates = [rate_at(config, i) for i in range(781)]
-    steps = [b - a for a, b in zip(rates, rates[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(rates)]
     assert min(steps) == pytest.approx(max(steps), rel=1e-9)
 
 
@@ -107,7 +109,7 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match=r"9 processes for k = 8 workers .* at most 8"):
         check_processes(plan, Config(), 9)
     check_processes(plan, Config(), 3)
-    with pytest.raises(UserError, match="--sync-bn needs the k = 8 workers .* there are 3 processes"):
+    with pytest.raises(UserError, match=r"--sync-bn needs the k = 8 workers .* there are 3 processes"):
         check_processes(plan, Config(sync_bn=True), 3)
     for bad in ({"minibatch": 100}, {"epochs": 0}, {"per_worker": -1}, {"reference_lr": 0.0}, {"momentum": 0.0}):
         with pytest.raises(UserError):
