@@ -123,4 +123,4 @@ def test_the_files_of_this_project() -> None:
     assert read_hostfile(str(FOLDER / "two-nodes")) == [Host("node1", 2), Host("node2", 2)]
     paper = read_hostfile(str(FOLDER / "paper-32x8"))
     assert (len(paper), sum(host.slots for host in paper)) == (32, 256)
-    assert all(path.read_text().startswith("# ") for path in FOLDER.iterdir())
+    assert all(path.read_text().startswith(("# ", "#!")) for path in FOLDER.iterdir())
