@@ -1,0 +1,45 @@
+"""Horovod's timeline of real steps: last layers are summed while backward still computes the first ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    "--data", "synthetic", "--image-size", "64", "--synthetic-images", "256", "--synthetic-classes", "10",
+    "--model", "resnet18", "--minibatch", "32", "--per-worker", "16", "--epochs", "1", "--cycle-ms", "1",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "app.cluster.launch",
+        "-np",
+        "2",
+        "train",
+        *OPTIONS,
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    timeline = tmp_path / "timeline.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOROVOD_TIMELINE": str(timeline)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    events = json.loads(timeline.read_text())
+    pids = {e["args"]["name"]: e["pid"] for e in events if e.get("name") == "process_name" and "name" in e["args"]}
+    assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 of ResNet-18, and what is carried
+
+    def times(tensor: str, event: str) -> list[int]:
+        return [e["ts"] for e in events if e.get("pid") == pids[f"allreduce.{tensor}"] and e.get("name") == event]
+
+    summed, computed = times("fc.weight", "ALLREDUCE"), times("conv1.weight", "NEGOTIATE_ALLREDUCE")
+    assert len(summed) == len(computed) == 8
+    # Of some step at least: where another process is late, on a busy machine, the sums have to wait for it.
+    assert any(early < late for early, late in zip(summed, computed, strict=True))
