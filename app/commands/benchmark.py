@@ -64,6 +64,7 @@ def measure(config: Config, options: Namespace, world: Any) -> dict[str, Any]:
     from app.data.loader import Loader, default_loader_processes
     from app.recipe.plan import check_processes, make_plan
     from app.training import measure
+    from app.training.loader_size import loader_processes
     from app.training.run import Run, make_state
     from app.training.session import open_data
     from app.training.verdict import verdict
@@ -82,6 +83,8 @@ def measure(config: Config, options: Namespace, world: Any) -> dict[str, Any]:
     if options.input:
         return found | {"input": measure.measure_input(run, world, processes, options.steps)}
     state = make_state(run, world)
+    if config.loader_processes < 0:
+        processes = loader_processes(run, state, world)
     cluster_wide = measure.measure_steps(run, state, world, measure.made_up(run, world), options.steps)
     found |= {"minibatch": plan.minibatch, "synthetic": cluster_wide, "loader_processes": processes}
     batches = measure.real_batches(run, world)

@@ -88,7 +88,7 @@ class Config:
     )
     allreduce: str = option("auto", "speed", "NCCL's algorithm", choices=("auto", "ring", "tree"), free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
-    loader_processes: int = option(-1, "run", "per process, for decoding; -1: by the data and the cores", free=True)
+    loader_processes: int = option(-1, "run", "per process, for decoding; -1: by a measurement", free=True)
     screen: str = option("lines", "run", "what it shows", choices=("lines", "quiet", "json"), free=True)
     log_every: int = option(10, "run", "steps between log lines", free=True)
 

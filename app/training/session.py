@@ -15,7 +15,7 @@ import torch
 from app.cluster import elastic, failure
 from app.cluster.agreement import on_root, together
 from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
-from app.data.loader import check_shared_memory, default_loader_processes
+from app.data.loader import check_shared_memory
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
@@ -25,6 +25,7 @@ from app.training import checkpoint, evaluation, run_folder
 from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
 from app.training.ghosts import passes
+from app.training.loader_size import loader_processes
 from app.training.log import Log, RunLog
 from app.training.loop import Session, train
 from app.training.run import Run, make_state
@@ -124,7 +125,8 @@ class Job:
     def loader_processes(self, run: Run, world: World) -> int:
         """Of this process. Raises UserError where a host's shared memory is too small for those of its processes."""
         wanted = self.config.loader_processes
-        processes = default_loader_processes(run.source, world.local_size) if wanted < 0 else wanted
+        assert self.state is not None
+        processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
         images = run.plan.per_worker + evaluation.BATCH  # an evaluation begins while training batches wait
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))

@@ -1,0 +1,61 @@
+"""How many loader processes feed a training process, from what decoding and computing take at the start."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from app.cluster.world import World
+from app.data.loader import default_loader_processes
+from app.recipe.errors import CorruptImage
+from app.training.run import Run, make_arithmetic
+from app.training.state import State
+
+HEADROOM = 1.25  # more than the average need: images differ, and so do moments
+IMAGES = 16  # to decode for the measurement
+
+
+def loader_processes(run: Run, state: State, world: World) -> int:
+    """As many as keep up with a forward and backward pass, at most this process's share of the cores."""
+    most = default_loader_processes(run.source, world.local_size)
+    if most <= 1 or run.config.sync_bn:  # whose passes need the other processes
+        return most
+    try:
+        decoding = seconds(lambda: run.source.train.__getitems__([(0, i) for i in range(IMAGES)]), world) / IMAGES
+    except CorruptImage:
+        return most  # training meets it in its turn, and says so
+    return enough(decoding, seconds_of_a_pass(run, state, world) / run.plan.per_worker, most)
+
+
+def enough(decoding: float, computing: float, most: int) -> int:
+    """decoding, computing: seconds an image."""
+    return min(most, max(1, math.ceil(HEADROOM * decoding / computing)))
+
+
+def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
+    """Of one worker's n images of noise. Leaves the state as it is, and Horovod unaware."""
+    arithmetic, side = make_arithmetic(run, world), run.source.image_size
+    images = torch.randint(0, 256, (run.plan.per_worker, side, side, run.source.channels), dtype=torch.uint8)
+    labels = torch.zeros(run.plan.per_worker, dtype=torch.int64, device=world.device)
+    parameters = [p for p in state.network.parameters() if p.requires_grad]
+    state.carried.set_ghosts(1)
+
+    def one() -> None:
+        loss = F.cross_entropy(arithmetic.logits(state.network, images), labels)
+        torch.autograd.grad(loss, parameters)  # not backward(), whose gradients Horovod would sum
+
+    return seconds(one, world)
+
+
+def seconds(work: Callable[[], object], world: World) -> float:
+    """Of the second of two times: the first chooses algorithms, fills caches."""
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+    return time.perf_counter() - start
