@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -53,3 +54,18 @@ def test_exported_weights_need_data_and_fit_it(app: App, trained: Path, tmp_path
     shown = app("evaluate", tmp_path / "digits.safetensors", "--data", "digits").stdout
     assert shown == app("evaluate", trained).stdout
     assert "channels" in app("evaluate", trained, "--data", "synthetic", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["{bad}"], "holds no tensors that can be read safely"),
+        (["{run}", "--data", "/nowhere"], "no such data folder: /nowhere"),
+        (["{run}", "--output", "{bad}/x"], "cannot be made: Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], says: str, app: App, trained: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pt"
+    bad.write_text("no tensors")
+    shown = app("evaluate", *[part.format(bad=bad, run=trained) for part in options], code=2)
+    assert says in shown.stderr and len(shown.stderr.splitlines()) == 1
