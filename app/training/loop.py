@@ -85,9 +85,9 @@ def train_epoch(session: Session, feed: Loader) -> None:
         reports.clear()
         session.watchdog.beat(place(run, state.position))
         steps += read_reports(run, rows, iteration - len(rows))
-        stopping, saving = any(row[STOP] for row in rows), save_is_due(session, iteration)
+        stopping, saving = any(row[STOP] for row in rows), save_is_due(session, iteration, len(rows))
         # The steps before a checkpoint are logged with it: who goes on from there does not make them again.
-        if iteration % config.log_every == 0 or last or stopping or saving:
+        if iteration % config.log_every < len(rows) or last or stopping or saving:
             now = time.monotonic()
             speed = Speed(len(steps) * plan.minibatch / (now - since), (feed.waited - waited) / (now - since))
             session.log.train(state, steps, speed)
@@ -137,10 +137,10 @@ def place(run: Run, position: Position) -> str:
     return f"epoch {position.epoch}, iteration {run.plan.iteration_at(position)}"
 
 
-def save_is_due(session: Session, iteration: int) -> bool:
-    """Whether rank 0 saves now. All hold the same state, so this needs no agreement."""
+def save_is_due(session: Session, iteration: int, steps: int) -> bool:
+    """Whether rank 0 saves now, `steps` after it was last asked. All hold the same state: this needs no agreement."""
     if session.save_steps:
-        return iteration % session.save_steps == 0
+        return iteration % session.save_steps < steps
     return session.save_seconds > 0 and time.monotonic() - session.saved > session.save_seconds
 
 
