@@ -24,6 +24,7 @@ LAUNCHERS = {
     "mpirun with MPI": ["--launcher", "mpirun", "--collectives", "mpi"],
 }
 STALL = 15
+TRAVELS = {"NCCL_DEBUG": "WARN", "HOROVOD_CYCLE_TIME": "3 5", "LD_LIBRARY_PATH": "/a folder"}
 
 pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_hosts.missing())
 
@@ -93,6 +94,25 @@ def test_the_same_parameters_as_on_one_host(
     assert "4 on alpha (2), beta (2)" in done.stdout
     assert_same(parameters(tmp_path / "run"), expected)
     assert nothing_left(network.hosts)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_environment_travels(launcher: str, network: Network, tmp_path: Path) -> None:
+    """To the ranks of both hosts."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, pathlib, socket\n"
+        "rank = os.environ.get('HOROVOD_RANK') or os.environ['OMPI_COMM_WORLD_RANK']\n"
+        f"lines = [socket.gethostname()] + [os.environ.get(name, '') for name in {list(TRAVELS)}]\n"
+        f"pathlib.Path({str(tmp_path)!r}, rank).write_text('\\n'.join(lines))\n"
+    )
+    start = [sys.executable, str(ROOT / "tests" / "parallel" / "launch_program.py"), str(program)]
+    words = LAUNCHERS[launcher]
+    where = ["--hostfile", str(network.folder / "hosts"), *SSH, *words[:2]]
+    done = network.hosts[0].run(*start, *where, "train", *words[2:], **ENVIRON, **TRAVELS)
+    assert done.returncode == 0, done.stderr
+    for rank, host in enumerate(["alpha", "alpha", "beta", "beta"]):
+        assert (tmp_path / str(rank)).read_text().splitlines() == [host, *TRAVELS.values()]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

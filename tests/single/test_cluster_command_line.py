@@ -1,6 +1,7 @@
 """The launchers' commands, literally."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,20 @@ def test_what_cannot_be_launched(argv: list[str], said: str, capfd: pytest.Captu
     assert captured.out == ""
     assert captured.err.startswith(said)
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch reached)", "`touch reached`", "a;touch reached", "-oProxyCommand=touch reached"]
+)
+def test_no_shell_sees_a_host_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hosts").write_text(f"{name} slots=2\n{name.replace(' ', '')}:2\n")
+    for argv in (["--hostfile", "hosts", "train"], ["doctor", "--hostfile", "hosts"], ["-H", f"{name}:2", "train"]):
+        assert launch.main(argv) == 2
+        assert capfd.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
 
 
 def test_dry_run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,8 @@ def test_a_job_of_two_components() -> None:
 def test_the_script_saves_and_goes_back_into_the_queue(tmp_path: Path) -> None:
     """In a folder whose run.sh leaves as a run does, with a scontrol that writes down what it is asked."""
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
-    (tmp_path / "run.sh").write_text("#!/bin/bash\ntrap 'sleep 1; kill %1; exit 75' TERM\necho \"$@\" >ready\nsleep 60 & wait\n")
+    saves = "trap 'sleep 1; kill %1; exit 75' TERM"
+    (tmp_path / "run.sh").write_text(f'#!/bin/bash\n{saves}\necho "$@" >ready\nsleep 60 & wait\n')
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" >asked\n')
     for name in ("run.sh", "scontrol"):
         (tmp_path / name).chmod(0o755)
