@@ -16,7 +16,7 @@ from app.training.run import Run, make_arithmetic
 from app.training.state import State
 
 HEADROOM = 1.25  # more than the average need: images differ, and so do moments
-IMAGES = 16  # to decode for the measurement
+IMAGES = 16  # to decode for the measurement, at most
 
 
 def loader_processes(run: Run, state: State, world: World) -> int:
@@ -24,8 +24,9 @@ def loader_processes(run: Run, state: State, world: World) -> int:
     most = default_loader_processes(run.source, world.local_size)
     if most <= 1 or run.config.sync_bn:  # whose passes need the other processes
         return most
+    some = [(0, i) for i in range(min(IMAGES, len(run.source.train)))]
     try:
-        decoding = seconds(lambda: run.source.train.__getitems__([(0, i) for i in range(IMAGES)]), world) / IMAGES
+        decoding = seconds(lambda: run.source.train.__getitems__(some), world) / len(some)
     except CorruptImage:
         return most  # training meets it in its turn, and says so
     return enough(decoding, seconds_of_a_pass(run, state, world) / run.plan.per_worker, most)
