@@ -61,7 +61,7 @@ def versions(request: Request, answers: list[Answer]) -> list[Finding]:
     """The findings without which no run can start, from the short form of the probe."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
-    for check in (_python, _packages, _app, _interface):
+    for check in (_twice, _python, _packages, _app, _interface):
         found += check(request, there)
     return found
 
@@ -71,6 +71,16 @@ def _answered(answer: Answer) -> Finding:
         reason, _, fix = answer.error.partition(": ")
         return Finding(answer.host, "answer", FAIL, reason, fix)
     return Finding(answer.host, "answer", OK, "this machine" if answer.here else "by ssh, without a password")
+
+
+def _twice(request: Request, there: list[Answer]) -> Iterator[Finding]:
+    """One machine under two names: its launchers would give it two times the processes."""
+    known: dict[tuple[str, ...], str] = {}
+    for host, facts in _facts(there):
+        machine = (facts["name"], *sorted(each["address"] for each in facts["interfaces"].values()))
+        if known.setdefault(machine, host) != host:
+            fix = f"list {facts['name']} once, with all its slots"
+            yield Finding(host, "machine", FAIL, f"it is the same as {known[machine]}", fix)
 
 
 def _names(request: Request, there: list[Answer]) -> Iterator[Finding]:
@@ -284,6 +294,6 @@ def _facts(there: list[Answer]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _CHECKS = (
-    _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _shm, _memlock, _output, _data, _clocks, _interface,
-    _mtu,
+    _twice, _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _shm, _memlock, _output, _data, _clocks,
+    _interface, _mtu,
 )  # fmt: skip

@@ -33,7 +33,7 @@ def check_hosts(launch: Launch) -> None:
     bad = [each for each in versions(Request(hosts, launch.interface, "", ""), answers) if each.status == FAIL]
     if bad:
         more = f" ({len(bad) - 1} more of this kind: ./run.sh doctor)" if len(bad) > 1 else ""
-        what = "" if bad[0].check == "answer" else f"{bad[0].check} "
+        what = "" if bad[0].check in ("answer", "machine") else f"{bad[0].check} "
         raise UserError(f"{bad[0].host}: {what}{bad[0].text}: {bad[0].fix}{more}")
 
 
