@@ -48,9 +48,11 @@ def network() -> Iterator[Network]:
 @pytest.fixture(scope="module")
 def ill() -> Iterator[Network]:
     network = Network("alpha", "beta")
-    plant(network.hosts[1], network.folder)
-    yield network
-    network.close()
+    try:
+        plant(network.hosts[1], network.folder)
+        yield network
+    finally:
+        network.close()
 
 
 def plant(host: Host, folder: Path) -> None:
