@@ -46,8 +46,10 @@ class Group:
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.server.settimeout(0.5)
         environment = {**os.environ, **ENVIRONMENT, "METER_PORT": str(self.server.getsockname()[1])}
+        # A session of its own: a terminal would stop whoever reads it in the background.
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self.said, "stderr": subprocess.STDOUT}
         self.launchers = [
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self.said, stderr=subprocess.STDOUT)
+            subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **options)
             for command in work.commands
         ]
         self.ranks: list[tuple[socket.socket, Any]] = []

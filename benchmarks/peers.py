@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -119,6 +120,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"--horovod-example {options.horovod_example}: there is no such file")
     if options.rounds < 2:
         parser.error(f"--rounds {options.rounds}: give 2 or more")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     table = rows(str(Path(options.horovod_example or ".").resolve()), options.rounds)
     results = {}
     for name in chosen:
