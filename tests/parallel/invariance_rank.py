@@ -13,7 +13,7 @@ from app.training.signals import StopRequest
 # k = 8 workers of n = 8 images, BN, augmentation, Nesterov, weight decay and warmup (Config's defaults).
 RECIPE = {
     "model": "resnet8", "width": 8, "minibatch": 64, "per_worker": 8, "reference_lr": 0.05, "reference_minibatch": 16,
-    "warmup_epochs": 1.5, "log_every": 1, "stall_timeout": 60.0, "device": "cpu",
+    "warmup_epochs": 1.5, "log_every": 1, "stall_timeout": 200.0, "device": "cpu",
 }  # fmt: skip
 VARIANTS = {
     "fp64": {"epochs": 2, "precision": "fp64", "loader_processes": 0},
