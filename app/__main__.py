@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         from app.cluster.failure import leave
 
-        leave(FAILED, f"{type(error).__name__}: {error}", traceback.format_exc())
+        where = "".join(f": {note}" for note in getattr(error, "__notes__", []))
+        leave(FAILED, f"{type(error).__name__}: {error}{where}", traceback.format_exc())
     return DONE
 
 

@@ -15,7 +15,7 @@ import horovod.torch as hvd
 from horovod.common.elastic import State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
-from app.recipe.errors import Lost
+from app.recipe.errors import LOST, Lost
 
 Commit = Callable[[], None]
 _TRIES = 10
@@ -54,7 +54,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
         else:
             session(lambda: None)
     except HorovodInternalError as error:
-        raise Lost(f"lost the other processes: {' '.join(str(error).split())}") from None
+        raise Lost(f"{LOST}: {' '.join(str(error).split())}") from None
 
 
 def _meet_again() -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +24,7 @@ from app.recipe.errors import FAILED
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
 _TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own words about the exit
+before_leaving: Callable[[], object] = int  # set by guard.start: a rank that speaks for itself needs no guard
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,18 @@ def parse_trace(line: str) -> str | None:
 
 def leave(code: int, message: str, traceback: str = "", *, daemon: bool = False) -> NoReturn:
     """Ends this process at once with `code`, saying why; runs no exit handlers. daemon: Open MPI's of this host too."""
+    before_leaving()
     sys.stdout.flush()
+    report(code, message, traceback)
+    if environment.launcher() != "none":
+        time.sleep(_TRAVEL_TIME)
+    if daemon:
+        _end_daemon()
+    os._exit(code)
+
+
+def report(code: int, message: str, traceback: str = "") -> None:
+    """Says why a rank ends."""
     if environment.launcher() == "none":
         text = f"{traceback}{message}\n"
     else:
@@ -59,11 +72,6 @@ def leave(code: int, message: str, traceback: str = "", *, daemon: bool = False)
         text = "".join(f"{_TRACE}{line}\n" for line in traceback.splitlines()) + f"{failure}\n"
     sys.stderr.write(text)
     sys.stderr.flush()
-    if environment.launcher() != "none":
-        time.sleep(_TRAVEL_TIME)
-    if daemon:
-        _end_daemon()
-    os._exit(code)
 
 
 def leave_stalled(message: str, traceback: str) -> NoReturn:
@@ -80,5 +88,6 @@ def _end_daemon() -> None:
 
 def leave_silently(code: int) -> NoReturn:
     """Ends this process where rank 0 says why, a little after it: at the first exit a launcher may end the others."""
+    before_leaving()
     time.sleep(5 * _TRAVEL_TIME)
     os._exit(code)

@@ -25,11 +25,12 @@ from app.cluster.job import GRACE, Alone, Job
 from app.cluster.options import listed_hosts, parse
 from app.cluster.output import Output
 from app.cluster.preflight import Search, check_hosts, other_hosts
-from app.recipe.errors import FAILED, PREEMPTED, UserError
+from app.recipe.errors import FAILED, LOST, PREEMPTED, UserError
 
 DISTRIBUTED = ("train", "evaluate", "benchmark")
 _ROOT = Path(__file__).resolve().parents[2]
 _APP = [sys.executable, "-m", "app"]
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # that ask a job to leave
 _FAILURE_GRACE = 10  # seconds in which the others end by themselves once a rank has said why it failed
 
 
@@ -173,19 +174,31 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
         return cause.code, _caused(cause)
     if launcher_code == 0:
         return 0, "" if launch.elastic else output.kept_back  # of processes that the run went on without
+    killed = output.killed()
+    cause = output.reasoned(killed[0] if killed else None)
+    if asked is None and cause:
+        return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
+    number = asked or (killed[2] if killed else 0)
+    if number in STOPPING:
+        name = signal.Signals(number).name
+        return PREEMPTED, f"stopped by {name}, before a rank could save: the same command goes on\n"
     if asked is not None:
         return 128 + asked, f"error: stopped by {signal.Signals(asked).name}\n"
-    if killed := output.killed():
-        rank, host, number = killed
-        hint = "; if nobody killed it, its memory ran out: dmesg says so" if number == signal.SIGKILL else ""
-        by = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
-        return FAILED, f"error: rank {rank} on {host or _host_of(rank, launch)} was ended by {by}{hint}\n"
+    if killed:
+        return FAILED, _killed(*killed, output, launch)
     if output.failures:
-        cause = output.failures[0]
-        return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
+        cause = min(output.failures, key=lambda each: each.message.startswith(LOST))
+        return FAILED, _caused(cause)
     if not output.begun and (reason := explain(output.launcher_said, other_hosts(launch))):
         return FAILED, f"error: {reason}\n{output.kept_back}"
     return FAILED, f"{output.kept_back}error: {launch.launcher} ended with exit code {launcher_code}\n"
+
+
+def _killed(rank: int, host: str | None, number: int, output: Output, launch: Launch) -> str:
+    hint = "; if nobody killed it, its memory ran out: dmesg says so" if number == signal.SIGKILL else ""
+    by = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    place = output.place_of(rank)
+    return f"error: rank {rank} on {host or _host_of(rank, launch)} was ended by {by}{place}{hint}\n"
 
 
 def _caused(cause: Failure) -> str:

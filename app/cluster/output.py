@@ -9,7 +9,8 @@ from typing import TextIO
 
 from app.cluster import failure
 from app.cluster.failure import Failure
-from app.recipe.errors import FAILED, PREEMPTED
+from app.cluster.guard import GONE
+from app.recipe.errors import FAILED, LOST, PREEMPTED
 
 # horovodrun: `[0]<stdout>:`; Open MPI: `[1,0]<stdout>:`, a space after it or a longer job name in version 5
 _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>: ?")
@@ -69,6 +70,19 @@ class Output:
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 
+    def reasoned(self, killed: int | None) -> Failure | None:
+        """The first failure with a reason: not of a rank that lost another, nor of one that ended without a word.
+
+        killed: the rank that was ended by a signal, if one was; then only its own words explain the end.
+        """
+        candidates = [each for each in self.failures if not each.message.startswith((LOST, GONE))]
+        return next((each for each in candidates if killed in (None, each.rank)), None)
+
+    def place_of(self, rank: int) -> str:
+        """Where a rank was when it ended without a word, as its guard says."""
+        found = (each.message.removeprefix(GONE) for each in self.failures if each.rank == rank)
+        return next((place for place in found if place.startswith(", ")), "")
+
     def killed(self) -> tuple[int, str | None, int] | None:
         """(rank, its host where the launcher says so, signal) where the first rank to end was ended by a signal."""
         if found := _SIGNAL.search(self.launcher_said):
@@ -106,19 +120,25 @@ class Output:
         rank, stream = speaker
         if reported := failure.parse(line):
             self.failures.append(reported)
+            if self.elastic and reported.code == FAILED and not reported.message.startswith(LOST):
+                self._write(self.err, f"warning: rank {rank} on {reported.host}: {reported.message}\n")
         elif (trace := failure.parse_trace(line)) is not None:
             self.traces.setdefault(rank, []).append(trace)
-        elif stream == "err" and (self.failures or _CONSEQUENCE.match(line)):
+        elif stream == "err" and (self._ending() or _CONSEQUENCE.match(line)):
             self.kept_back += line
         else:
             plain = rank == 0 or (self.elastic and stream == "out")
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
 
     def _show_launcher(self, line: str) -> None:
-        if not self.begun or self.failures or self.kept_back or _ABOUT_THE_END.match(line):
+        if not self.begun or self._ending() or self.kept_back or _ABOUT_THE_END.match(line):
             self.kept_back += line
         else:
             self._write(self.err, line)
+
+    def _ending(self) -> bool:
+        """Whether the job ends: an elastic run goes on without a rank that failed."""
+        return any(not self.elastic or each.code != FAILED for each in self.failures)
 
     @staticmethod
     def _write(stream: TextIO, text: str) -> None:

@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     if processes < 0:
         processes = default_loader_processes(source, world.local_size)
     arithmetic = trained.arithmetic(world.device)
-    result = evaluate(trained.network.to(world.device), source, world, arithmetic, processes, stop)
+    result = evaluate(trained.network.to(world.device), source, world, arithmetic, processes, lambda: stop.asked)
     if result is None:
         raise Preempted("the evaluation was stopped: start it again")
     if world.rank == 0:

@@ -10,6 +10,7 @@ from app.recipe.errors import UserError
 from app.recipe.options import Parser, resolve, run_parser
 from app.training.run_folder import CONFIG, resumed_folder
 from app.training.signals import StopRequest
+from app.training.watchdog import Watchdog
 
 EXAMPLE = "./run.sh -np 8 train --recipe paper-256 --data /imagenet"
 
@@ -36,11 +37,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command on this process. Raises UserError."""
     stop = StopRequest()  # first: a request to leave may come while torch is being imported
     config = parse(argv)
+    with Watchdog(config.stall_timeout) as watchdog:  # second: a process may hang while it starts
+        from app.cluster import world
+        from app.cluster.tuning import Tuning
+        from app.training.session import Job
 
-    from app.cluster import world
-    from app.cluster.tuning import Tuning
-    from app.training.session import Job
-
-    tuning = Tuning.of(config)
-    Job(config, world.join(config.collectives, config.device, tuning), stop).run()
-    world.stop()
+        tuning = Tuning.of(config)
+        Job(config, world.join(config.collectives, config.device, tuning), stop, watchdog).run()
+        world.stop()

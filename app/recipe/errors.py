@@ -52,7 +52,10 @@ class Preempted(UserError):
     exit_code = PREEMPTED
 
 
+LOST = "lost the other processes"
+
+
 class Lost(UserError):
-    """Another process of the run ended or cannot be reached."""
+    """Another process of the run ended or cannot be reached; its text begins with LOST."""
 
     exit_code = FAILED

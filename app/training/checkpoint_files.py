@@ -120,7 +120,9 @@ class Writer:
         try:
             write(content, path)
             point_last_at(path)
-            for old in numbered(self.folder)[self.keep :]:
+            found = numbered(self.folder)
+            later = [other for other in found if other.name > path.name]  # damaged, or of steps made once more
+            for old in [*later, *found[len(later) + self.keep :]]:
                 old.unlink(missing_ok=True)
-        except OSError as error:
-            self.failed = error.strerror or str(error)
+        except Exception as error:
+            self.failed = getattr(error, "strerror", None) or f"{error}" or type(error).__name__

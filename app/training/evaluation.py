@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,10 +16,8 @@ from app.data.loader import Loader
 from app.data.order import validation_batches
 from app.data.sources import Source
 from app.training.arithmetic import Arithmetic
-from app.training.signals import StopRequest
 
 BATCH = 100  # images; no influence on the result
-ROUND = 10  # batches of a process between two looks whether any process was asked to stop
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,26 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, source: Source, world: World, arithmetic: Arithmetic, processes: int, stop: StopRequest
+    network: nn.Module, source: Source, world: World, arithmetic: Arithmetic, processes: int, asked: Callable[[], bool]
 ) -> Evaluation | None:
-    """The network in evaluation mode on all validation images. None, everywhere, if any process was asked to stop."""
+    """The network in evaluation mode on all validation images.
+
+    asked: called at each batch, whether this process was asked to stop; None, everywhere, if any was.
+    """
     images, classes = len(source.validation), len(source.classes)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64)
     loss = torch.zeros(1, dtype=torch.float64)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
-    rounds = math.ceil(math.ceil(images / BATCH) / world.size / ROUND)
+    rounds = math.ceil(math.ceil(images / BATCH) / world.size)
     network.eval()
     try:
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for _ in range(rounds):
-                for pixels, labels in islice(loader, ROUND):
+                for pixels, labels in islice(loader, 1):  # the last round may have none left for this process
                     logits, labels = arithmetic.logits(network, pixels), labels.to(world.device)
                     counts += batch_counts(logits, labels, classes).cpu()
                     loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
-                if sum_over_processes(torch.tensor([int(stop.asked)]))[0]:
+                if sum_over_processes(torch.tensor([int(asked())]))[0]:
                     return None
     finally:
         network.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -58,6 +59,7 @@ class RunLog(Log):
         # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0
+        self.failed = False
 
     def say(self, *lines: str) -> None:
         self.screen.say(*lines)
@@ -75,7 +77,7 @@ class RunLog(Log):
             **norms(state),
         }
         self._write("train", state.position, {"steps": len(steps), **values})
-        self.board.train(state.position, steps, values)
+        self._try(lambda: self.board.train(state.position, steps, values))
         self.screen.train(state.position, values)
 
     def evaluation(self, position: Position, result: Evaluation, lr: float) -> None:
@@ -92,23 +94,32 @@ class RunLog(Log):
             "images_per_second": self.images_per_second,
         }
         self._write("eval", position, values)
-        self.board.evaluation(position, values, result.confusion)
+        self._try(lambda: self.board.evaluation(position, values, result.confusion))
         self.screen.evaluation(position, values)
 
     def finish(self, result: dict[str, Any], *lines: str) -> None:
         """The result, and what to say of it."""
-        self.board.finish(result)
+        self._try(lambda: self.board.finish(result))
         self.screen.finish(result, *lines)
 
     def close(self) -> None:
         self.screen.close()
-        self.board.close()
-        self.file.close()
+        self._try(self.board.close)
+        self._try(self.file.close)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """A full disk costs lines of the log, not the run."""
+        try:
+            write()
+        except OSError as error:
+            if not self.failed:
+                self.say(f"warning: the log could not be written ({error.strerror}); training goes on")
+            self.failed = True
 
     def _write(self, kind: str, position: Position, values: dict[str, float]) -> None:
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
         line = {"kind": kind, **place, **values, "time": time.time()}
-        self.file.write(line)
+        self._try(lambda: self.file.write(line))
         self.screen.record(json.dumps(line))
 
 

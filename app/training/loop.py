@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -18,13 +18,14 @@ from app.recipe.config import interval
 from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
+from app.training import run_folder
+from app.training.arithmetic import Batch
 from app.training.checkpoint import snapshot
 from app.training.checkpoint_files import Writer
 from app.training.divergence import compare
 from app.training.evaluation import evaluate
 from app.training.log import Log, Speed
 from app.training.run import Run, make_arithmetic
-from app.training.run_folder import PREEMPTED
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.step import LOSS, STOP, WRONG, train_step
@@ -44,6 +45,11 @@ class Session:
         self.here = len(workers_of(world.rank, world.size, run.plan.workers))
         self.save_steps, self.save_seconds = interval(run.config.checkpoint_every)
         self.saved = time.monotonic()
+
+    def asked(self) -> bool:
+        """Whether this process was asked to stop; called often enough to show that the run goes on."""
+        self.watchdog.beat()
+        return self.stop.asked
 
 
 def train(session: Session) -> None:
@@ -76,7 +82,8 @@ def train_epoch(session: Session, feed: Loader) -> None:
     while state.position.seen < plan.images_per_epoch:
         set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
         stop = session.stop.asked
-        reports.append(train_step(state, islice(feed, session.here), session.arithmetic, plan.minibatch, stop))
+        batches = beating(islice(feed, session.here), session.watchdog)
+        reports.append(train_step(state, batches, session.arithmetic, plan.minibatch, stop))
         state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
         iteration, last = plan.iteration_at(state.position), state.position.seen == plan.images_per_epoch
         if iteration % check_every and not last:
@@ -100,20 +107,28 @@ def train_epoch(session: Session, feed: Loader) -> None:
             session.commit()
 
 
+def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
+    """The same batches; each shows that the run goes on, as a step of many workers may take long."""
+    for batch in feed:
+        watchdog.beat()
+        yield batch
+
+
 def finish_epoch(session: Session) -> None:
     """Evaluates, moves on to the next epoch, compares the processes and saves."""
     run, state = session.run, session.state
-    found = evaluate(state.network, run.source, session.world, session.arithmetic, session.processes, session.stop)
+    check_finite(run, state)
+    found = evaluate(state.network, run.source, session.world, session.arithmetic, session.processes, session.asked)
     if found is None:
         leave(session)
-    else:
-        session.log.evaluation(state.position, found, learning_rate(run.config, run.plan.epochs_at(state.position)))
-        state.errors.append((found.top1_error, found.top5_error))
-        state.position = Position(state.position.epoch + 1)
-        compare(state, session.world, f"after epoch {state.position.epoch}")
-        save(session)
-        session.commit()
+        return
+    session.log.evaluation(state.position, found, learning_rate(run.config, run.plan.epochs_at(state.position)))
+    state.errors.append((found.top1_error, found.top5_error))
+    state.position = Position(state.position.epoch + 1)
     session.watchdog.beat(place(run, state.position))
+    compare(state, session.world, f"after epoch {state.position.epoch}")
+    save(session)
+    session.commit()
 
 
 def read_reports(run: Run, rows: list[list[float]], done: int) -> list[dict[str, float]]:
@@ -124,12 +139,23 @@ def read_reports(run: Run, rows: list[list[float]], done: int) -> list[dict[str,
         position = Position(epoch, step * run.plan.minibatch)
         lr = learning_rate(run.config, run.plan.epochs_at(position))
         if not math.isfinite(row[LOSS]):
-            raise NotFinite(
-                f"the loss is {row[LOSS]} at {place(run, position)}, rate {lr:.4g}: try a longer --warmup-epochs or a"
-                f" smaller --reference-lr; the checkpoints before it are untouched"
-            )
+            raise not_finite(run, position, f"loss is {row[LOSS]}")
         steps.append({"loss": row[LOSS], "top1_error": row[WRONG], "lr": lr})
     return steps
+
+
+def check_finite(run: Run, state: State) -> None:
+    """Raises NotFinite where a step has spoilt the state, which the loss shows only at the next. On every process."""
+    if not state.finite():
+        raise not_finite(run, state.position, "network has become NaN or infinite")
+
+
+def not_finite(run: Run, position: Position, what: str) -> NotFinite:
+    rate = learning_rate(run.config, run.plan.epochs_at(position))
+    return NotFinite(
+        f"the {what} at {place(run, position)}, rate {rate:.4g}: try a longer --warmup-epochs or a smaller"
+        " --reference-lr; the checkpoints before it are untouched"
+    )
 
 
 def place(run: Run, position: Position) -> str:
@@ -145,18 +171,22 @@ def save_is_due(session: Session, iteration: int, steps: int) -> bool:
 
 
 def save(session: Session) -> None:
-    """Rank 0 copies the state and writes it while training goes on."""
-    if session.writer is not None:
+    """Rank 0 copies the state and writes it while training goes on; nothing where the next step's loss will be NaN."""
+    if session.writer is not None and session.state.finite():
         iteration = session.run.plan.iteration_at(session.state.position)
         session.writer.save(snapshot(session.state, session.run), iteration)
         session.saved = time.monotonic()
 
 
 def leave(session: Session) -> None:
-    """Saves and raises Preempted."""
+    """Saves and raises Preempted; NotFinite where there is nothing worth saving."""
+    run = session.run
+    check_finite(run, session.state)
     save(session)
+    saved = "saved"
     if session.writer is not None:
-        session.writer.wait()
-        (session.run.folder / PREEMPTED).touch()
-    where = place(session.run, session.state.position)
-    raise Preempted(f"stopped at {where} and saved; the same command goes on, or --resume {session.run.folder}")
+        if not session.writer.wait():
+            saved = f"not saved ({session.writer.failed})"
+        run_folder.mark_preempted(run.folder)
+    where = place(run, session.state.position)
+    raise Preempted(f"stopped at {where} and {saved}; the same command goes on, or --resume {run.folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -103,6 +104,12 @@ def claim(folder: Path, patience: float) -> IO[str]:
             break  # a file system without locks
     (folder / PREEMPTED).unlink(missing_ok=True)
     return lock
+
+
+def mark_preempted(folder: Path) -> None:
+    """For find_folder; --output or --resume find it without."""
+    with contextlib.suppress(OSError):  # a full disk
+        (folder / PREEMPTED).touch()
 
 
 def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-from app.cluster import elastic, failure
+from app.cluster import elastic
 from app.cluster.agreement import on_root, together
 from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
 from app.data.loader import check_shared_memory
@@ -27,19 +27,18 @@ from app.training.divergence import compare
 from app.training.ghosts import passes
 from app.training.loader_size import loader_processes
 from app.training.log import Log, RunLog
-from app.training.loop import Session, train
+from app.training.loop import Session, place, train
 from app.training.run import Run, make_state
 from app.training.signals import StopRequest
 from app.training.state import State
-from app.training.watchdog import Watchdog
+from app.training.watchdog import Watchdog, raised_in
 
 
 class Job:
     """What a process keeps over the sessions of a run. `run()` is the whole life of it."""
 
-    def __init__(self, config: Config, device: torch.device, stop: StopRequest) -> None:
-        self.config, self.device, self.stop = config, device, stop
-        self.watchdog = Watchdog(config.stall_timeout, failure.leave_stalled)
+    def __init__(self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog) -> None:
+        self.config, self.device, self.stop, self.watchdog = config, device, stop, watchdog
         self.source: Source | None = None
         self.folder: Path | None = None
         self.lock: IO[str] | None = None
@@ -54,14 +53,20 @@ class Job:
             elastic.run_sessions(self.session, self.save, self.restore)
         except Lost as error:
             raise Lost(f"{error}, at {self.watchdog.place}") from None
-        self.watchdog.close()
+        except UserError:
+            raise
+        except Exception as error:
+            error.add_note(self.watchdog.where(raised_in(error)))
+            raise
 
     def session(self, commit: elastic.Commit) -> None:
         """Every process does the same from here on, whether it was here before or has just joined."""
+        self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
         state = self.share(run, world)
         self.save()
+        self.watchdog.beat(place(run, state.position))
         compare(state, world, "at the start")
         with self.open_log(run, world) as log:
             audited = in_short(audit_claim(run.config, run.plan.images))
@@ -71,10 +76,13 @@ class Job:
             writer = self.open_writer(run, log) if world.rank == 0 else None
             before, started = run.plan.iteration_at(state.position), time.monotonic()
             processes = self.loader_processes(run, world)
-            train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
+            try:
+                train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
+            finally:
+                if writer is not None:
+                    writer.wait()  # also of a run that fails: what it holds is good
             seconds = time.monotonic() - started
             if writer is not None:
-                writer.wait()
                 images = (run.plan.iterations - before) * run.plan.minibatch
                 finish(run, state, world, log, images / seconds if images else 0.0)
 
@@ -97,7 +105,7 @@ class Job:
 
     def share(self, run: Run, world: World) -> State:
         """The state on every process: rank 0's, which was here before, or has read the newest checkpoint."""
-        first = self.folder is None
+        first = self.committed is None  # not: here for the first time; the session before may have been cut short
         self.folder = run.folder
         if self.state is None:
             self.state = make_state(run, world)
@@ -139,6 +147,7 @@ class Job:
 
     def restore(self) -> None:
         """Goes back to what was kept. Before the first commit there is nothing, and nothing was changed."""
+        self.watchdog.beat()
         if self.committed is not None and self.state is not None:
             checkpoint.restore(self.state, self.committed)
 

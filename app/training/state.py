@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -32,3 +33,7 @@ class State:
         if self.loss_scale is not None:
             named |= {f"loss_scale.{i}": t for i, t in enumerate(self.loss_scale.tensors())}
         return named
+
+    def finite(self) -> bool:
+        """Whether every tensor is. Waits for the device."""
+        return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())

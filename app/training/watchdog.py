@@ -1,65 +1,91 @@
-"""A run that stalls ends itself, and says where: a thread that watches the main one."""
+"""A run that stalls ends itself, and says where: a thread that watches the main one, and tells the guard."""
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from types import FrameType
+from typing import Self
+
+from app.cluster import failure, guard
 
 WAITING = "waiting for the other processes"
 _PHASES = (  # innermost call in one of these files -> what the process was doing
-    ("horovod/", WAITING),
-    ("app/data/loader.py", "waiting for data"),
-    ("app/data/", "reading data"),
-    ("app/training/checkpoint", "saving"),
-    ("app/training/evaluation.py", "evaluating"),
-    ("app/training/step.py", "computing"),
+    ("/horovod/torch/", WAITING),
+    ("/horovod/common/", WAITING),
+    ("/app/data/loader.py", "waiting for data"),
+    ("/app/data/", "reading data"),
+    ("/app/training/checkpoint", "saving"),
+    ("/app/training/evaluation.py", "evaluating"),
+    ("/app/training/step.py", "computing"),
+    ("/app/training/loop.py", "computing"),
 )
 GRACE = 5.0  # seconds more for those that only wait, so that the one they wait for speaks first
+_TICK = 1.0  # seconds between two words to the guard
 
 
 class Watchdog:
-    """Calls `leave(message, stack)` when `beat` was not called for `timeout` seconds; 0 never does."""
+    """Ends this process with its place and stack when `beat` was not called for `timeout` seconds; 0 never does.
 
-    def __init__(self, timeout: float, leave: Callable[[str, str], None]) -> None:
-        self.timeout, self.leave = timeout, leave
+    Made by the main thread, before anything that may hang.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
         self.place = "the start"
         self.main = threading.get_ident()
-        self.last = time.monotonic()
+        self.silent = 0.0
         self.stopped = threading.Event()
-        if timeout:
-            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        guard.start(timeout)
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self, place: str) -> None:
+    def beat(self, place: str = "") -> None:
         """Says that the run goes on, and where it is."""
-        self.place, self.last = place, time.monotonic()
+        self.place, self.silent = place or self.place, 0.0
 
-    def phase(self) -> str:
-        """What the main thread is doing, from its stack."""
-        frame: FrameType | None = sys._current_frames().get(self.main)
-        while frame is not None:
-            for part, phase in _PHASES:
-                if part in frame.f_code.co_filename:
-                    return phase
-            frame = frame.f_back
-        return "starting"
+    def where(self, frames: list[FrameType]) -> str:
+        """What the main thread is doing, and where in the run."""
+        return f"{phase(frames)}, at {self.place}"
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.stopped.set()
+        guard.dismiss()
 
     def _watch(self) -> None:
-        while not self.stopped.wait(min(1.0, self.timeout / 10)):
-            silent = time.monotonic() - self.last
-            if silent < self.timeout:
-                continue
-            phase = self.phase()
-            if phase == WAITING and silent < self.timeout + GRACE:
-                continue
-            frame = sys._current_frames().get(self.main)
-            stack = "".join(traceback.format_stack(frame)) if frame else ""
-            message = f"no step for {silent:.0f} s (--stall-timeout {self.timeout:g}): {phase}, at {self.place}"
-            self.leave(message, stack)
-            return
+        """Time is counted in ticks: that of a host which was suspended, or of a rank stopped for a while, is none."""
+        tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
+        while not self.stopped.wait(tick):
+            frames = list(outwards(sys._current_frames().get(self.main)))
+            stack = "".join(traceback.format_stack(frames[0])) if frames else ""
+            guard.tell(self.where(frames), stack)
+            self.silent += tick
+            grace = GRACE if phase(frames) == WAITING else 0.0
+            if self.timeout and self.silent >= self.timeout + grace:
+                what = f"no step for {self.silent:.0f} s (--stall-timeout {self.timeout:g})"
+                failure.leave_stalled(f"{what}: {self.where(frames)}", stack)
+
+
+def outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and its callers."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def raised_in(error: BaseException) -> list[FrameType]:
+    """The frames that an exception passed through, the innermost first."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
+
+
+def phase(frames: list[FrameType]) -> str:
+    """What code with these frames, the innermost first, is for."""
+    for code in (frame.f_code for frame in frames):
+        for part, name in _PHASES:
+            if part in code.co_filename and code.co_name != "<module>":  # which is being imported
+                return name
+    return "starting"

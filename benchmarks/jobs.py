@@ -1,0 +1,98 @@
+"""Jobs that a fault is done to: what the user's shell gets, how fast, and what the run left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1] / "tests" / "parallel"
+ROOT = HERE.parents[1]
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+APP = [sys.executable, "-m", "app.cluster.launch"]
+FAULTY = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "fault_rank.py")]
+
+
+@dataclass(frozen=True)
+class End:
+    """code: of run.sh; text: all it said; seconds: from the fault, or from the start without one."""
+
+    code: int
+    text: str
+    seconds: float
+
+    @property
+    def last(self) -> str:
+        return self.text.splitlines()[-1]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s"
+        time.sleep(0.02)
+
+
+def iteration(folder: Path) -> int:
+    """The last one that the log of a run tells."""
+    log = folder / "log.jsonl"
+    found = re.findall(r'"iteration": (\d+)', log.read_text()) if log.exists() else []
+    return int(found[-1]) if found else 0
+
+
+class Job:
+    """A launched command, its output in `folder`.out. Killed at the latest by `end`."""
+
+    def __init__(self, folder: Path, command: list[str], fault: str = "none:0:0") -> None:
+        self.folder, self.output = folder, folder.with_name(f"{folder.name}.out")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.output.open("w") as out:
+            self.process = subprocess.Popen(command, env=ENVIRON | {"FAULT": fault}, stdout=out, stderr=out)
+        self.since = time.monotonic()
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Till it is true. Fails where the job ends before."""
+        wait_for(lambda: condition() or not self.alive(), seconds)
+        assert condition(), self.output.read_text()
+
+    def ranks(self) -> dict[int, int]:
+        """Process ids of the ranks, by the rank they were started as."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0") + [b""]
+                environ = (process / "environ").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", environ)
+            program = words[1:3] == [b"-m", b"app"] or words[1].endswith(b"fault_rank.py")
+            if rank and program and str(self.folder).encode() in words:
+                found[int(rank[1])] = int(process.name)
+        return found
+
+    def launcher(self) -> int:
+        """The process id of horovodrun or mpirun."""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
+
+    def signal(self, to: str, number: signal.Signals) -> None:
+        """To "run.sh", "launcher" or "rank N"; the job's time counts from here."""
+        pids = {"run.sh": self.process.pid, "launcher": self.launcher()}
+        os.kill(pids[to] if to in pids else self.ranks()[int(to.split()[1])], number)
+        self.since = time.monotonic()
+
+    def end(self, seconds: float = 120) -> End:
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            raise
+        return End(code, self.output.read_text(), time.monotonic() - self.since)

@@ -1,0 +1,298 @@
+"""What each kind of fault costs a run: `python -m benchmarks.reliability [--tries N] [--json FILE] [KIND ...]`.
+
+Each try starts a small run (digits, 2 processes, fp64), does one fault at a random step, lets the run go on (by the
+same command, where it ended) past the next epoch, and compares that epoch's checkpoint with that of a run left alone.
+Seconds lost: the longest time without a step that had not been made before. All of it is start-up of processes, unless
+steps are made again. Needs root for the full disk (a tmpfs); leaves that out otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.jobs import APP, Job, iteration, wait_for
+
+RECIPE = [
+    "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
+    "--epochs", "400", "--checkpoint-every", "5", "--commit-every", "3", "--keep", "1000", "--log-every", "1",
+]  # fmt: skip
+STEPS = 22  # an epoch: 1,437 images, 64 a step
+COMPARED = 14  # epochs that the undisturbed run makes
+MOST = 1e-10  # relative difference of any value of any tensor
+TMPFS = 4 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Try:
+    """survived: it went on, in an equal state; lost: steps missing in the log; twice: steps that are in it twice."""
+
+    kind: str
+    iteration: int
+    survived: bool
+    lost: int
+    twice: int
+    difference: float
+    seconds: float
+    exit_codes: list[int]
+
+
+class Trial:
+    """One run with one fault."""
+
+    def __init__(self, folder: Path, slots: int, at: int) -> None:
+        self.folder, self.at, self.codes = folder, at, list[int]()
+        self.hosts, self.script = folder.with_name("hosts"), folder.with_name("discover.sh")
+        folder.parent.mkdir(parents=True)
+        self.list_slots(slots)
+        self.script.write_text(f"#!/bin/sh\ncat '{self.hosts}'\n")
+        self.script.chmod(0o755)
+        self.longest, self.highest, self.since = 0.0, 0, 0.0
+        self.words = ["-np", "2"]
+
+    def list_slots(self, slots: int) -> None:
+        self.hosts.write_text(f"localhost:{slots}\n")
+
+    def be_elastic(self) -> None:
+        self.words = ["--min-np", "1", "--max-np", "3", "--host-discovery-script", str(self.script)]
+
+    def start(self) -> Job:
+        self.job = Job(self.folder, [*APP, *self.words, *RECIPE, "--output", str(self.folder)])
+        return self.job
+
+    def reach_fault(self) -> None:
+        self.start()
+        self.job.wait_for(lambda: iteration(self.folder) >= self.at, 300)
+        self.highest, self.since = iteration(self.folder), time.monotonic()
+
+    def go_on(self, done: Callable[[], object]) -> None:
+        """Watches the steps until done()."""
+        end = time.monotonic() + 300
+        while not done():
+            assert time.monotonic() < end and self.job.alive(), self.job.output.read_text()
+            self.look()
+            time.sleep(0.01)
+        self.look()
+
+    def look(self) -> None:
+        now, found = time.monotonic(), iteration(self.folder)
+        if found > self.highest:
+            self.longest = max(self.longest, now - self.since)
+            self.highest, self.since = found, now
+
+    def restart(self) -> None:
+        """The same command again, once the job has ended."""
+        self.codes.append(self.job.end(120).code)
+        self.start()
+
+
+def asked(to: str, trial: Trial) -> None:
+    trial.reach_fault()
+    trial.job.signal(to, signal.SIGTERM)
+    trial.restart()
+    assert trial.codes == [75], trial.codes
+
+
+def killed(to: str, trial: Trial) -> None:
+    trial.reach_fault()
+    trial.job.signal(to, signal.SIGKILL)
+    trial.restart()
+    assert trial.codes == [1], trial.codes
+
+
+def elastic_killed(to: str, trial: Trial) -> None:
+    trial.be_elastic()
+    trial.reach_fault()
+    trial.job.signal(to, signal.SIGKILL)
+
+
+def resized(slots: int, trial: Trial) -> None:
+    trial.be_elastic()
+    trial.reach_fault()
+    trial.list_slots(slots)
+    plan = trial.folder / "plan.json"
+    trial.go_on(lambda: json.loads(plan.read_text())["processes"] == slots)
+
+
+def damaged(trial: Trial) -> None:
+    """Both processes are killed, and the newest checkpoint is cut in the middle."""
+    trial.reach_fault()
+    for pid in trial.job.ranks().values():
+        os.kill(pid, signal.SIGKILL)
+    trial.codes.append(trial.job.end(120).code)
+    newest = sorted((trial.folder / "checkpoints").glob("iteration-*.pt"))[-1]
+    os.truncate(newest, newest.stat().st_size // 2)  # last.pt is another name of it
+    trial.start()
+    trial.job.wait_for(lambda: "the newest good one" in trial.job.output.read_text(), 120)
+
+
+def full_disk(trial: Trial) -> None:
+    """Till a checkpoint could not be written; then there is room again."""
+    checkpoints = trial.folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", checkpoints], check=True)
+    trial.reach_fault()
+    filler = checkpoints / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    trial.go_on(lambda: "could not be written" in trial.job.output.read_text())
+    filler.unlink()
+
+
+KINDS: dict[str, tuple[int, Callable[[Trial], None]]] = {  # slots at the start, what is done
+    "SIGTERM to run.sh": (2, partial(asked, "run.sh")),
+    "SIGTERM to the launcher": (2, partial(asked, "launcher")),
+    "SIGTERM to rank 0": (2, partial(asked, "rank 0")),
+    "SIGTERM to rank 1": (2, partial(asked, "rank 1")),
+    "SIGKILL of rank 0, resumed": (2, partial(killed, "rank 0")),
+    "SIGKILL of rank 1, resumed": (2, partial(killed, "rank 1")),
+    "elastic: SIGKILL of rank 0": (2, partial(elastic_killed, "rank 0")),
+    "elastic: SIGKILL of rank 1": (2, partial(elastic_killed, "rank 1")),
+    "elastic: a process joins": (1, partial(resized, 2)),
+    "elastic: a process leaves": (2, partial(resized, 1)),
+    "killed, newest checkpoint damaged": (2, damaged),
+    "disk full for a while": (2, full_disk),
+}
+
+
+def attempt(kind: str, at: int, folder: Path, alone: Path) -> Try:
+    """One try, to the first checkpoint of an epoch's end after the fault. Leaves nothing running."""
+    slots, fault = KINDS[kind]
+    trial = Trial(folder, slots, at)
+    try:
+        fault(trial)
+        trial.go_on(lambda: trial.highest > at)
+        end = STEPS * (trial.highest // STEPS + 1)
+        compared = folder / "checkpoints" / f"iteration-{end:09}.pt"
+        trial.go_on(lambda: compared.exists() and iteration(folder) > end)
+        found = difference(compared, alone / "checkpoints" / compared.name)
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        steps = [line["iteration"] for line in lines if line["kind"] == "train" and line["iteration"] <= end]
+        lost, twice = end - len(set(steps)), len(steps) - len(set(steps))
+        survived = found <= MOST and not lost and not twice
+        return Try(kind, at, survived, lost, twice, found, trial.longest, trial.codes)
+    finally:
+        trial.job.process.terminate()
+        trial.job.process.wait(60)
+        if (folder / "checkpoints").is_mount():
+            subprocess.run(["umount", folder / "checkpoints"], check=True)
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest relative difference of two checkpoints' tensors; 1 where the positions differ."""
+    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    pairs = [(a["model"][name], b["model"][name]) for name in b["model"]]
+    pairs += list(zip(a["momentum"], b["momentum"], strict=True))
+    largest = max(float((x - y).abs().max() / y.abs().max().clamp(min=1e-30)) for x, y in pairs)
+    return largest if a["position"] == b["position"] else 1.0
+
+
+def run_alone(folder: Path) -> None:
+    """What the others must equal: one process, undisturbed."""
+    job = Job(folder, [*APP, "--launcher", "none", *RECIPE, "--output", str(folder)])
+    wait_for(lambda: iteration(folder) > COMPARED * STEPS, 600)
+    job.process.terminate()
+    job.process.wait(60)
+
+
+def time_of_saving(folder: Path) -> dict[str, float]:
+    """Seconds for ResNet-50's state on this machine's CPU: its copy in memory, the step's wait, the whole writing."""
+    from app.cluster import world
+    from app.data.sources import open_source
+    from app.recipe.config import Config
+    from app.recipe.plan import make_plan
+    from app.training.checkpoint import snapshot
+    from app.training.checkpoint_files import Writer
+    from app.training.run import Run, make_state
+
+    here = world.start(device="cpu")
+    config = Config(recipe="paper-256", data="synthetic", model="resnet50", image_size=224)
+    source = open_source(
+        config.data, image_size=224, resize=256, augmentation="none", seed=0, synthetic_images=8192, classes=1000,
+        skip_list="",
+    )  # fmt: skip
+    run = Run(config, make_plan(config, len(source.train), len(source.validation), 0), source, folder)
+    state, writer, rows = make_state(run, here), Writer(folder, 2), []
+    for number in range(6):
+        times = [time.monotonic()]
+        content = snapshot(state, run)
+        times.append(time.monotonic())
+        del content
+        begin = time.monotonic()
+        writer.save(snapshot(state, run), number)
+        times += [time.monotonic(), 0.0]
+        assert writer.wait()
+        rows.append((times[1] - times[0], times[2] - begin, time.monotonic() - begin))
+    world.stop()
+    copy, wait, writing = (statistics.median(column) for column in zip(*rows[1:], strict=True))
+    size = next((folder / "checkpoints").glob("iteration-*.pt")).stat().st_size
+    return {"bytes": size, "copy": copy, "wait": wait, "writing": writing}
+
+
+def table(tries: list[Try]) -> str:
+    """Markdown."""
+    lines = ["| fault | tried | survived | images lost | seen twice | seconds lost: median (min - max) |"]
+    lines.append("|---|---|---|---|---|---|")
+    for kind in dict.fromkeys(each.kind for each in tries):
+        rows = [each for each in tries if each.kind == kind]
+        seconds = [each.seconds for each in rows]
+        counts = [
+            len(rows),
+            sum(r.survived for r in rows),
+            64 * sum(r.lost for r in rows),
+            64 * sum(r.twice for r in rows),
+        ]
+        span = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
+        lines.append(f"| {kind} | {' | '.join(map(str, counts))} | {span} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tries", type=int, default=3, help="of each kind")
+    parser.add_argument("--json", type=Path, help="file for the tries, one by one")
+    parser.add_argument("--seed", type=int, default=0, help="of the steps at which the faults come")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="words of the kinds to try; default: all")
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    chosen = [kind for kind in KINDS if not options.kinds or any(word in kind for word in options.kinds)]
+    if os.geteuid() != 0:
+        chosen = [kind for kind in chosen if not kind.startswith("disk full")]
+    tries: list[Try] = []
+    with tempfile.TemporaryDirectory(prefix="reliability-") as name:
+        folder = Path(name)
+        saving = time_of_saving(folder / "saving")
+        print(json.dumps(saving), flush=True)
+        run_alone(folder / "alone" / "run")
+        for number in range(options.tries):
+            for kind in chosen:
+                at = draw.randint(STEPS // 2, 3 * STEPS)
+                place = folder / re.sub(r"\W+", "-", f"{number} {kind}") / "run"
+                tries.append(attempt(kind, at, place, folder / "alone" / "run"))
+                print(json.dumps(asdict(tries[-1])), flush=True)
+                if options.json:
+                    result = {"saving": saving, "tries": [asdict(each) for each in tries]}
+                    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    print(table(tries))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Faults done to real jobs: each ends in time, with its exit code, and its last line says what happened where."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.jobs import APP, FAULTY, End, Job, iteration
+
+HOST = socket.gethostname()
+STALL = 10
+SMALL = ["--device", "cpu", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--log-every", "1"]
+TRAIN = ["train", *SMALL, "--epochs", "400", "--checkpoint-every", "5"]
+STALLS = ["--stall-timeout", str(STALL)]
+AT_ONCE = 3  # a job waits most of its time
+IN_TIME = STALL + 30  # seconds from the start of a job whose machine has other work to do
+SEEN = r"at epoch \d+, iteration \d+"
+
+
+def command(np: int, launcher: str, *options: str) -> list[str]:
+    return ["-np", str(np), "--launcher", launcher, *TRAIN, *options]
+
+
+def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[Path], End]:
+    """A job with a fault of its own making."""
+    arguments = [*FAULTY, *command(np, launcher, *options)]
+    return lambda folder: Job(folder, [*arguments, "--output", str(folder)], fault).end()
+
+
+def elastic(folder: Path, slots: int) -> list[str]:
+    script = folder.with_name(f"{folder.name}.sh")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"#!/bin/sh\necho localhost:{slots}\n")
+    script.chmod(0o755)
+    return ["--min-np", "1", "--host-discovery-script", str(script), *TRAIN, "--output", str(folder)]
+
+
+def elastic_stopped(folder: Path) -> End:
+    """Rank 0 stops; the others go on without it; then the run is asked to leave."""
+    job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
+    job.wait_for(lambda: "answers no more" in job.output.read_text())
+    before = iteration(folder)
+    job.wait_for(lambda: iteration(folder) > before + 20)
+    job.signal("run.sh", signal.SIGTERM)
+    return job.end()
+
+
+def elastic_not_finite(folder: Path) -> End:
+    return Job(folder, [*APP, *elastic(folder, 2), "--reference-lr", "1e19"]).end()
+
+
+def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
+    def run(folder: Path) -> End:
+        job = Job(folder, [*APP, *command(2, launcher, "--output", str(folder))])
+        job.wait_for(lambda: iteration(folder) >= 10)
+        job.signal(to, signal.SIGTERM)
+        return job.end()
+
+    return run
+
+
+def asked_at_start(folder: Path) -> End:
+    """As soon as a rank's process is there."""
+    job = Job(folder, [*APP, *command(2, "horovodrun", "--output", str(folder))])
+    job.wait_for(lambda: 1 in job.ranks())
+    job.signal("rank 1", signal.SIGTERM)
+    return job.end()
+
+
+def asked_in_evaluation(folder: Path) -> End:
+    job = Job(folder, [*FAULTY, *command(2, "horovodrun", "--output", str(folder))], "slow:0:0")
+    job.wait_for(lambda: "evaluating" in job.output.read_text())
+    job.signal("rank 1", signal.SIGTERM)
+    return job.end()
+
+
+NAN = ["--reference-lr", "1e19"]
+JOBS: dict[str, Callable[[Path], End]] = {
+    "elastic stopped": elastic_stopped,
+    "elastic not finite": elastic_not_finite,
+    "start changed": faulty("mpirun", "change:1:0", np=3),
+    "epoch changed": faulty("horovodrun", "change:1:5"),
+    "throws": faulty("mpirun", "throw:1:15"),
+    "dies": faulty("horovodrun", "die:1:15"),
+    "dies mpi": faulty("mpirun", "die:1:15"),
+    "stops": faulty("horovodrun", "stop:0:15", *STALLS),
+    "stops mpi": faulty("mpirun", "stop:1:15", *STALLS),
+    "sleeps": faulty("horovodrun", "sleep:1:15", *STALLS),
+    "loader": faulty("mpirun", "loader:1:15", "--loader-processes", "1", "--stall-timeout", "25"),
+    "not finite": faulty("none", "none:0:0", *NAN, np=1),
+    "not finite mpi": faulty("mpirun", "none:0:0", *NAN),
+    "asked launcher": asked_in_training("horovodrun", "launcher"),
+    "asked rank": asked_in_training("mpirun", "rank 1"),
+    "asked at start": asked_at_start,
+    "asked in evaluation": asked_in_evaluation,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def ends(folders: Path) -> Iterator[dict[str, Future[End]]]:
+    """All jobs, some at once."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(job, folders / name.replace(" ", "-")) for name, job in JOBS.items()}
+
+
+def checkpoint(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(("name", "when"), [("start changed", "at the start"), ("epoch changed", "after epoch 1")])
+def test_a_rank_with_another_tensor_is_named(ends: dict[str, Future[End]], name: str, when: str) -> None:
+    end = ends[name].result()
+    assert end.code == 1
+    assert f"{when} rank 1 on {HOST} holds another model." in end.last
+
+
+def test_a_rank_that_throws(ends: dict[str, Future[End]]) -> None:
+    end = ends["throws"].result()
+    assert end.code == 1
+    assert end.text.count("Traceback") == 1
+    assert re.fullmatch(rf"error: rank 1 on {HOST}: ZeroDivisionError: the reason: computing, {SEEN}", end.last)
+
+
+@pytest.mark.parametrize("name", ["dies", "dies mpi"])
+def test_a_rank_that_dies(ends: dict[str, Future[End]], name: str) -> None:
+    end = ends[name].result()
+    assert end.code == 1
+    assert re.match(r"error: rank 1 on \S+ was ended by SIGKILL, last seen [a-z ]+, at ", end.last), end.last
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "cause"),
+    [
+        ("stops", 0, r"it answers no more \(stopped, .*\), last seen [a-z ]+"),
+        ("stops mpi", 1, r"it answers no more \(stopped, .*\), last seen [a-z ]+"),
+        ("sleeps", 1, r"no step for \d+ s \(--stall-timeout 10\): computing"),
+        ("loader", 1, r"no step for \d+ s \(--stall-timeout 25\): waiting for data"),
+    ],
+)
+def test_a_rank_that_stalls(ends: dict[str, Future[End]], name: str, rank: int, cause: str) -> None:
+    end = ends[name].result()
+    assert end.code == 1
+    assert re.fullmatch(rf"error: rank {rank} on {HOST}: {cause}, at .*", end.last), end.last
+    assert 'File "' in end.text and "in train_epoch\n" in end.text
+    assert end.seconds < 3 * IN_TIME
+
+
+def test_an_elastic_run_goes_on_without_a_rank_that_stops(ends: dict[str, Future[End]]) -> None:
+    end = ends["elastic stopped"].result()
+    assert "warning: rank 0" in end.text and "answers no more" in end.text
+    assert end.code == 75, end.text
+    assert re.match(r"rank 0 on \S+: stopped at epoch \d+, iteration \d+ and saved", end.last)
+
+
+@pytest.mark.parametrize("name", ["not finite", "not finite mpi", "elastic not finite"])
+def test_a_loss_that_is_no_number(ends: dict[str, Future[End]], folders: Path, name: str) -> None:
+    end = ends[name].result()
+    assert end.code == 4, end.text
+    assert re.search(rf"the (loss|network) .* {SEEN}, rate \S+: try a longer --warmup-epochs or a smaller", end.last)
+    for path in (folders / name.replace(" ", "-") / "checkpoints").glob("*.pt"):
+        found = torch.load(path, weights_only=True)
+        assert all(tensor.isfinite().all() for tensor in [*found["model"].values(), *found["momentum"]])
+
+
+@pytest.mark.parametrize("name", ["asked launcher", "asked rank", "asked at start", "asked in evaluation"])
+def test_a_run_that_is_asked_to_leave(ends: dict[str, Future[End]], name: str) -> None:
+    end = ends[name].result()
+    assert end.code == 75, end.text
+    assert end.seconds < 30
+    assert "the same command goes on" in end.last
+
+
+def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End]], folders: Path) -> None:
+    ends["asked in evaluation"].result()
+    folder = folders / "asked-in-evaluation"
+    assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 22 * 64}  # of 1437 training images
+    job = Job(folder, [*APP, *command(2, "horovodrun", "--output", str(folder))])
+    job.wait_for(lambda: iteration(folder) > 22)
+    job.signal("run.sh", signal.SIGINT)
+    assert job.end().code == 75
+    steps = [line for line in (folder / "log.jsonl").read_text().splitlines() if '"train"' in line]
+    assert [int(re.search(r'"iteration": (\d+)', line)[1]) for line in steps] == list(range(1, len(steps) + 1))
