@@ -58,6 +58,9 @@ class Job:
         except Exception as error:
             error.add_note(self.watchdog.where(raised_in(error)))
             raise
+        finally:
+            if self.lock:
+                self.lock.close()
 
     def session(self, commit: elastic.Commit) -> None:
         """Every process does the same from here on, whether it was here before or has just joined."""
