@@ -9,6 +9,7 @@ from app.cluster import world
 from app.recipe.config import Config
 from app.training.session import Job
 from app.training.signals import StopRequest
+from app.training.watchdog import Watchdog
 
 # k = 8 workers of n = 8 images, BN, augmentation, Nesterov, weight decay and warmup (Config's defaults).
 RECIPE = {
@@ -25,5 +26,6 @@ if __name__ == "__main__":  # loader processes import this file too
     device = world.join(device="cpu")
     for name, options in VARIANTS.items():
         config = Config(output=str(Path(sys.argv[2]) / name), **RECIPE, **options)  # type: ignore[arg-type]
-        Job(config, device, StopRequest()).run()
+        with Watchdog(config.stall_timeout) as watchdog:
+            Job(config, device, StopRequest(), watchdog).run()
     world.stop()
