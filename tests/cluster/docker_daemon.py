@@ -94,6 +94,7 @@ class Daemon:
         containers = self.docker("ps", "--all", "--quiet").split()
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
+        self.docker("network", "prune", "--force")  # a bridge outlives its daemon
         self._process.terminate()
         self._process.wait(60)
         if os.path.ismount(self.folder / "exec/netns/default"):
