@@ -14,6 +14,7 @@ from app.recipe.network_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
 LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's options say
 OWN_SIDE = {"digits": 8, "cluttered-digits": 20}  # of images whose size is the data's own
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
+LONGEST_MS = 25.0  # other collectives, as of a commit, wait for a cycle too
 CORE_PRODUCTS = 15e9  # multiplications a second that a core makes in convolutions, roughly
 
 
@@ -52,7 +53,8 @@ class Tuning:
         if self.cycle_ms != LEAVE:
             found["HOROVOD_CYCLE_TIME"] = f"{self.cycle_ms:g}"
         elif self.pass_ms and not nccl and "HOROVOD_CYCLE_TIME" not in os.environ:
-            found["HOROVOD_CYCLE_TIME"] = f"{max(1.0, math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)):.3g}"
+            best = math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)
+            found["HOROVOD_CYCLE_TIME"] = f"{min(max(1.0, best), LONGEST_MS):.3g}"
         if self.allreduce != "auto":
             found["NCCL_ALGO"] = self.allreduce.capitalize()
         return found

@@ -27,6 +27,7 @@ def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> 
     # ResNet-18 at 64 pixels makes 0.148e9 products an image: 32 of them, three times over, at 15e9 a second: 947 ms.
     assert cycle(data="synthetic", model="resnet18", image_size=64) == pytest.approx((2 * 947 * 0.3) ** 0.5, rel=0.02)
     assert Tuning.of(Config(data="synthetic", model="resnet18")).environment(nccl=True) == {}
+    assert cycle(data="synthetic", model="resnet50", image_size=224) == 25.0
     assert cycle(model="resnet50", data="synthetic", cycle_ms=2.0) == 2.0
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun's own option
     assert Tuning.of(Config(model="resnet50", data="synthetic")).environment(nccl=False) == {}
