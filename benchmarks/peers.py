@@ -87,7 +87,7 @@ def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str
             pair = [make(2, network="trivial", data=folder) for make in (ours, lambda *a, **o: example(file, *a, **o))]
             return compare(*pair, rounds)
 
-    small = {"network": "tiny", "data": "16", "images": 8}
+    small = {"network": "tiny", "data": "8", "images": 8}
     return {
         "loader": (2.3, loading),
         "bare-1": (0.97, pair(lambda: ours(1), bare)),
