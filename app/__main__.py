@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from app.cluster.environment import launcher_rank
 from app.recipe.errors import DONE, EXIT_CODES, FAILED, UserError
@@ -81,5 +84,19 @@ def main(argv: Sequence[str]) -> int:
     return DONE
 
 
+def end(code: int) -> NoReturn:
+    """Ends the process after its exit handlers, MPI's among them, without taking the interpreter apart.
+
+    Threads of torch and Horovod that want the interpreter then would abort the process instead of ending it.
+    """
+    atexit._run_exitfuncs()
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()  # mpi4py would do so while the interpreter is taken apart
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))
