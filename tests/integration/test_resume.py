@@ -1,12 +1,11 @@
-"""Interrupted anywhere and gone on: bit for bit the run that was left alone.
-
-The runs are processes forked from this one, which has imported torch but started nothing: a restart costs little.
-"""
+"""Interrupted anywhere and gone on: bit for bit the run that was left alone."""
 
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-import app.training.session  # noqa: F401
-from app.__main__ import main
-
+ROOT = Path(__file__).parents[2]
 EPOCHS = 14
 STEPS = 11 * EPOCHS  # of 128 of 1,437 images
 INTERRUPTIONS = 20
@@ -25,16 +22,8 @@ OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--wi
 
 def start(folder: Path, *options: str) -> int:
     """The process id of `train`."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.environ["OMP_NUM_THREADS"] = "1"  # the environment came too late for torch itself
-            torch.set_num_threads(1)
-            code = main(["train", "--output", str(folder), *OPTIONS, *options])
-        finally:
-            os._exit(code)
-    return child
+    command = [sys.executable, "-m", "app", "train", "--output", str(folder), *OPTIONS, *options]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}).pid
 
 
 def end(child: int) -> int:
