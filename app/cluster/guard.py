@@ -57,8 +57,8 @@ def dismiss() -> None:
 def watch(pid: int, timeout: float) -> None:
     """The guard's life. Silence is counted in its own time: a whole host that was suspended is no stall."""
     silent, rest, where, stack = 0.0, b"", "the start", ""
-    while os.getppid() == pid:  # the pipe alone may outlive the rank, in a child of it
-        if select.select([sys.stdin], [], [], _POLL)[0]:
+    while True:
+        if select.select([sys.stdin], [], [], _POLL)[0]:  # first: a rank may have said why, and be gone
             read = os.read(sys.stdin.fileno(), 1 << 16)
             if not read:
                 break
@@ -72,6 +72,8 @@ def watch(pid: int, timeout: float) -> None:
                     environment.rank_is(now)
             silent = 0.0
             continue
+        if os.getppid() != pid:  # the pipe alone may outlive the rank, in a child of it
+            break
         silent += _POLL
         if timeout and silent > timeout + MARGIN:
             cause = f"it answers no more (stopped, or stuck in foreign code) since {silent:.0f} s"

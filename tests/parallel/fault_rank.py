@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from app.__main__ import main
+from app.__main__ import end, main
 from app.cluster.environment import launcher_rank
 from app.training import arithmetic, loop, session
 
@@ -68,4 +68,4 @@ loop.train_step = faulty_step
 session.compare = faulty_compare
 arithmetic.Arithmetic.logits = slow_logits  # type: ignore[method-assign]
 if __name__ == "__main__":  # not in loader processes, which import this file
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from app.__main__ import end
 from app.cluster import world
 from app.data.order import worker_batches
 from app.recipe.config import Config
@@ -30,3 +31,4 @@ if __name__ == "__main__":
         gradient = {name: parameter.grad for name, parameter in state.network.named_parameters()}
         torch.save({"gradient": gradient, "report": report}, sys.argv[2])
     world.stop()
+    end(0)

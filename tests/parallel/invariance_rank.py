@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from app.__main__ import end
 from app.cluster import world
 from app.recipe.config import Config
 from app.training.session import Job
@@ -29,3 +30,4 @@ if __name__ == "__main__":  # loader processes import this file too
         with Watchdog(config.stall_timeout) as watchdog:
             Job(config, device, StopRequest(), watchdog).run()
     world.stop()
+    end(0)

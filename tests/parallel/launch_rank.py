@@ -19,6 +19,7 @@ options = parser.parse_args()
 
 import torch  # noqa: E402
 
+from app.__main__ import end  # noqa: E402
 from app.cluster import environment, failure, world  # noqa: E402
 
 asked: list[int] = []
@@ -59,3 +60,4 @@ try:
 except Exception as error:
     failure.leave(1, f"{type(error).__name__}: {error}", traceback.format_exc())
 world.stop()
+end(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from app.__main__ import end
 from app.cluster import world as cluster
 from app.data.order import worker_batches, workers_of
 from app.data.sources import open_source
@@ -64,3 +65,4 @@ def main() -> None:
 
 
 main()
+end(0)

@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from app.__main__ import end
 from app.cluster import world
 from app.cluster.compression import Compression
 
@@ -63,3 +64,4 @@ def main() -> None:
 
 
 main()
+end(0)
