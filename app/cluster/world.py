@@ -6,8 +6,11 @@ between a process that was there before and one that joined later.
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 DEFAULT = Tuning()
+_NAP = 5e-5  # seconds between two looks for the end of a collective
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
 _end_of_gloo_over_mpi: Callable[[], None] | None = None
@@ -116,7 +120,7 @@ def stop() -> None:
 
 def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
     """The elementwise sum over all processes, of the same shape and dtype on each; a new tensor."""
-    return hvd.allreduce(tensor.contiguous(), op=hvd.Sum, name=name)  # Horovod: sum
+    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -129,12 +133,19 @@ def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
     """The object of the process `root`, pickled, on every process."""
-    return hvd.broadcast_object(obj, root, name="object")  # Horovod: object of one
+    packed = bytearray(pickle.dumps(obj)) if hvd.rank() == root else bytearray()
+    size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
+    sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
+    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: object of one
+    return pickle.loads(received.numpy().tobytes())
 
 
 def gather_objects(obj: Any) -> list[Any]:
     """The objects of all processes, by rank, on every process."""
-    return hvd.allgather_object(obj, name="objects")  # Horovod: objects of all
+    packed = torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8)
+    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: objects of all
+    stream = io.BytesIO(joined.numpy().tobytes())
+    return [pickle.load(stream) for _ in range(hvd.size())]
 
 
 @torch.no_grad()
@@ -143,7 +154,7 @@ def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
     handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
-        hvd.synchronize(handle)
+        _done(handle)
         if sent.data_ptr() != tensor.data_ptr():
             tensor.copy_(sent)
 
@@ -160,13 +171,37 @@ def distribute(
     by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call
     broadcast_optimizer_state on it.
     """
-    return hvd.DistributedOptimizer(  # Horovod: gradients
+    distributed = hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
         named_parameters=named_parameters,
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
     )
+    take_sums = distributed.synchronize
+
+    def synchronize() -> None:
+        for handle, _ in distributed._handles.values():
+            if handle is not None:
+                _wait(handle)
+        take_sums()
+
+    distributed.synchronize = synchronize
+    return distributed
+
+
+def _wait(handle: int) -> None:
+    """Till a collective is done. Horovod's own wait calls sched_yield in a loop, which takes the core that its thread,
+    making the sums, needs where processes fill the cores."""
+    while not hvd.poll(handle):
+        time.sleep(_NAP)
+
+
+def _done(handle: int) -> torch.Tensor:
+    """The result of a collective."""
+    _wait(handle)
+    result: torch.Tensor = hvd.synchronize(handle)
+    return result
 
 
 def _device_kind(device: str) -> str:

@@ -57,6 +57,8 @@ def evaluate(
     loss = torch.zeros(1, dtype=torch.float64)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size)
+    if source.validation.in_memory:
+        processes = 0  # started anew for each evaluation, they would cost more than they save
     network.eval()
     try:
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
