@@ -1,4 +1,4 @@
-"""What each rank of test_invariance.py runs: `train IMAGES FOLDER`; trains the same recipes whatever the number of ranks."""
+"""What each rank of test_invariance.py runs: `train IMAGES FOLDER`; the same recipes whatever the number of ranks."""
 
 from __future__ import annotations
 

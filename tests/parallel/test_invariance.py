@@ -32,7 +32,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(images: Path, folder: Path, launcher: str, processes: int) -> Path:
     options = ["--launcher", launcher] if launcher == "none" else ["-np", str(processes), "--launcher", launcher]
-    command = [sys.executable, HERE / "launch_program.py", HERE / "invariance_rank.py", *options, "train", images, folder]
+    program = [sys.executable, HERE / "launch_program.py", HERE / "invariance_rank.py"]
+    command = [*program, *options, "train", images, folder]
     done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
