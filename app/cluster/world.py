@@ -168,8 +168,8 @@ def distribute(
     """The optimizer whose step() first sums the gradients over all processes.
 
     passes: how many backward passes this process makes a step, at least 1; the sum over processes starts layer
-    by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Never call
-    broadcast_optimizer_state on it.
+    by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Its `waited`
+    are the seconds spent so far in waiting for the sums. Never call broadcast_optimizer_state on it.
     """
     distributed = hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
@@ -181,12 +181,14 @@ def distribute(
     take_sums = distributed.synchronize
 
     def synchronize() -> None:
+        started = time.monotonic()
         for handle, _ in distributed._handles.values():
             if handle is not None:
                 _wait(handle)
         take_sums()
+        distributed.waited += time.monotonic() - started
 
-    distributed.synchronize = synchronize
+    distributed.synchronize, distributed.waited = synchronize, 0.0
     return distributed
 
 

@@ -28,6 +28,9 @@ LAYOUT: dict[str, Any] = {
         "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
         "rate against epoch": ["Multiline", ["epochs/lr"]],
     },
+    "fraction of the time": {
+        "waiting for images, for gradients": ["Multiline", ["train/data_wait", "train/sum_wait"]],
+    },
     "by images seen": {
         "loss": ["Multiline", ["images/train_loss", "images/validation_loss"]],
         "error": ["Multiline", ["images/train_top1_error", "images/validation_top1_error"]],
@@ -57,7 +60,7 @@ class Board:
         for number, step in enumerate(steps, iteration - len(steps) + 1):
             for name in ("loss", "top1_error", "lr"):
                 self.steps.add_scalar(f"train/{name}", step[name], number)
-        for name in ("images_per_second", "data_wait", "gradient_norm", "parameter_norm"):
+        for name in ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm"):
             self.steps.add_scalar(f"train/{name}", values[name], iteration)
         for name in ("loss", "top1_error", "lr"):
             self.images.add_scalar(f"images/train_{name}", values[name], iteration * self.plan.minibatch)

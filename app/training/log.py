@@ -20,10 +20,12 @@ from app.training.state import State
 
 
 class Speed(NamedTuple):
-    """Of the steps since the last line. data_wait: the fraction of the time in which rank 0 waited for images."""
+    """Of the steps since the last line. data_wait, sum_wait: the fractions of the time in which rank 0 waited for
+    images, and for gradients that other processes and the network had not delivered yet; in the rest it computed."""
 
     images_per_second: float
     data_wait: float
+    sum_wait: float
 
 
 class Log:

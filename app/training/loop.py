@@ -78,7 +78,7 @@ def train_epoch(session: Session, feed: Loader) -> None:
     check_every = 1 if session.world.device.type == "cpu" else max(1, config.log_every // most_here)
     reports: list[Tensor] = []
     steps: list[dict[str, float]] = []
-    since, waited = time.monotonic(), feed.waited
+    since, waited = time.monotonic(), (feed.waited, state.optimizer.waited)
     while state.position.seen < plan.images_per_epoch:
         set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
         stop = session.stop.asked
@@ -95,10 +95,10 @@ def train_epoch(session: Session, feed: Loader) -> None:
         stopping, saving = any(row[STOP] for row in rows), save_is_due(session, iteration, len(rows))
         # The steps before a checkpoint are logged with it: who goes on from there does not make them again.
         if iteration % config.log_every < len(rows) or last or stopping or saving:
-            now = time.monotonic()
-            speed = Speed(len(steps) * plan.minibatch / (now - since), (feed.waited - waited) / (now - since))
-            session.log.train(state, steps, speed)
-            steps, since, waited = [], now, feed.waited
+            now, waited_now = time.monotonic(), (feed.waited, state.optimizer.waited)
+            shares = ((b - a) / (now - since) for a, b in zip(waited, waited_now, strict=True))
+            session.log.train(state, steps, Speed(len(steps) * plan.minibatch / (now - since), *shares))
+            steps, since, waited = [], now, waited_now
         if stopping:
             leave(session)
         if saving:

@@ -38,7 +38,7 @@ def check_curves(run: Path, epochs: int) -> None:
     for name in ("loss", "top1_error", "lr"):
         assert [s for s, _ in steps[f"train/{name}"]] == list(range(1, epochs * PER_EPOCH + 1))
     logged, evaluated = log(run, "train"), log(run, "eval")
-    for name in ("gradient_norm", "parameter_norm", "images_per_second", "data_wait"):
+    for name in ("gradient_norm", "parameter_norm", "images_per_second", "data_wait", "sum_wait"):
         assert steps[f"train/{name}"] == [(x["iteration"], pytest.approx(x[name])) for x in logged]
     assert images["images/train_loss"] == [(x["iteration"] * MINIBATCH, pytest.approx(x["loss"])) for x in logged]
     assert steps["validation/top1_error"] == [(x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
