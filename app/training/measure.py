@@ -74,7 +74,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         watch.start_step()
         step(watched, watch.watch_feed(feed))
         watch.mark("optimizer")
-    state.optimizer.synchronize = synchronize  # type: ignore[attr-defined]
+    state.optimizer.synchronize = synchronize
     own = {phase: statistics.median(step[phase] for step in watch.steps) for phase in PHASES}
     return {
         "images_per_second": steps * run.plan.minibatch / seconds,

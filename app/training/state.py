@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from app.model.carried import Carried
 from app.model.optimizer import momentum_buffers
@@ -20,7 +20,7 @@ class State:
 
     network: nn.Module
     carried: Carried
-    optimizer: Optimizer
+    optimizer: Any  # what app.cluster.world.distribute returns
     loss_scale: LossScale | None = None  # for fp16
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
