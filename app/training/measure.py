@@ -68,7 +68,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
     watch = Stopwatch(world.device)
     same = {f.name: getattr(arithmetic, f.name) for f in fields(Arithmetic)}
     watched = WatchedArithmetic(**same, watch=watch)
-    synchronize = state.optimizer.synchronize  # type: ignore[attr-defined]
+    synchronize = state.optimizer.synchronize
     watch.watch_optimizer(state.optimizer)
     for _ in range(steps):
         watch.start_step()
