@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 DEFAULT = Tuning()
-_NAP = 5e-5  # seconds between two looks for the end of a collective
+_NAPS = 5e-5, 1e-3  # seconds between two looks for the end of a collective: at first, and when it takes long
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
 _end_of_gloo_over_mpi: Callable[[], None] | None = None
@@ -195,8 +195,10 @@ def distribute(
 def _wait(handle: int) -> None:
     """Till a collective is done. Horovod's own wait calls sched_yield in a loop, which takes the core that its thread,
     making the sums, needs where processes fill the cores."""
+    nap, longest = _NAPS
     while not hvd.poll(handle):
-        time.sleep(_NAP)
+        time.sleep(nap)
+        nap = min(1.1 * nap, longest)
 
 
 def _done(handle: int) -> torch.Tensor:
