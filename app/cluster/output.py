@@ -13,7 +13,7 @@ from app.cluster.guard import GONE
 from app.recipe.errors import FAILED, LOST, PREEMPTED
 
 # horovodrun: `[0]<stdout>:`; Open MPI: `[1,0]<stdout>:`, a space after it or a longer job name in version 5
-_TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>: ?")
+_TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
@@ -44,6 +44,7 @@ class Output:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
+        self._space: bool | None = None  # whether tags end in a space, as the first one shows: no rank begins with one
         self._speaker: tuple[int, str] | None = None  # (rank, "out" or "err"), None: the launcher
         self._lines: dict[tuple[int, str] | None, str] = {}  # begun, not ended
 
@@ -96,7 +97,10 @@ class Output:
         for tag in _TAG.finditer(piece):
             self._say(piece[end : tag.start()])
             self._speaker = (int(tag[1]), tag[2])
-            end = tag.end()
+            spaced = piece.startswith(" ", tag.end())
+            if self._space is None:
+                self._space = spaced
+            end = tag.end() + (spaced and self._space)
         self._say(piece[end:])
         if piece.endswith("\n"):
             self._speaker = None

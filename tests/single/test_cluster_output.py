@@ -42,6 +42,13 @@ def test_the_last_line_without_its_end() -> None:
     assert show("[0]<stdout>:no newline", 3)[1] == "no newline\n"
 
 
+@pytest.mark.parametrize(("job", "after"), [("1", ""), ("1", " "), ("prterun-vm-77@1", " ")])
+@pytest.mark.parametrize("cut", [1, 5, 1000])
+def test_a_space_where_a_tag_cuts_a_line(job: str, after: str, cut: int) -> None:
+    tag = f"[{job},0]<stdout>:{after}"
+    assert show(f"{tag}waiting for{tag} data\n", cut)[1] == "waiting for data\n"
+
+
 FAILED = (
     "[0]<stdout>:step 1\n"
     "[1]<stderr>:app failed: rank 1 on node2, code 3: 7.jpg is no image\n"
