@@ -4,30 +4,29 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from app_server import AppServer
 
-ROOT = Path(__file__).parents[2]
 EPOCHS = 14
 STEPS = 11 * EPOCHS  # of 128 of 1,437 images
 INTERRUPTIONS = 20
 OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--width", "4", "--warmup-epochs", "2"]
 
 
-def start(folder: Path, *options: str) -> int:
-    """The process id of `train`."""
-    command = [sys.executable, "-m", "app", "train", "--output", str(folder), *OPTIONS, *options]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}).pid
+@pytest.fixture(scope="module")
+def apps() -> Iterator[AppServer]:
+    with AppServer() as server:
+        yield server
 
 
-def end(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def train(folder: Path, *options: str) -> list[str]:
+    return ["train", "--output", str(folder), *OPTIONS, *options]
 
 
 def last_iteration(folder: Path) -> int:
@@ -38,14 +37,13 @@ def last_iteration(folder: Path) -> int:
         return 0
 
 
-def interrupt(folder: Path, child: int, number: int, iteration: int) -> int:
+def interrupt(apps: AppServer, folder: Path, child: int, number: int, iteration: int) -> int:
     """Waits for an iteration, sends the signal; the exit code."""
     while last_iteration(folder) < iteration:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        assert not ended, f"ended before with exit code {os.waitstatus_to_exitcode(status)}"
+        assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
         time.sleep(0.001)
     os.kill(child, number)
-    return end(child)
+    return apps.end(child)
 
 
 def tensors(folder: Path) -> dict[str, Any]:
@@ -69,26 +67,26 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(apps: AppServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert end(start(folder)) == 0
+    assert apps.end(apps.start(*train(folder))) == 0
     return folder
 
 
-def test_20_random_sigterms(alone: Path, tmp_path: Path) -> None:
+def test_20_random_sigterms(apps: AppServer, alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(20), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
-        child = start(folder)
-        assert interrupt(folder, child, signal.SIGTERM, last_iteration(folder) + draw.randint(1, 6)) == 75
-    assert end(start(folder)) == 0
+        child = apps.start(*train(folder))
+        assert interrupt(apps, folder, child, signal.SIGTERM, last_iteration(folder) + draw.randint(1, 6)) == 75
+    assert apps.end(apps.start(*train(folder))) == 0
     assert_same_run(folder, alone)
 
 
-def test_20_random_sigkills(alone: Path, tmp_path: Path) -> None:
+def test_20_random_sigkills(apps: AppServer, alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(21), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
-        child = start(folder, "--checkpoint-every", "2")
+        child = apps.start(*train(folder, "--checkpoint-every", "2"))
         at = min(last_iteration(folder) + draw.randint(3, 7), STEPS)
-        assert interrupt(folder, child, signal.SIGKILL, at) == -signal.SIGKILL
-    assert end(start(folder)) == 0
+        assert interrupt(apps, folder, child, signal.SIGKILL, at) == -signal.SIGKILL
+    assert apps.end(apps.start(*train(folder))) == 0
     assert_same_run(folder, alone)
