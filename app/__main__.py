@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "a trained network on all validation images: errors, classes, confusion",
     "predict": "the likeliest classes of image files",
     "export": "a trained network for other programs: state_dict, safetensors, ONNX, detectron2",
+    "reproduce": "a table or figure of the paper trained again, ours beside the paper's",
     "report": "runs side by side on one page",
     "benchmark": "where a step's time goes, what the loader gives, what an allreduce costs",
     "doctor": "look for what would stop or slow a run on its hosts",
