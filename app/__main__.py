@@ -27,6 +27,7 @@ COMMANDS = {
     "reproduce": "a table or figure of the paper trained again, ours beside the paper's",
     "report": "runs side by side on one page",
     "benchmark": "where a step's time goes, what the loader gives, what an allreduce costs",
+    "scaling": "images/s and efficiency on 1, 2, 4, ... processes, beside what plan says",
     "doctor": "look for what would stop or slow a run on its hosts",
     "board": "show the curves of runs in TensorBoard",
     "completion": "what bash and zsh need to complete these commands and their options",

@@ -38,7 +38,8 @@ def figures(results: dict[str, Any]) -> dict[str, Figure]:
     special: dict[str, Callable[[], dict[str, Figure]]] = {
         "figure-1": lambda: {"figure-1": figure_1(results)},
         "figures-2-4": lambda: figures_2_4(results),
-        "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)},
+        # none where every run diverged
+        "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
     }
     return special.get(name, lambda: {name: cells(results)})()
 

@@ -84,14 +84,12 @@ def noise_text(results: dict[str, Any]) -> str:
         cells = (f"{row['slope']:.3f}", f"{row['trace']:.4g}", f"{row['gradient_square']:.4g}", value(scale, ".0f"))
         lines.append(f"| {row['epoch']} | {' | '.join(cells)} |")
     found = results["break"]
-    beside = (
-        break_text(found) if found else "Figure 1 has not been run on these data: there is no break to set beside it."
-    )
+    beside = f"Beside it, Figure 1: {break_text(found)}" if found else "Figure 1 has not been run on these data."
     return (
         "\n".join(lines)
         + "\n\nB = tr(Sigma) / |G|² (McCandlish et al. 2018): the minibatch at which the noise is as large as the"
         " gradient. The variance of a minibatch's gradient falls as 1/kn where the slope is -1.\n\n"
-        f"Beside it, Figure 1: {beside}"
+        f"{beside}"
     )
 
 

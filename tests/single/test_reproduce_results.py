@@ -96,6 +96,18 @@ def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any
     return {"experiment": name, **about, "cells": rows, "verdicts": [], **more}
 
 
+def diverged() -> dict[str, Any]:
+    return {**row(32, [90.0, 90.0]), "diverged": 2, "paper": None}
+
+
+def test_runs_that_all_diverged_leave_a_table() -> None:
+    found = results("gradient-noise", [diverged()], noise=[], **{"break": None})
+    assert plots.figures(found) == {}
+    assert "| 2, 2 diverged |" in tables.table(found) and "counts as one that guesses" in tables.table(found)
+    curves = {"kn = 32": {"training": [], "validation": []}}
+    plots.curve(plots.empty(2, 2).subplots(), {"curves": curves}, diverged(), "training", {})
+
+
 def test_the_break() -> None:
     assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}  # 128 is worse, and 256 is not
     assert break_of(FIGURE_1[:3]) == {"flat": 64, "broken": None}
