@@ -115,7 +115,8 @@ class Laboratory:
         """In words, without its name."""
         here, cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
         launched = f", each by the launcher with {' '.join(self.launch)}" if self.launch else ""
-        return f"{here} of {cores} cores of a machine with {processor()}; {self.jobs} runs at once{launched}"
+        at_once = "1 run" if self.jobs == 1 else f"{self.jobs} runs"
+        return f"{here} of {cores} cores of a machine with {processor()}; {at_once} at once{launched}"
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:
         """Where Figure 1 breaks, if all its runs are there."""

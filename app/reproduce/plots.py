@@ -13,8 +13,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
-from app.reproduce.results import noise_summary
+from app.recipe import paper
+from app.reproduce.results import noise_summary, paper_row
 
 OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
 PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
@@ -82,8 +84,7 @@ def figure_1(results: dict[str, Any]) -> Figure:
     rows = results["cells"]
     against_minibatch(left, rows, OURS)
     left.set_title(f"ours: {rows[0]['config']['data']}, {len(rows[0]['seeds'])} seeds")
-    papers = [row["paper"] for row in rows if row["paper"]]
-    against_minibatch(right, [row for row in papers if row["mean"] is not None], PAPERS)
+    against_minibatch(right, [row for row in map(paper_row, paper.FIGURE_1) if row and row["mean"] is not None], PAPERS)
     right.set_title("paper: ImageNet, 5 seeds")
     return figure
 
@@ -92,11 +93,17 @@ def against_minibatch(axes: Axes, rows: Sequence[dict[str, Any]], style: dict[st
     """One curve with its band."""
     sizes = [row["minibatch"] for row in rows]
     means, stds = [row["mean"] for row in rows], [row["std"] or 0.0 for row in rows]
-    low, high = ([m + sign * 2 * s for m, s in zip(means, stds, strict=True)] for sign in (-1, 1))
+    low = [max(m - 2 * s, 0.8 * min(means)) for m, s in zip(means, stds, strict=True)]
+    high = [m + 2 * s for m, s in zip(means, stds, strict=True)]
     axes.fill_between(sizes, low, high, color="0.85", label="mean ± 2 std")
     axes.plot(sizes, means, label="mean", **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [short(size) for size in sizes])
+    axes.set_yscale(
+        "log"
+    )  # a hundredth of an error is as much everywhere, and what breaks leaves the flat part visible
+    axes.yaxis.set_major_locator(FixedLocator([15, 17.5, 20, 22.5, 25, 27.5, 30, 35, 40, 50, 60, 70, 80, 90, 100]))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set(xlabel="minibatch kn (images)", ylabel=ERROR)
     axes.grid(alpha=0.3)

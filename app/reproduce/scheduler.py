@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.recipe.errors import DONE, NOT_FINITE, PREEMPTED, Preempted, UserError
+from app.recipe.errors import DONE, NOT_FINITE, Preempted, UserError
 
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 libc = ctypes.CDLL(None)
@@ -89,7 +89,7 @@ def finish(one: Started) -> None:
     code = one.process.wait()
     words = last_line(one.task.output)
     one.task.ended(code, words, time.monotonic() - one.since)
-    if code not in (DONE, NOT_FINITE, PREEMPTED):
+    if code not in (DONE, NOT_FINITE):
         raise UserError(f"{one.task.name} ended with exit code {code}: {words} (all of it: {one.task.output})")
 
 
