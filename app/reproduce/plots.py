@@ -133,16 +133,17 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
     lines = -(-len(others) // columns)
     figure = empty(3.1 * columns, 0.4 + 2.7 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, row in zip(grid.flat, others, strict=False):
+    for number, (axes, row) in enumerate(zip(grid.flat, others, strict=False)):
         curve(axes, results, base, "training", {"color": "0.5", "linestyle": "--"})
         curve(axes, results, row, "training", {"color": "black", "linestyle": "-"})
         title = row["name"] if row["name"].endswith("warmup") else f"kn = {short(row['minibatch'])}"
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=number + columns >= len(others))
     for axes in list(grid.flat)[len(others) :]:
         axes.set_axis_off()
-    figure.supxlabel("epoch", fontsize=10)
+    figure.supxlabel("epoch (in the legends: final validation error in %)", fontsize=10)
     figure.supylabel("training error (%)", fontsize=10)
     return figure
 
