@@ -23,13 +23,29 @@ def workers_of(rank: int, size: int, workers: int) -> range:
     return range(rank, workers, size)
 
 
+def shuffle_of_workers(seed: int, epoch: int, images: int, minibatch: int, per_worker: int) -> NDArray[np.int64]:
+    """The order of an epoch's images where each worker shuffles them all on its own and takes the first ones, [images]:
+    some images come several times and others never. The mistake that remark 4 warns of, to compare with.
+    """
+    steps, workers = images // minibatch, minibatch // per_worker
+    orders = [permutation(seed, epoch * workers + worker, images)[: steps * per_worker] for worker in range(workers)]
+    return np.stack([order.reshape(steps, per_worker) for order in orders], axis=1).reshape(-1)
+
+
 def worker_batches(
-    *, seed: int, images: int, minibatch: int, per_worker: int, epoch: int, seen: int, epochs: int, rank: int, size: int
-) -> Iterator[list[Item]]:
-    """The items of each of this process's worker batches, step by step, from a position to the run's end."""
+    *, seed: int, images: int, minibatch: int, per_worker: int, epoch: int, seen: int, epochs: int, rank: int,
+    size: int, shuffle: str = "epoch",
+) -> Iterator[list[Item]]:  # fmt: skip
+    """The items of each of this process's worker batches, step by step, from a position to the run's end.
+
+    shuffle: "epoch", the paper's, or "worker".
+    """
     workers = workers_of(rank, size, minibatch // per_worker)
     while epoch < epochs:
-        order = permutation(seed, epoch, images)
+        if shuffle == "worker":
+            order = shuffle_of_workers(seed, epoch, images, minibatch, per_worker)
+        else:
+            order = permutation(seed, epoch, images)
         for first in range(seen, images - minibatch + 1, minibatch):
             for worker in workers:
                 start = first + worker * per_worker

@@ -55,3 +55,12 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         if group["scheduled"]:
             group["lr"] = rate
+
+
+def undo_momentum_correction(optimizer: Optimizer, before: float, rate: float) -> None:
+    """Makes the next step that of form (10) without momentum correction: the mistake that remark 2 warns of.
+
+    Form (10) has v = eta u, so v <- m v + eta' g with v kept as it is means u <- m (eta / eta') u + g.
+    """
+    if before != rate:
+        torch._foreach_mul_(momentum_buffers(optimizer), before / rate)

@@ -35,7 +35,7 @@ class Choice:
     here: str = "so"
 
 
-def _values(name: str, section: str, text: str, **expected: object) -> Choice:
+def _values(name: str, section: str, text: str, here: str = "so", **expected: object) -> Choice:
     """A choice followed by a config whose fields have just these values."""
 
     def deviation(config: Config, images: int) -> str:
@@ -43,16 +43,11 @@ def _values(name: str, section: str, text: str, **expected: object) -> Choice:
             f"{flag(k)} {_show(getattr(config, k))}" for k, v in expected.items() if getattr(config, k) != v
         )
 
-    return Choice(name, section, text, tuple(expected), deviation)
+    return Choice(name, section, text, tuple(expected), deviation, here)
 
 
 def _show(value: object) -> str:
     return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
-
-
-def _always(name: str, section: str, text: str, here: str) -> Choice:
-    """A choice that no option changes."""
-    return Choice(name, section, text, (), lambda config, images: "", here)
 
 
 def _data(config: Config, images: int) -> str:
@@ -85,13 +80,15 @@ def _image_size(config: Config, images: int) -> str:
 
 
 REMARKS = (
-    _always("remark 1", "3", "scaling the loss is not scaling the rate", "the rate is scaled, the weight decay is not"),
-    _always(
-        "remark 2", "3", "momentum correction where the rate is in the velocity", "it is not (form 9): none needed"
-    ),
-    _always("remark 3", "3", "the loss is divided by kn, not n", "a worker's sum over kn; Horovod sums the workers"),
-    _always("remark 4", "3", "one shuffle an epoch, cut into k parts", "by seed and epoch, whatever the processes"),
-)
+    _values("remark 1", "3", "scaling the loss is not scaling the rate", "the rate is scaled, the weight decay is not",
+            scaled="rate"),
+    _values("remark 2", "3", "momentum correction where the rate is in the velocity", "it is not (form 9): none needed",
+            momentum_correction=True),
+    _values("remark 3", "3", "the loss is divided by kn, not n", "a worker's sum over kn; Horovod sums the workers",
+            loss_divisor="kn"),
+    _values("remark 4", "3", "one shuffle an epoch, cut into k parts", "by seed and epoch, whatever the processes",
+            shuffle="epoch"),
+)  # fmt: skip
 CHOICES = (
     Choice("data", "5.1", "ImageNet-1k, 1.28 million training images", ("data",), _data),
     Choice("model", "5.1", "ResNet-50, stride on the 3x3 (ResNet-101: Table 2c)", ("model",), _model),

@@ -101,3 +101,19 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     if needs_data and config.data == "imagenet" and not named:
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which holds train/ and val/")
     return config
+
+
+def arguments(config: Config) -> list[str]:
+    """The options that give this config: its recipe, and what differs from it."""
+    start = from_dict(preset(config.recipe))
+    found = ["--recipe", config.recipe]
+    for f in option_fields():
+        value = getattr(config, f.name)
+        if f.name == "recipe" or value == getattr(start, f.name):
+            continue
+        if isinstance(value, bool):
+            found.append(flag(f.name) if value else flag(f.name).replace("--", "--no-", 1))
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            found += [f"{flag(f.name)}={text}"] if text.startswith("-") else [flag(f.name), text]
+    return found

@@ -1,17 +1,22 @@
-"""The learning rate as a plain function of the position. Paper, sections 2.1, 2.2 and 5.1."""
+"""The learning rate as a plain function of the position. Paper, sections 2.1, 2.2, 3 and 5.1."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from app.recipe.config import Config
 
 
-def peak_lr(config: Config) -> float:
-    """The rate after warmup: eta * kn / reference (the linear scaling rule, section 2.1)."""
+def peak_factor(config: Config) -> float:
+    """What eta is multiplied by after warmup: kn / reference (the linear scaling rule, section 2.1)."""
     ratio = config.minibatch / config.reference_minibatch
-    factor = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
-    return config.reference_lr * factor
+    return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
+
+
+def peak_lr(config: Config) -> float:
+    """The rate after warmup."""
+    return config.reference_lr * (peak_factor(config) if config.scaled == "rate" else 1.0)
 
 
 def warms_up(config: Config) -> bool:
@@ -25,11 +30,23 @@ def learning_rate(config: Config, epoch: float) -> float:
     Gradual warmup rises linearly from eta (not 0) at the first step to the peak after `warmup_epochs`, by a constant
     amount each step (section 2.2); the decays count from the run's start, not from the end of warmup (section 5.1).
     """
-    peak = peak_lr(config)
-    rate = peak
+    rate = peak = peak_lr(config)
     if warms_up(config) and epoch < config.warmup_epochs:
         if config.warmup == "constant":
             rate = config.reference_lr
         else:
             rate = config.reference_lr + (peak - config.reference_lr) * epoch / config.warmup_epochs
     return rate * config.decay_factor ** sum(epoch >= d for d in config.decay_epochs)
+
+
+def loss_factor(config: Config, epoch: float) -> float:
+    """What the loss, a sum over the workers' images divided by kn, is multiplied by: 1 in the paper.
+
+    For comparison, what its section 3 warns of. --scaled loss multiplies the loss by what the rate would be multiplied
+    by, so that weight decay is left behind (remarks 1 and 3: eta with the loss divided by n). --loss-divisor n takes
+    the mean of each worker and sums the means (remark 3).
+    """
+    factor = 1.0
+    if config.scaled == "loss":
+        factor = learning_rate(replace(config, scaled="rate"), epoch) / learning_rate(config, epoch)
+    return factor * (config.minibatch // config.per_worker if config.loss_divisor == "n" else 1)

@@ -13,11 +13,11 @@ from torch import Tensor
 from app.cluster.world import World
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
-from app.model.optimizer import set_learning_rate
+from app.model.optimizer import set_learning_rate, undo_momentum_correction
 from app.recipe.config import interval
 from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
-from app.recipe.schedule import learning_rate
+from app.recipe.schedule import learning_rate, loss_factor
 from app.training import run_folder
 from app.training.arithmetic import Batch
 from app.training.checkpoint import snapshot
@@ -61,6 +61,7 @@ def train(session: Session) -> None:
     batches = worker_batches(
         seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
         epoch=state.position.epoch, seen=state.position.seen, epochs=run.plan.epochs, rank=world.rank, size=world.size,
+        shuffle=run.config.shuffle,
     )  # fmt: skip
     with Loader(
         run.source.train, batches, processes=session.processes, pin_memory=world.device.type == "cuda"
@@ -80,10 +81,11 @@ def train_epoch(session: Session, feed: Loader) -> None:
     steps: list[dict[str, float]] = []
     since, waited = time.monotonic(), (feed.waited, state.optimizer.waited)
     while state.position.seen < plan.images_per_epoch:
-        set_learning_rate(state.optimizer, learning_rate(config, plan.epochs_at(state.position)))
+        prepare_step(run, state)
         stop = session.stop.asked
         batches = beating(islice(feed, session.here), session.watchdog)
-        reports.append(train_step(state, batches, session.arithmetic, plan.minibatch, stop))
+        factor = loss_factor(config, plan.epochs_at(state.position))
+        reports.append(train_step(state, batches, session.arithmetic, plan.minibatch, stop, factor))
         state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
         iteration, last = plan.iteration_at(state.position), state.position.seen == plan.images_per_epoch
         if iteration % check_every and not last:
@@ -105,6 +107,20 @@ def train_epoch(session: Session, feed: Loader) -> None:
             save(session)
         if iteration % config.commit_every < len(rows) and not last:
             session.commit()
+
+
+def prepare_step(run: Run, state: State) -> None:
+    """The rate of the step at the state's position."""
+    config, plan, (epoch, seen) = run.config, run.plan, state.position
+    rate = learning_rate(config, plan.epochs_at(state.position))
+    set_learning_rate(state.optimizer, rate)
+    if not config.momentum_correction and (epoch, seen) > (0, 0):
+        before = (
+            Position(epoch, seen - plan.minibatch)
+            if seen
+            else Position(epoch - 1, plan.images_per_epoch - plan.minibatch)
+        )
+        undo_momentum_correction(state.optimizer, learning_rate(config, plan.epochs_at(before)), rate)
 
 
 def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:

@@ -15,12 +15,14 @@ LOSS, WRONG, STOP = range(3)  # the entries of a step's report
 REPORT_SIZE = 3
 
 
-def train_step(state: State, batches: Iterable[Batch], arithmetic: Arithmetic, minibatch: int, stop: bool) -> Tensor:
+def train_step(
+    state: State, batches: Iterable[Batch], arithmetic: Arithmetic, minibatch: int, stop: bool, loss_factor: float = 1.0
+) -> Tensor:
     """Computes this process's workers in turn and makes the step; returns the step's report over *all* workers, [3].
 
     The report (mean loss, fraction wrong, processes asked to stop) rides with the gradients: Horovod sums it in the
     same allreduce, so that every process knows it and the step has no other communication. Reading it waits for the
-    device; returning it does not.
+    device; returning it does not. loss_factor: 1, but in comparisons (app/recipe/schedule.py).
     """
     state.optimizer.zero_grad()
     for workers, images, labels in arithmetic.passes(batches):
@@ -32,7 +34,7 @@ def train_step(state: State, batches: Iterable[Batch], arithmetic: Arithmetic, m
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
         # Horovod: the allreduce of a layer starts in the last backward
-        state.carried.attach(loss, report).backward(state.loss_scale and state.loss_scale.scale[0])
+        state.carried.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
     if state.loss_scale is None:
         state.optimizer.step()  # Horovod: waits for the sums
     else:

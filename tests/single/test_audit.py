@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.commands.audit import main
-from app.recipe.audit import CHOICES, DEVIATES, FOLLOWED, SILENT, audit, audit_claim, in_short
+from app.recipe.audit import CHOICES, DEVIATES, FOLLOWED, REMARKS, SILENT, audit, audit_claim, in_short
 from app.recipe.config import Config, from_dict, option_fields, to_json
 from app.recipe.errors import UserError
 from app.recipe.presets import preset
@@ -35,6 +35,10 @@ def test_the_papers_recipes_follow(name: str) -> None:
 
 
 CHANGES: list[tuple[dict[str, Any], str, str]] = [
+    ({"scaled": "loss"}, "remark 1", "--scaled loss"),
+    ({"momentum_correction": False}, "remark 2", "--momentum-correction False"),
+    ({"loss_divisor": "n"}, "remark 3", "--loss-divisor n"),
+    ({"shuffle": "worker"}, "remark 4", "--shuffle worker"),
     ({"model": "resnet18"}, "model", "--model resnet18"),
     ({"minibatch": 16384}, "minibatch", "kn = 16384"),
     ({"per_worker": 64}, "per worker", "--per-worker 64"),
@@ -80,7 +84,7 @@ def test_no_warmup_is_needed_at_the_reference() -> None:
 
 def test_every_option_is_audited() -> None:
     """A new option that changes what is computed must be named in app/recipe/audit.py, or here."""
-    audited = {name for choice in CHOICES for name in choice.fields} | set(SILENT)
+    audited = {name for choice in (*REMARKS, *CHOICES) for name in choice.fields} | set(SILENT)
     assert {f.name for f in option_fields() if not f.metadata["free"]} - audited == NO_CHOICES
 
 

@@ -1,4 +1,4 @@
-"""Arrows only go down: commands -> training -> (data, model, cluster) -> recipe."""
+"""Arrows only go down: commands -> reproduce -> training -> (data, model, cluster) -> recipe."""
 
 import ast
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ BELOW = {
     "model": {"recipe"},
     "cluster": {"recipe"},
     "training": {"recipe", "data", "model", "cluster"},
-    "commands": {"recipe", "data", "model", "cluster", "training"},
+    "reproduce": {"recipe", "data", "model", "cluster", "training"},
+    "commands": {"recipe", "data", "model", "cluster", "training", "reproduce"},
 }
 HOROVOD = {"horovod", "mpi4py"}
 

@@ -14,10 +14,10 @@ from torch.optim import SGD
 
 from app.data.order import permutation, validation_batches, worker_batches
 from app.model.carried import Carried
-from app.model.optimizer import make_optimizer, set_learning_rate
+from app.model.optimizer import make_optimizer, set_learning_rate, undo_momentum_correction
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
-from app.recipe.schedule import learning_rate
+from app.recipe.schedule import learning_rate, loss_factor
 from app.training.arithmetic import Arithmetic
 from app.training.state import State
 from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG, train_step
@@ -52,11 +52,13 @@ def mean_gradient(weight: Tensor, data: list[tuple[Tensor, Tensor]]) -> Tensor:
     return (F.softmax(x @ weight.T, 1) - F.one_hot(labels, CLASSES)).T @ x / (K * N)
 
 
-def weights_after(config: Config, steps: int, rates: Callable[[int], float]) -> Tensor:
+def weights_after(config: Config, steps: int, rates: Callable[[int], float], factor: float = 1.0) -> Tensor:
     state = linear_state(config)
     for step in range(steps):
         set_learning_rate(state.optimizer, rates(step))
-        train_step(state, worker_data(step), PLAIN, config.minibatch, stop=False)
+        if not config.momentum_correction and step:
+            undo_momentum_correction(state.optimizer, rates(step - 1), rates(step))
+        train_step(state, worker_data(step), PLAIN, config.minibatch, False, factor)
     return state.network[1].weight.detach()
 
 
@@ -80,6 +82,10 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
     assert torch.allclose(found, reference(CONFIG, 5, lambda _: 0.1 * K), rtol=0, atol=1e-12)
     scaled_loss = reference(CONFIG, 5, lambda _: 0.1, loss_scale=K)
     assert (found - scaled_loss).abs().max() > 1e-3  # the decay term would be k times too small
+    broken = replace(CONFIG, scaled="loss", warmup="none")
+    rate, factor = learning_rate(broken, 0), loss_factor(broken, 0)
+    assert (rate, factor) == (0.1, K)  # `--scaled loss` makes just this mistake
+    assert torch.allclose(weights_after(broken, 5, lambda _: rate, factor), scaled_loss, rtol=0, atol=1e-12)
     no_decay = replace(CONFIG, weight_decay=0.0)
     assert torch.allclose(
         reference(no_decay, 5, lambda _: 0.1, loss_scale=K), weights_after(no_decay, 5, lambda _: 0.1 * K), atol=1e-12
@@ -102,7 +108,10 @@ def test_remark_2_torchs_momentum_needs_no_correction() -> None:
     plain = replace(CONFIG, nesterov=False)
     found = weights_after(plain, 10, warmup_rate)
     assert torch.allclose(found, form_10(plain, 10, corrected=True), rtol=0, atol=1e-12)
-    assert (found - form_10(plain, 10, corrected=False)).abs().max() > 1e-3
+    uncorrected = form_10(plain, 10, corrected=False)
+    assert (found - uncorrected).abs().max() > 1e-3
+    broken = weights_after(replace(plain, momentum_correction=False), 10, warmup_rate)
+    assert torch.allclose(broken, uncorrected, rtol=0, atol=1e-12)  # `--no-momentum-correction` makes just this mistake
 
 
 def test_remark_3_the_loss_is_divided_by_kn() -> None:
@@ -113,6 +122,11 @@ def test_remark_3_the_loss_is_divided_by_kn() -> None:
     assert gradient is not None
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
     assert (gradient - expected * K).abs().max() > 1e-3  # what dividing by n would give
+    other = linear_state()
+    broken = train_step(other, data, PLAIN, K * N, False, loss_factor(replace(CONFIG, loss_divisor="n"), 0))
+    assert other.network[1].weight.grad is not None
+    assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)  # and `--loss-divisor n` does
+    assert torch.equal(broken, report)  # the loss that is told is the mean all the same
     x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
     labels = torch.cat([labels for _, labels in data])
     logits = x @ linear_state().network[1].weight.detach().T
@@ -149,6 +163,33 @@ def test_remark_4_one_shuffle_is_cut_over_the_workers(size: int) -> None:
         orders.append(order)
     assert orders[0] != orders[1] != orders[2]
     assert permutation(5, 0, images).tolist() != permutation(6, 0, images).tolist()
+
+
+def test_remark_4_broken_each_worker_shuffles_on_its_own() -> None:
+    """`--shuffle worker`: a worker sees no image twice in an epoch, the workers together do, and miss others."""
+    options = {"seed": 5, "images": 75, "minibatch": 32, "per_worker": 8, "epoch": 0, "seen": 0, "epochs": 2}
+    whole = list(worker_batches(**options, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
+    assert len(whole) == 2 * 2 * 4
+    for worker in range(4):
+        own = [index for batch in (whole[worker], whole[4 + worker]) for _, index in batch]
+        assert len(set(own)) == 16
+    seen = [index for batch in whole[:8] for _, index in batch]
+    assert len(seen) == 64 and len(set(seen)) < 60
+    assert whole[:8] != [[(0, i) for _, i in batch] for batch in whole[8:]]
+    half = list(worker_batches(**options, rank=1, size=2, shuffle="worker"))  # type: ignore[arg-type]
+    assert half == whole[1::2]  # whatever the number of processes
+    later = list(worker_batches(**{**options, "seen": 32}, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
+    assert later == whole[4:]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate", "factor"), [(0, 0.1, 1.0), (2.5, 0.1, 16.5), (5, 0.1, 32.0), (30, 0.01, 32.0), (80, 1e-4, 32.0)]
+)
+def test_scaled_loss_leaves_the_rate_at_eta(epoch: float, rate: float, factor: float) -> None:
+    broken = Config(minibatch=8192, scaled="loss")
+    assert (learning_rate(broken, epoch), loss_factor(broken, epoch)) == pytest.approx((rate, factor))
+    paper = Config(minibatch=8192)
+    assert learning_rate(paper, epoch) == pytest.approx(rate * factor) and loss_factor(paper, epoch) == 1
 
 
 def test_a_position_in_mid_epoch_continues_the_order() -> None:

@@ -1,0 +1,99 @@
+"""`reproduce`: a table or figure of the paper trained again, ours beside the paper's."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.recipe.config import Config
+from app.recipe.errors import UserError
+from app.recipe.options import resolve, run_parser
+from app.reproduce.experiments import EXPERIMENTS
+
+EXAMPLE = "./run.sh reproduce table-1, or ./run.sh reproduce table-1 --data /imagenet --launch '-np 8'"
+DESCRIPTION = """Train the cells of a table or figure of the paper, several seeds each, and set them beside the paper's.
+
+NAME: {names}, or all. Without --data on cluttered-digits, in an hour; with ImageNet the minibatches and
+rates are the paper's own. Options of the recipe change the baseline, and with it all cells. Runs are kept under --runs
+and shared by all that need them; interrupted and started again, nothing is done twice."""
+RUNS = "runs/reproduce"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for. base: the baseline with the first seed; said: the command line itself."""
+
+    names: tuple[str, ...]
+    base: Config
+    seeds: int
+    jobs: int
+    output: Path
+    runs: Path
+    launch: list[str]
+    said: str
+
+
+def make_parser() -> Any:
+    description = DESCRIPTION.format(names=", ".join(EXPERIMENTS))
+    groups = ("recipe", "data", "model", "schedule", "optimizer", "speed")
+    parser = run_parser("./run.sh reproduce", description, EXAMPLE, groups)
+    parser.add_argument("name", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="what to reproduce")
+    group = parser.add_argument_group("reproduce")
+    group.add_argument("--seeds", type=int, default=5, metavar="N", help="of each cell, from --seed on (default: 5)")
+    group.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (default: the machine's cores)")
+    group.add_argument("--output", default="", metavar="DIR", help=f"for results (default: {RUNS}/NAME)")
+    group.add_argument(
+        "--runs", default=f"{RUNS}/runs", metavar="DIR", help=f"for runs, of all that share them (default: {RUNS}/runs)"
+    )
+    group.add_argument(
+        "--launch", default="", metavar="OPTIONS", help="each run by the launcher with these, as '-np 8' (default: not)"
+    )
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """The request. Raises UserError."""
+    given = vars(make_parser().parse(argv))
+    name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
+    output, runs, launch = given.pop("output"), given.pop("runs"), shlex.split(given.pop("launch"))
+    for option, number, least in (("--seeds", seeds, 1), ("--jobs", jobs, 0)):
+        if number < least:
+            raise UserError(f"{option} {number}: give {least} or more")
+    if given.get("config") is None:
+        given.pop("config", None)
+    if not {"recipe", "data", "config"} & set(given):
+        given["recipe"] = "cluttered-digits"
+    base = resolve(given)
+    if launch and launch[0][:1] != "-":
+        raise UserError(f"--launch {launch[0]}: give options of the launcher, as in --launch '-np 8'")
+    return Request(
+        names=tuple(EXPERIMENTS) if name == "all" else (name,),
+        base=base,
+        seeds=seeds,
+        jobs=jobs or (1 if launch else len(os.sched_getaffinity(0))),
+        output=Path(output or (RUNS if name == "all" else f"{RUNS}/{name}")),
+        runs=Path(runs),
+        launch=launch,
+        said=shlex.join(["./run.sh", "reproduce", *argv]),
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError."""
+    from app.training.signals import StopRequest
+
+    stop = StopRequest()
+    request = parse(argv)
+
+    from app.reproduce.laboratory import Laboratory
+
+    Laboratory(request.base, request.seeds, request.jobs, request.runs, request.launch, stop).run(
+        {name: request.output / name if len(request.names) > 1 else request.output for name in request.names},
+        request.said,
+    )
+    sys.stdout.flush()

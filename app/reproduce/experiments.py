@@ -1,0 +1,224 @@
+"""The paper's tables and figures as data: cells to train, each beside the paper's number, and the claims they bear out.
+
+Everything is stated for a *base*: the config of the baseline, one column of the paper's Table 1. A minibatch is a
+multiple of its reference minibatch, so the same lines give the paper's own cells on ImageNet and small ones elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.recipe import paper
+from app.recipe.config import Config
+
+LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH  # the paper's large minibatch: 32 baselines'
+# Where other data break earlier: the largest minibatch before it, in reference minibatches. docs/results/README.md
+LARGE_OF = {"cluttered-digits": 8}
+SMALLEST_STEPS = 8  # steps an epoch must have for a minibatch to be tried
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: a config (of the first seed) and the paper's row, None where it has none."""
+
+    name: str
+    config: Config
+    paper: paper.Trained | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of two cells. kind: "lower", the first one's error is lower than the second's; "same", they
+    match. of: "error" (validation) or "training_error"."""
+
+    text: str
+    kind: str
+    first: str
+    second: str
+    of: str = "error"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """title: with the paper's table or figure; cells: from the base and the number of training images."""
+
+    title: str
+    cells: Callable[[Config, int], list[Cell]]
+    claims: Callable[[list[Cell]], list[Claim]]
+
+
+def large(base: Config) -> int:
+    """The large minibatch of the tables, in reference minibatches."""
+    return LARGE_OF.get(base.data, LARGE)
+
+
+def at(base: Config, factor: float, **changes: Any) -> Config:
+    """The base at `factor` reference minibatches; n stays, but for a minibatch smaller than n."""
+    minibatch = int(base.reference_minibatch * factor)
+    return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
+
+
+def baseline(base: Config) -> Cell:
+    """Its checkpoints are kept, a network each: gradient-noise reads them."""
+    config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")  # twice: interruptions add some
+    return Cell("baseline", config, paper.TABLE_1["baseline"])
+
+
+def gradual(base: Config) -> Cell:
+    return Cell("gradual warmup", at(base, large(base)), paper.TABLE_1["gradual"])
+
+
+def table_1(base: Config, images: int) -> list[Cell]:
+    """Table 1: what warmup is worth."""
+    others = [
+        Cell(f"{'no' if warmup == 'none' else warmup} warmup", at(base, large(base), warmup=warmup), row)
+        for warmup, row in paper.TABLE_1.items()
+        if warmup in ("none", "constant")
+    ]
+    return [baseline(base), *others, gradual(base)]
+
+
+TABLE_1_CLAIMS = [
+    Claim("gradual warmup matches the baseline", "same", "gradual warmup", "baseline"),
+    Claim("gradual warmup is better than none", "lower", "gradual warmup", "no warmup"),
+    Claim("gradual warmup is better than constant", "lower", "gradual warmup", "constant warmup"),
+    Claim("no warmup is better than constant", "lower", "no warmup", "constant warmup"),
+]
+
+
+def figure_1(base: Config, images: int) -> list[Cell]:
+    """Figures 1 and 3: the error against the minibatch, those of the paper that the data can feed."""
+    cells = []
+    for row in paper.FIGURE_1:
+        factor = row.minibatch / paper.REFERENCE_MINIBATCH
+        minibatch = base.reference_minibatch * factor
+        if base.per_worker <= 2 * minibatch and minibatch == int(minibatch) and minibatch * SMALLEST_STEPS <= images:
+            config = baseline(base).config if factor == 1 else at(base, factor)
+            cells.append(Cell(f"kn = {config.minibatch}", config, row))
+    return cells
+
+
+def figure_1_claims(cells: list[Cell]) -> list[Claim]:
+    """Flat up to the paper's 8k, worse beyond."""
+    first = next(cell.name for cell in cells if cell.config.minibatch == cell.config.reference_minibatch)
+    claims = []
+    for cell in cells:
+        factor = cell.config.minibatch // cell.config.reference_minibatch
+        if 1 < factor <= LARGE:
+            claims.append(Claim(f"{factor} times the baseline's minibatch: the same error", "same", cell.name, first))
+        elif factor > LARGE:
+            claims.append(Claim(f"{factor} times the baseline's minibatch: worse", "lower", first, cell.name))
+    return claims
+
+
+def table_2a(base: Config, images: int) -> list[Cell]:
+    """Table 2a: other rates, and other rules than the linear one."""
+    many, eta = large(base), base.reference_lr
+    half, tenth, fifth = paper.TABLE_2A[:3]
+    scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]
+    return [
+        Cell("eta / 2", at(base, 1, reference_lr=eta / 2), half),
+        Cell("eta", baseline(base).config, tenth),
+        Cell("2 eta", at(base, 1, reference_lr=2 * eta), fifth),
+        Cell("k eta / 2", at(base, many, reference_lr=eta / 2), scaled_half),
+        Cell("k eta", gradual(base).config, scaled),
+        Cell("2 k eta", at(base, many, reference_lr=2 * eta), scaled_double),
+        Cell("eta, not scaled", at(base, many, scaling="none"), fixed),
+        Cell("sqrt(k) eta", at(base, many, scaling="sqrt"), root),
+    ]
+
+
+TABLE_2A_CLAIMS = [
+    Claim("linear scaling is better than a fixed rate", "lower", "k eta", "eta, not scaled"),
+    Claim("linear scaling is better than the square root", "lower", "k eta", "sqrt(k) eta"),
+    Claim("eta is better than eta / 2 at the baseline", "lower", "eta", "eta / 2"),
+    Claim("eta and 2 eta match at the baseline", "same", "eta", "2 eta"),
+    Claim("eta is better than eta / 2 when scaled", "lower", "k eta", "k eta / 2"),
+    Claim("eta is better than 2 eta when scaled", "lower", "k eta", "2 k eta"),
+]
+
+
+def table_2b(base: Config, images: int) -> list[Cell]:
+    """Table 2b: the gamma with which each residual block's last BN starts."""
+    ones, zeros, large_ones, large_zeros = paper.TABLE_2B
+    return [
+        Cell("baseline, gamma 1", at(base, 1, last_gamma=1.0), ones),
+        Cell("baseline, gamma 0", baseline(base).config, zeros),
+        Cell("large, gamma 1", at(base, large(base), last_gamma=1.0), large_ones),
+        Cell("large, gamma 0", gradual(base).config, large_zeros),
+    ]
+
+
+TABLE_2B_CLAIMS = [
+    Claim("gamma 0 is better at the baseline", "lower", "baseline, gamma 0", "baseline, gamma 1"),
+    Claim("gamma 0 is better at the large minibatch", "lower", "large, gamma 0", "large, gamma 1"),
+]
+
+
+def figures_2_4(base: Config, images: int) -> list[Cell]:
+    """Figures 2, 3 and 4: curves of the runs of Table 1 and Figure 1."""
+    return table_1(base, images) + [c for c in figure_1(base, images) if c.config.minibatch != base.reference_minibatch]
+
+
+FIGURES_2_4_CLAIMS = [
+    Claim("Figure 2: gradual warmup ends at the baseline's training error", "same", "gradual warmup", "baseline",
+          "training_error"),
+    Claim("Figure 2: no warmup ends at a higher training error", "lower", "gradual warmup", "no warmup",
+          "training_error"),
+    Claim("Figure 2: constant warmup ends at a higher training error", "lower", "gradual warmup", "constant warmup",
+          "training_error"),
+    Claim("Figure 4: gradual warmup ends at the baseline's validation error", "same", "gradual warmup", "baseline"),
+]  # fmt: skip
+
+
+def remarks(base: Config, images: int) -> list[Cell]:
+    """Section 3: each remark broken on purpose at the large minibatch."""
+    many = large(base)
+    return [
+        gradual(base),
+        Cell("remarks 1, 3: the loss scaled, not the rate", at(base, many, scaled="loss")),
+        Cell("remark 2: no momentum correction", at(base, many, momentum_correction=False)),
+        Cell("remark 3: each loss divided by n", at(base, many, loss_divisor="n")),
+        Cell("remark 4: each worker shuffles alone", at(base, many, shuffle="worker")),
+    ]
+
+
+def claims(base: Config, images: int) -> list[Cell]:
+    """What write-ups of the paper recommend and it does not."""
+    many = large(base)
+    decay = base.weight_decay
+    return [
+        gradual(base),
+        # Statistics over all workers of a step are those of one worker that has all images.
+        Cell("BN over all workers", at(base, many, per_worker=gradual(base).config.minibatch)),
+        Cell("weight decay times k", at(base, many, weight_decay=decay * many)),
+        Cell("weight decay divided by k", at(base, many, weight_decay=decay / many)),
+        Cell("square-root scaling", at(base, many, scaling="sqrt"), paper.TABLE_2A[7]),
+    ]
+
+
+def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
+    """The paper's way is better than each of the others."""
+    return [
+        Claim(f"better than {cell.name}", "lower", cells[0].name, cell.name)
+        for cell in cells[1:]
+    ]  # fmt: skip
+
+
+def gradient_noise(base: Config, images: int) -> list[Cell]:
+    """McCandlish et al. 2018, arXiv 1812.06162: the noise of the gradient along the baseline's runs."""
+    return [baseline(base)]
+
+
+EXPERIMENTS = {
+    "table-1": Experiment("Table 1: warmup", table_1, lambda cells: TABLE_1_CLAIMS),
+    "figure-1": Experiment("Figure 1: error against minibatch", figure_1, figure_1_claims),
+    "table-2a": Experiment("Table 2a: learning rates", table_2a, lambda cells: TABLE_2A_CLAIMS),
+    "table-2b": Experiment("Table 2b: gamma of the last BN", table_2b, lambda cells: TABLE_2B_CLAIMS),
+    "figures-2-4": Experiment("Figures 2 to 4: curves", figures_2_4, lambda cells: FIGURES_2_4_CLAIMS),
+    "remarks": Experiment("Section 3: the remarks, broken on purpose", remarks, worse_than_gradual),
+    "claims": Experiment("What write-ups claim against the paper", claims, worse_than_gradual),
+    "gradient-noise": Experiment("The noise of the gradient", gradient_noise, lambda cells: []),
+}

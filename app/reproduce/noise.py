@@ -1,0 +1,138 @@
+"""The noise of the gradient at the checkpoints of a run: how it falls with the minibatch, and its simple noise scale.
+
+McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2: with G the
+gradient over all images and Sigma the covariance of one image's, B = tr(Sigma) / |G|^2 is the minibatch at which the
+noise is as large as the gradient: below it linear scaling should hold, beyond it not. The unit here is a worker: n
+images that share BN statistics. An image's gradient exists only within its worker's, and tr(Sigma) is n times the
+variance of these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.data.order import permutation
+from app.data.sources import Source
+from app.model.batch_norm import WorkerBatchNorm2d
+from app.model.networks import make_network
+from app.recipe.config import Config, read_config
+from app.training import checkpoint, run_folder
+from app.training.arithmetic import Arithmetic
+from app.training.checkpoint_files import numbered
+from app.training.record import read_json
+from app.training.run import AUTOCAST, dtype
+from app.training.session import open_data
+
+FILE = "noise.json"
+MOST_WORKERS = 512  # whose gradients are taken at a checkpoint
+FEWEST_GROUPS = 8  # minibatches that a variance is of
+MOST_CHECKPOINTS = 8
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """What is found at checkpoints spread over the run in `folder`, the first and the last among them."""
+    config = read_config(folder / run_folder.CONFIG)
+    source = open_data(config)
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    found = []
+    for path in spread(epoch_ends(folder), MOST_CHECKPOINTS):
+        content = checkpoint.read(path)
+        network = network_of(config, source, content["model"]).to(device)
+        epoch = content["position"]["epoch"]
+        found.append({"epoch": epoch, **noise(worker_gradients(network, config, source, epoch), config.per_worker)})
+        print(f"epoch {epoch}: noise scale {found[-1]['noise_scale']:.0f} images", flush=True)
+    return found
+
+
+def epoch_ends(folder: Path) -> list[Path]:
+    """The checkpoints at the ends of epochs: what a run that was interrupted saved in between does not count."""
+    steps = read_json(folder / "plan.json")["iterations_per_epoch"]
+    return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
+
+
+def spread(paths: list[Path], most: int) -> list[Path]:
+    """At most so many of them, evenly, both ends included."""
+    if len(paths) <= most:
+        return paths
+    return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
+
+
+def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn.Module:
+    """The network of a checkpoint as it trains: BN by each worker's own statistics."""
+    norm = partial(WorkerBatchNorm2d, eps=config.bn_eps)
+    network = make_network(config, source.channels, len(source.classes), norm).to(dtype(config))
+    network.load_state_dict(weights)
+    return network
+
+
+def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: int) -> Iterator[Tensor]:
+    """The gradient of the mean loss over each worker's n images, [parameters], in the order of an epoch's shuffle.
+
+    Of the loss alone, without weight decay.
+    """
+    parameters = list(network.parameters())
+    device, n = parameters[0].device, config.per_worker
+    mean, std = (torch.tensor(v, device=device, dtype=dtype(config)) for v in (source.mean, source.std))
+    arithmetic = Arithmetic(mean, std, AUTOCAST.get(config.precision))
+    order = permutation(config.seed, epoch, len(source.train))
+    most = min(MOST_WORKERS, len(order) // n)
+    for worker in range(2 ** (most.bit_length() - 1)):
+        items = [(epoch, int(index)) for index in order[worker * n : (worker + 1) * n]]
+        images, labels = source.train.__getitems__(items)
+        loss = F.cross_entropy(arithmetic.logits(network, images), labels.to(device))
+        yield torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
+
+
+def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
+    """The variance of a minibatch's gradient (its trace) for minibatches of 1, 2, 4, ... workers, the slope of its
+    logarithm over the minibatch's, and the noise scale in images.
+
+    gradients: of a power of two of workers. Holds the sum of one minibatch for each size, not the gradients.
+    """
+    sizes = [2**power for power in range(MOST_WORKERS.bit_length())]
+    sums: dict[int, Tensor] = {}
+    squares = dict.fromkeys(sizes, 0.0)
+    total, count = torch.zeros(()), 0
+    for gradient in gradients:
+        total, count = total + gradient, count + 1
+        for size in sizes:
+            sums[size] = sums[size] + gradient if size in sums else gradient
+            if count % size == 0:
+                squares[size] += square(sums.pop(size) / size)
+    mean_square = square(total / count)
+    variances = [
+        [size * n, (squares[size] - groups * mean_square) / (groups - 1)]
+        for size in sizes
+        if (groups := count // size) >= FEWEST_GROUPS
+    ]
+    of_worker = variances[0][1]
+    gradient_square = mean_square - of_worker / count  # the mean over `count` workers has noise of its own
+    return {
+        "variances": variances,
+        "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
+        "trace": n * of_worker,
+        "gradient_square": gradient_square,
+        "noise_scale": n * of_worker / gradient_square,
+    }
+
+
+def square(vector: Tensor) -> float:
+    """|vector|^2."""
+    return float(vector.square().sum())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    RUN = Path(sys.argv[1])
+    run_folder.write_text(RUN / FILE, json.dumps(measure(RUN), indent=2) + "\n")

@@ -1,0 +1,207 @@
+"""Plots in the form of the paper's figures, from results alone: the same results give the same bytes.
+
+Readable in black and white: cells differ by marker and line, ours are filled and solid, the paper's open and dashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from app.recipe import paper
+from app.reproduce.results import noise_summary, paper_row
+
+OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
+PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
+ERROR = "top-1 validation error (%)"
+
+
+def draw(results: dict[str, Any], folder: Path) -> list[str]:
+    """Writes each plot of an experiment as PNG and SVG; the files' names."""
+    written = []
+    for name, figure in figures(results).items():
+        for ending, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            with matplotlib.rc_context({"svg.hashsalt": "reproduce"}):
+                figure.savefig(folder / f"{name}.{ending}", dpi=150, metadata=undated)
+            written.append(f"{name}.{ending}")
+    return written
+
+
+def figures(results: dict[str, Any]) -> dict[str, Figure]:
+    """The plots of an experiment by name."""
+    name = results["experiment"]
+    special: dict[str, Callable[[], dict[str, Figure]]] = {
+        "figure-1": lambda: {"figure-1": figure_1(results)},
+        "figures-2-4": lambda: figures_2_4(results),
+        # none where every run diverged
+        "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
+    }
+    return special.get(name, lambda: {name: cells(results)})()
+
+
+def empty(width: float, height: float) -> Figure:
+    """That many inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def cells(results: dict[str, Any]) -> Figure:
+    """A table as rows: our seeds as dots with mean and deviation; the paper's beside, on an axis of its own."""
+    rows = results["cells"]
+    papers = any(row["paper"] and row["paper"]["mean"] is not None for row in rows)
+    figure = empty(8.4 if papers else 6.4, 1.3 + 0.42 * len(rows))
+    left, *right = figure.subplots(1, 2 if papers else 1, sharey=True, squeeze=False)[0]
+    heights = range(len(rows), 0, -1)
+    for row, height in zip(rows, heights, strict=True):
+        errors = [seed["error"] for seed in row["seeds"]]
+        left.plot(errors, [height] * len(errors), "|", color="0.4", markersize=9)
+        left.errorbar(row["mean"], height, xerr=row["std"], capsize=3, **OURS)
+        found = row["paper"]
+        for axes in right if found and found["mean"] is not None else ():
+            axes.errorbar(found["mean"], height, xerr=found["std"], capsize=3, **PAPERS)
+    left.set_yticks(heights, [row["name"] for row in rows])
+    left.set_ylim(0.4, len(rows) + 0.6)
+    left.set(xlabel=ERROR, title=f"ours: {results['cells'][0]['config']['data']}")
+    for axes in right:
+        axes.set(xlabel=ERROR, title="paper: ImageNet")
+    for axes in (left, *right):
+        axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def figure_1(results: dict[str, Any]) -> Figure:
+    """Error against minibatch: ours, and the paper's, each with a band of two deviations."""
+    figure = empty(9.0, 3.8)
+    left, right = figure.subplots(1, 2)
+    rows = results["cells"]
+    against_minibatch(left, rows, OURS)
+    left.set_title(f"ours: {rows[0]['config']['data']}, {len(rows[0]['seeds'])} seeds")
+    against_minibatch(right, [row for row in map(paper_row, paper.FIGURE_1) if row and row["mean"] is not None], PAPERS)
+    right.set_title("paper: ImageNet, 5 seeds")
+    return figure
+
+
+def against_minibatch(axes: Axes, rows: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
+    """One curve with its band."""
+    sizes = [row["minibatch"] for row in rows]
+    means, stds = [row["mean"] for row in rows], [row["std"] or 0.0 for row in rows]
+    low = [max(m - 2 * s, 0.8 * min(means)) for m, s in zip(means, stds, strict=True)]
+    high = [m + 2 * s for m, s in zip(means, stds, strict=True)]
+    axes.fill_between(sizes, low, high, color="0.85", label="mean ± 2 std")
+    axes.plot(sizes, means, label="mean", **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [short(size) for size in sizes])
+    axes.set_yscale(
+        "log"
+    )  # a hundredth of an error is as much everywhere, and what breaks leaves the flat part visible
+    axes.yaxis.set_major_locator(FixedLocator([15, 17.5, 20, 22.5, 25, 27.5, 30, 35, 40, 50, 60, 70, 80, 90, 100]))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set(xlabel="minibatch kn (images)", ylabel=ERROR)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", frameon=False)
+
+
+def short(minibatch: int) -> str:
+    """The paper's way to write a minibatch: 256, 8k."""
+    return f"{minibatch // 1024}k" if minibatch >= 1024 and minibatch % 1024 == 0 else str(minibatch)
+
+
+def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
+    """Figure 2: training error by warmup; 3: by minibatch; 4: training and validation, baseline and gradual."""
+    rows = {row["name"]: row for row in results["cells"]}
+    base = "baseline"
+    warmups = [name for name in ("no warmup", "constant warmup", "gradual warmup") if name in rows]
+    sizes = [name for name in rows if name.startswith("kn = ")]
+    return {
+        "figure-2": panels(results, rows[base], [rows[name] for name in warmups], 3),
+        "figure-3": panels(results, rows[base], [rows[name] for name in sizes], 4),
+        "figure-4": figure_4(results, rows[base], rows["gradual warmup"]),
+    }
+
+
+def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str, Any]], columns: int) -> Figure:
+    """Training error over epochs, a panel for each cell beside the baseline; final errors in the legends."""
+    lines = -(-len(others) // columns)
+    figure = empty(3.1 * columns, 0.4 + 2.7 * lines)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for number, (axes, row) in enumerate(zip(grid.flat, others, strict=False)):
+        curve(axes, results, base, "training", {"color": "0.5", "linestyle": "--"})
+        curve(axes, results, row, "training", {"color": "black", "linestyle": "-"})
+        title = row["name"] if row["name"].endswith("warmup") else f"kn = {short(row['minibatch'])}"
+        axes.set_title(title, fontsize=10)
+        axes.legend(fontsize=7, frameon=False)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelbottom=number + columns >= len(others))
+    for axes in list(grid.flat)[len(others) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch (in the legends: final validation error in %)", fontsize=10)
+    figure.supylabel("training error (%)", fontsize=10)
+    return figure
+
+
+def figure_4(results: dict[str, Any], base: dict[str, Any], large: dict[str, Any]) -> Figure:
+    """Both errors of both."""
+    figure = empty(6.4, 4.2)
+    axes = figure.subplots()
+    every = max(1, base["config"]["epochs"] // 12)
+    for row, colour, marker in ((base, "0.5", "s"), (large, "black", "o")):
+        for kind, line in (("training", "--"), ("validation", "-")):
+            style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "markevery": every}
+            curve(axes, results, row, kind, style, f"{kind}, kn = {short(row['minibatch'])}")
+    axes.set(xlabel="epoch", ylabel="error (%)")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def curve(
+    axes: Axes, results: dict[str, Any], row: dict[str, Any], kind: str, style: dict[str, Any], label: str = ""
+) -> None:
+    """The mean over the seeds, epoch by epoch."""
+    means = [mean for mean, _ in results["curves"][row["name"]][kind]]
+    text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {row['mean']:.1f}" + (
+        f"±{row['std']:.1f}" if row["std"] is not None else ""
+    )
+    axes.plot(range(1, len(means) + 1), means, label=text, **style)
+
+
+def gradient_noise(results: dict[str, Any]) -> Figure:
+    """Left: variance against minibatch and the 1/kn law; right: the noise scale along the run, Figure 1's break."""
+    figure = empty(9.0, 3.8)
+    left, right = figure.subplots(1, 2)
+    first_seed = results["noise"][0]
+    shown = [first_seed[0], first_seed[len(first_seed) // 2], first_seed[-1]]
+    for found, marker, line in zip(shown, "osD", ("-", "--", ":"), strict=True):
+        sizes, values = zip(*found["variances"], strict=True)
+        left.plot(sizes, values, marker, color="black", markersize=4, label=f"after epoch {found['epoch']}")
+        left.plot(sizes, [values[0] * sizes[0] / size for size in sizes], line, color="0.5", label="its 1/kn law")
+    left.set_xscale("log", base=2)
+    left.set_yscale("log")
+    left.set_xticks(sizes, [short(size) for size in sizes])
+    left.minorticks_off()
+    left.set(xlabel="minibatch kn (images)", ylabel="variance of the gradient (trace)")
+    left.legend(fontsize=8, frameon=False, ncols=2)
+    rows = noise_summary(results["noise"])
+    epochs, scales = [row["epoch"] for row in rows], [row["noise_scale"] for row in rows]
+    stds = [row["noise_scale_std"] or 0.0 for row in rows]
+    right.errorbar(epochs, scales, yerr=stds, capsize=3, label="noise scale B", **OURS)
+    found = results["break"] or {}
+    for name, line, text in (("flat", "--", "flat up to (Figure 1)"), ("broken", ":", "worse from (Figure 1)")):
+        if found.get(name):
+            right.axhline(found[name], color="0.4", linestyle=line, label=f"{text}: {short(found[name])}")
+    right.set_yscale("log", base=2)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    right.set(xlabel="epoch", ylabel="images")
+    right.legend(fontsize=8, frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,68 @@
+"""`scaling`: what it makes of rates."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy.stats import t
+
+from app.commands.scaling import cluster_of, parse
+from app.commands.scaling_report import draw, interval, rows_of, table
+from app.recipe.errors import UserError
+from app.recipe.forecast import JITTER
+from app.recipe.network_model import ring, slowest_of
+
+MEASURED = {
+    1: {"synthetic": [100.0, 110.0, 90.0], "real": [80.0, 80.0, 80.0]},
+    2: {"synthetic": [180.0, 209.0, 153.0], "real": [160.0, 160.0, 160.0]},
+}
+
+
+def test_efficiency_is_taken_round_by_round() -> None:
+    first, second = rows_of(MEASURED, 32, 1e6, None)
+    assert first["synthetic"]["efficiency"] == 1 and first["synthetic"]["interval"] is None
+    found = second["synthetic"]
+    assert found["images_per_second"] == 180 and second["minibatch"] == 64
+    assert found["efficiency"] == pytest.approx((0.9 + 0.95 + 0.85) / 3)
+    half = t.ppf(0.975, 2) * 0.05 / 3**0.5  # the deviation of .9, .95 and .85 is .05
+    assert found["interval"] == pytest.approx([0.9 - half, 0.9 + half])
+    assert second["real"]["efficiency"] == 1 and second["real"]["interval"] == pytest.approx([1, 1])
+    assert interval([0.9]) is None
+
+
+def test_the_model_beside_it() -> None:
+    """A free network leaves the straggler: two workers, the later of two normal numbers."""
+    free = cluster_of(2, {"bandwidth": 1e18, "latency_seconds": 0.0})
+    model = rows_of(MEASURED, 32, 1e6, free)[1]["synthetic"]["model"]
+    assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)
+    slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})  # a second for a megabyte
+    seconds = 64 / rows_of(MEASURED, 32, 1e6, slow)[1]["synthetic"]["model"]
+    assert 1.1 < seconds < 1.35  # computing takes .32, of which the backward pass hides some
+
+
+@pytest.mark.parametrize("np", [2, 3, 8])
+def test_the_links_give_the_allreduce_that_was_measured(np: int) -> None:
+    cluster = cluster_of(np, {"bandwidth": 5e8, "latency_seconds": 0.002})
+    assert cluster.allreduce_seconds(4e6, np) == pytest.approx(0.002 + 4e6 / 5e8)
+    assert ring(4e6, np, cluster.local) == pytest.approx(0.010)
+
+
+def test_table_and_plot(tmp_path: Path) -> None:
+    rows = rows_of(MEASURED, 32, 1e6, None)
+    results = {"command": "./run.sh scaling", "per_worker": 32, "gradient_bytes": 1e6, "rows": rows}
+    assert "| 2 | 64 | real | 160.0 | 100.0% | 100.0% to 100.0% | 160.0 | 1.000 |" in table(results)
+    for folder in ("once", "twice"):
+        (tmp_path / folder).mkdir()
+        draw(json.loads(json.dumps(results)), tmp_path / folder)
+    for name in ("scaling.png", "scaling.svg"):
+        assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes()
+
+
+def test_the_command_line() -> None:
+    found = parse(["--np", "1,2", "--data", "synthetic", "--per-worker", "8", "--launch", "-H a:1,b:1"])
+    assert found.processes == (1, 2) and found.config.minibatch == 8 and found.launch == ["-H", "a:1,b:1"]
+    assert parse([]).processes[0] == 1
+    wrong = (["--np", "2,1"], ["--np", "0,1"], ["--np", "x"], ["--rounds", "0"], ["--minibatch", "64"])
+    for options in wrong:
+        with pytest.raises(UserError, match=r"--np|--rounds|--minibatch"):
+            parse(options)
