@@ -1,0 +1,50 @@
+"""Our wait for the sums against Horovod's own: `horovodrun -np 4 .venv/bin/python -m benchmarks.waiting [ROUNDS]`.
+
+The same steps of the same network, in turn with each; the ratio of steps/s is taken within each pair.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from app.__main__ import end
+from app.cluster import world
+from app.cluster.compression import Compression
+from benchmarks.groups import summary
+
+LAYERS, WIDTH, IMAGES, STEPS = 8, 256, 64, 30
+
+
+def main(rounds: int) -> None:
+    here = world.start(device="cpu")
+    torch.manual_seed(0)
+    network = nn.Sequential(*[nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(LAYERS)])
+    sgd = torch.optim.SGD(network.parameters(), lr=1e-3)
+    optimizer = world.distribute(sgd, network.named_parameters(), 1, Compression("none"))
+    x = torch.randn(IMAGES, WIDTH)
+    waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]  # ours, Horovod's
+
+    def steps_per_second(wait: Callable[[], None]) -> float:
+        optimizer.synchronize = wait
+        world.sum_over_processes(torch.zeros(1))
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            network(x).sum().backward()
+            optimizer.step()
+        return STEPS / (time.perf_counter() - started)
+
+    pairs = [[steps_per_second(wait) for wait in waits] for _ in range(rounds + 1)][1:]  # the first warms up
+    if here.rank == 0:
+        print(summary([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
+    world.stop()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    end(0)
