@@ -15,6 +15,7 @@ WAITING = "waiting for the other processes"
 _PHASES = (  # innermost call in one of these files -> what the process was doing
     ("/horovod/torch/", WAITING),
     ("/horovod/common/", WAITING),
+    ("/app/cluster/world.py", WAITING),
     ("/app/data/loader.py", "waiting for data"),
     ("/app/data/", "reading data"),
     ("/app/training/checkpoint", "saving"),
