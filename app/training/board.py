@@ -7,6 +7,7 @@ paper's figures).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -42,6 +43,7 @@ class Board:
     """Draws one run, from its position `start` on."""
 
     def __init__(self, run: Run, start: Position) -> None:
+        _leave_full_disks_to_flush()
         self.run, self.plan = run, run.plan
         iteration = run.plan.iteration_at(start)
         folder = run.folder / "tensorboard"
@@ -97,6 +99,19 @@ class Board:
 
     def _writers(self) -> Iterable[SummaryWriter]:
         return self.steps, self.images, self.epochs
+
+
+def _leave_full_disks_to_flush() -> None:
+    """TensorBoard's writing threads raise what flush() and close() raise too, and the log says: no traceback for it."""
+    before = threading.excepthook
+    if before.__module__ == __name__:
+        return
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+            before(failed)
+
+    threading.excepthook = hook
 
 
 def hyperparameters(config: Config) -> dict[str, str | float | bool]:

@@ -27,8 +27,9 @@ def write(content: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except RuntimeError as error:  # torch's archive writer hides the system's error
-        raise OSError(f"{error}".splitlines()[0]) from None
+    except RuntimeError as error:  # of torch's archive writer, which ends after the system's error
+        cause = error.__context__
+        raise (cause if isinstance(cause, OSError) else OSError(f"{error}".splitlines()[0])) from None
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -218,7 +218,8 @@ def test_a_full_disk(tmp_path: Path, trained: Path, capfd: pytest.CaptureFixture
     try:
         (small / "ballast").write_bytes(b"\0" * 380_000)
         assert run_command("train", "--output", small / "run", *OPTIONS) == (0, "")
-        assert "could not be written (No space left on device); the last good one is" in capfd.readouterr().out
+        found = capfd.readouterr().out
+        assert "could not be written (No space left on device); the last good one is" in found, found
         content = checkpoint.read(small / "run" / "checkpoints" / LAST)
         assert content["position"] == {"epoch": 1, "seen": 0}
         assert not list((small / "run" / "checkpoints").glob("*.tmp"))
