@@ -31,7 +31,7 @@ DISTRIBUTED = ("train", "evaluate", "benchmark")
 _ROOT = Path(__file__).resolve().parents[2]
 _APP = [sys.executable, "-m", "app"]
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # that ask a job to leave
-_FAILURE_GRACE = 10  # seconds in which the others end by themselves once a rank has said why it failed
+_FAILURE_GRACE = 20  # seconds in which the others end by themselves once a rank has said why it failed
 
 
 def main(argv: list[str], program: list[str] = _APP) -> int:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
@@ -42,6 +43,8 @@ class Loader:
     """
 
     def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
+        # That there are more processes than cores is the user's choice, and no news on every rank.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader: DataLoader[Batch] = DataLoader(
             _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
             batch_sampler=batches,
