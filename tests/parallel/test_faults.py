@@ -90,8 +90,8 @@ JOBS: dict[str, Callable[[Path], End]] = {
     "throws": faulty("mpirun", "throw:1:15"),
     "dies": faulty("horovodrun", "die:1:15"),
     "dies mpi": faulty("mpirun", "die:1:15"),
-    "stops": faulty("horovodrun", "stop:0:15", *STALLS),
-    "stops mpi": faulty("mpirun", "stop:1:15", *STALLS),
+    "stops": faulty("horovodrun", "stop:0:300", *STALLS),
+    "stops mpi": faulty("mpirun", "stop:1:300", *STALLS),
     "sleeps": faulty("horovodrun", "sleep:1:15", *STALLS),
     "loader": faulty("mpirun", "loader:1:15", "--loader-processes", "1", "--stall-timeout", "25"),
     "not finite": faulty("none", "none:0:0", *NAN, np=1),
@@ -153,7 +153,9 @@ def test_a_rank_that_stalls(ends: dict[str, Future[End]], name: str, rank: int, 
     end = ends[name].result()
     assert end.code == 1
     assert re.fullmatch(rf"error: rank {rank} on {HOST}: {cause}, at .*", end.last), end.last
-    assert 'File "' in end.text and "in train_epoch\n" in end.text
+    assert 'File "' in end.text and "in session\n" in end.text
+    if name in ("sleeps", "loader"):  # of one that is stopped its guard knows where it was up to a second before
+        assert "in train_epoch\n" in end.text
     assert end.seconds < 3 * IN_TIME
 
 
