@@ -191,9 +191,15 @@ def gradient_noise(results: dict[str, Any]) -> Figure:
     left.set(xlabel="minibatch kn (images)", ylabel="variance of the gradient (trace)")
     left.legend(fontsize=8, frameon=False, ncols=2)
     rows = noise_summary(results["noise"])
-    epochs, scales = [row["epoch"] for row in rows], [row["noise_scale"] for row in rows]
-    stds = [row["noise_scale_std"] or 0.0 for row in rows]
-    right.errorbar(epochs, scales, yerr=stds, capsize=3, label="noise scale B", **OURS)
+    known = [row for row in rows if row["noise_scale"]["mean"] is not None]
+    scales = [row["noise_scale"]["mean"] for row in known]
+    stds = [row["noise_scale"]["std"] or 0.0 for row in known]
+    right.errorbar([row["epoch"] for row in known], scales, yerr=stds, capsize=3, label="noise scale B", **OURS)
+    beyond = [row for row in rows if row not in known]
+    if beyond:
+        marks = {"marker": "^", "linestyle": "", "color": "black", "markerfacecolor": "white"}
+        epochs, images = [row["epoch"] for row in beyond], [row["images"] for row in beyond]
+        right.plot(epochs, images, label="B beyond what was measured", **marks)
     found = results["break"] or {}
     for name, line, text in (("flat", "--", "flat up to (Figure 1)"), ("broken", ":", "worse from (Figure 1)")):
         if found.get(name):
