@@ -63,7 +63,7 @@ def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
         + "\n\nDifferences are in points, what is claimed to be worse less what is claimed to be better. p is that of"
         " Welch's t-test, two-sided. Better or worse: reproduced where p < 0.05 in that direction, not reproduced where"
         " p < 0.05 in the other. The same: reproduced where p >= 0.05 and the means differ by less than the sum of the"
-        " deviations, not reproduced where p < 0.05. Else undecided at this scale."
+        " deviations and by less than 5 % of the error, not reproduced where p < 0.05. Else undecided at this scale."
     )
 
 

@@ -56,6 +56,7 @@ def test_samples_too_small_or_without_spread() -> None:
         ("same", (20.0, 0.1), (21.0, 0.1), NOT_REPRODUCED),
         ("same", (20.0, 0.1), (20.5, 0.45), REPRODUCED),
         ("same", (20.0, 0.0), (20.5, 0.45), UNDECIDED),
+        ("same", (20.0, 0.1), (45.0, 40.0), UNDECIDED),  # deviations that hide everything show nothing
     ],
 )
 def test_verdicts(kind: str, first: tuple[float, float], second: tuple[float, float], expected: str) -> None:
