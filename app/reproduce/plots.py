@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator
 
 from app.recipe import paper
 from app.reproduce.results import noise_summary, paper_row
+from app.reproduce.tables import value
 
 OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
 PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
@@ -56,8 +57,8 @@ def empty(width: float, height: float) -> Figure:
 def cells(results: dict[str, Any]) -> Figure:
     """A table as rows: our seeds as dots with mean and deviation; the paper's beside, on an axis of its own."""
     rows = results["cells"]
-    papers = any(row["paper"] and row["paper"]["mean"] is not None for row in rows)
-    figure = empty(8.4 if papers else 6.4, 1.3 + 0.42 * len(rows))
+    papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
+    figure = empty(8.4 if papers else 6.4, 1.3 + 0.5 * len(rows))
     left, *right = figure.subplots(1, 2 if papers else 1, sharey=True, squeeze=False)[0]
     heights = range(len(rows), 0, -1)
     for row, height in zip(rows, heights, strict=True):
@@ -67,9 +68,9 @@ def cells(results: dict[str, Any]) -> Figure:
         found = row["paper"]
         for axes in right if found and found["mean"] is not None else ():
             axes.errorbar(found["mean"], height, xerr=found["std"], capsize=3, **PAPERS)
-    left.set_yticks(heights, [row["name"] for row in rows])
+    left.set_yticks(heights, [f"{row['name']}\n{value(row)}" for row in rows], fontsize=9)
     left.set_ylim(0.4, len(rows) + 0.6)
-    left.set(xlabel=ERROR, title=f"ours: {results['cells'][0]['config']['data']}")
+    left.set(xlabel=ERROR, title=f"ours: {rows[0]['config']['data']} (a stroke is a run)")
     for axes in right:
         axes.set(xlabel=ERROR, title="paper: ImageNet")
     for axes in (left, *right):
