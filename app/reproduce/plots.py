@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from app.recipe import paper
 from app.reproduce.results import noise_summary, paper_row
@@ -206,7 +206,8 @@ def gradient_noise(results: dict[str, Any]) -> Figure:
         if found.get(name):
             right.axhline(found[name], color="0.4", linestyle=line, label=f"{text}: {short(found[name])}")
     right.set_yscale("log", base=2)
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="epoch", ylabel="images")
     right.legend(fontsize=8, frameon=False)
     for axes in (left, right):
