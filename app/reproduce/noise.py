@@ -44,6 +44,8 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """What is found at checkpoints spread over the run in `folder`, the first and the last among them."""
     config = read_config(folder / run_folder.CONFIG)
     source = open_data(config)
+    if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
+        raise SystemExit(f"{len(source.train)} images are too few for the noise of workers of {config.per_worker}")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     found = []
     for path in spread(epoch_ends(folder), MOST_CHECKPOINTS):
@@ -51,7 +53,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         network = network_of(config, source, content["model"]).to(device)
         epoch = content["position"]["epoch"]
         found.append({"epoch": epoch, **noise(worker_gradients(network, config, source, epoch), config.per_worker)})
-        print(f"epoch {epoch}: noise scale {found[-1]['noise_scale']:.0f} images", flush=True)
+        print(f"epoch {epoch}: noise scale {found[-1]['noise_scale']} images", flush=True)
     return found
 
 
@@ -117,13 +119,16 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         if (groups := count // size) >= FEWEST_GROUPS
     ]
     of_worker = variances[0][1]
-    gradient_square = mean_square - of_worker / count  # the mean over `count` workers has noise of its own
+    own = of_worker / count  # the mean over `count` workers has noise of its own
+    gradient_square = mean_square - own
     return {
         "variances": variances,
         "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
         "trace": n * of_worker,
         "gradient_square": gradient_square,
-        "noise_scale": n * of_worker / gradient_square,
+        # None: more than the images measured, whose noise then hides the gradient
+        "noise_scale": n * of_worker / gradient_square if gradient_square > own else None,
+        "images": n * count,
     }
 
 

@@ -13,10 +13,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from app.recipe import paper
 from app.reproduce.results import noise_summary, paper_row
+from app.reproduce.tables import value
 
 OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
 PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
@@ -56,8 +57,8 @@ def empty(width: float, height: float) -> Figure:
 def cells(results: dict[str, Any]) -> Figure:
     """A table as rows: our seeds as dots with mean and deviation; the paper's beside, on an axis of its own."""
     rows = results["cells"]
-    papers = any(row["paper"] and row["paper"]["mean"] is not None for row in rows)
-    figure = empty(8.4 if papers else 6.4, 1.3 + 0.42 * len(rows))
+    papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
+    figure = empty(8.4 if papers else 6.4, 1.3 + 0.5 * len(rows))
     left, *right = figure.subplots(1, 2 if papers else 1, sharey=True, squeeze=False)[0]
     heights = range(len(rows), 0, -1)
     for row, height in zip(rows, heights, strict=True):
@@ -67,9 +68,9 @@ def cells(results: dict[str, Any]) -> Figure:
         found = row["paper"]
         for axes in right if found and found["mean"] is not None else ():
             axes.errorbar(found["mean"], height, xerr=found["std"], capsize=3, **PAPERS)
-    left.set_yticks(heights, [row["name"] for row in rows])
+    left.set_yticks(heights, [f"{row['name']}\n{value(row)}" for row in rows], fontsize=9)
     left.set_ylim(0.4, len(rows) + 0.6)
-    left.set(xlabel=ERROR, title=f"ours: {results['cells'][0]['config']['data']}")
+    left.set(xlabel=ERROR, title=f"ours: {rows[0]['config']['data']} (a stroke is a run)")
     for axes in right:
         axes.set(xlabel=ERROR, title="paper: ImageNet")
     for axes in (left, *right):
@@ -191,15 +192,22 @@ def gradient_noise(results: dict[str, Any]) -> Figure:
     left.set(xlabel="minibatch kn (images)", ylabel="variance of the gradient (trace)")
     left.legend(fontsize=8, frameon=False, ncols=2)
     rows = noise_summary(results["noise"])
-    epochs, scales = [row["epoch"] for row in rows], [row["noise_scale"] for row in rows]
-    stds = [row["noise_scale_std"] or 0.0 for row in rows]
-    right.errorbar(epochs, scales, yerr=stds, capsize=3, label="noise scale B", **OURS)
+    known = [row for row in rows if row["noise_scale"]["mean"] is not None]
+    scales = [row["noise_scale"]["mean"] for row in known]
+    stds = [row["noise_scale"]["std"] or 0.0 for row in known]
+    right.errorbar([row["epoch"] for row in known], scales, yerr=stds, capsize=3, label="noise scale B", **OURS)
+    beyond = [row for row in rows if row not in known]
+    if beyond:
+        marks = {"marker": "^", "linestyle": "", "color": "black", "markerfacecolor": "white"}
+        epochs, images = [row["epoch"] for row in beyond], [row["images"] for row in beyond]
+        right.plot(epochs, images, label="B beyond what was measured", **marks)
     found = results["break"] or {}
     for name, line, text in (("flat", "--", "flat up to (Figure 1)"), ("broken", ":", "worse from (Figure 1)")):
         if found.get(name):
             right.axhline(found[name], color="0.4", linestyle=line, label=f"{text}: {short(found[name])}")
     right.set_yscale("log", base=2)
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="epoch", ylabel="images")
     right.legend(fontsize=8, frameon=False)
     for axes in (left, right):

@@ -140,11 +140,12 @@ def curves(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Over the seeds, epoch by epoch: means of slope, trace, |G|^2 and the noise scale, and the latter's deviation."""
+    """Over the seeds, epoch by epoch: means of slope, trace and |G|^2, mean and deviation of the noise scale; None
+    where a seed's is beyond the images measured."""
     rows = []
     for same in zip(*found, strict=True):
-        names = ("slope", "trace", "gradient_square", "noise_scale")
-        row = {name: statistics.fmean(one[name] for one in same) for name in names}
-        std = Sample.of([one["noise_scale"] for one in same]).std
-        rows.append({"epoch": same[0]["epoch"], **row, "noise_scale_std": None if math.isnan(std) else std})
+        row = {name: statistics.fmean(one[name] for one in same) for name in ("slope", "trace", "gradient_square")}
+        scales = [one["noise_scale"] for one in same if one["noise_scale"] is not None]
+        scale = mean_and_std(scales) if len(scales) == len(same) else {"mean": None, "std": None}
+        rows.append({"epoch": same[0]["epoch"], "images": same[0]["images"], **row, "noise_scale": scale})
     return rows

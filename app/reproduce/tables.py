@@ -63,7 +63,7 @@ def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
         + "\n\nDifferences are in points, what is claimed to be worse less what is claimed to be better. p is that of"
         " Welch's t-test, two-sided. Better or worse: reproduced where p < 0.05 in that direction, not reproduced where"
         " p < 0.05 in the other. The same: reproduced where p >= 0.05 and the means differ by less than the sum of the"
-        " deviations, not reproduced where p < 0.05. Else undecided at this scale."
+        " deviations and by less than 5 % of the error, not reproduced where p < 0.05. Else undecided at this scale."
     )
 
 
@@ -80,15 +80,17 @@ def noise_text(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for row in noise_summary(results["noise"]):
-        scale = {"mean": row["noise_scale"], "std": row["noise_scale_std"]}
-        cells = (f"{row['slope']:.3f}", f"{row['trace']:.4g}", f"{row['gradient_square']:.4g}", value(scale, ".0f"))
+        known = row["noise_scale"]["mean"] is not None
+        scale = value(row["noise_scale"], ".0f") if known else f"more than {row['images']}"
+        cells = (f"{row['slope']:.3f}", f"{row['trace']:.4g}", f"{row['gradient_square']:.4g}", scale)
         lines.append(f"| {row['epoch']} | {' | '.join(cells)} |")
     found = results["break"]
     beside = f"Beside it, Figure 1: {break_text(found)}" if found else "Figure 1 has not been run on these data."
     return (
         "\n".join(lines)
         + "\n\nB = tr(Sigma) / |G|² (McCandlish et al. 2018): the minibatch at which the noise is as large as the"
-        " gradient. The variance of a minibatch's gradient falls as 1/kn where the slope is -1.\n\n"
+        " gradient. The variance of a minibatch's gradient falls as 1/kn where the slope is -1. Where B is more than"
+        " the images measured, their noise hides the gradient.\n\n"
         f"{beside}"
     )
 

@@ -56,6 +56,7 @@ def test_samples_too_small_or_without_spread() -> None:
         ("same", (20.0, 0.1), (21.0, 0.1), NOT_REPRODUCED),
         ("same", (20.0, 0.1), (20.5, 0.45), REPRODUCED),
         ("same", (20.0, 0.0), (20.5, 0.45), UNDECIDED),
+        ("same", (20.0, 0.1), (45.0, 40.0), UNDECIDED),  # deviations that hide everything show nothing
     ],
 )
 def test_verdicts(kind: str, first: tuple[float, float], second: tuple[float, float], expected: str) -> None:
@@ -137,6 +138,7 @@ def noises() -> list[list[dict[str, Any]]]:
         "slope": -1.0,
         "trace": 32.0,
         "gradient_square": 0.5,
+        "images": 96,
         "noise_scale": 64.0,
     }
     return [[{"epoch": e, **one, "noise_scale": 64.0 * e + seed} for e in (1, 2, 3)] for seed in (0, 2)]
@@ -175,7 +177,21 @@ def test_axes_have_labels_with_units() -> None:
 
 def test_the_noise_over_seeds() -> None:
     first = noise_summary(noises())[0]
-    assert (first["epoch"], first["noise_scale"], first["noise_scale_std"]) == (1, 65.0, pytest.approx(2**0.5))
+    assert (first["epoch"], first["noise_scale"]["mean"]) == (1, 65.0)
+    assert first["noise_scale"]["std"] == pytest.approx(2**0.5, abs=1e-4)
+    beyond = noises()
+    beyond[1][2]["noise_scale"] = None
+    assert [row["noise_scale"]["mean"] for row in noise_summary(beyond)] == [65.0, 129.0, None]
+    found = results("gradient-noise", warmups()[:1], noise=beyond, **{"break": None})
+    assert "| 3 | -1.000 | 32 | 0.5 | more than 96 |" in tables.table(found)
+    assert set(plots.figures(found)) == {"gradient-noise"}
+
+
+def test_a_gradient_that_its_noise_hides() -> None:
+    """Of 16 workers of pure noise."""
+    generator = torch.Generator().manual_seed(1)
+    found = noise((torch.randn(50, dtype=torch.float64, generator=generator) for _ in range(16)), 4)
+    assert found["noise_scale"] is None and found["images"] == 64
 
 
 def test_the_noise_scale_of_known_gradients() -> None:
