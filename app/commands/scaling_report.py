@@ -98,7 +98,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
     ideal = [np * rows[0]["synthetic"]["images_per_second"] / x[0] for np in x]
     axes.plot(x, ideal, color="0.7", linewidth=1, label="ideal")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+    axes.set_ylim(0, 1.05 * max(ideal))
     axes.set_xticks(x, [f"{row['np']}\n{row['minibatch']}" for row in rows])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
