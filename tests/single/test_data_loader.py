@@ -164,7 +164,7 @@ import time; print(time.monotonic(), flush=True)
 """
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert time.monotonic() - float(done.stdout) < 2
+    assert time.monotonic() - float(done.stdout) < 4.5  # torch alone waits 5 s for each process
     assert (done.returncode, done.stderr) == (3 if "3" in ending else 0, "")
 
 
