@@ -112,7 +112,12 @@ def changed(config: Config) -> str:
         return ""
     recipe = from_dict({**preset(config.recipe), "image_size": config.image_size})
     new = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
-    return " ".join(f"{flag(name)} {value}" for name, value in new.items() if value != getattr(recipe, name))
+    return " ".join(f"{flag(name)} {written(value)}" for name, value in new.items() if value != getattr(recipe, name))
+
+
+def written(value: object) -> str:
+    """As an option takes it, rounded for reading."""
+    return ",".join(f"{each:.4g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
 def section(record: Record) -> str:
@@ -122,7 +127,7 @@ def section(record: Record) -> str:
     findings = audit(record.config, record.plan.images)
     rows = [[f.status, f.section, f.name, f.paper, f.here] for f in findings]
     deviating = sum(f.status == "deviates" for f in findings)
-    options = [[flag(name), str(value)] for name, value in asdict(record.config).items()]
+    options = [[flag(name), written(value)] for name, value in asdict(record.config).items()]
     environment = [[name, shown(value)] for name, value in record.environment.items()]
     return (
         f"<h2>{escape(record.name)}</h2><ul>{plan}</ul>"

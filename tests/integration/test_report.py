@@ -34,7 +34,7 @@ def test_page(trained: Path, page: Path) -> None:
     text = page.read_text()
     result = json.loads((trained / "result.json").read_text())
     assert f"<td>{result['top1_error']:.2%}</td>" in text
-    assert "<td>--epochs 3 --decay-epochs (1.0, 2.0, 2.66" in text
+    assert "<td>--epochs 3 --decay-epochs 1,2,2.667" in text
     assert "<td>3</td>" in text and "<td>1 of 3</td>" in text
     assert "k = 8 workers of n = 16 images, kn = 128" in text
     assert text.count("<h2>") == 3  # curves and two runs: one that is named twice is shown once
