@@ -133,6 +133,7 @@ def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
     """The object of the process `root`, pickled, on every process."""
+    # As hvd.broadcast_object and hvd.allgather_object do, but for their wait: see _wait.
     packed = bytearray(pickle.dumps(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)

@@ -5,27 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reproduce_cells import IMAGENET, OURS, PAPER, cells
 
 from app.commands.reproduce import main, parse
 from app.commands.train import parse as parse_train
 from app.recipe import paper
 from app.recipe.audit import DEVIATES, audit
-from app.recipe.config import Config, differences, from_dict
+from app.recipe.config import differences, from_dict
 from app.recipe.errors import UserError
 from app.recipe.options import arguments
 from app.recipe.presets import PRESETS, preset
 from app.recipe.schedule import peak_lr, warms_up
 from app.reproduce import experiments
-from app.reproduce.experiments import EXPERIMENTS, Cell
+from app.reproduce.experiments import EXPERIMENTS
 from app.reproduce.runs import key, run_of
-
-IMAGENET = 1_281_167
-PAPER = replace(from_dict(preset("paper-256")), data="/imagenet")
-OURS = from_dict(preset("cluttered-digits"))
-
-
-def cells(name: str, base: Config = PAPER, images: int = IMAGENET) -> list[Cell]:
-    return EXPERIMENTS[name].cells(base, images)
 
 
 def test_table_1_on_imagenet_is_the_papers() -> None:

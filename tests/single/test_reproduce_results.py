@@ -3,31 +3,22 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reproduce_cells import OURS, cells
 from scipy.stats import ttest_ind
 from torch import Tensor
 
-from app.recipe.config import Config, from_dict
-from app.recipe.presets import preset
 from app.reproduce import plots, tables
-from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
+from app.reproduce.experiments import EXPERIMENTS, Claim
 from app.reproduce.noise import noise, spread
 from app.reproduce.results import break_of, claim_result, noise_summary
 from app.reproduce.scheduler import duration
 from app.reproduce.statistics import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Sample, verdict, welch
-
-IMAGENET = 1_281_167
-PAPER = replace(from_dict(preset("paper-256")), data="/imagenet")
-OURS = from_dict(preset("cluttered-digits"))
-
-
-def cells(name: str, base: Config = PAPER, images: int = IMAGENET) -> list[Cell]:
-    return EXPERIMENTS[name].cells(base, images)
 
 
 def test_welch_is_scipys() -> None:

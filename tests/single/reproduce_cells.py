@@ -1,0 +1,17 @@
+"""The cells that tests of `reproduce` look at, of the paper's baseline and of the small task's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.recipe.config import Config, from_dict
+from app.recipe.presets import preset
+from app.reproduce.experiments import EXPERIMENTS, Cell
+
+IMAGENET = 1_281_167
+PAPER = replace(from_dict(preset("paper-256")), data="/imagenet")
+OURS = from_dict(preset("cluttered-digits"))
+
+
+def cells(name: str, base: Config = PAPER, images: int = IMAGENET) -> list[Cell]:
+    return EXPERIMENTS[name].cells(base, images)
