@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[2]
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SLOTS = 3
 PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "leave", "join", "kill rank 0"]
+# Rounding grows with every step at a high rate: 5e-10 of a momentum after 3000 steps at 0.1, 2e-14 after 5000 at 0.01.
 RECIPE = [
     "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
     "--epochs", "900", "--warmup-epochs", "300", "--commit-every", "3", "--keep", "1000", "--stall-timeout", "200",
+    "--reference-lr", "0.01",
 ]  # fmt: skip
 
 
