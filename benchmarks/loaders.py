@@ -1,10 +1,8 @@
-"""JPEGs to minibatches: our loader against torchvision's standard one."""
+"""JPEGs to minibatches: our loader against torchvision's standard one, each with two loader processes."""
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,25 +16,13 @@ from app.data.images import read_image
 from app.data.index import read_index
 from app.data.loader import Loader
 from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
-from benchmarks import jpegs
-from benchmarks.groups import Work, compare
 from benchmarks.meter import Meter
 
 BATCH, PROCESSES, SIDE = 64, 2, 224
 
 
-def row(rounds: int) -> dict[str, float]:
-    """Both with two loader processes; `mad`: mean absolute difference of the same crops, normalised."""
-    with tempfile.TemporaryDirectory() as folder:
-        jpegs.write_folder(Path(folder), repeats=50)
-        works = [
-            Work([[sys.executable, "-m", "benchmarks.loaders", side, folder]], 1, BATCH) for side in ("ours", "peer")
-        ]
-        return compare(works[0], works[1], rounds) | {"mad": difference(folder)}
-
-
 def difference(folder: str) -> float:
-    """Between our and torchvision's pixels of the same boxes of 50 images."""
+    """Mean and absolute, between our and torchvision's normalised pixels of the same boxes of 50 images."""
     generator = np.random.default_rng(1)
     files = read_index(folder).train
     differences = []

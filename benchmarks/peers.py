@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.groups import Work, compare
+from benchmarks import jpegs
+from benchmarks.groups import ROOT, Work, compare
 
 CORES = len(os.sched_getaffinity(0))
 PYTHON = sys.executable
@@ -68,6 +71,16 @@ def example(file: str, processes: int, network: str = "resnet18", data: str = st
     return Work([command], processes, images * processes)
 
 
+def stock_pillow(work: Work, folder: str) -> Work:
+    """The same with the Pillow that `pip install torchvision` brings, in `folder`, in front of our Pillow-SIMD."""
+    stock = Path(folder) / "stock-pillow"
+    (version,) = re.findall(r"^# stock: (pillow==\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
+    return Work(
+        [["env", f"PYTHONPATH={stock}:{ROOT}", *command] for command in work.commands], work.processes, work.images
+    )
+
+
 def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str, float]]]]:
     """name -> (target, what measures it)."""
 
@@ -77,15 +90,19 @@ def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str
     def loading() -> dict[str, float]:
         from benchmarks import loaders
 
-        return loaders.row(rounds)
+        with tempfile.TemporaryDirectory() as folder:
+            jpegs.write_folder(Path(folder), repeats=50)
+            measured, peer = (
+                Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH)
+                for side in ("ours", "peer")
+            )
+            return compare(measured, stock_pillow(peer, folder), rounds) | {"mad": loaders.difference(folder)}
 
     def decoding() -> dict[str, float]:
-        from benchmarks import jpegs
-
         with tempfile.TemporaryDirectory() as folder:
             jpegs.write_folder(Path(folder), repeats=30)
-            pair = [make(2, network="trivial", data=folder) for make in (ours, lambda *a, **o: example(file, *a, **o))]
-            return compare(*pair, rounds)
+            peer = example(file, 2, network="trivial", data=folder)
+            return compare(ours(2, network="trivial", data=folder), stock_pillow(peer, folder), rounds)
 
     small = {"network": "tiny", "data": "8", "images": 8}
     return {

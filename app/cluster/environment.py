@@ -35,6 +35,11 @@ def launcher_rank() -> int:
     return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
 
 
+def local_size() -> int:
+    """How many processes there are on this host, 1 without a launcher."""
+    return _first("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") or 1
+
+
 def local_slot() -> int | None:
     """Which slot of this machine an elastic run has put this process on (see discover.py); None in a static run."""
     name = os.environ.get("HOROVOD_HOSTNAME", "")

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
+from app.cluster.environment import local_size
 from app.recipe.config import Config
 from app.recipe.errors import UserError
 from app.recipe.network_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
@@ -43,7 +44,8 @@ class Tuning:
         """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose.
 
         A cycle takes time from the cores that compute, on a CPU, and the last gradients wait for half of one: over a
-        pass of P the least is lost at cycles of sqrt(2 P cost). Horovod's own 1 ms fits passes of 2 ms.
+        pass of P the least is lost at cycles of sqrt(2 P cost). Horovod's own 1 ms fits passes of 2 ms, and any pass
+        where each process has a core left for Horovod's thread.
         """
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
@@ -52,9 +54,17 @@ class Tuning:
             found["HOROVOD_FUSION_THRESHOLD"] = str(round(self.fusion_mb * 2**20))
         if self.cycle_ms != LEAVE:
             found["HOROVOD_CYCLE_TIME"] = f"{self.cycle_ms:g}"
-        elif self.pass_ms and not nccl and "HOROVOD_CYCLE_TIME" not in os.environ:
+        elif self.pass_ms and not nccl and not cores_left() and "HOROVOD_CYCLE_TIME" not in os.environ:
             best = math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)
             found["HOROVOD_CYCLE_TIME"] = f"{min(max(1.0, best), LONGEST_MS):.3g}"
         if self.allreduce != "auto":
             found["NCCL_ALGO"] = self.allreduce.capitalize()
         return found
+
+
+def cores_left() -> bool:
+    """Whether this host has a core for each process beside those that compute, as its environment says."""
+    cores, processes = len(os.sched_getaffinity(0)), local_size()
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    threads = int(given) if given.isdecimal() else max(1, cores // processes)
+    return cores >= processes * (threads + 1)

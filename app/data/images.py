@@ -7,16 +7,19 @@ code is bilinear.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from app.data.crop_decoder import Region, open_jpeg
 from app.recipe.errors import CorruptImage
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
@@ -43,7 +46,9 @@ DECODER_ERRORS = (
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-def read_image(path: str, choose_box: Callable[[int, int], Box], size: int) -> NDArray[np.uint8]:
+def read_image(
+    path: str, choose_box: Callable[[int, int], Box], size: int, mirrored: bool = False
+) -> NDArray[np.uint8]:
     """The box that `choose_box(width, height)` gives, resized: uint8 [size, size, 3], RGB.
 
     Grey, palette, CMYK and 16-bit images become RGB, transparency is dropped and EXIF orientation ignored, as
@@ -51,9 +56,9 @@ def read_image(path: str, choose_box: Callable[[int, int], Box], size: int) -> N
     end.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            box = _shrink_in_decoder(image, choose_box(*image.size), size)
-            return np.asarray(_to_rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        image, box = _decode(Path(path).read_bytes(), choose_box, size)
+        resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized)
     except DECODER_ERRORS as error:
         if isinstance(error, UnidentifiedImageError):
             reason = "neither JPEG nor PNG"
@@ -63,15 +68,47 @@ def read_image(path: str, choose_box: Callable[[int, int], Box], size: int) -> N
         raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
 
 
+def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
+    """What the resize will read of the image, in RGB, and the box in its pixels."""
+    jpeg = open_jpeg(data)
+    if jpeg is not None and math.prod(jpeg.size) <= (Image.MAX_IMAGE_PIXELS or math.inf):
+        box = choose_box(*jpeg.size)
+        if not _shrinks(jpeg.size, box, size):
+            left, top, *_ = region = _read_by_resize(jpeg.size, box, size)
+            pixels = jpeg.decode(region)
+            if pixels is not None:
+                return Image.fromarray(pixels), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        box = _shrink_in_decoder(image, choose_box(*image.size), size)
+        image.load()
+        return _to_rgb(image), box
+
+
+def _shrinks(full: tuple[int, int], box: Box, size: int) -> bool:
+    """Whether a JPEG can be decoded at 1/2 or less (in the DCT) with `size` pixels left a side of the box."""
+    return all(side // wanted > 1 for side, wanted in zip(full, _wanted(full, box, size), strict=True))
+
+
+def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
+    """The full image's size at which the box has `size` pixels a side."""
+    return math.ceil(full[0] * size / (box[2] - box[0])), math.ceil(full[1] * size / (box[3] - box[1]))
+
+
+def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
+    """The pixels that the resize of the box reads: its filter reaches half an output pixel beyond, within the image."""
+    beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
+    first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
+    end = [min(full[i], math.ceil(box[i + 2]) + beyond[i]) for i in (0, 1)]
+    return first[0], first[1], end[0], end[1]
+
+
 def _shrink_in_decoder(image: Image.Image, box: Box, size: int) -> Box:
-    """Let a JPEG decode at 1/2, 1/4 or 1/8 (in the DCT) where `box` keeps `size` pixels a side; the box in
-    its pixels."""
-    width, height = image.size
-    wanted = (math.ceil(width * size / (box[2] - box[0])), math.ceil(height * size / (box[3] - box[1])))
-    drafted = image.draft(None, wanted)
+    """Let Pillow decode a JPEG at 1/2, 1/4 or 1/8 where it can; the box in its pixels."""
+    full = image.size
+    drafted = image.draft(None, _wanted(full, box, size))
     if drafted is None:
         return box
-    factor = drafted[1][2] / width
+    factor = drafted[1][2] / full[0]
     return (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor)
 
 

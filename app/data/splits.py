@@ -108,8 +108,7 @@ class FolderSplit(Split):
             def choose_box(width: int, height: int, crop: list[float] = crop) -> Box:
                 return random_crop(width, height, crop)
 
-            pixels = read_image(self.files.path(index), choose_box, self.size)
-            image[:] = pixels[:, ::-1] if flip < 0.5 else pixels
+            image[:] = read_image(self.files.path(index), choose_box, self.size, mirrored=flip < 0.5)
         return images
 
     def _central_crop(self, width: int, height: int) -> Box:

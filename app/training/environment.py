@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd")
+PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd", "nvidia-nvimgcodec-cu12")
 VARIABLES = re.compile(r"_?(HOROVOD|NCCL|OMP|OMPI_MCA|MKL|KMP|CUDA|PYTORCH|TORCH|SLURM|PBS|APP|UCX|FI)_\w+")
 SECRET = re.compile(r"secret|token|passw|credential|auth|api_?key|access_?key|_key$", re.IGNORECASE)
 HIDDEN = "(hidden)"

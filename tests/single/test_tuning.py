@@ -1,10 +1,14 @@
 """Options of the reduction, as Horovod's and NCCL's variables."""
 
+import os
+
 import pytest
 
 from app.cluster.tuning import Tuning
 from app.recipe.config import Config
 from app.recipe.errors import UserError
+
+CORES = len(os.sched_getaffinity(0))
 
 
 def test_variables() -> None:
@@ -19,6 +23,7 @@ def test_variables() -> None:
 
 def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOROVOD_CYCLE_TIME", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", str(CORES))
 
     def cycle(**fields: object) -> float:
         return float(Tuning.of(Config(**fields)).environment(nccl=False)["HOROVOD_CYCLE_TIME"])  # type: ignore[arg-type]
@@ -31,6 +36,25 @@ def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> 
     assert cycle(model="resnet50", data="synthetic", cycle_ms=2.0) == 2.0
     monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun's own option
     assert Tuning.of(Config(model="resnet50", data="synthetic")).environment(nccl=False) == {}
+
+
+@pytest.mark.skipif(CORES < 2, reason="needs 2 cores")
+def test_cycles_are_horovod_s_where_it_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning = Tuning.of(Config(data="synthetic", model="resnet18", image_size=64))
+    for name in ("HOROVOD_CYCLE_TIME", "HOROVOD_LOCAL_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for processes, threads, left in (
+        (CORES, "1", False),
+        (CORES // 2, "1", True),
+        (1, str(CORES - 1), True),
+        (1, str(CORES), False),
+        (1, f"{CORES},1", False),  # a list, as OpenMP has it for nested regions
+    ):
+        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(processes))
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        assert tuning.environment(nccl=False).keys() == (set() if left else {"HOROVOD_CYCLE_TIME"})
+    monkeypatch.delenv("OMP_NUM_THREADS")  # then torch computes on all cores
+    assert "HOROVOD_CYCLE_TIME" in tuning.environment(nccl=False)
 
 
 def test_refusals() -> None:
