@@ -24,8 +24,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # a stopped process keeps its partner waiting
-    "CUDA_VISIBLE_DEVICES": "",
 }
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Work:
     commands: Sequence[Sequence[str]]
     processes: int
     images: int
+    device: str = "cpu"
 
 
 class Group:
@@ -46,6 +47,7 @@ class Group:
         self.server = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.server.settimeout(0.5)
         environment = {**os.environ, **ENVIRONMENT, "METER_PORT": str(self.server.getsockname()[1])}
+        environment |= NO_GPU if work.device == "cpu" else {}
         # A session of its own: a terminal would stop whoever reads it in the background.
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self.said, "stderr": subprocess.STDOUT}
         self.launchers = [

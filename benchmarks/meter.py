@@ -6,6 +6,8 @@ import os
 import socket
 import time
 
+import torch
+
 
 class Meter:
     """`tick()` at the start of each step. It blocks between rounds, and ends the process when the driver is gone."""
@@ -19,6 +21,8 @@ class Meter:
     def tick(self) -> None:
         if self.left == 0:
             if self.since:
+                if torch.cuda.is_initialized():
+                    torch.cuda.synchronize()  # what was asked of the GPU counts when it is done
                 taken = time.perf_counter() - self.since, time.process_time() - self.cpu
                 self.driver.sendall("{} {}\n".format(*taken).encode())
             steps = self.words.readline()

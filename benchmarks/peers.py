@@ -1,8 +1,8 @@
 """Ours beside a peer on the same work, in one paired run: python -m benchmarks.peers --json OUT (or the file's path).
 
 --rows NAME ... chooses rows; those named example-* need --horovod-example, the path of Horovod's
-examples/pytorch/pytorch_imagenet_resnet50.py. Each row runs both sides in turn and writes ours, peer (images/s,
-medians), ratio (median over the rounds), low and high (its quartiles).
+examples/pytorch/pytorch_imagenet_resnet50.py; those named gpu-* need --device cuda. Each row runs both sides in turn
+and writes ours, peer (images/s, medians), ratio (median over the rounds), low and high (its quartiles).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CORES = len(os.sched_getaffinity(0))
 PYTHON = sys.executable
 HOROVODRUN = [str(Path(PYTHON).with_name("horovodrun")), "--gloo", "--network-interfaces", "lo", "-np"]
 SIDE, IMAGES = 64, 32  # of ResNet-18's images; of a worker
+BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side and images of the rows named gpu-*
 
 
 def ours(
@@ -48,6 +49,22 @@ def ours(
     if processes > 1:
         command = [*HOROVODRUN, str(processes), *command]
     return Work([command], processes, images * workers * processes)
+
+
+def on_device(device: str, workers: int = 1) -> Work:
+    """`train` in bf16 and channels_last, one pass a step of so many (ghost) workers; on a CPU small, to try it out."""
+    model, side, images = BIG if device == "cuda" else SMALL
+    command = [PYTHON, "-m", "benchmarks.ours", model, "--device", device, "--precision", "bf16", "--channels-last"]
+    command += ["--per-worker", str(images // workers), "--minibatch", str(images), "--ghost", str(workers)]
+    command += ["--data", "synthetic", "--model", model, "--image-size", str(side), "--resize", str(side)]
+    command += ["--synthetic-images", "1000000", "--screen", "quiet", "--output", tempfile.mkdtemp() + "/run"]
+    return Work([command], 1, images, device)
+
+
+def bare_on(device: str) -> Work:
+    """A bare loop of the same; its batch lies on the device."""
+    model, side, images = BIG if device == "cuda" else SMALL
+    return Work([[PYTHON, "-m", "benchmarks.plain", model, str(side), str(images), device, "half"]], 1, images, device)
 
 
 def alone(processes: int, workers: int) -> Work:
@@ -81,7 +98,7 @@ def stock_pillow(work: Work, folder: str) -> Work:
     )
 
 
-def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str, float]]]]:
+def rows(file: str, rounds: int, device: str) -> dict[str, tuple[float, Callable[[], dict[str, float]]]]:
     """name -> (target, what measures it)."""
 
     def pair(a: Callable[[], Work], b: Callable[[], Work]) -> Callable[[], dict[str, float]]:
@@ -114,21 +131,33 @@ def rows(file: str, rounds: int) -> dict[str, tuple[float, Callable[[], dict[str
         "example-cores": (1.4, pair(lambda: ours(CORES), lambda: example(file, CORES))),
         "example-small-step": (2.5, pair(lambda: ours(2, **small), lambda: example(file, 2, **small))),  # type: ignore[arg-type]
         "example-input": (1.8, decoding),
+        "gpu-bare": (0.97, pair(lambda: on_device(device), lambda: bare_on(device))),
+        "gpu-ghosts": (0.9, pair(lambda: on_device(device, workers=8), lambda: on_device(device))),
         "independent-cores": (0.93, pair(lambda: ours(CORES, workers=4), lambda: alone(CORES, 4))),
     }
 
 
 def main(argv: list[str]) -> int:
-    names = list(rows("", 0))
+    names = list(rows("", 0, ""))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}; default: all")
     parser.add_argument("--horovod-example", metavar="FILE", help="path of pytorch_imagenet_resnet50.py")
     parser.add_argument(
         "--rounds", type=int, default=15, help="pairs of measurements in a row, at least 2 (default: 15)"
     )
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        help="of the rows named gpu-*; on a CPU they are a trial (default: the GPU)",
+    )
     parser.add_argument("--json", metavar="OUT", required=True, help="file to write")
     options = parser.parse_args(argv)
-    chosen = options.rows or [name for name in names if options.horovod_example or not name.startswith("example")]
+    chosen = options.rows or [
+        name
+        for name in names
+        if (options.horovod_example or not name.startswith("example"))
+        and (options.device or not name.startswith("gpu"))
+    ]
     if not options.horovod_example and any(name.startswith("example") for name in chosen):
         parser.error(
             "rows named example-* need --horovod-example FILE, Horovod's examples/pytorch/pytorch_imagenet_resnet50.py"
@@ -138,7 +167,7 @@ def main(argv: list[str]) -> int:
     if options.rounds < 2:
         parser.error(f"--rounds {options.rounds}: give 2 or more")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
-    table = rows(str(Path(options.horovod_example or ".").resolve()), options.rounds)
+    table = rows(str(Path(options.horovod_example or ".").resolve()), options.rounds, options.device or "cuda")
     results = {}
     for name in chosen:
         target, measure = table[name]

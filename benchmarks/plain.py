@@ -1,9 +1,13 @@
-"""A bare PyTorch loop on a batch that is there; under torchrun with DDP over gloo. SGD as ours."""
+"""A bare PyTorch loop on a batch that is there; under torchrun with DDP over gloo. SGD as ours.
+
+python -m benchmarks.plain MODEL SIDE IMAGES [cpu|cuda half]: half is bf16 by autocast and channels_last.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
@@ -14,21 +18,26 @@ from torchvision import models
 from benchmarks.meter import Meter
 
 
-def main(model: str, side: int, images: int) -> None:
+def main(model: str, side: int, images: int, device: str = "cpu", half: str = "") -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network: torch.nn.Module = getattr(models, model)()
+    order = torch.channels_last if half else torch.contiguous_format
+    autocast = torch.autocast(device, torch.bfloat16) if half else nullcontext()
+    network: torch.nn.Module = getattr(models, model)().to(device, memory_format=order)
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
         network = DistributedDataParallel(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    x, labels = torch.randn(images, 3, side, side), torch.randint(0, 1000, (images,))
+    x = torch.randn(images, 3, side, side, device=device).to(memory_format=order)
+    labels = torch.randint(0, 1000, (images,), device=device)
     meter = Meter()
     while True:
         meter.tick()
         optimizer.zero_grad()
-        F.cross_entropy(network(x), labels).backward()
+        with autocast:
+            loss = F.cross_entropy(network(x), labels)
+        loss.backward()
         optimizer.step()
 
 
-main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

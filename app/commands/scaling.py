@@ -26,7 +26,8 @@ DESCRIPTION = """Measure weak scaling as the paper's Figure 7 has it: one worker
 
 Each round runs `benchmark` on each number of processes in turn, so that what else the machine does meets all of them;
 efficiency is against the smallest number, round by round. `plan`'s model stands beside it, from the rate on that
-number and from an allreduce measured on the largest."""
+number and from an allreduce measured on the largest. On this machine each process has its share of the cores when all
+run, whatever their number (OMP_NUM_THREADS says otherwise)."""
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("synthetic", "real")
 
@@ -118,12 +119,21 @@ def benchmark(request: Request, np: int, *options: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "app.cluster.launch", *request.launch, "-np", str(np), "benchmark"]
         command += [*arguments(config), "--steps", str(request.steps), "--json", str(file), *options]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(command, env=dict(os.environ) | {"PYTHONPATH": path}, capture_output=True, text=True)
+        environment = threads(request) | os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             words = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
             raise UserError(f"benchmark on {np} processes ended with exit code {done.returncode}: {words[-1]}")
         found: dict[str, Any] = json.loads(file.read_text())
         return found
+
+
+def threads(request: Request) -> dict[str, str]:
+    """The same number for each process, however many there are; without it one process would take all cores, and two
+    could not be faster. On other hosts the user knows how many fit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return {} if request.launch else {"OMP_NUM_THREADS": str(max(1, cores // request.processes[-1]))}
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:

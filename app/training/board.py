@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -24,6 +25,8 @@ from app.recipe.plan import Position, describe
 from app.training.run import Run
 
 MOST_IMAGES = 64  # of the minibatch shown
+OF_A_STEP = ("loss", "top1_error", "lr")
+OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
 LAYOUT: dict[str, Any] = {
     "paper": {
         "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
@@ -60,12 +63,10 @@ class Board:
         """The last `steps` before a position one by one, and what was measured over them."""
         iteration = self.plan.iteration_at(position)
         for number, step in enumerate(steps, iteration - len(steps) + 1):
-            for name in ("loss", "top1_error", "lr"):
-                self.steps.add_scalar(f"train/{name}", step[name], number)
-        for name in ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm"):
-            self.steps.add_scalar(f"train/{name}", values[name], iteration)
-        for name in ("loss", "top1_error", "lr"):
-            self.images.add_scalar(f"images/train_{name}", values[name], iteration * self.plan.minibatch)
+            add_scalars(self.steps, {f"train/{name}": step[name] for name in OF_A_STEP}, number)
+        add_scalars(self.steps, {f"train/{name}": values[name] for name in OF_STEPS}, iteration)
+        seen = iteration * self.plan.minibatch
+        add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
         """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
@@ -99,6 +100,12 @@ class Board:
 
     def _writers(self) -> Iterable[SummaryWriter]:
         return self.steps, self.images, self.epochs
+
+
+def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:
+    """All of them in one event: each event wakes the thread that writes, in the middle of training."""
+    found = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    writer._get_file_writer().add_summary(Summary(value=found), step)
 
 
 def _leave_full_disks_to_flush() -> None:
