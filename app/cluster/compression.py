@@ -24,13 +24,14 @@ class Compression:
     A channels_last gradient goes out as its [N, H, W, C] view, which is contiguous: no copy. All ranks must hold a
     parameter in the same memory format, as they do when they build the same model. fp16 leaves tensors of one dimension
     as they are: they are few bytes, and BN's statistics and the report are among them. A worker's part of a gradient is
-    1/k of a mean and would fall below what fp16 holds, so it is sent times a power of two near k.
+    1/k of a mean and would fall below what fp16 holds, so it is sent times a power of two near k. mixed: what is sent
+    has more than one dtype.
     """
 
     def __init__(self, codec: str, workers: int = 1) -> None:
         if codec not in CODECS:
             raise UserError(f"compression {codec!r} is unknown: choose {' or '.join(CODECS)}")
-        self._half = codec == "fp16"
+        self._half = self.mixed = codec == "fp16"
         self._scale = 2.0 ** (workers - 1).bit_length()
 
     def compress(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Sent]:

@@ -21,7 +21,7 @@ import torch
 from app.cluster import gloo_over_mpi, this_host
 from app.cluster.compression import Compression
 from app.cluster.environment import launcher, launcher_rank, local_slot, rank_is
-from app.cluster.tuning import Tuning
+from app.cluster.tuning import Tuning, spare_cores
 from app.recipe.errors import UserError
 
 __all__ = [
@@ -56,6 +56,7 @@ class World:
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
+    spare_cores: bool = False  # on every host, one for each process beside those that compute
 
     def describe(self) -> list[str]:
         """Who computes, in lines for people."""
@@ -96,16 +97,18 @@ def current_world(device: torch.device) -> World:
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
+    hosts, spare = zip(*gather_objects((socket.gethostname(), spare_cores())), strict=True)
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
         rank=hvd.rank(),
         size=hvd.size(),
         local_rank=hvd.local_rank(),
         local_size=hvd.local_size(),
-        hosts=tuple(gather_objects(socket.gethostname())),
+        hosts=hosts,
         controller=controller if launched else "none",
         collectives=reduced_by if launched else "none",
         device=device,
+        spare_cores=all(spare),
     )
 
 
@@ -165,12 +168,14 @@ def distribute(
     named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
     passes: int,
     compression: Compression,
+    overlap: bool = True,
 ) -> Any:
     """The optimizer whose step() first sums the gradients over all processes.
 
-    passes: how many backward passes this process makes a step, at least 1; the sum over processes starts layer
-    by layer in the last of them. The sum is not divided: the loss already is, by kn (section 3, Remark 3). Its `waited`
-    are the seconds spent so far in waiting for the sums. Never call broadcast_optimizer_state on it.
+    passes: how many backward passes this process makes a step, at least 1. overlap, the same on every process: the sum
+    over processes starts layer by layer in the last pass, else of all layers at its end. The sum is not divided: the
+    loss already is, by kn (section 3, Remark 3). Its `waited` are the seconds spent so far in waiting for the sums.
+    Never call broadcast_optimizer_state on it.
     """
     distributed = hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
@@ -178,6 +183,7 @@ def distribute(
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
+        groups=None if overlap or compression.mixed else 1,  # Horovod: a group has one dtype
     )
     take_sums = distributed.synchronize
 

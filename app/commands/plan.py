@@ -40,6 +40,7 @@ class Request:
     cluster: Cluster
     rate: tuple[float, int] | None
     jitter: float
+    overlaps: bool
     json: bool
     plot: str
 
@@ -80,6 +81,9 @@ def make_parser() -> Parser:
         metavar="X",
         help=f"deviation of a worker's step time over it (default: {JITTER})",
     )
+    group.add_argument(
+        "--no-overlap", action="store_true", help="gradients are summed by the cores that compute, on CPUs all in use"
+    )
     group.add_argument("--json", action="store_true", help="for programs")
     group.add_argument("--plot", default="", metavar="FILE", help="draw it like Figure 7 (.png, .svg or .pdf)")
     return parser
@@ -97,7 +101,7 @@ def parse(argv: Sequence[str]) -> Request:
     """The request of a command line. Raises UserError."""
     given = vars(make_parser().parse(argv))
     names = ("images", "gpus", "gpus_per_host", "images_per_second", "benchmark", "network", "latency",
-             "local_network", "local_latency", "allreduce", "jitter", "json", "plot")  # fmt: skip
+             "local_network", "local_latency", "allreduce", "jitter", "no_overlap", "json", "plot")  # fmt: skip
     own = argparse.Namespace(**{name: given.pop(name) for name in names})
     if own.images < 0 or own.images_per_second < 0 or own.gpus_per_host < 1 or not 0 <= own.jitter < 0.5:
         raise UserError("give --images and --images-per-second above 0, --gpus-per-host from 1, --jitter from 0 to 0.5")
@@ -112,7 +116,8 @@ def parse(argv: Sequence[str]) -> Request:
         own.gpus_per_host, Link(own.network, own.latency), Link(own.local_network, own.local_latency), own.allreduce
     )
     config = resolve(given, needs_data=False)
-    return Request(config, own.images, own.gpus or (), cluster, rate, own.jitter, own.json, own.plot)
+    overlaps = not own.no_overlap
+    return Request(config, own.images, own.gpus or (), cluster, rate, own.jitter, overlaps, own.json, own.plot)
 
 
 def read_rate(path: Path) -> tuple[float, int]:
@@ -164,6 +169,6 @@ def time_rows(request: Request, plan: Plan, network: NetworkSize) -> list[Row]:
             f" give at most {most} GPUs"
         )
     size = (network.parameters + network.statistics) * number_bytes(request.config)
-    work = Work(plan.per_worker, rate, measured_on, size, request.jitter)
+    work = Work(plan.per_worker, rate, measured_on, size, request.jitter, request.overlaps)
     gpus = request.gpus or tuple(g for g in DEFAULT_GPUS if g <= most)
     return [forecast(work, request.cluster, g, plan.images, plan.epochs, plan.workers) for g in gpus]

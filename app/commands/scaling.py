@@ -87,9 +87,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError."""
     request = parse(argv)
     measured: dict[int, dict[str, list[float]]] = {np: {kind: [] for kind in KINDS} for np in request.processes}
+    overlaps = {}
     for number in range(request.rounds):
         for np in request.processes:
             found = benchmark(request, np)
+            overlaps[np] = found["overlaps"]
             for kind in KINDS:
                 measured[np][kind].append(found[kind]["images_per_second"])
             rates = ", ".join(f"{found[kind]['images_per_second']:.1f} images/s {kind}" for kind in KINDS)
@@ -106,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
         "network": None
         if cluster is None
         else {"bandwidth": cluster.local.bytes_per_second, "latency": cluster.local.latency},
-        "rows": rows_of(measured, request.config.per_worker, size, cluster),
+        "rows": rows_of(measured, request.config.per_worker, size, cluster, overlaps),
     }
     write(results, request.output)
 

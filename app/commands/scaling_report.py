@@ -15,17 +15,23 @@ CONFIDENCE = 0.95
 
 
 def rows_of(
-    measured: dict[int, dict[str, list[float]]], per_worker: int, gradient_bytes: float, cluster: Cluster | None
+    measured: dict[int, dict[str, list[float]]],
+    per_worker: int,
+    gradient_bytes: float,
+    cluster: Cluster | None,
+    overlaps: dict[int, bool],
 ) -> list[dict[str, Any]]:
-    """A row for each number of processes. measured: images/s, round by round, by number and kind of data."""
+    """A row for each number of processes. measured: images/s, round by round, by number and kind of data; overlaps: by
+    number, whether cores are left to sum the gradients while others compute."""
     first = min(measured)
     rows = []
     for np, kinds in measured.items():
-        row: dict[str, Any] = {"np": np, "minibatch": np * per_worker}
+        row: dict[str, Any] = {"np": np, "minibatch": np * per_worker, "overlaps": overlaps[np]}
         for kind, rates in kinds.items():
             base = measured[first][kind]
             ratios = [rate * first / (np * other) for rate, other in zip(rates, base, strict=True)]
-            model = predicted(statistics.median(base) / first, first, np, per_worker, gradient_bytes, cluster)
+            work = Work(per_worker, statistics.median(base) / first, first, gradient_bytes, overlaps=overlaps[np])
+            model = predicted(work, np, cluster)
             row[kind] = {
                 "images_per_second": statistics.median(rates),
                 "rounds": rates,
@@ -49,11 +55,9 @@ def interval(values: Sequence[float]) -> list[float] | None:
     return [mean - float(half), mean + float(half)]
 
 
-def predicted(rate: float, first: int, np: int, n: int, gradient_bytes: float, cluster: Cluster | None) -> float:
-    """images/s of `np` processes by the model of `plan`, from a process's rate among `first`."""
-    if cluster is None:
-        return np * rate
-    return np * n / step_time(Work(n, rate, first, gradient_bytes), cluster, np).seconds
+def predicted(work: Work, np: int, cluster: Cluster | None) -> float:
+    """images/s of `np` processes by the model of `plan`."""
+    return np * (work.images / step_time(work, cluster, np).seconds if cluster else work.images_per_second)
 
 
 def table(results: dict[str, Any]) -> str:

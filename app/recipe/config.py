@@ -90,6 +90,9 @@ class Config:
     cycle_ms: float = option(
         -1.0, "speed", "milliseconds between Horovod's cycles; -1: by the network on CPUs", free=True
     )
+    overlap: str = option(
+        "auto", "speed", "gradients summed during the backward pass", choices=("auto", "on", "off"), free=True
+    )
     allreduce: str = option("auto", "speed", "NCCL's algorithm", choices=("auto", "ring", "tree"), free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
     loader_processes: int = option(-1, "run", "per process, for decoding; -1: by a measurement", free=True)

@@ -24,13 +24,18 @@ BACKWARD = paper.BACKWARD_SECONDS * _PAPER_STEPS / (paper.HOURS_ON_8_GPUS * 3600
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker does in a step: n images, at a rate measured on `measured_on` GPUs; bytes that it contributes."""
+    """What a worker does in a step: n images, at a rate measured on `measured_on` GPUs; bytes that it contributes.
+
+    overlaps: whether gradients are summed while the backward pass goes on. They are not where the cores that compute
+    have to do it: processes on CPUs that fill them.
+    """
 
     images: int
     images_per_second: float
     measured_on: int
     gradient_bytes: float
     jitter: float = JITTER
+    overlaps: bool = True
 
     @property
     def seconds(self) -> float:
@@ -58,6 +63,8 @@ def step_time(work: Work, cluster: Cluster, gpus: int, workers_per_gpu: int = 1)
     def exposed(count: int) -> float:
         if count == 1:
             return 0.0
+        if not work.overlaps:
+            return cluster.allreduce_seconds(work.gradient_bytes, count)
         return exposed_seconds(
             work.gradient_bytes, BACKWARD * work.seconds, lambda size: cluster.allreduce_seconds(size, count)
         )

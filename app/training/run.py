@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from app.cluster.compression import Compression
+from app.cluster.tuning import Tuning
 from app.cluster.world import World, distribute, sum_with_gradient
 from app.data.sources import Source
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
@@ -48,6 +49,7 @@ def make_state(run: Run, world: World) -> State:
         [*network.named_parameters(), ("carried", carried.parameter)],
         passes=passes(config, run.plan, run.source, world),
         compression=Compression(config.compression, run.plan.workers),
+        overlap=Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores),
     )
     if config.compile:
         network.compile(dynamic=False)

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CASES: dict[str, dict[str, Any]] = {
     "fp64": {"precision": "fp64", "ghost": "off"},
+    "layer by layer": {"precision": "fp64", "ghost": "off", "overlap": "on"},
     "fp32": {"ghost": "off"},
     "ghosts": {"precision": "fp64", "ghost": "auto"},
     "ghosts of 2, channels_last": {"precision": "fp64", "ghost": "2", "channels_last": True},
@@ -25,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 TOLERANCE = {
     "fp64": 1e-12,
+    "layer by layer": 1e-12,
     "ghosts": 1e-12,
     "ghosts of 2, channels_last": 1e-12,
     "fp32": 2e-6,

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = [
     "--data", "synthetic", "--image-size", "64", "--synthetic-images", "256", "--synthetic-classes", "10",
     "--model", "resnet18", "--minibatch", "32", "--per-worker", "16", "--epochs", "1", "--cycle-ms", "1",
-    "--device", "cpu",
+    "--overlap", "on", "--device", "cpu",
 ]  # fmt: skip
 
 

@@ -106,9 +106,10 @@ def test_straggler_of_several_workers() -> None:
         ("--local-network", "1Gbit"),
         ("--local-latency", "2ms"),
         ("--allreduce", "ring"),
+        ("--no-overlap",),
     ],
 )
-def test_slower(capsys: pytest.CaptureFixture[str], options: tuple[str, str], tmp_path: Path) -> None:
+def test_slower(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], tmp_path: Path) -> None:
     """Each makes a step on 256 longer than the paper's cluster does, at a rate measured on one GPU."""
     file = tmp_path / "one.json"
     file.write_text(json.dumps({"images_per_second": 150, "processes": 1}))

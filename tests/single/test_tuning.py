@@ -1,6 +1,7 @@
 """Options of the reduction, as Horovod's and NCCL's variables."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_cycles_are_horovod_s_where_it_has_cores_of_its_own(monkeypatch: pytest.
         assert tuning.environment(nccl=False).keys() == (set() if left else {"HOROVOD_CYCLE_TIME"})
     monkeypatch.delenv("OMP_NUM_THREADS")  # then torch computes on all cores
     assert "HOROVOD_CYCLE_TIME" in tuning.environment(nccl=False)
+
+
+def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use() -> None:
+    large, small = Config(data="synthetic", model="resnet18", image_size=64), Config(data="digits")
+    for config, cuda, spare, early in (
+        (large, False, True, True),
+        (large, False, False, False),
+        (small, False, True, False),
+        (large, True, False, True),
+        (small, True, False, True),
+        (replace(large, overlap="off"), True, True, False),
+        (replace(small, overlap="on"), False, False, True),
+    ):
+        assert Tuning.of(config).overlaps(cuda, spare) is early
 
 
 def test_refusals() -> None:
