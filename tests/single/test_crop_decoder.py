@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, central_crop, random_crop, read_image
 from app.recipe.errors import CorruptImage
 
+ROOT = Path(__file__).parents[2]
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 PICTURE = NOISE.resize((501, 387), Image.Resampling.BICUBIC)
 
@@ -99,3 +103,24 @@ def test_a_file_cut_off_below_the_crop_is_named(tmp_path: Path) -> None:
     path.write_bytes(jpeg()[: len(jpeg()) * 9 // 10])
     with pytest.raises(CorruptImage, match=r"cut\.jpg"):
         read_image(str(path), lambda w, h: (0, 0, 200, 50), 32)
+
+
+def test_without_nvimagecodec_pillow_decodes_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg())
+    hidden = tmp_path / "nvidia"  # in front of the installed one
+    hidden.mkdir()
+    (hidden / "__init__.py").touch()
+    program = (
+        "import sys; from app.data.images import read_image; from app.data.crop_decoder import open_jpeg; "
+        "print(open_jpeg(open(sys.argv[1], 'rb').read())); "
+        "sys.stdout.buffer.write(read_image(sys.argv[1], lambda w, h: (5, 7, 405, 307), 200).tobytes())"
+    )
+    outputs = []
+    for folders in ([], [str(tmp_path)]):
+        environ = os.environ | {"PYTHONPATH": os.pathsep.join([*folders, str(ROOT)])}
+        command = [sys.executable, "-c", program, path]
+        outputs.append(subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, check=True))
+    with_it, without = (done.stdout.partition(b"\n") for done in outputs)
+    assert with_it[0] != b"None" and without[0] == b"None" and not outputs[1].stderr
+    assert np.abs(np.frombuffer(with_it[2], np.uint8).astype(int) - np.frombuffer(without[2], np.uint8)).max() <= 1
