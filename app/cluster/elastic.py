@@ -6,7 +6,6 @@ back what was last committed, and calls the session again with the processes tha
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ import horovod.torch as hvd
 from horovod.common.elastic import State, run_fn
 from horovod.common.exceptions import HorovodInternalError
 
+from app.cluster.environment import is_elastic
 from app.recipe.errors import LOST, Lost
 
 Commit = Callable[[], None]
@@ -34,11 +34,6 @@ class _Committed(State):
 
 def _broadcast(obj: Any) -> Any:
     return hvd.broadcast_object(obj, 0, name="host_updates")
-
-
-def is_elastic() -> bool:
-    """Whether horovodrun started this process for an elastic run."""
-    return os.environ.get("HOROVOD_ELASTIC") == "1"
 
 
 def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], restore: Callable[[], None]) -> None:

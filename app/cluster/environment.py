@@ -40,11 +40,15 @@ def local_size() -> int:
     return _first("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") or 1
 
 
+def is_elastic() -> bool:
+    """Whether horovodrun started this process for an elastic run."""
+    return os.environ.get("HOROVOD_ELASTIC") == "1"
+
+
 def local_slot() -> int | None:
     """Which slot of this machine an elastic run has put this process on (see discover.py); None in a static run."""
     name = os.environ.get("HOROVOD_HOSTNAME", "")
-    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
-    return int(name.rpartition(".")[2]) - 1 if elastic and name.startswith("127.0.0.") else None
+    return int(name.rpartition(".")[2]) - 1 if is_elastic() and name.startswith("127.0.0.") else None
 
 
 def terminal_columns() -> int | None:

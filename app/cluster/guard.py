@@ -25,10 +25,11 @@ _POLL = 0.2
 _process: subprocess.Popen[bytes] | None = None
 
 
-def start(timeout: float) -> None:
-    """Guards this process from now on; it is ended when it tells nothing for `timeout` seconds, 0: never."""
+def start(limit: float, timeout: float) -> None:
+    """Guards this process from now on; it is ended when it tells nothing for `limit` seconds, 0: never. timeout: what
+    --stall-timeout said."""
     global _process
-    command = [sys.executable, "-m", "app.cluster.guard", str(os.getpid()), str(timeout)]
+    command = [sys.executable, "-m", "app.cluster.guard", str(os.getpid()), str(limit), str(timeout)]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     _process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, start_new_session=True)
     assert _process.stdin
@@ -54,7 +55,7 @@ def dismiss() -> None:
     _process = None
 
 
-def watch(pid: int, timeout: float) -> None:
+def watch(pid: int, limit: float, timeout: float) -> None:
     """The guard's life. Silence is counted in its own time: a whole host that was suspended is no stall."""
     silent, rest, where, stack = 0.0, b"", "the start", ""
     while True:
@@ -75,7 +76,7 @@ def watch(pid: int, timeout: float) -> None:
         if os.getppid() != pid:  # the pipe alone may outlive the rank, in a child of it
             break
         silent += _POLL
-        if timeout and silent > timeout + MARGIN:
+        if limit and silent > limit + MARGIN:
             cause = f"it answers no more (stopped, or stuck in foreign code) since {silent:.0f} s"
             failure.report(FAILED, f"{cause} (--stall-timeout {timeout:g}), last seen {where}", stack)
             with contextlib.suppress(ProcessLookupError):
@@ -87,4 +88,4 @@ def watch(pid: int, timeout: float) -> None:
 if __name__ == "__main__":
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(each, signal.SIG_IGN)
-    watch(int(sys.argv[1]), float(sys.argv[2]))
+    watch(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
-from app.cluster.environment import local_size
+from app.cluster.environment import is_elastic, local_size
 from app.recipe.config import Config
 from app.recipe.errors import UserError
 from app.recipe.network_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
@@ -45,10 +45,13 @@ class Tuning:
     def overlaps(self, cuda: bool, spare_cores: bool) -> bool:
         """Whether gradients are summed during the backward pass. "auto": on GPUs, and where CPUs have spare cores and a
         network large enough to gain. On cores in use the sums would only interrupt the pass, and be interrupted.
+
+        In elastic runs too: what waits for the end of the pass is a group of Horovod's, and of a group that a dead
+        process leaves unfinished, it keeps the number.
         """
         if self.overlap != "auto":
             return self.overlap == "on"
-        return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
+        return cuda or is_elastic() or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:
         """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose.

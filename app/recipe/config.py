@@ -79,7 +79,7 @@ class Config:
     )
     keep: int = option(2, "run", "checkpoints kept", free=True)
     commit_every: int = option(10, "run", "steps between the copies that an elastic run goes back to", free=True)
-    stall_timeout: float = option(300.0, "run", "seconds without a step after which the run ends; 0: never", free=True)
+    stall_timeout: float = option(300.0, "run", "seconds without a step till the run is over; 0: never", free=True)
     device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
     ghost: str = option(

@@ -14,6 +14,7 @@ import torch
 
 from app.cluster import elastic
 from app.cluster.agreement import on_root, together
+from app.cluster.environment import is_elastic
 from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
 from app.data.loader import check_shared_memory
 from app.data.sources import Source, open_source
@@ -145,7 +146,7 @@ class Job:
 
     def save(self) -> None:
         """Keeps what an elastic run goes back to."""
-        if elastic.is_elastic() and self.state is not None and self.run_ is not None:
+        if is_elastic() and self.state is not None and self.run_ is not None:
             self.committed = checkpoint.snapshot(self.state, self.run_)
 
     def restore(self) -> None:

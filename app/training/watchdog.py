@@ -24,22 +24,25 @@ _PHASES = (  # innermost call in one of these files -> what the process was doin
     ("/app/training/loop.py", "computing"),
 )
 GRACE = 5.0  # seconds more for those that only wait, so that the one they wait for speaks first
+ENDING = 10.0  # seconds that the end of a run may take, GRACE among them: a time-out of minutes counts them in
 _TICK = 1.0  # seconds between two words to the guard
 
 
 class Watchdog:
-    """Ends this process with its place and stack when `beat` was not called for `timeout` seconds; 0 never does.
+    """Ends this process with its place and stack when `beat` was not called for `timeout` seconds; 0 never does. From a
+    minute on it does so earlier by what the end takes, so that the whole run is over then.
 
     Made by the main thread, before anything that may hang.
     """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+        self.limit = timeout - ENDING if timeout >= 6 * ENDING else timeout
         self.place = "the start"
         self.main = threading.get_ident()
         self.silent = 0.0
         self.stopped = threading.Event()
-        guard.start(timeout)
+        guard.start(self.limit, timeout)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, place: str = "") -> None:
@@ -66,7 +69,7 @@ class Watchdog:
             guard.tell(self.where(frames), stack)
             self.silent += tick
             grace = GRACE if phase(frames) == WAITING else 0.0
-            if self.timeout and self.silent >= self.timeout + grace:
+            if self.timeout and self.silent >= self.limit + grace:
                 what = f"no step for {self.silent:.0f} s (--stall-timeout {self.timeout:g})"
                 failure.leave_stalled(f"{what}: {self.where(frames)}", stack)
 

@@ -51,7 +51,7 @@ def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
 
 def test_rows_are_the_issues() -> None:
     names = "loader bare-1 ddp-2 ddp-cores example-2 example-cores example-small-step example-input independent-cores"
-    assert list(peers.rows("", 2)) == names.split()
+    assert [name for name in peers.rows("", 2, "cpu") if not name.startswith("gpu-")] == names.split()
 
 
 @pytest.mark.parametrize(
