@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from app.recipe.errors import FAILED
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
 _TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own words about the exit
+_DAEMON_TIME = 3.0  # seconds that Open MPI's daemon has to pass on what ranks said, and end
 before_leaving: Callable[[], object] = int  # set by guard.start: a rank that speaks for itself needs no guard
 
 
@@ -84,6 +86,10 @@ def _end_daemon() -> None:
     with contextlib.suppress(OSError):
         if Path(f"/proc/{parent}/comm").read_text().strip() in ("orted", "prted"):
             os.kill(parent, signal.SIGTERM)
+            # Where the link is cut it may wait for mpirun all the same.
+            end = ["sh", "-c", f"sleep {_DAEMON_TIME:g}; kill -9 {parent}"]
+            null = subprocess.DEVNULL
+            subprocess.Popen(end, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def leave_silently(code: int) -> NoReturn:

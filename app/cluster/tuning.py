@@ -46,12 +46,12 @@ class Tuning:
         """Whether gradients are summed during the backward pass. "auto": on GPUs, and where CPUs have spare cores and a
         network large enough to gain. On cores in use the sums would only interrupt the pass, and be interrupted.
 
-        In elastic runs too: what waits for the end of the pass is a group of Horovod's, and of a group that a dead
-        process leaves unfinished, it keeps the number.
+        Always in elastic runs: what waits for the end of the pass is a group of Horovod's, which makes its groups by a
+        collective as it wraps the optimizer, and a process that stays wraps no new one.
         """
-        if self.overlap != "auto":
-            return self.overlap == "on"
-        return cuda or is_elastic() or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
+        if is_elastic() or self.overlap != "auto":
+            return is_elastic() or self.overlap == "on"
+        return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:
         """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose.

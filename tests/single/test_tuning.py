@@ -58,7 +58,7 @@ def test_cycles_are_horovod_s_where_it_has_cores_of_its_own(monkeypatch: pytest.
     assert "HOROVOD_CYCLE_TIME" in tuning.environment(nccl=False)
 
 
-def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use() -> None:
+def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small = Config(data="synthetic", model="resnet18", image_size=64), Config(data="digits")
     for config, cuda, spare, early in (
         (large, False, True, True),
@@ -70,6 +70,8 @@ def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use() -> None:
         (replace(small, overlap="on"), False, False, True),
     ):
         assert Tuning.of(config).overlaps(cuda, spare) is early
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # to group the layers takes a collective of processes that all start
+    assert Tuning.of(replace(small, overlap="off")).overlaps(False, False)
 
 
 def test_refusals() -> None:
