@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from app.cluster.environment import launcher_rank
-from app.recipe.errors import DONE, EXIT_CODES, FAILED, UserError
+from app.recipe.errors import DONE, EXIT_CODES, FAILED, Lost, UserError
 
 # name -> what it does; the code is in app/commands/NAME.py
 COMMANDS = {
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
 
         if error.everywhere and launcher_rank() != 0:
             leave_silently(error.exit_code)
-        leave(error.exit_code, str(error))
+        leave(error.exit_code, str(error), lost=isinstance(error, Lost))
     except Exception as error:
         from app.cluster.failure import leave
 

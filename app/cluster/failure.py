@@ -25,7 +25,7 @@ from app.recipe.errors import FAILED
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
 _TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own words about the exit
-_DAEMON_TIME = 3.0  # seconds that Open MPI's daemon has to pass on what ranks said, and end
+_DAEMON_TIME = 4.0  # seconds that Open MPI's daemon has to pass on what ranks said, and end
 before_leaving: Callable[[], object] = int  # set by guard.start: a rank that speaks for itself needs no guard
 
 
@@ -53,15 +53,16 @@ def parse_trace(line: str) -> str | None:
     return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
 
 
-def leave(code: int, message: str, traceback: str = "", *, daemon: bool = False) -> NoReturn:
-    """Ends this process at once with `code`, saying why; runs no exit handlers. daemon: Open MPI's of this host too."""
+def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False, lost: bool = False) -> NoReturn:
+    """Ends this process at once with `code`, saying why; runs no exit handlers. stalled, lost: what others are out of
+    reach for; Open MPI's daemon of this host, which may wait 15 minutes for its mpirun, is ended then too."""
     before_leaving()
     sys.stdout.flush()
     report(code, message, traceback)
     if environment.launcher() != "none":
         time.sleep(_TRAVEL_TIME)
-    if daemon:
-        _end_daemon()
+    if stalled or lost:
+        _end_daemon(at_once=stalled)
     os._exit(code)
 
 
@@ -77,19 +78,21 @@ def report(code: int, message: str, traceback: str = "") -> None:
 
 
 def leave_stalled(message: str, traceback: str) -> NoReturn:
-    """leave() where others are out of reach; with Open MPI's daemon, which would wait 15 minutes for mpirun."""
-    leave(FAILED, message, traceback, daemon=True)
+    """leave() of a rank that made no step for too long."""
+    leave(FAILED, message, traceback, stalled=True)
 
 
-def _end_daemon() -> None:
+def _end_daemon(at_once: bool) -> None:
+    """By SIGTERM at once where asked, and for good when mpirun, were it in reach, would have ended it long ago."""
     parent = os.getppid()
     with contextlib.suppress(OSError):
-        if Path(f"/proc/{parent}/comm").read_text().strip() in ("orted", "prted"):
+        if Path(f"/proc/{parent}/comm").read_text().strip() not in ("orted", "prted"):
+            return
+        if at_once:
             os.kill(parent, signal.SIGTERM)
-            # Where the link is cut it may wait for mpirun all the same.
-            end = ["sh", "-c", f"sleep {_DAEMON_TIME:g}; kill -9 {parent}"]
-            null = subprocess.DEVNULL
-            subprocess.Popen(end, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        end = ["sh", "-c", f"sleep {_DAEMON_TIME:g}; kill -9 {parent}"]
+        null = subprocess.DEVNULL
+        subprocess.Popen(end, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def leave_silently(code: int) -> NoReturn:

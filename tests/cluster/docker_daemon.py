@@ -21,7 +21,7 @@ _BASE = "debian:bookworm-slim"
 _PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the daemon's own client first
 
 # Nobody may ever find these in an image, though they lie in the folder that it is built from.
-PLANTED = "THE-SECRET-OF-THE-FOLDER"
+PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])  # not as it stands there, as this file is in the image
 PLANTS = ["id_ed25519", ".env", ".netrc", "runs/log.jsonl", ".ssh/id_rsa", "docs/notes", "app/.git-credentials.pem"]
 
 # How this machine itself reaches the package indices.
