@@ -132,7 +132,7 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
     assert seconds < 20
     start = time.monotonic()
     assert run("horovodrun", "gloo", "deaf") == (3, "", f"error: rank 1 on {HOST}: no image\n")
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 60  # 25 of horovodrun.GRACE, and the start of the job on a busy machine
 
 
 def test_more_processes_than_cores() -> None:
