@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.cluster import environment
-from app.recipe.errors import FAILED
 
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
@@ -75,11 +74,6 @@ def report(code: int, message: str, traceback: str = "") -> None:
         text = "".join(f"{_TRACE}{line}\n" for line in traceback.splitlines()) + f"{failure}\n"
     sys.stderr.write(text)
     sys.stderr.flush()
-
-
-def leave_stalled(message: str, traceback: str) -> NoReturn:
-    """leave() of a rank that made no step for too long."""
-    leave(FAILED, message, traceback, stalled=True)
 
 
 def _end_daemon(at_once: bool) -> None:

@@ -49,8 +49,10 @@ class Tuning:
         Always in elastic runs: what waits for the end of the pass is a group of Horovod's, which makes its groups by a
         collective as it wraps the optimizer, and a process that stays wraps no new one.
         """
-        if is_elastic() or self.overlap != "auto":
-            return is_elastic() or self.overlap == "on"
+        if is_elastic():
+            return True
+        if self.overlap != "auto":
+            return self.overlap == "on"
         return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:

@@ -61,17 +61,16 @@ def main(argv: Sequence[str]) -> None:
 def measure(config: Config, options: Namespace, world: Any) -> dict[str, Any]:
     """What the options ask for, the same on every process."""
     from app.cluster.agreement import together
-    from app.cluster.tuning import Tuning
     from app.data.loader import Loader, default_loader_processes
     from app.recipe.plan import check_processes, make_plan
     from app.training import measure
     from app.training.loader_size import loader_processes
-    from app.training.run import Run, make_state
+    from app.training.run import Run, make_state, overlaps
     from app.training.session import open_data
     from app.training.verdict import verdict
 
     found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
-    found["overlaps"] = Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores)
+    found["overlaps"] = overlaps(config, world)
     if options.collectives:
         return found | {"collectives": measure.measure_collectives(world, min(options.steps, 10))}
     source = together(lambda: open_data(config))

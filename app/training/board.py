@@ -71,12 +71,19 @@ class Board:
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
         """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
-        for name in ("loss", "top1_error", "top5_error"):
-            self.steps.add_scalar(f"validation/{name}", values[name], iteration)
-            self.images.add_scalar(f"images/validation_{name}", values[name], iteration * self.plan.minibatch)
-        self.epochs.add_scalar("epochs/train_error", 100 * values["train_top1_error"], epochs)
-        self.epochs.add_scalar("epochs/validation_error", 100 * values["top1_error"], epochs)
-        self.epochs.add_scalar("epochs/lr", values["lr"], epochs)
+        found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
+        add_scalars(self.steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
+        seen = iteration * self.plan.minibatch
+        add_scalars(self.images, {f"images/validation_{name}": value for name, value in found.items()}, seen)
+        add_scalars(
+            self.epochs,
+            {
+                "epochs/train_error": 100 * values["train_top1_error"],
+                "epochs/validation_error": 100 * values["top1_error"],
+                "epochs/lr": values["lr"],
+            },
+            epochs,
+        )
         self.confusion = confusion
         for writer in self._writers():
             writer.flush()
@@ -91,8 +98,7 @@ class Board:
         metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
         for summary in hparams(hyperparameters(self.run.config), metrics):
             self.steps._get_file_writer().add_summary(summary)  # add_hparams would open a folder of its own
-        for name, value in metrics.items():
-            self.steps.add_scalar(name, value, self.plan.iterations)
+        add_scalars(self.steps, metrics, self.plan.iterations)
 
     def close(self) -> None:
         for writer in self._writers():

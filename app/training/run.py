@@ -49,11 +49,16 @@ def make_state(run: Run, world: World) -> State:
         [*network.named_parameters(), ("carried", carried.parameter)],
         passes=passes(config, run.plan, run.source, world),
         compression=Compression(config.compression, run.plan.workers),
-        overlap=Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores),
+        overlap=overlaps(config, world),
     )
     if config.compile:
         network.compile(dynamic=False)
     return State(network, carried, optimizer, LossScale(world.device) if config.precision == "fp16" else None)
+
+
+def overlaps(config: Config, world: World) -> bool:
+    """Whether gradients are summed while the backward pass goes on; the same on every process."""
+    return Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores)
 
 
 def dtype(config: Config) -> torch.dtype:

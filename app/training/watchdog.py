@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Self
 
 from app.cluster import failure, guard
+from app.recipe.errors import FAILED
 
 WAITING = "waiting for the other processes"
 _PHASES = (  # innermost call in one of these files -> what the process was doing
@@ -71,7 +72,7 @@ class Watchdog:
             grace = GRACE if phase(frames) == WAITING else 0.0
             if self.timeout and self.silent >= self.limit + grace:
                 what = f"no step for {self.silent:.0f} s (--stall-timeout {self.timeout:g})"
-                failure.leave_stalled(f"{what}: {self.where(frames)}", stack)
+                failure.leave(FAILED, f"{what}: {self.where(frames)}", stack, stalled=True)
 
 
 def outwards(frame: FrameType | None) -> Iterator[FrameType]:

@@ -46,6 +46,8 @@ def test_nothing_secret_is_in_the_layers_and_the_history(daemon: Daemon) -> None
     assert "trainer/run.sh" in names
     assert not found
     assert not [name for name in names if name.startswith(("trainer/.git", "trainer/runs/"))]
+    docs = re.compile(r"trainer/docs/(([\w-]+\.md|images|results)(/.*)?)?")
+    assert not [name for name in names if name.startswith("trainer/docs/") and not docs.fullmatch(name)]
 
 
 def files_of_layers(daemon: Daemon) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
