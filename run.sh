@@ -10,7 +10,7 @@ python=$root/.venv/bin/python
 
 if [ "$1" = setup ]; then exec "$root/app/setup/setup.sh" "${@:2}"; fi
 "$root/app/setup/setup.sh" --if-needed
-[ "$1" = test ] || exec "$python" -m app.cluster.launch "$@"
+[ "$1" = test ] || exec "$python" -m app.start "$@"
 
 cd "$root"
 if [ "${2:-}" = --cluster ]; then exec "$python" -m pytest tests "${@:3}"; fi

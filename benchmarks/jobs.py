@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1] / "tests" / "parallel"
 ROOT = HERE.parents[1]
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-APP = [sys.executable, "-m", "app.cluster.launch"]
+APP = [sys.executable, "-m", "app.start"]
 FAULTY = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "fault_rank.py")]
 
 

@@ -215,13 +215,14 @@ def run_alone(folder: Path) -> None:
 
 def time_of_saving(folder: Path) -> dict[str, float]:
     """Seconds for ResNet-50's state on this machine's CPU: its copy in memory, the step's wait, the whole writing."""
-    from app.cluster import world
     from app.data.sources import open_source
     from app.recipe.config import Config
     from app.recipe.plan import make_plan
+    from app.runs.run import Run
     from app.training.checkpoint import snapshot
     from app.training.checkpoint_files import Writer
-    from app.training.run import Run, make_state
+    from app.training.run import make_state
+    from app.world import world
 
     here = world.start(device="cpu")
     config = Config(recipe="paper-256", data="synthetic", model="resnet50", image_size=224)

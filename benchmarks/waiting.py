@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from app.__main__ import end
-from app.cluster import world
-from app.cluster.compression import Compression
+from app.base.failure import end
+from app.world import world
+from app.world.compression import Compression
 from benchmarks.groups import summary
 
 LAYERS, WIDTH, IMAGES, STEPS = 8, 256, 64, 30

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from app.base.errors import UserError
 from app.data.sizes import data_size
-from app.recipe.audit import Finding, audit, in_short
+from app.recipe.audit import AuditFinding, audit, in_short
 from app.recipe.config import Config, read_config
-from app.recipe.errors import UserError
 from app.recipe.options import Parser, resolve, run_parser
 
 EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"
@@ -58,7 +58,7 @@ def images_of(run: str) -> int:
         raise UserError(f"cannot read {path}: {error}; give the folder of a run") from None
 
 
-def as_text(findings: list[Finding]) -> list[str]:
+def as_text(findings: list[AuditFinding]) -> list[str]:
     """A line for each finding, then the sum."""
     lines = [f"{f.status:8}  {f.section:>3}  {f.name:22}  {f.paper}: {f.here}" for f in findings]
     return [f"{'':8}  sec", *lines, in_short(findings)[0]]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.recipe.options import Parser, resolve, run_parser
 
 EXAMPLE = "./run.sh -np 2 benchmark --data /imagenet --model resnet50"
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command on this process. Raises UserError."""
     config, options = parse(argv)
 
-    from app.cluster import world as cluster
-    from app.cluster.tuning import Tuning
+    from app.world import world as cluster
+    from app.world.tuning import Tuning
 
     tuning = Tuning.of(config)
     world = cluster.current_world(cluster.join(config.collectives, config.device, tuning))
@@ -60,14 +60,15 @@ def main(argv: Sequence[str]) -> None:
 
 def measure(config: Config, options: Namespace, world: Any) -> dict[str, Any]:
     """What the options ask for, the same on every process."""
-    from app.cluster.agreement import together
+    from app.bench import measure
+    from app.bench.verdict import verdict
     from app.data.loader import Loader, default_loader_processes
     from app.recipe.plan import check_processes, make_plan
-    from app.training import measure
+    from app.runs.run import Run
     from app.training.loader_size import loader_processes
-    from app.training.run import Run, make_state, overlaps
+    from app.training.run import make_state, overlaps
     from app.training.session import open_data
-    from app.training.verdict import verdict
+    from app.world.agreement import together
 
     found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
     found["overlaps"] = overlaps(config, world)

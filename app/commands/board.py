@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.recipe.options import Parser
 
 

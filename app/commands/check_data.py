@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from app.recipe.errors import NotTrainable, UserError
+from app.base.errors import NotTrainable, UserError
 from app.recipe.options import Parser
 
 DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and say what is wrong with it.
@@ -39,11 +39,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError, NotTrainable after the report."""
     values = parse(argv)
 
-    from app.data.findings import describe, to_json
     from app.data.index import read_index
-    from app.data.inspection import inspect
-    from app.data.parallel import cores, stoppable
     from app.data.skip_list import write_skip_list
+    from app.prepare.findings import describe, to_json
+    from app.prepare.inspection import inspect
+    from app.prepare.parallel import cores, stoppable
 
     if values.skip_list:
         write_skip_list(values.skip_list, None)  # before the hours it may take

@@ -6,7 +6,8 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
+from app.commands import COMMANDS, module_of
 from app.recipe.options import Parser
 
 SHELLS = ("bash", "zsh")
@@ -39,10 +40,9 @@ def main(argv: Sequence[str]) -> None:
 
 def whole_parser() -> argparse.ArgumentParser:
     """run.sh with all commands and their options."""
-    table = importlib.import_module("app.__main__")  # above this layer: looked at, not built on
     whole = argparse.ArgumentParser(prog="run.sh")
-    commands = whole.add_subparsers()
-    for name, text in table.COMMANDS.items():
-        parser = importlib.import_module(table.module_of(name)).make_parser()
-        commands.add_parser(name, help=text, parents=[parser], add_help=False)
+    subparsers = whole.add_subparsers()
+    for name, command in COMMANDS.items():
+        parser = importlib.import_module(module_of(name)).make_parser()
+        subparsers.add_parser(name, help=command.text, parents=[parser], add_help=False)
     return whole

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from app.cluster import options, this_host
-from app.cluster.checks import FAIL, OK, WARN, Finding, Request
-from app.cluster.hostfile import Host
-from app.recipe.errors import FAILED, UserError
+from app.base.errors import FAILED, UserError
+from app.hosts import this_host
+from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements
+from app.hosts.hostfile import Host
+from app.launch import options
 from app.recipe.options import Parser
 
 TIMEOUT = 60.0  # seconds: importing torch from a busy disk takes 20
@@ -50,11 +51,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError; exits with 1 where something has failed."""
     given = parse(argv)
-    from app.cluster.doctor import examine
-    from app.cluster.remote import Ssh
+    from app.doctor.doctor import examine
+    from app.hosts.remote import Ssh
 
     data = "" if given.data in BUILT_IN else str(Path(given.data).absolute())
-    request = Request(given.listed, given.interface, data, str(Path(given.output).absolute()))
+    request = HostRequirements(given.listed, given.interface, data, str(Path(given.output).absolute()))
     found = examine(request, Ssh(given.ssh_port, given.ssh_identity), given.timeout, launching(given))
     failed = sum(each.status == FAIL for each in found)
     if given.json:
@@ -79,26 +80,26 @@ def launching(given: argparse.Namespace) -> list[str]:
     return [word for name, value in values.items() if value is not None for word in (name, str(value))]
 
 
-def lines(found: list[Finding], colours: bool) -> list[str]:
+def lines(found: list[HostFinding], colours: bool) -> list[str]:
     """A line for a check that is the same and ok on all hosts, else one for each host."""
     width = max(len(each.host) for each in found)
     shown = []
     for _, each_of_check in groupby(found, key=lambda each: each.check):
         group = list(each_of_check)
         if len(group) > 1 and len({(each.status, each.text) for each in group}) == 1 and group[0].status == OK:
-            group = [Finding("all", group[0].check, OK, group[0].text)]
+            group = [HostFinding("all", group[0].check, OK, group[0].text)]
         shown += [_line(each, max(width, 3), colours) for each in group]
     return shown
 
 
-def _line(each: Finding, width: int, colours: bool) -> str:
+def _line(each: HostFinding, width: int, colours: bool) -> str:
     status = f"{each.status:4}"
     if colours:
         status = f"{_COLOURS[each.status]}{status}\033[0m"
     return f"{status}  {each.host:{width}}  {each.check:11} {each.text}" + (f" -> {each.fix}" if each.fix else "")
 
 
-def summary(found: list[Finding]) -> str:
+def summary(found: list[HostFinding]) -> str:
     """The last line."""
     failed, warned = (sum(each.status == status for each in found) for status in (FAIL, WARN))
     return f"doctor: {failed} failed, {warned} to look at, {len(found) - failed - warned} ok"

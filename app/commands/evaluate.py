@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.recipe.errors import Preempted, UserError
+from app.base.errors import Preempted, UserError
 from app.recipe.options import Parser
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
@@ -60,13 +60,13 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command on this process. Raises UserError."""
     options = parse(argv)
 
-    from app.cluster import world as cluster
-    from app.cluster.agreement import on_root, together
     from app.data.loader import default_loader_processes
-    from app.training import evaluation_report as report
+    from app.trained import evaluation_report as report
+    from app.trained.trained import in_words, load, validation_source
     from app.training.evaluation import evaluate
     from app.training.signals import StopRequest
-    from app.training.trained import in_words, load, validation_source
+    from app.world import world as cluster
+    from app.world.agreement import on_root, together
 
     stop = StopRequest()
     world = cluster.start(options.collectives, options.device)

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.recipe.options import Parser
 
 FORMATS = {
@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError."""
     options = parse(argv)
 
-    from app.training import exports
-    from app.training.trained import load
+    from app.trained import exports
+    from app.trained.trained import load
 
     trained, path = load(options.weights), Path(options.output)
     facts = trained.preprocessing() | {"format": options.format}

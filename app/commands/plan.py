@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.commands.plan_report import Forecasts, as_json, as_text
+from app.base import units
+from app.base.errors import UserError
 from app.data.sizes import data_size
-from app.recipe import network_model, units
+from app.forecast import interconnect
+from app.forecast.forecast import JITTER, Row, Work, forecast
+from app.forecast.interconnect import Cluster, Link
+from app.forecast.model_size import NetworkSize, memory_of, network_size, number_bytes
+from app.forecast.report import Forecasts, as_json, as_text
 from app.recipe.config import Config
-from app.recipe.errors import UserError
-from app.recipe.forecast import JITTER, Row, Work, forecast
-from app.recipe.network_model import Cluster, Link
-from app.recipe.network_size import NetworkSize, memory_of, network_size, number_bytes
 from app.recipe.options import Parser, resolve, run_parser
 from app.recipe.plan import Plan, describe, make_plan
 
@@ -31,7 +32,7 @@ DEFAULT_GPUS = (8, 16, 32, 64, 128, 256, 352, 512)
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanOptions:
     """What the command line asks for. `rate`: images/s of one GPU and the GPUs on which it was measured."""
 
     config: Config
@@ -72,7 +73,7 @@ def make_parser() -> Parser:
         "--local-latency", type=units.seconds, default="5us", metavar="T", help="inside a server (default: 5us)"
     )
     group.add_argument(
-        "--allreduce", choices=network_model.ALLREDUCES, default="hierarchical", help="(default: hierarchical)"
+        "--allreduce", choices=interconnect.ALLREDUCES, default="hierarchical", help="(default: hierarchical)"
     )
     group.add_argument(
         "--jitter",
@@ -97,7 +98,7 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> PlanOptions:
     """The request of a command line. Raises UserError."""
     given = vars(make_parser().parse(argv))
     names = ("images", "gpus", "gpus_per_host", "images_per_second", "benchmark", "network", "latency",
@@ -117,7 +118,7 @@ def parse(argv: Sequence[str]) -> Request:
     )
     config = resolve(given, needs_data=False)
     overlaps = not own.no_overlap
-    return Request(config, own.images, own.gpus or (), cluster, rate, own.jitter, overlaps, own.json, own.plot)
+    return PlanOptions(config, own.images, own.gpus or (), cluster, rate, own.jitter, overlaps, own.json, own.plot)
 
 
 def read_rate(path: Path) -> tuple[float, int]:
@@ -147,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     memory = memory_of(config, network)
     rows = time_rows(request, plan, network)
     if request.plot:
-        from app.commands.plan_plot import draw
+        from app.forecast.plot import draw
 
         draw(rows, Path(request.plot), config.recipe)
     forecasts = Forecasts(request.rate, request.jitter, request.cluster, rows)
@@ -157,7 +158,7 @@ def main(argv: Sequence[str]) -> None:
         print("\n".join([*describe(plan, config), *as_text(config, plan, network, memory, forecasts)]))
 
 
-def time_rows(request: Request, plan: Plan, network: NetworkSize) -> list[Row]:
+def time_rows(request: PlanOptions, plan: Plan, network: NetworkSize) -> list[Row]:
     """A row for each number of GPUs, none without a rate. Raises UserError for GPUs given that the data cannot feed."""
     if request.rate is None:
         return []

@@ -6,7 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.recipe.options import Parser
 
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
     import torch
 
-    from app.training.trained import in_words, load
+    from app.trained.trained import in_words, load
 
     trained = load(options.weights)
     arithmetic, names = trained.arithmetic(torch.device("cpu")), in_words(trained.classes, trained.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.recipe.options import Parser
 
 DESCRIPTION = """Unpack ImageNet's archives into OUTPUT/train/SYNSET/*.JPEG and OUTPUT/val/SYNSET/*.JPEG.
@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError."""
     values = parse(argv)
 
-    from app.data.imagenet import prepare
-    from app.data.parallel import cores, stoppable
-    from app.data.unpack import Shrink
+    from app.prepare.imagenet import prepare
+    from app.prepare.parallel import cores, stoppable
+    from app.prepare.unpack import Shrink
 
     shrink = Shrink(values.resize, values.quality) if values.resize else None
     with stoppable():

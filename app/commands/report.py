@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.recipe.options import Parser
 
 
@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError."""
     options = parse(argv)
 
-    from app.commands.report_page import page, pictures
-    from app.training.figures import to_png
-    from app.training.record import read_record
+    from app.runs.figures import to_png
+    from app.runs.record import read_record
+    from app.runs.report_page import page, pictures
 
     records = [read_record(Path(run)) for run in dict.fromkeys(options.runs)]
     drawn = {name: to_png(figure) for name, figure in pictures(records).items()}

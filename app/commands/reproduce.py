@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.recipe.options import resolve, run_parser
 from app.reproduce.experiments import EXPERIMENTS
 
@@ -25,7 +25,7 @@ RUNS = "runs/reproduce"
 
 
 @dataclass(frozen=True)
-class Request:
+class ReproduceOptions:
     """What the command line asks for. base: the baseline with the first seed; said: the command line itself."""
 
     names: tuple[str, ...]
@@ -56,7 +56,7 @@ def make_parser() -> Any:
     return parser
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> ReproduceOptions:
     """The request. Raises UserError."""
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str]) -> Request:
     base = resolve(given)
     if launch and launch[0][:1] != "-":
         raise UserError(f"--launch {launch[0]}: give options of the launcher, as in --launch '-np 8'")
-    return Request(
+    return ReproduceOptions(
         names=tuple(EXPERIMENTS) if name == "all" else (name,),
         base=base,
         seeds=seeds,

@@ -6,19 +6,19 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.commands.scaling_report import draw, rows_of, table
+from app.base.errors import UserError
+from app.base.program import BY_LAUNCHER
+from app.bench.scaling_report import draw, rows_of, table
 from app.data.sizes import data_size
+from app.forecast.interconnect import Cluster, Link
+from app.forecast.model_size import network_size, number_bytes
 from app.recipe.config import Config
-from app.recipe.errors import UserError
-from app.recipe.network_model import Cluster, Link
-from app.recipe.network_size import network_size, number_bytes
 from app.recipe.options import Parser, arguments, resolve, run_parser
 
 EXAMPLE = "./run.sh scaling --np 1,2,4 --data synthetic --model resnet18 --image-size 64"
@@ -33,7 +33,7 @@ KINDS = ("synthetic", "real")
 
 
 @dataclass(frozen=True)
-class Request:
+class ScalingOptions:
     """What the command line asks for."""
 
     config: Config
@@ -64,7 +64,7 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> ScalingOptions:
     """The request. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if given.get("config") is None:
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> Request:
     config = replace(config, minibatch=config.per_worker)
     cores = len(os.sched_getaffinity(0))
     processes = processes or tuple(2**i for i in range(cores.bit_length()))
-    return Request(config, processes, rounds, steps, launch, output)
+    return ScalingOptions(config, processes, rounds, steps, launch, output)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -113,12 +113,12 @@ def main(argv: Sequence[str]) -> None:
     write(results, request.output)
 
 
-def benchmark(request: Request, np: int, *options: str) -> dict[str, Any]:
+def benchmark(request: ScalingOptions, np: int, *options: str) -> dict[str, Any]:
     """What `benchmark` finds on `np` processes. Raises UserError where it fails."""
     config = replace(request.config, minibatch=np * request.config.per_worker)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "app.cluster.launch", *request.launch, "-np", str(np), "benchmark"]
+        command = [*BY_LAUNCHER, *request.launch, "-np", str(np), "benchmark"]
         command += [*arguments(config), "--steps", str(request.steps), "--json", str(file), *options]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = threads(request) | os.environ | {"PYTHONPATH": path}
@@ -130,7 +130,7 @@ def benchmark(request: Request, np: int, *options: str) -> dict[str, Any]:
         return found
 
 
-def threads(request: Request) -> dict[str, str]:
+def threads(request: ScalingOptions) -> dict[str, str]:
     """The same number for each process, however many there are; without it one process would take all cores, and two
     could not be faster. On other hosts the user knows how many fit.
     """

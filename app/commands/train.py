@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from app.base.errors import UserError
 from app.recipe.config import Config, check_same_recipe, read_config
-from app.recipe.errors import UserError
 from app.recipe.options import Parser, resolve, run_parser
-from app.training.run_folder import CONFIG, resumed_folder
+from app.runs.run_folder import CONFIG, resumed_folder
 from app.training.signals import StopRequest
 from app.training.watchdog import Watchdog
 
@@ -38,10 +38,10 @@ def main(argv: Sequence[str]) -> None:
     stop = StopRequest()  # first: a request to leave may come while torch is being imported
     config = parse(argv)
     with Watchdog(config.stall_timeout) as watchdog:  # second: a process may hang while it starts
-        from app.cluster import world
-        from app.cluster.tuning import Tuning
-        from app.training.session import Job
+        from app.training.session import Trainer
+        from app.world import world
+        from app.world.tuning import Tuning
 
         tuning = Tuning.of(config)
-        Job(config, world.join(config.collectives, config.device, tuning), stop, watchdog).run()
+        Trainer(config, world.join(config.collectives, config.device, tuning), stop, watchdog).run()
         world.stop()

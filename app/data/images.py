@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from app.base.errors import CorruptImage
 from app.data.crop_decoder import Region, open_jpeg
-from app.recipe.errors import CorruptImage
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
 FORMATS = ("JPEG", "PNG")  # by content, whatever the name says: ImageNet has a PNG and CMYK JPEGs under .JPEG

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.recipe.errors import UserError
-from app.recipe.text import some
+from app.base.errors import UserError
+from app.base.text import some
 
 ENDINGS = (b".jpg", b".jpeg", b".png")
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from app.base.errors import UserError
 from app.data.order import Item
 from app.data.sources import Source
 from app.data.splits import Split
-from app.recipe.errors import UserError
 
 PREFETCH = 4  # batches a loader process works ahead
 MOST_PROCESSES = 16

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from app.base.errors import UserError
+from app.base.text import some
 from app.data.index import Files, Index
-from app.recipe.errors import UserError
-from app.recipe.text import some
 
 HEADER = "# Images that --skip-list leaves out, relative to the folder of the data."
 

@@ -8,11 +8,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from app.base.errors import UserError
 from app.data import digits
 from app.data.index import read_index
 from app.data.skip_list import leave_out
 from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, Split, SyntheticSplit
-from app.recipe.errors import UserError
 
 NAMES = ("digits", "cluttered-digits", "synthetic")
 IMAGE_SIZE = 224

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from app.base.errors import UserError
+from app.forecast.model_size import LARGE_BLOCKS as LARGE
+from app.forecast.model_size import SMALL_BLOCKS as SMALL
 from app.recipe.config import Config
-from app.recipe.errors import UserError
-from app.recipe.network_size import LARGE_BLOCKS as LARGE
-from app.recipe.network_size import SMALL_BLOCKS as SMALL
 
 NormLayer = Callable[[int], nn.Module]
 

@@ -13,7 +13,7 @@ FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper doe
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One choice of the paper, and this run's: `status` is followed, deviates or open."""
 
     name: str
@@ -126,25 +126,26 @@ SILENT_ALWAYS = (
 )
 
 
-def audit(config: Config, images: int) -> list[Finding]:
+def audit(config: Config, images: int) -> list[AuditFinding]:
     """All remarks and choices, then what the paper leaves open; `images`: of training."""
     findings = []
     for choice in (*REMARKS, *CHOICES):
         deviation = choice.deviation(config, images)
         status = DEVIATES if deviation else FOLLOWED
-        findings.append(Finding(choice.name, choice.section, choice.paper, status, deviation or choice.here))
+        findings.append(AuditFinding(choice.name, choice.section, choice.paper, status, deviation or choice.here))
     silent = [(name, text.format(_show(getattr(config, name)))) for name, text in SILENT.items()]
     return findings + [
-        Finding(name.replace("_", " "), "-", "does not say", OPEN, text) for name, text in (*silent, *SILENT_ALWAYS)
+        AuditFinding(name.replace("_", " "), "-", "does not say", OPEN, text)
+        for name, text in (*silent, *SILENT_ALWAYS)
     ]
 
 
-def audit_claim(config: Config, images: int) -> list[Finding]:
+def audit_claim(config: Config, images: int) -> list[AuditFinding]:
     """The audit of a run that claims to be the paper's, as its recipe is named so; else nothing."""
     return audit(config, images) if config.recipe.startswith("paper-") else []
 
 
-def in_short(findings: list[Finding]) -> list[str]:
+def in_short(findings: list[AuditFinding]) -> list[str]:
     """One line, and one for each deviation; nothing of nothing."""
     if not findings:
         return []

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+from app.base.errors import UserError
 from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config
-from app.recipe.errors import UserError
 from app.recipe.presets import PRESETS, default_recipe, preset
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from app.base.errors import UserError
 from app.recipe.config import Config, flag
-from app.recipe.errors import UserError
 from app.recipe.schedule import learning_rate, peak_lr, warms_up
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from app.base.errors import UserError
 from app.recipe import paper
-from app.recipe.errors import UserError
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
 
 
-def _of_figure_1(row: paper.Trained) -> tuple[str, dict[str, Any]]:
+def _of_figure_1(row: paper.PublishedResult) -> tuple[str, dict[str, Any]]:
     error = f"error {row.error}" if row.error else "plotted, no number printed"
     text = f"Figure 1: {row.workers} x {paper.PER_WORKER}, rate {row.lr:g}, {error}"
     return text, {**IMAGENET, "minibatch": row.minibatch}

@@ -25,7 +25,7 @@ class Cell:
 
     name: str
     config: Config
-    paper: paper.Trained | None = None
+    paper: paper.PublishedResult | None = None
 
 
 @dataclass(frozen=True)

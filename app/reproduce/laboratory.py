@@ -10,19 +10,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from app.base.errors import NOT_FINITE, UserError
+from app.base.program import BY_LAUNCHER, IN_THIS_PROCESS
 from app.data.sizes import data_size
 from app.recipe.config import Config
-from app.recipe.errors import NOT_FINITE, UserError
 from app.recipe.plan import make_plan
 from app.reproduce import plots
 from app.reproduce.experiments import EXPERIMENTS, Cell, figure_1
 from app.reproduce.noise import FILE
 from app.reproduce.results import break_of, cell_result, results_of
-from app.reproduce.runs import Run, run_of
+from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import Task, run_all
 from app.reproduce.tables import table
-from app.training import run_folder
-from app.training.environment import processor
+from app.runs import run_folder
+from app.runs.environment import processor
 from app.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,27 +50,27 @@ class Laboratory:
         for name, folder in outputs.items():
             self.write(name, cells[name], folder, command)
 
-    def runs_of(self, config: Config) -> list[Run]:
+    def runs_of(self, config: Config) -> list[CellRun]:
         """Seed by seed."""
         return [run_of(replace(config, seed=config.seed + i), self.runs) for i in range(self.seeds)]
 
-    def train(self, runs: Iterable[Run]) -> None:
+    def train(self, runs: Iterable[CellRun]) -> None:
         """Those that are not done, the smallest minibatches first: they take longest, and the end should be even."""
         waiting = sorted((run for run in runs if not run.done), key=lambda run: run.config.minibatch)
         run_all([self.training(run) for run in waiting], self.jobs, self.environ(), lambda: self.stop.asked)
 
-    def training(self, run: Run) -> Task:
+    def training(self, run: CellRun) -> Task:
         def ended(code: int, words: str, seconds: float) -> None:
             run.write_note(seconds, words if code == NOT_FINITE else "")
 
         size = data_size(run.config)
         steps = make_plan(run.config, size.images, size.validation_images).iterations
-        module = ["app.cluster.launch", *self.launch] if self.launch else ["app"]
-        command = [sys.executable, "-m", *module, *run.command()]
+        program = [*BY_LAUNCHER, *self.launch] if self.launch else IN_THIS_PROCESS
+        command = [*program, *run.command()]
         output = self.runs / f"{run.folder.name}.txt"
         return Task(run.folder.name, command, output, lambda: run.iteration / steps, ended)
 
-    def measure_noise(self, runs: Iterable[Run]) -> None:
+    def measure_noise(self, runs: Iterable[CellRun]) -> None:
         """Of those that were not measured yet."""
         waiting = [run for run in runs if not (run.folder / FILE).exists() and not run.diverged]
         tasks = [

@@ -27,10 +27,11 @@ from app.data.sources import Source
 from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
-from app.training import checkpoint, run_folder
+from app.runs import run_folder
+from app.runs.record import read_json
+from app.training import checkpoint
 from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import numbered
-from app.training.record import read_json
 from app.training.run import AUTOCAST, dtype
 from app.training.session import open_data
 

@@ -16,10 +16,10 @@ from app.recipe import paper
 from app.recipe.schedule import peak_lr
 from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
 from app.reproduce.noise import FILE
-from app.reproduce.runs import Run
+from app.reproduce.runs import CellRun
 from app.reproduce.statistics import ALPHA, REPRODUCED, Sample, verdict, welch
 
-Runs = Mapping[str, Sequence[Run]]  # of each cell by its name, seed by seed
+Runs = Mapping[str, Sequence[CellRun]]  # of each cell by its name, seed by seed
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
     return found
 
 
-def cell_result(cell: Cell, runs: Sequence[Run], results: Path) -> dict[str, Any]:
+def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
     """A cell's runs, errors in %. A run that diverged counts as one that guesses."""
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
     seeds: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def cell_result(cell: Cell, runs: Sequence[Run], results: Path) -> dict[str, Any
     }
 
 
-def paper_row(row: paper.Trained | None) -> dict[str, Any] | None:
+def paper_row(row: paper.PublishedResult | None) -> dict[str, Any] | None:
     """A row of the paper's, as plain data."""
     if row is None:
         return None
@@ -129,7 +129,7 @@ def is_worse(first: Sample, second: Sample) -> bool:
     return first.mean > second.mean and welch(first, second) < ALPHA
 
 
-def curves(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
+def curves(runs: Sequence[CellRun]) -> dict[str, list[list[float]]]:
     """Errors in % at the end of each epoch, mean and deviation over the runs that did not diverge."""
     found = {}
     for name, key in (("training", "train_top1_error"), ("validation", "top1_error")):

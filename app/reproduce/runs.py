@@ -11,16 +11,16 @@ from typing import Any
 
 from app.recipe.config import Config, option_fields
 from app.recipe.options import arguments
-from app.training import run_folder
-from app.training.json_lines import read_lines
-from app.training.record import read_json
+from app.runs import run_folder
+from app.runs.json_lines import read_lines
+from app.runs.record import read_json
 
 NOTE = "reproduce.json"  # in a run's folder: seconds it took, over all its starts, and how it diverged
 LAST_EPOCHS = 5  # section 5.1: a run's error is the median of the last five epochs'
 
 
 @dataclass(frozen=True)
-class Run:
+class CellRun:
     """A config with its seed, and the folder that any experiment with this config finds it in."""
 
     config: Config
@@ -72,9 +72,9 @@ class Run:
         return [line for line in read_lines(self.folder / "log.jsonl") if line["kind"] == "eval"]
 
 
-def run_of(config: Config, runs: Path) -> Run:
+def run_of(config: Config, runs: Path) -> CellRun:
     """The run of a config, seed included, under the folder of all runs."""
-    return Run(config, runs / f"{key(config)}-s{config.seed}")
+    return CellRun(config, runs / f"{key(config)}-s{config.seed}")
 
 
 def key(config: Config) -> str:

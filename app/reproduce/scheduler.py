@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.recipe.errors import DONE, NOT_FINITE, Preempted, UserError
+from app.base.errors import DONE, NOT_FINITE, Preempted, UserError
 
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 libc = ctypes.CDLL(None)
@@ -45,7 +45,7 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 
     asked: whether to stop. Raises Preempted then, once all have saved and ended, and UserError where one fails.
     """
-    waiting, progress = list(tasks), Progress(len(tasks))
+    waiting, progress = list(tasks), TaskProgress(len(tasks))
     running: list[Started] = []
     try:
         while waiting or running:
@@ -107,7 +107,7 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-class Progress:
+class TaskProgress:
     """How much is done, and how long the rest will take at the pace so far."""
 
     def __init__(self, total: int) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.base.errors import UserError
 from app.model.optimizer import momentum_buffers
-from app.recipe.errors import UserError
 from app.recipe.plan import Position
-from app.training.run import Run
+from app.runs.run import Run
 from app.training.state import State
 
 FORMAT = 1

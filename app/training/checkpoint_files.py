@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.training import checkpoint
 
 FOLDER = "checkpoints"

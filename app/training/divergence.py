@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 
-from app.cluster.world import World, gather_objects
-from app.recipe.errors import FAILED, UserError
+from app.base.errors import FAILED, UserError
 from app.training.state import State
+from app.world.world import World, gather_objects
 
 
 class Diverged(UserError):

@@ -4,44 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.cluster.world import World, sum_over_processes
 from app.data.loader import Loader
 from app.data.order import validation_batches
 from app.data.sources import Source
+from app.runs.evaluation import Evaluation
 from app.training.arithmetic import Arithmetic
+from app.world.world import World, sum_over_processes
 
 BATCH = 100  # images; no influence on the result
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Counts of validation images. confusion: int64 [classes, classes], of each label (row) predicted as each class;
-    missed5: int64 [classes], of each label not among the five likeliest. loss: the mean."""
-
-    confusion: Tensor
-    missed5: Tensor
-    loss: float
-
-    @property
-    def images(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def top1_error(self) -> float:
-        """A fraction."""
-        return (self.images - int(self.confusion.trace())) / self.images
-
-    @property
-    def top5_error(self) -> float:
-        """A fraction."""
-        return int(self.missed5.sum()) / self.images
 
 
 @torch.no_grad()

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from app.cluster.world import World
 from app.data.order import workers_of
 from app.data.sources import Source
+from app.forecast.model_size import network_size, number_bytes
 from app.recipe.config import Config
-from app.recipe.network_size import network_size, number_bytes
 from app.recipe.plan import Plan
+from app.world.world import World
 
 # docs/performance.md: on a CPU a larger batch pays while what a pass keeps stays in the cache, and costs beyond.
 CPU_BYTES = 2**23

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from app.cluster.world import World
+from app.base.errors import CorruptImage
 from app.data.loader import default_loader_processes
-from app.recipe.errors import CorruptImage
-from app.training.run import Run, make_arithmetic
+from app.runs.run import Run
+from app.training.run import make_arithmetic
 from app.training.state import State
+from app.world.world import World
 
 HEADROOM = 1.25  # more than the average need: images differ, and so do moments
 IMAGES = 16  # to decode for the measurement, at most

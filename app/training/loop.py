@@ -10,26 +10,27 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from app.cluster.world import World
+from app.base.errors import NotFinite, Preempted
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
 from app.model.optimizer import set_learning_rate, undo_momentum_correction
 from app.recipe.config import interval
-from app.recipe.errors import NotFinite, Preempted
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate, loss_factor
-from app.training import run_folder
+from app.runs import run_folder
+from app.runs.log import Log, Speed
+from app.runs.run import Run
 from app.training.arithmetic import Batch
 from app.training.checkpoint import snapshot
 from app.training.checkpoint_files import Writer
 from app.training.divergence import compare
 from app.training.evaluation import evaluate
-from app.training.log import Log, Speed
-from app.training.run import Run, make_arithmetic
+from app.training.run import make_arithmetic
 from app.training.signals import StopRequest
-from app.training.state import State
+from app.training.state import State, norms
 from app.training.step import LOSS, STOP, WRONG, train_step
 from app.training.watchdog import Watchdog
+from app.world.world import World
 
 
 class Session:
@@ -99,7 +100,9 @@ def train_epoch(session: Session, feed: Loader) -> None:
         if iteration % config.log_every < len(rows) or last or stopping or saving:
             now, waited_now = time.monotonic(), (feed.waited, state.optimizer.waited)
             shares = ((b - a) / (now - since) for a, b in zip(waited, waited_now, strict=True))
-            session.log.train(state, steps, Speed(len(steps) * plan.minibatch / (now - since), *shares))
+            if session.world.rank == 0:
+                speed = Speed(len(steps) * plan.minibatch / (now - since), *shares)
+                session.log.train(state.position, steps, speed, norms(state))
             steps, since, waited = [], now, waited_now
         if stopping:
             leave(session)

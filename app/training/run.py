@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from app.cluster.compression import Compression
-from app.cluster.tuning import Tuning
-from app.cluster.world import World, distribute, sum_with_gradient
-from app.data.sources import Source
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.carried import Carried
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
 from app.recipe.config import Config
-from app.recipe.plan import Plan
+from app.runs.run import Run
 from app.training.arithmetic import Arithmetic
 from app.training.ghosts import ghosts, passes
 from app.training.loss_scale import LossScale
 from app.training.state import State
 from app.training.step import REPORT_SIZE
+from app.world.compression import Compression
+from app.world.tuning import Tuning
+from app.world.world import World, distribute, sum_with_gradient
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
-
-
-@dataclass(frozen=True)
-class Run:
-    """What does not change while a run lasts."""
-
-    config: Config
-    plan: Plan
-    source: Source
-    folder: Path
 
 
 def make_state(run: Run, world: World) -> State:

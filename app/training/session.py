@@ -12,30 +12,32 @@ from typing import IO, Any
 
 import torch
 
-from app.cluster import elastic
-from app.cluster.agreement import on_root, together
-from app.cluster.environment import is_elastic
-from app.cluster.world import World, broadcast_object, broadcast_parameters, current_world
+from app.base.errors import Lost, UserError
+from app.base.launcher_environment import is_elastic
 from app.data.loader import check_shared_memory
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
-from app.recipe.errors import Lost, UserError
 from app.recipe.plan import check_processes, describe, make_plan
-from app.training import checkpoint, evaluation, run_folder
+from app.runs import run_folder
+from app.runs.log import Log, RunLog
+from app.runs.run import Run
+from app.training import checkpoint, evaluation
 from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
 from app.training.ghosts import passes
 from app.training.loader_size import loader_processes
-from app.training.log import Log, RunLog
 from app.training.loop import Session, place, train
-from app.training.run import Run, make_state
+from app.training.run import make_state
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.watchdog import Watchdog, raised_in
+from app.world import elastic
+from app.world.agreement import on_root, together
+from app.world.world import World, broadcast_object, broadcast_parameters, current_world
 
 
-class Job:
+class Trainer:
     """What a process keeps over the sessions of a run. `run()` is the whole life of it."""
 
     def __init__(self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog) -> None:

@@ -20,7 +20,7 @@ class State:
 
     network: nn.Module
     carried: Carried
-    optimizer: Any  # what app.cluster.world.distribute returns
+    optimizer: Any  # what app.world.world.distribute returns
     loss_scale: LossScale | None = None  # for fp16
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
@@ -37,3 +37,15 @@ class State:
     def finite(self) -> bool:
         """Whether every tensor is. Waits for the device."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())
+
+
+def norms(state: State) -> dict[str, float]:
+    """Euclidean norms of all that SGD learns and of its last gradient. Waits for the device: for logged steps only.
+
+    The gradients are those of all workers already, so that this needs no communication.
+    """
+    learned = [p for group in state.optimizer.param_groups if group["scheduled"] for p in group["params"]]
+    gradients = [p.grad for p in learned if p.grad is not None]
+    parameters = [p.detach() for p in learned]
+    both = torch.stack([torch.nn.utils.get_total_norm(tensors) for tensors in (parameters, gradients)]).tolist()
+    return {"parameter_norm": both[0], "gradient_norm": both[1]}

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
-from app.cluster import failure, guard
-from app.recipe.errors import FAILED
+from app.base import failure
+from app.base.errors import FAILED
+from app.world import guard
 
 WAITING = "waiting for the other processes"
 _PHASES = (  # innermost call in one of these files -> what the process was doing
     ("/horovod/torch/", WAITING),
     ("/horovod/common/", WAITING),
-    ("/app/cluster/world.py", WAITING),
+    ("/app/world/world.py", WAITING),
     ("/app/data/loader.py", "waiting for data"),
     ("/app/data/", "reading data"),
     ("/app/training/checkpoint", "saving"),

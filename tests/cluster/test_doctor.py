@@ -17,7 +17,7 @@ from network_hosts import SSH_PORT, Host, Network
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(sysconfig.get_path("purelib")).resolve()
-DOCTOR = [sys.executable, "-m", "app.cluster.launch", "doctor"]
+DOCTOR = [sys.executable, "-m", "app.start", "doctor"]
 SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
 CORES = len(os.sched_getaffinity(0))
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ import torch
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = [sys.executable, "-m", "app.cluster.launch"]
+LAUNCH = [sys.executable, "-m", "app.start"]
 SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SMALL = "--data synthetic --synthetic-images 256 --synthetic-classes 10 --image-size 16 --model resnet8 --width 8"

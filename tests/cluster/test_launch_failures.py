@@ -9,11 +9,11 @@ import network_hosts
 import pytest
 from network_hosts import SSH_PORT, Network
 
-from app.cluster.explain import explain
+from app.launch.explain import explain
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-LAUNCH = [sys.executable, "-m", "app.cluster.launch"]
+LAUNCH = [sys.executable, "-m", "app.start"]
 SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
 ENVIRON = {"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"}
 ON = ["-H", "alpha:1,beta:1"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from app.__main__ import module_of
-from app.recipe.errors import DONE, UserError
+from app.base.errors import DONE, UserError
+from app.commands import module_of
 
 
 def run_command(*argv: object) -> tuple[int, str]:

@@ -10,8 +10,6 @@ import json
 import os
 import sys
 
-import app.cluster.world
-import app.training.loop  # noqa: F401
 from app.__main__ import main
 
 AT_ONCE = 2

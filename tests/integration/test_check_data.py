@@ -15,9 +15,9 @@ from bad_folders import CLASSES, TRAIN, VALIDATION, good_folder
 from imagenet_archives import picture
 from in_process import failure_of, run_command, succeed
 
+from app.base.errors import UserError
 from app.data.index import read_index
 from app.data.sources import Source, open_source
-from app.recipe.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

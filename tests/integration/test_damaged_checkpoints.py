@@ -14,7 +14,7 @@ import pytest
 import torch
 from in_process import failure_of, run_command
 
-from app.recipe.errors import UserError
+from app.base.errors import UserError
 from app.training import checkpoint
 from app.training.checkpoint_files import LAST, numbered, read_newest, write
 

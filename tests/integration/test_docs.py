@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from app.__main__ import COMMANDS, check
-from app.cluster.options import parse
+from app.commands import COMMANDS, check
+from app.launch.options import parse
 from app.recipe.config import Config, flag, option_fields, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path
     for name in ("tests", "docs", "hostfiles", ".venv"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "run.sh").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m app.cluster.launch "$@"\n')
+    (folder / "run.sh").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m app.start "$@"\n')
     (folder / "run.sh").chmod(0o755)
     return folder
 

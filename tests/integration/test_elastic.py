@@ -107,7 +107,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
     script.chmod(0o755)
     hosts.write_text("localhost:2\n")
-    launch = [sys.executable, "-m", "app.cluster.launch"]
+    launch = [sys.executable, "-m", "app.start"]
     elastic = [*launch, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
     with log.open("w") as out:
         job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=ENVIRON, stdout=out, stderr=out)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from app.data.sources import open_source
-from app.training.trained import load
+from app.trained.trained import load
 from tests.integration.conftest import App
 
 

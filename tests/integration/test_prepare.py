@@ -375,7 +375,7 @@ def test_help_is_quick_and_has_an_example() -> None:
 
 
 def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    from app.data.progress import Progress
+    from app.base.progress import Progress
 
     with Progress("prepare-imagenet", 1000, 200) as progress:
         progress.add(1)
@@ -386,7 +386,7 @@ def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_signal_handlers_come_back() -> None:
-    from app.data.parallel import stoppable
+    from app.prepare.parallel import stoppable
 
     before = signal.getsignal(signal.SIGTERM)
     with stoppable():

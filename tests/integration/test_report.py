@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from app.base.errors import UserError
 from app.commands import report
-from app.recipe.errors import UserError
-from app.training.environment import HIDDEN, environment
+from app.runs.environment import HIDDEN, environment
 from tests.integration.conftest import App
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.recipe.errors import PREEMPTED
+from app.base.errors import PREEMPTED
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import torch
 
-from app.__main__ import end, main
-from app.cluster.environment import launcher_rank
+from app.__main__ import main
+from app.base.failure import end
+from app.base.launcher_environment import launcher_rank
 from app.training import arithmetic, loop, session
 
 kind, rank, step = os.environ["FAULT"].split(":")
@@ -36,7 +37,7 @@ def fault(state: Any) -> None:
         time.sleep(1000)
     elif kind == "loader":
         for child in psutil.Process().children(recursive=True):
-            if "app.cluster.guard" not in child.cmdline():
+            if "app.world.guard" not in child.cmdline():
                 child.suspend()
     elif kind == "change":
         with torch.no_grad():

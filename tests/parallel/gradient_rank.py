@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from app.__main__ import end
-from app.cluster import world
+from app.base.failure import end
 from app.data.order import worker_batches
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
-from app.training.run import Run, make_arithmetic, make_state
+from app.runs.run import Run
+from app.training.run import make_arithmetic, make_state
 from app.training.session import open_data
 from app.training.step import train_step
+from app.world import world
 
 if __name__ == "__main__":
     here = world.start(device="cpu")

@@ -25,19 +25,19 @@ def variants(images: str) -> dict[str, dict[str, Any]]:
 
 def main(images: str, folder: str) -> None:
     # Here, as loader processes import this file too.
-    from app.__main__ import end
-    from app.cluster import world
-    from app.cluster.tuning import Tuning
+    from app.base.failure import end
     from app.recipe.config import Config
-    from app.training.session import Job
+    from app.training.session import Trainer
     from app.training.signals import StopRequest
     from app.training.watchdog import Watchdog
+    from app.world import world
+    from app.world.tuning import Tuning
 
     device = world.join(device="cpu", tuning=Tuning.of(Config(**RECIPE)))
     for name, options in variants(images).items():
         config = Config(output=str(Path(folder) / name), **RECIPE, **options)
         with Watchdog(config.stall_timeout) as watchdog:
-            Job(config, device, StopRequest(), watchdog).run()
+            Trainer(config, device, StopRequest(), watchdog).run()
     world.stop()
     end(0)
 

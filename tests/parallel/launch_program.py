@@ -1,9 +1,9 @@
-"""app.cluster.launch with another program than the app: `launch_program.py PROGRAM.py [launcher options] train ...`."""
+"""app.start with another program than the app: `launch_program.py PROGRAM.py [launcher options] train ...`."""
 
 from __future__ import annotations
 
 import sys
 
-from app.cluster import launch
+from app import start
 
-sys.exit(launch.main(sys.argv[2:], program=[sys.executable, sys.argv[1]]))
+sys.exit(start.main(sys.argv[2:], program=[sys.executable, sys.argv[1]]))

@@ -19,8 +19,9 @@ options = parser.parse_args()
 
 import torch  # noqa: E402
 
-from app.__main__ import end  # noqa: E402
-from app.cluster import environment, failure, world  # noqa: E402
+from app.base import failure, launcher_environment  # noqa: E402
+from app.base.failure import end  # noqa: E402
+from app.world import world  # noqa: E402
 
 asked: list[int] = []
 if options.action == "save":  # what training will do: a signal on any rank makes all of them save and leave
@@ -42,7 +43,7 @@ try:
                 sys.stdout.flush()
                 time.sleep(0.05)
             print("aside", file=sys.stderr)
-            print("columns", environment.terminal_columns())
+            print("columns", launcher_environment.terminal_columns())
             break
         if step == 3 and options.action == "fail" and here.rank == here.size - 1:
             failure.leave(int(options.value), "data/val/cat/7.jpg is no image: delete it")

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import torch
 
-from app.__main__ import end
-from app.cluster import world as cluster
+from app.base.failure import end
 from app.data.order import worker_batches, workers_of
 from app.data.sources import open_source
 from app.model.optimizer import momentum_buffers, set_learning_rate
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
-from app.training.run import Run, make_arithmetic, make_state
+from app.runs.run import Run
+from app.training.run import make_arithmetic, make_state
 from app.training.step import train_step
+from app.world import world as cluster
 
 STEPS = 4
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
-    launcher = [sys.executable, "-m", "app.cluster.launch", "-np", "2"]
+    launcher = [sys.executable, "-m", "app.start", "-np", "2"]
     command = [*launcher, "benchmark", "--device", "cpu", "--json", str(folder / "found"), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment, check=False)

@@ -1,4 +1,4 @@
-"""app.cluster.launch with real launchers: what the shell gets, and that nothing is left behind."""
+"""app.launch.launch with real launchers: what the shell gets, and that nothing is left behind."""
 
 import os
 import pty

@@ -20,7 +20,7 @@ def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "app.cluster.launch",
+        "app.start",
         "-np",
         "2",
         "train",

@@ -7,9 +7,9 @@ import sys
 
 import torch
 
-from app.__main__ import end
-from app.cluster import world
-from app.cluster.compression import Compression
+from app.base.failure import end
+from app.world import world
+from app.world.compression import Compression
 
 
 def step_distributed(here: world.World) -> list[float]:

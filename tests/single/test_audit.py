@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from app.base.errors import UserError
 from app.commands.audit import main
 from app.recipe.audit import CHOICES, DEVIATES, FOLLOWED, REMARKS, SILENT, audit, audit_claim, in_short
 from app.recipe.config import Config, from_dict, option_fields, to_json
-from app.recipe.errors import UserError
 from app.recipe.presets import preset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from app.base.errors import UserError
+from app.bench.measure import fit, over_ranks
+from app.bench.stopwatch import PHASES
+from app.bench.verdict import verdict
 from app.commands.benchmark import parse
-from app.recipe.errors import UserError
-from app.training.measure import fit, over_ranks
-from app.training.stopwatch import PHASES
-from app.training.verdict import verdict
 
 ROOT = Path(__file__).parents[2]
 

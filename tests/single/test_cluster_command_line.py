@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from app.cluster import launch, options
-from app.cluster.command_line import Launch, command_line, shell_line
-from app.cluster.hostfile import Host
-from app.recipe.errors import UserError
+from app import start
+from app.base.errors import UserError
+from app.hosts.hostfile import Host
+from app.launch import launch, options
+from app.launch.command_line import Launch, command_line, shell_line
 
 HERE = [Host("localhost", 4)]
 TWO = [Host("a", 8), Host("b", 8)]
@@ -126,7 +127,7 @@ def test_wrong_options(argv: list[str], said: str) -> None:
     ],
 )
 def test_what_cannot_be_launched(argv: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert launch.main(argv, program=TRAIN[:3]) == 2
+    assert start.main(argv, program=TRAIN[:3]) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(said)
@@ -142,7 +143,7 @@ def test_no_shell_sees_a_host_file(
     monkeypatch.chdir(tmp_path)
     Path("hosts").write_text(f"{name} slots=2\n{name.replace(' ', '')}:2\n")
     for argv in (["--hostfile", "hosts", "train"], ["doctor", "--hostfile", "hosts"], ["-H", f"{name}:2", "train"]):
-        assert launch.main(argv) == 2
+        assert start.main(argv) == 2
         assert capfd.readouterr().err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
 
@@ -150,8 +151,8 @@ def test_no_shell_sees_a_host_file(
 def test_dry_run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(launch._ROOT)
     argv = ["--dry-run", "-H", "localhost:4", "train", "--collectives=gloo", "--data", "my data"]
-    assert launch.main(argv, program=["python", "-m", "app"]) == 0
+    assert start.main(argv, program=["python", "-m", "app"]) == 0
     line = "horovodrun -np 4 -H localhost:4 --disable-cache --gloo --network-interfaces lo python -m app train"
     assert capfd.readouterr().out == f"{line} --collectives=gloo --data 'my data'\n"
-    assert launch.main(["--launcher", "none", "--dry-run", "train"], program=["python", "-m", "app"]) == 0
+    assert start.main(["--launcher", "none", "--dry-run", "train"], program=["python", "-m", "app"]) == 0
     assert capfd.readouterr().out == "python -m app train\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cluster.hostfile import Host, check_slots, launcher_hosts, parse_hosts, processes_on, read_hostfile
-from app.recipe.errors import UserError
+from app.base.errors import UserError
+from app.hosts.hostfile import Host, check_slots, launcher_hosts, parse_hosts, processes_on, read_hostfile
 
 FOLDER = Path(__file__).parents[2] / "hostfiles"
 

@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from app.cluster.failure import Failure, parse, parse_trace
-from app.cluster.output import Output
+from app.base.failure import Failure, parse, parse_trace
+from app.launch.output import Output
 
 HOROVODRUN = (
     "Filtering\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.cluster import options
-from app.cluster.hostfile import Host, parse_lines
-from app.cluster.slurm import counts, expand, hosts_of_job
-from app.recipe.errors import UserError
+from app.base.errors import UserError
+from app.hosts.hostfile import Host, parse_lines
+from app.hosts.slurm import counts, expand, hosts_of_job
+from app.launch import options
 
 ROOT = Path(__file__).parents[2]
 

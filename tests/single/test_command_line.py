@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.__main__ import COMMANDS, help_text, module_of
-from app.recipe import errors
-from app.recipe.errors import UserError
+from app.__main__ import help_text
+from app.base import errors
+from app.base.errors import UserError
+from app.commands import COMMANDS, module_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def test_an_unknown_option_names_the_nearest(command: str) -> None:
 
 def test_no_command_imports_torch_to_answer() -> None:
     code = (
-        "import sys; from app.__main__ import *;"
+        "import importlib, sys; from app.commands import COMMANDS, module_of;"
         "[importlib.import_module(module_of(c)).make_parser() for c in COMMANDS];"
         "print([m for m in ('torch', 'numpy', 'horovod', 'matplotlib') if m in sys.modules])"
     )

@@ -14,7 +14,7 @@ PLACES = {"One": 1, "Two": 2}
 
 Edits = list[tuple[str, str, str]]  # file, what is there ("" for a new file), what follows it
 
-NETWORK: Edits = [("app/recipe/network_size.py", '"resnet20": 3', ', "resnet26": 4')]
+NETWORK: Edits = [("app/forecast/model_size.py", '"resnet20": 3', ', "resnet26": 4')]
 SOURCE: Edits = [
     ("app/data/sources.py", '    if data == "digits":\n', "BRANCH"),
     ("app/data/sizes.py", "FIXED = {", '\n    "inverted": DataSize(1437, 360, 10, 1, 8),'),
@@ -46,7 +46,7 @@ OPTION: Edits = [
     )
 ]
 COMMAND: Edits = [
-    ("app/__main__.py", "COMMANDS = {\n", '    "hello": "says hello",\n'),
+    ("app/commands/__init__.py", "COMMANDS = {\n", '    "hello": Command("say hello"),\n'),
     ("app/commands/hello.py", "", """
 from app.recipe.options import Parser
 def make_parser():

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.base.errors import CorruptImage
 from app.data.crop_decoder import open_jpeg
 from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, central_crop, random_crop, read_image
-from app.recipe.errors import CorruptImage
 
 ROOT = Path(__file__).parents[2]
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))

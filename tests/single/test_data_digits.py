@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from app.base.errors import UserError
 from app.data import digits
 from app.data.draws import uniform
 from app.data.sources import Source, open_source
-from app.recipe.errors import UserError
 
 
 def opened(data: str, **changes: object) -> Source:

@@ -20,9 +20,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
+from app.base.errors import CorruptImage
 from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image
-from app.recipe.errors import CorruptImage
 
 ROOT = Path(__file__).parents[2]
 

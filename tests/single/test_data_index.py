@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
+from app.base.errors import UserError
 from app.data import index as module
 from app.data.index import read_index
 from app.data.sources import open_source
-from app.recipe.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.base.errors import CorruptImage, UserError
 from app.data.images import CROP_DRAWS
 from app.data.loader import PREFETCH, Loader, check_shared_memory, default_loader_processes
 from app.data.order import Item, worker_batches
 from app.data.sources import Source, open_source
 from app.data.splits import ArraySplit
-from app.recipe.errors import CorruptImage, UserError
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24  # a class, two classes

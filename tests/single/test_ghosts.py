@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.cluster.world import World
+from app.base.errors import UserError
 from app.data.sources import Source, open_source
 from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.carried import Carried
 from app.model.networks import make_network
 from app.model.optimizer import make_optimizer
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.recipe.plan import make_plan
 from app.training.arithmetic import Arithmetic
 from app.training.ghosts import ghosts, passes
 from app.training.state import State
 from app.training.step import REPORT_SIZE, train_step
+from app.world.world import World
 
 K, N = 6, 4
 CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precision="fp64")

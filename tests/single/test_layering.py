@@ -1,42 +1,83 @@
-"""Arrows only go down: commands -> reproduce -> training -> (data, model, cluster) -> recipe."""
+"""Imports only go down. ORDER is the order of the folders, the lowest first; docs/design.md draws it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 APP = Path(__file__).parents[2] / "app"
-BELOW = {
-    "recipe": set(),
-    "data": {"recipe"},
-    "model": {"recipe"},
-    "cluster": {"recipe"},
-    "training": {"recipe", "data", "model", "cluster"},
-    "reproduce": {"recipe", "data", "model", "cluster", "training"},
-    "commands": {"recipe", "data", "model", "cluster", "training", "reproduce"},
-}
-HOROVOD = {"horovod", "mpi4py"}
+# A folder may import those in the lines before its own. Folders of one line do not know one another.
+ORDER = [
+    {"base"},
+    {"recipe"},
+    {"forecast"},
+    {"hosts"},
+    {"data", "model", "world"},
+    {"prepare", "runs"},
+    {"training"},
+    {"trained", "bench"},
+    {"launch"},
+    {"doctor", "reproduce"},
+    {"commands"},
+]
+FOLDERS = sorted(set().union(*ORDER))
+NO_TORCH = {"base", "recipe", "forecast", "hosts", "launch"}
+HEAVY = {"torch", "torchvision", "numpy"}
+IN_A_RANK = {"horovod", "mpi4py"}
+OUTSIDE_RANKS = {"hosts/libraries.py", "launch/horovodrun.py"}  # programs of their own, which use Horovod too
+ENTRY_POINTS = APP / "base" / "program.py"  # the only place that names the program's two entry points
+MODULE = re.compile(r"app(\.\w+)+")
 
 
-def imports(path: Path) -> Iterator[str]:
+def names_in(path: Path) -> Iterator[str]:
+    """The modules that a file imports, those that it names in a string (importlib, `python -m`) included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+            yield node.value
 
 
-@pytest.mark.parametrize("layer", BELOW)
-def test_layer(layer: str) -> None:
-    files = list((APP / layer).rglob("*.py"))
-    assert files
-    for path in files:
-        for name in imports(path):
+def allowed(folder: str) -> set[str]:
+    """The folders that the files of a folder may import."""
+    at = next(i for i, line in enumerate(ORDER) if folder in line)
+    return {folder}.union(*ORDER[:at])
+
+
+def test_every_folder_has_its_place() -> None:
+    assert sorted({path.parent.name for path in APP.glob("*/*.py")}) == FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_go_down(folder: str) -> None:
+    for path in (APP / folder).rglob("*.py"):
+        for name in names_in(path):
             first, _, rest = name.partition(".")
-            if first == "app" and rest:
-                assert rest.split(".")[0] in BELOW[layer] | {layer}, f"{path.name} imports {name}"
-            assert first not in HOROVOD or layer == "cluster", f"{path.name} imports {name}"
-            if layer == "recipe":
-                assert first not in {"torch", "numpy", "torchvision"}, f"{path.name} imports {name}"
+            if first == "app" and rest and path != ENTRY_POINTS:
+                assert rest.split(".")[0] in allowed(folder), f"{path.name} imports {name}"
+            if folder in NO_TORCH and str(path.relative_to(APP)) not in OUTSIDE_RANKS:
+                assert first not in HEAVY, f"{path.name} imports {name}"
+            if first in IN_A_RANK:
+                assert folder == "world" or str(path.relative_to(APP)) in OUTSIDE_RANKS, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_folder_is_crowded(folder: str) -> None:
+    assert len([path for path in (APP / folder).iterdir() if path.is_file()]) <= 16
+
+
+def test_imports_by_name_are_seen(tmp_path: Path) -> None:
+    file = tmp_path / "example.py"
+    file.write_text('import importlib\nimportlib.import_module("app.commands.plan")\nrun(["-m", "app.launch.job"])\n')
+    assert {"app.commands.plan", "app.launch.job"} <= set(names_in(file))
+
+
+def test_no_class_name_is_defined_twice() -> None:
+    trees = [ast.parse(path.read_text()) for path in APP.rglob("*.py")]
+    classes = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert sorted({name for name in classes if classes.count(name) > 1}) == []

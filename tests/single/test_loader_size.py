@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.cluster import world as cluster
 from app.data.sources import open_source
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
+from app.runs.run import Run
 from app.training import loader_size
 from app.training.loader_size import enough, loader_processes, seconds_of_a_pass
-from app.training.run import Run, make_state
+from app.training.run import make_state
+from app.world import world as cluster
 from benchmarks import jpegs
 
 

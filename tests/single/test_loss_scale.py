@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-from app.cluster.compression import Compression
-from app.cluster.world import distribute, start, stop
 from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.carried import Carried
 from app.model.optimizer import make_optimizer, momentum_buffers
@@ -13,6 +11,8 @@ from app.training.arithmetic import Arithmetic
 from app.training.loss_scale import LossScale
 from app.training.state import State
 from app.training.step import LOSS, train_step
+from app.world.compression import Compression
+from app.world.world import distribute, start, stop
 
 BATCH = (torch.arange(8 * 16, dtype=torch.uint8).reshape(8, 4, 4, 1), torch.arange(8) % 3)
 PLAIN = Arithmetic(torch.zeros(1), torch.ones(1))

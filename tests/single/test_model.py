@@ -8,12 +8,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from app.base.errors import UserError
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.carried import Carried
 from app.model.networks import make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.training.step import REPORT_SIZE
 
 

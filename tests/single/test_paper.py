@@ -7,7 +7,7 @@ import pytest
 
 from app.recipe import paper
 from app.recipe.config import from_dict
-from app.recipe.paper import Trained, Value
+from app.recipe.paper import PublishedResult, Value
 from app.recipe.presets import PRESETS, preset
 from app.recipe.schedule import peak_lr
 
@@ -30,7 +30,7 @@ def numbers(text: str) -> list[Value]:
     return [Value(float(mean), float(std)) for mean, std in re.findall(NUMBER, text.replace("*", ""))]
 
 
-def errors(rows: tuple[Trained, ...]) -> list[Value]:
+def errors(rows: tuple[PublishedResult, ...]) -> list[Value]:
     return [row.error for row in rows if row.error]
 
 
@@ -133,7 +133,7 @@ def test_recipe(sheet: str) -> None:
 
 
 @pytest.mark.parametrize("row", paper.FIGURE_1, ids=lambda row: row.name)
-def test_presets_of_figure_1(row: Trained) -> None:
+def test_presets_of_figure_1(row: PublishedResult) -> None:
     config = from_dict(preset(f"paper-{row.name}"))
     assert (config.minibatch, config.per_worker, config.epochs, config.model) == (row.minibatch, 32, 90, "resnet50")
     assert peak_lr(config) == pytest.approx(row.lr, rel=1e-12)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from app.base.errors import UserError
 from app.commands.plan import main, parse
-from app.recipe.errors import UserError
-from app.recipe.forecast import JITTER, Work, step_time
-from app.recipe.network_model import Cluster, Link
+from app.forecast.forecast import JITTER, Work, step_time
+from app.forecast.interconnect import Cluster, Link
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ["--recipe", "paper-8k", "--gpus", "8,256,352", "--gpus-per-host", "8", "--images-per-second", "138"]

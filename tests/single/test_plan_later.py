@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.recipe.forecast import Row, Work, forecast
-from app.recipe.network_model import Cluster, Link
+from app.forecast.forecast import Row, Work, forecast
+from app.forecast.interconnect import Cluster, Link
 
 CLUSTER = Cluster(8, Link(6.25e9, 15e-6), Link(20e9, 5e-6), "hierarchical")
 RING = Cluster(8, Link(6.25e9, 15e-6), Link(20e9, 5e-6), "ring")

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from app.recipe.errors import UserError
-from app.recipe.network_model import Cluster, Link, exposed_seconds, halving_doubling, ring, slowest_of
-from app.recipe.units import bandwidth, megabytes, seconds
+from app.base.errors import UserError
+from app.base.units import bandwidth, megabytes, seconds
+from app.forecast.interconnect import Cluster, Link, exposed_seconds, halving_doubling, ring, slowest_of
 
 STEPS = Link(math.inf, 1.0)  # counts messages in a row
 BYTES = Link(1.0, 0.0)  # counts bytes sent

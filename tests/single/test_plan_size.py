@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from app.base.errors import UserError
 from app.data.sizes import data_size
 from app.data.sources import open_source
+from app.forecast.model_size import memory_of, network_size
 from app.model.networks import make_network
 from app.recipe.config import Config
-from app.recipe.errors import UserError
-from app.recipe.network_size import memory_of, network_size
 
 # torchvision's documented numbers, 1000 classes
 DOCUMENTED = {

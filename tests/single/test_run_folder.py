@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.errors import UserError
-from app.training import run_folder
+from app.runs import run_folder
 
 
 @pytest.fixture(autouse=True)

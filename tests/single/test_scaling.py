@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from scipy.stats import t
 
+from app.base.errors import UserError
+from app.bench.scaling_report import draw, interval, rows_of, table
 from app.commands.scaling import cluster_of, parse
-from app.commands.scaling_report import draw, interval, rows_of, table
-from app.recipe.errors import UserError
-from app.recipe.forecast import JITTER
-from app.recipe.network_model import ring, slowest_of
+from app.forecast.forecast import JITTER
+from app.forecast.interconnect import ring, slowest_of
 
 MEASURED = {
     1: {"synthetic": [100.0, 110.0, 90.0], "real": [80.0, 80.0, 80.0]},

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
+from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.errors import UserError
 from app.recipe.plan import Position, check_processes, make_plan
 from app.recipe.schedule import learning_rate
 

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from app.base.errors import CorruptImage, UserError
 from app.commands import board, evaluate, export, predict
 from app.model.networks import LARGE, make_network
 from app.recipe.config import Config
-from app.recipe.errors import CorruptImage, UserError
-from app.training import exports
-from app.training.trained import architecture, in_words, load
+from app.trained import exports
+from app.trained.trained import architecture, in_words, load
 
 
 def with_statistics(network: nn.Module) -> nn.Module:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.cluster.tuning import Tuning
+from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.errors import UserError
+from app.world.tuning import Tuning
 
 CORES = len(os.sched_getaffinity(0))
 

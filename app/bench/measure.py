@@ -1,0 +1,156 @@
+"""What `benchmark` measures: steps on data in memory and on the real data, the loader alone, the allreduce alone."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
+from itertools import count, cycle, islice
+from typing import Any
+
+import torch
+
+from app.bench.stopwatch import PHASES, Stopwatch, WatchedArithmetic
+from app.data.loader import Loader
+from app.data.order import worker_batches, workers_of
+from app.runs.run import Run
+from app.training.arithmetic import Arithmetic, Batch
+from app.training.run import make_arithmetic
+from app.training.state import State
+from app.training.step import train_step
+from app.world.world import World, gather_objects, sum_over_processes
+
+WARM_UP = 3  # steps before the clock starts: allocators, convolution algorithms, prefetching
+SIZES = tuple(4**power for power in range(6, 14))  # of the allreduce, in bytes: 4 KiB to 64 MiB
+
+
+def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
+    """This process's worker batches, epoch by epoch without end."""
+    for epoch in count():
+        yield from worker_batches(
+            seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
+            epoch=epoch, seen=0, epochs=epoch + 1, rank=world.rank, size=world.size,
+        )  # fmt: skip
+
+
+def made_up(run: Run, world: World) -> Iterator[Batch]:
+    """One step's batches of noise of the source's shape, over and over."""
+    here = len(workers_of(world.rank, world.size, run.plan.workers))
+    generator = torch.Generator().manual_seed(world.rank)
+    side, n = run.source.image_size, run.plan.per_worker
+    shape = (here, n, side, side, run.source.channels)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, len(run.source.classes), (here, n), generator=generator)
+    if world.device.type == "cuda":
+        images, labels = images.pin_memory(), labels.pin_memory()
+    return cycle(list(zip(images, labels, strict=True)))
+
+
+def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], steps: int) -> dict[str, Any]:
+    """images/s of unwatched steps, then the phases of watched ones over the processes. The same on every process."""
+    here = len(workers_of(world.rank, world.size, run.plan.workers))
+    arithmetic = make_arithmetic(run, world)
+
+    def step(arithmetic: Arithmetic, feed: Iterator[Batch]) -> None:
+        report = train_step(state, islice(feed, here), arithmetic, run.plan.minibatch, False)
+        if world.device.type == "cpu":
+            report.tolist()  # as the loop does
+
+    for _ in range(WARM_UP):
+        step(arithmetic, feed)
+
+    def all_steps() -> None:
+        for _ in range(steps):
+            step(arithmetic, feed)
+
+    seconds = timed(all_steps, world)
+    watch = Stopwatch(world.device)
+    same = {f.name: getattr(arithmetic, f.name) for f in fields(Arithmetic)}
+    watched = WatchedArithmetic(**same, watch=watch)
+    synchronize = state.optimizer.synchronize
+    watch.watch_optimizer(state.optimizer)
+    for _ in range(steps):
+        watch.start_step()
+        step(watched, watch.watch_feed(feed))
+        watch.mark("optimizer")
+    state.optimizer.synchronize = synchronize
+    own = {phase: statistics.median(step[phase] for step in watch.steps) for phase in PHASES}
+    return {
+        "images_per_second": steps * run.plan.minibatch / seconds,
+        "step_seconds": seconds / steps,
+        "phases": over_ranks(gather_objects(own)),
+    }
+
+
+def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """For each phase seconds as min, median and max over the processes, and the rank of the max."""
+    found = {}
+    for phase in rows[0]:
+        values = [row[phase] for row in rows]
+        found[phase] = {
+            "min": min(values),
+            "median": statistics.median(values),
+            "max": max(values),
+            "slowest": values.index(max(values)),
+        }
+    return found
+
+
+def timed(work: Callable[[], object], world: World) -> float:
+    """Seconds from when all processes are ready to when the slowest has ended."""
+    sum_over_processes(torch.zeros(1))
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+    start = time.perf_counter()
+    work()
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
+    seconds: list[float] = gather_objects(time.perf_counter() - start)
+    return max(seconds)
+
+
+def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[str, Any]:
+    """images/s of the loader alone, of all processes, and as min, median and max over them."""
+    with Loader(
+        run.source.train, real_batches(run, world), processes=processes, pin_memory=world.device.type == "cuda"
+    ) as loader:
+        for _ in range(WARM_UP):
+            next(loader)
+        start = time.perf_counter()
+        for _ in range(batches):
+            next(loader)
+        own = batches * run.plan.per_worker / (time.perf_counter() - start)
+    rows = gather_objects({"images_per_second": own})
+    return {
+        "images_per_second": sum(row["images_per_second"] for row in rows),
+        "of_a_process": over_ranks(rows)["images_per_second"],
+        "loader_processes": processes,
+    }
+
+
+def measure_collectives(world: World, repeats: int) -> dict[str, Any]:
+    """Allreduces of rising size: seconds, bytes/s, and latency and bandwidth that fit them best."""
+    rows = []
+    for size in SIZES:
+        tensor = torch.zeros(size // 4, device=world.device)
+        times = [timed(partial(sum_over_processes, tensor), world) for _ in range(repeats + 1)][1:]
+        seconds = statistics.median(times)
+        algorithm = size / seconds
+        bus = algorithm * 2 * (world.size - 1) / world.size  # what each link carries in a ring
+        rows.append({"bytes": size, "seconds": seconds, "algorithm_bandwidth": algorithm, "bus_bandwidth": bus})
+    latency, bandwidth = fit([(row["bytes"], row["seconds"]) for row in rows])
+    return {"sizes": rows, "latency_seconds": latency, "bandwidth": bandwidth}
+
+
+def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """latency and bandwidth of seconds = latency + bytes / bandwidth, by least squares of the *relative* error.
+
+    Without weights the largest size alone would decide.
+    """
+    rows = torch.tensor([[1 / s, b / s] for b, s in points], dtype=torch.float64)
+    scale = rows.norm(dim=0)
+    solution = torch.linalg.lstsq(rows / scale, torch.ones(len(points), 1, dtype=torch.float64)).solution[:, 0] / scale
+    latency, slope = solution.tolist()
+    return max(latency, 0.0), 1 / max(slope, 1e-18)

@@ -1,0 +1,127 @@
+"""What the network gives: `python -m app.doctor.bandwidth LAUNCHER OPTIONS` starts all processes and prints JSON.
+
+First a plain stream from each host to the next, all at once: what the interface gives. Then a short allreduce between
+all processes. A ring of P processes that sums B bytes sends 2 (P - 1)/P B through each of its links, and a host's
+interface is one of them, as launchers number the ranks of a host one after the other: so both are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+from app.base import launcher_environment
+from app.base.program import Command
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.world.world import World
+
+STREAM = 1.0  # seconds
+ALLREDUCE = 0.5  # seconds that one should take
+LARGEST = 2**28  # bytes
+REPEATS = 3
+
+
+def measure() -> None:
+    """A rank's part; rank 0 prints the result. Rates are in Gbit/s."""
+    from app.world import world
+
+    here = world.start()
+    stream = _stream(here)
+    size, seconds = _allreduce(here)
+    if here.rank == 0:
+        result = {
+            "processes": here.size,
+            "hosts": len(set(here.hosts)),
+            "collectives": here.collectives,
+            "stream": stream,
+            "bytes": size,
+            "seconds": seconds,
+            "allreduce": 2 * (here.size - 1) / here.size * size * 8 / seconds / 1e9,
+        }
+        print(json.dumps(result), flush=True)
+    world.stop()
+
+
+def _allreduce(here: World) -> tuple[int, float]:
+    """(bytes, seconds of the quickest one)."""
+    import torch
+
+    from app.world.world import broadcast_object
+
+    tensor = torch.zeros(2**18, device=here.device)
+    _seconds(tensor)
+    while 4 * len(tensor) < LARGEST and broadcast_object(_seconds(tensor)) < ALLREDUCE / 2:
+        tensor = tensor.repeat(2)
+    return 4 * len(tensor), min(_seconds(tensor) for _ in range(REPEATS))
+
+
+def _seconds(tensor: torch.Tensor) -> float:
+    from app.world.world import sum_over_processes
+
+    begin = time.perf_counter()
+    sum_over_processes(tensor, name="bandwidth")[0].item()
+    return time.perf_counter() - begin
+
+
+def _stream(here: World) -> float:
+    """What the slowest host receives from the one before it, 0 where there is one host. Every process must call it."""
+    from app.world.world import gather_objects
+
+    server = socket.create_server(("", 0)) if here.local_rank == 0 else None
+    places = gather_objects((_address(), server.getsockname()[1]) if server else None)
+    leads = [place for place in places if place]
+    received: list[float] = []
+    if server and len(leads) > 1:
+        server.settimeout(10)
+        receiving = threading.Thread(target=lambda: received.append(_receive(server)))
+        receiving.start()
+        _send(leads[(leads.index(places[here.rank]) + 1) % len(leads)])
+        receiving.join()
+        server.close()
+    return min((rate for rates in gather_objects(received) for rate in rates), default=0.0)
+
+
+def _send(place: tuple[str, int]) -> None:
+    piece = bytes(2**20)
+    with socket.create_connection(place, timeout=10) as connection:
+        end = time.monotonic() + STREAM
+        while time.monotonic() < end:
+            connection.sendall(piece)
+
+
+def _receive(server: socket.socket) -> float:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(2**20)
+        begin, count = time.perf_counter(), 0
+        while piece := connection.recv(2**20):
+            count += len(piece)
+        return count * 8 / (time.perf_counter() - begin) / 1e9
+
+
+def _address() -> str:
+    """This host's address on the interface that gloo uses, or its name."""
+    addresses = psutil.net_if_addrs().get(os.environ.get("HOROVOD_GLOO_IFACE", ""), [])
+    of_family = (str(each.address) for each in addresses if each.family == socket.AF_INET)
+    return next(of_family, socket.gethostname())
+
+
+if __name__ == "__main__":
+    if launcher_environment.launcher() != "none":
+        measure()
+    else:
+        from app.launch import launch
+
+        command = Command("measure the network between the hosts", distributed=True)
+        program = [sys.executable, "-m", "app.doctor.bandwidth"]
+        sys.exit(launch.main(sys.argv[1:], {"train": command}, program))

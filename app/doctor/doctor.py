@@ -1,0 +1,96 @@
+"""Looks for what would stop or slow a run on the hosts it is to run on, before it does: asks them, then lets them talk.
+
+Needs nothing but ssh to say what is wrong with a host; the allreduce needs hosts that can run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, check_hosts, route_interface
+from app.hosts.remote import Answer, Ssh, ask
+from app.launch import job
+
+ENOUGH = 0.5  # of what there should be; one stream of TCP seldom fills 100 Gbit/s
+HARMLESS = ("data", "output", "clock", "/dev/shm")  # what does not keep processes from talking
+
+
+def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
+    """All findings. timeout: seconds for the hosts' answers, and as many for the allreduce; launching: its options."""
+    names = [host.name for host in request.hosts]
+    answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output)
+    found = check_hosts(request, answers)
+    if any(each.status == FAIL and each.check not in HARMLESS for each in found):
+        skipped = HostFinding("all", "allreduce", WARN, "not tried", "mend the faults above, then ask again")
+        return [*found, skipped]
+    return found + _measure(request, answers, timeout, launching)
+
+
+def _measure(
+    request: HostRequirements, answers: list[Answer], timeout: float, launching: list[str]
+) -> list[HostFinding]:
+    command = [sys.executable, "-m", "app.doctor.bandwidth", *launching]
+    code, out, err = _run(command, timeout)
+    if code is None:
+        fix = "look for a firewall between the hosts (all ports must be open), or give --interface"
+        return [HostFinding("all", "allreduce", FAIL, f"not done within {timeout:g} s", fix)]
+    if code != 0:
+        said = [line for line in err.splitlines() if line.startswith("error: ")] or err.strip().splitlines()[-1:]
+        reason = "".join(said[:1]).removeprefix("error: ")
+        return [HostFinding("all", "allreduce", FAIL, reason, f"try {shlex.join(command)}")]
+    return judge(json.loads(out.strip().splitlines()[-1]), interface_speed(request, answers))
+
+
+def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
+    """Gbit/s that the slowest interface between the hosts says it has; 0 where none says it."""
+    facts = [answer.facts for answer in answers if answer.facts]
+    used = [each["interfaces"].get(route_interface(request, each), {}) for each in facts]
+    return min((interface["speed"] for interface in used if interface.get("speed")), default=0) / 1000
+
+
+def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
+    """What the bandwidths (of app.doctor.bandwidth) say. speed: the interface's in Gbit/s, 0 where it is not known."""
+    found, stream = measured["allreduce"], measured["stream"]
+    text = (
+        f"{found:.2f} Gbit/s by {measured['collectives']} between {measured['processes']} processes"
+        f" ({measured['bytes'] / 1e6:.0f} MB in {measured['seconds']:.2f} s)"
+    )
+    if measured["hosts"] == 1:
+        return [HostFinding("all", "allreduce", OK, text)]
+    said = f"the interface says {speed:g}" if speed else "the interface does not say its speed"
+    return [
+        _compare("network", f"{stream:.2f} Gbit/s from each host to the next; {said}", stream, speed, _NETWORK),
+        _compare("allreduce", f"{text}; the network gives {stream:.2f}", found, stream, _ALLREDUCE),
+    ]
+
+
+_NETWORK = "give --interface the fast one, and look for other traffic or a slow switch"
+_ALLREDUCE = "look for busy cores, or for too many slots"
+
+
+def _compare(check: str, text: str, found: float, wanted: float, fix: str) -> HostFinding:
+    good = found >= ENOUGH * wanted
+    return HostFinding("all", check, OK if good else WARN, text, "" if good else fix)
+
+
+def _run(command: list[str], timeout: float) -> tuple[int | None, str, str]:
+    """(exit code, stdout, stderr); None as the code where it had to be ended."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+            return process.returncode, out, err
+        except subprocess.TimeoutExpired:
+            process.terminate()  # app.launch.launch asks its job to end, and ends it at the second time
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(job.GRACE)
+        process.kill()
+        out, err = process.communicate()
+        return None, out, err

@@ -1,0 +1,52 @@
+"""The plan's times drawn like the paper's Figure 7: a step and an epoch against the minibatch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.base.errors import UserError
+from app.forecast.forecast import Row
+
+
+def draw(rows: list[Row], path: Path, recipe: str) -> None:
+    """Writes the figure; the same rows give the same bytes. Raises UserError where it cannot be written."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "plan"
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    x = [row.minibatch for row in rows]
+    steps = [row.seconds_per_step for row in rows]
+    figure, left = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    right = left.twinx()
+    (step,) = left.plot(x, steps, "o-", color="black", label="time of a step (left)")
+    (epoch,) = right.plot(
+        x, [row.seconds_per_epoch / 60 for row in rows], "s--", color="0.5", label="time of an epoch (right)"
+    )
+    left.set_xscale("log", base=2)
+    left.set_xticks(x, [f"{short(row.minibatch)}\n{row.gpus}" for row in rows], fontsize=8)
+    left.minorticks_off()
+    left.set_xlabel("minibatch kn (images), number of GPUs below")
+    left.set_ylim(0.75 * min(steps), 1.25 * max(steps))
+    left.set_ylabel("time of a step (s)")
+    right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_locator(NullLocator())
+    right.set_ylabel("time of an epoch (min)")
+    left.set_title(f"plan of {recipe}, weak scaling", fontsize=10)
+    left.legend(handles=[step, epoch], loc="upper center", frameon=False)
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    try:
+        figure.savefig(path, dpi=150, metadata=undated.get(path.suffix))
+    except OSError as error:
+        raise UserError(f"cannot write --plot {path}: {error.strerror}") from None
+    finally:
+        plt.close(figure)
+
+
+def short(minibatch: int) -> str:
+    """The paper's way to write a minibatch: 256, 8k, 11k."""
+    return f"{minibatch / 1024:.3g}k" if minibatch >= 1024 else str(minibatch)

@@ -1,0 +1,31 @@
+"""`python -m app.hosts.libraries`: what torch, Horovod and mpi4py are on this host, in one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+
+def describe() -> dict[str, Any]:
+    """Imports them all; MPI is not started. Raises ImportError where Horovod does not fit the torch that is there."""
+    import horovod.torch as hvd
+    import mpi4py
+    import torch
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    import mpi4py.MPI
+
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else "",
+        "torch_cuda": torch.version.cuda or "",
+        "built": [name for name in ("nccl", "mpi", "gloo") if getattr(hvd, f"{name}_built")()],
+        "libmpi": sorted(set(re.findall(r"\S*/libmpi\.so\S*", Path("/proc/self/maps").read_text()))),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

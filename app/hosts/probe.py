@@ -1,0 +1,188 @@
+"""What a host is and has, in a line of JSON: the program that app.hosts.remote sends to a host's `python3 -`.
+
+Needs Python 3.7 and nothing else, so that it also answers where the app is missing. main() gets the question:
+root, python, site (the folder of the packages): the app's, as they are where the user is; hosts, interface, data,
+output; deep: whether to import torch and Horovod and read the data; timeout in seconds.
+"""
+
+# ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from typing import Any
+
+CLOCK, FACTS = "app clock: ", "app facts: "
+_PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
+_SIOCGIFADDR = 0x8915
+_IFF_UP, _IFF_LOOPBACK = 1, 8
+
+
+def main(question: dict[str, Any]) -> None:
+    """Prints the clock at once, then the facts; ends by itself when the time is over."""
+    print(CLOCK + repr(time.time()), flush=True)
+    signal.alarm(int(question["timeout"]) + 1)
+    facts: dict[str, Any] = {
+        "name": socket.gethostname(),
+        "resolves": {name: _address(name) for name in [*question["hosts"], socket.gethostname()]},
+        "python": _words([question["python"], "-c", "import platform; print(platform.python_version())"]),
+        "packages": _packages(question["site"]),
+        "app": _digest(question["root"]),
+        "git": _git(question["root"]),
+        "mpirun": _words(["mpirun", "--version"]),
+        "orted": shutil.which("orted") or shutil.which("prted") or "",
+        "interfaces": _interfaces(),
+        "routes": {name: _route(name) for name in question["hosts"]},
+    }
+    if question["deep"]:
+        facts.update(
+            cores=len(os.sched_getaffinity(0)),
+            gpus=_words(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).splitlines(),
+            shm=_free("/dev/shm"),
+            memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+            infiniband=glob.glob("/sys/class/infiniband/*"),
+            output=_output(question["output"]),
+            data=_data(question["data"]) if question["data"] else None,
+            libraries=_libraries(question["root"], question["python"]),
+        )
+    print(FACTS + json.dumps(facts), flush=True)
+
+
+def _words(command: list[str]) -> str:
+    """What a command prints, "" where it is missing or fails."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return ""
+    return "" if done.returncode else str(done.stdout, errors="replace").strip()
+
+
+def _address(name: str) -> str:
+    try:
+        return str(socket.getaddrinfo(name, None)[0][4][0])
+    except OSError:
+        return ""
+
+
+def _packages(site: str) -> dict[str, str]:
+    """Versions by the names of the folders that pip leaves: nothing is imported."""
+    found: dict[str, str] = {}
+    for path in glob.glob(os.path.join(glob.escape(site), "*.dist-info")):
+        name, _, version = os.path.basename(path)[: -len(".dist-info")].partition("-")
+        if name in _PACKAGES:
+            found[name] = version
+    return found
+
+
+def _digest(root: str) -> str:
+    """Of the app's source, "" where there is none."""
+    digest, files = hashlib.sha256(), 0
+    for folder, folders, names in os.walk(os.path.join(root, "app")):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = os.path.join(folder, name)
+                digest.update(os.path.relpath(path, root).encode())
+                with open(path, "rb") as file:
+                    digest.update(hashlib.sha256(file.read()).digest())
+                files += 1
+    return digest.hexdigest()[:12] if files else ""
+
+
+def _git(root: str) -> str:
+    """The commit, and whether files differ from it; "" where root is no checkout."""
+    git = ["git", "-c", "safe.directory=*", "-C", root]
+    commit = _words([*git, "rev-parse", "--short", "HEAD"])
+    return commit and commit + (" with changes" if _words([*git, "status", "--porcelain", "-uno"]) else "")
+
+
+def _interfaces() -> dict[str, Any]:
+    """Those that are up and lead somewhere, with IPv4 address, MTU and speed in Mbit/s (0: it does not say)."""
+    found: dict[str, Any] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            if not int(_read(name, "flags") or "0", 16) & _IFF_UP or int(_read(name, "flags"), 16) & _IFF_LOOPBACK:
+                continue
+            try:
+                packed = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue
+            found[name] = {
+                "address": socket.inet_ntoa(packed[20:24]),
+                "mtu": int(_read(name, "mtu") or 0),
+                "speed": max(0, int(_read(name, "speed") or 0)),
+            }
+    return found
+
+
+def _read(interface: str, what: str) -> str:
+    try:
+        with open(f"/sys/class/net/{interface}/{what}") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _route(name: str) -> str:
+    """This host's own address on the way to another one. Connecting a UDP socket sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((name, 9))
+            return probe.getsockname()[0]
+    except OSError:
+        return ""
+
+
+def _free(path: str) -> int:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return 0
+
+
+def _output(path: str) -> dict[str, Any]:
+    """Of the folder, or of the nearest one above it that there is."""
+    there = os.path.abspath(path)
+    while not os.path.isdir(there):
+        there = os.path.dirname(there)
+    return {"free": _free(there), "writable": os.access(there, os.W_OK), "there": there}
+
+
+def _data(path: str) -> dict[str, Any]:
+    """How many files, and a digest of their names and sizes."""
+    digest, files = hashlib.sha256(), 0
+    try:
+        os.listdir(path)
+        for folder, folders, names in os.walk(path, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                full = os.path.join(folder, name)
+                digest.update(f"{os.path.relpath(full, path)}\0{os.stat(full).st_size}\0".encode())
+                files += 1
+    except OSError as error:
+        return {"files": files, "digest": "", "error": str(error.strerror)}
+    return {"files": files, "digest": digest.hexdigest()[:12], "error": ""}
+
+
+def _libraries(root: str, python: str) -> dict[str, Any]:
+    """What app.hosts.libraries says there, or why it cannot."""
+    command = [python, "-m", "app.hosts.libraries"]
+    try:
+        done = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)
+    except OSError as error:
+        return {"error": str(error)}
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        return {"error": words[-1] if words else f"it ended with exit code {done.returncode}"}
+    return json.loads(done.stdout.decode().strip().splitlines()[-1])

@@ -1,0 +1,115 @@
+"""Asks hosts over ssh, all at once, by a program sent to their python3: no host needs the app, no shell sees a name.
+
+What ssh says when it cannot is put into one line with its fix (app.launch.explain).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.base.errors import UserError
+from app.hosts import probe, this_host
+from app.hosts.ssh import SSH, no_answer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Ssh:
+    """How the hosts are reached; None: as ~/.ssh/config says."""
+
+    port: int | None = None
+    identity: str | None = None
+
+    def arguments(self, timeout: int) -> list[str]:
+        """ssh's options; timeout: seconds to connect."""
+        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # of two values ssh takes the first
+        words += ["-p", str(self.port)] if self.port else []
+        return words + (["-i", self.identity] if self.identity else [])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one host: the facts of app.hosts.probe, and its clock's seconds ahead of ours; or why there are none."""
+
+    host: str
+    here: bool
+    facts: dict[str, Any] | None = None
+    ahead: float = 0.0
+    error: str = ""
+
+
+def ask(
+    hosts: Iterable[str],
+    ssh: Ssh,
+    timeout: float,
+    *,
+    deep: bool = False,
+    data: str = "",
+    output: str = ".",
+) -> list[Answer]:
+    """The hosts' answers, in their order, after `timeout` seconds at the latest. deep, data, output: see the probe."""
+    names = list(hosts)
+    question = {
+        "root": str(ROOT),
+        "python": sys.executable,
+        "site": sysconfig.get_path("purelib"),
+        "hosts": names,
+        "data": data,
+        "output": output,
+        "deep": deep,
+        "timeout": timeout,
+    }
+    program = f"{Path(probe.__file__).read_text()}\nmain({question!r})\n"
+    with ThreadPoolExecutor(max_workers=max(1, len(names))) as threads:
+        return list(threads.map(lambda host: _ask(host, ssh, program, timeout), names))
+
+
+def _ask(host: str, ssh: Ssh, program: str, timeout: float) -> Answer:
+    try:
+        here = this_host.is_here(host)
+    except UserError:
+        return Answer(host, False, error="its name does not resolve here: correct it, or add it to /etc/hosts or DNS")
+    connect = ["ssh", *ssh.arguments(max(1, int(timeout / 2))), "--", host]
+    command = [sys.executable, "-"] if here else [*connect, "python3 -"]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+        ended = threading.Timer(timeout, process.kill)
+        ended.start()
+        ahead, facts = _read(process, program)
+        code = process.wait()
+        late = not ended.is_alive()
+        ended.cancel()
+        if facts is not None:
+            return Answer(host, here, facts, ahead)
+        errors.seek(0)
+        return Answer(host, here, error=no_answer(host, errors.read(), code, ssh.port, timeout if late else None))
+
+
+def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None]:
+    """(seconds that the host's clock is ahead, its facts)."""
+    assert process.stdin and process.stdout
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(program)
+        process.stdin.close()
+    ahead, facts = 0.0, None
+    for line in process.stdout:  # a login script of the host may have words of its own
+        if line.startswith(probe.CLOCK):
+            ahead = float(line[len(probe.CLOCK) :]) - time.time()
+        elif line.startswith(probe.FACTS):
+            facts = json.loads(line[len(probe.FACTS) :])
+    return ahead, facts

@@ -1,0 +1,81 @@
+"""`python -m app.hosts.slurm`: the host file of the Slurm job that it runs in.
+
+Slurm writes `node[01-03,7],gpu[1-2]n[1-2]` for the hosts and `8(x3),4(x5)` for their tasks; jobs of several components
+(`sbatch --het-group`) have both once for each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from itertools import product
+
+from app.base.errors import UserError
+from app.hosts.hostfile import Host
+
+_NAME = re.compile(r"[^,\[\]]*(\[[0-9,-]+\][^,\[\]]*)*")
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
+
+
+def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
+    """The hosts of the job and its tasks on each, component by component. UserError outside of a job."""
+    hosts: dict[str, int] = {}
+    for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(int(environ.get("SLURM_HET_SIZE", "0"))))]:
+        if nodes := environ.get(f"SLURM_JOB_NODELIST{suffix}"):
+            names, slots_of = expand(nodes), counts(environ.get(f"SLURM_TASKS_PER_NODE{suffix}", ""))
+            if len(names) != len(slots_of):
+                raise UserError(
+                    f"Slurm lists {len(names)} nodes and tasks for {len(slots_of)}: give a host file instead"
+                )
+            for name, slots in zip(names, slots_of, strict=True):
+                hosts.setdefault(name, slots)  # a job of components names the first of them without its suffix too
+    if not hosts:
+        raise UserError("this is no job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it")
+    return [Host(name, slots) for name, slots in hosts.items()]
+
+
+def expand(nodes: str) -> list[str]:
+    """`a[01-02,7]n[1-2],b` in full: a01n1, a01n2, a02n1, ... UserError where it cannot be read."""
+    names: list[str] = []
+    at = 0
+    while at < len(nodes):
+        found = _NAME.match(nodes, at)
+        if not found or not found[0] or nodes[found.end() : found.end() + 1] not in ("", ","):
+            raise UserError(f"cannot read Slurm's node list {nodes!r}: give a host file instead")
+        pieces = re.split(r"\[([^\]]*)\]", found[0])  # literal, ranges, literal, ranges, ..., literal
+        names += map("".join, product(*(_range(text) if odd % 2 else [text] for odd, text in enumerate(pieces))))
+        at = found.end() + 1
+    return names
+
+
+def counts(tasks: str) -> list[int]:
+    """`8(x3),4` in full: 8, 8, 8, 4. UserError where it cannot be read."""
+    numbers: list[int] = []
+    for piece in tasks.split(","):
+        found = _TASKS.fullmatch(piece)
+        if not found:
+            raise UserError(f"cannot read Slurm's tasks per node {tasks!r}: give sbatch --ntasks-per-node")
+        numbers += [int(found[1])] * int(found[2] or 1)
+    return numbers
+
+
+def _range(text: str) -> list[str]:
+    """`01-03,7`: 01, 02, 03, 7. Zeros in front are kept."""
+    numbers: list[str] = []
+    for piece in text.split(","):
+        found = _RANGE.fullmatch(piece)
+        if not found:
+            raise UserError(f"cannot read the range [{text}] in Slurm's node list: give a host file instead")
+        first, last = found[1], found[2] or found[1]
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return numbers
+
+
+if __name__ == "__main__":
+    try:
+        print("\n".join(f"{host.name} slots={host.slots}" for host in hosts_of_job(os.environ)))
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,76 @@
+"""How this program calls ssh, and what ssh says when it cannot reach a host, in one line with the fix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "ConnectTimeout=10"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """pattern: in the words of the launcher, with a group `host` where they name it; text: the cause and its fix; here:
+    it is about the host of the launcher."""
+
+    pattern: str
+    text: str
+    here: bool = False
+
+
+HOST = r"(?P<host>[\w.:-]+?)"
+SSH_CAUSES = [
+    Cause(
+        rf"Host key for \[?{HOST}\]?(:\d+)? has changed",
+        "its ssh host key is not the one known here: if it was set up anew,"
+        " `ssh-keygen -R {entry}`, then once `ssh {host}`",
+    ),
+    Cause(
+        r"Host key verification failed",
+        "its ssh host key is not known here: `ssh {host}` once by hand, and compare the key",
+    ),
+    Cause(
+        r"UNPROTECTED PRIVATE KEY FILE|bad permissions",
+        "ssh does not use a private key that others may read: `chmod 600` it",
+    ),
+    Cause(
+        rf"(\w+@{HOST}: )?Permission denied \(",
+        "its sshd wants a password or another key: `ssh-copy-id {host}`, or give --ssh-identity",
+    ),
+    Cause(
+        rf"ssh: connect to host {HOST} port (?P<port>\d+): Connection refused",
+        "no sshd listens there on port {port}: start it, or give --ssh-port",
+    ),
+    Cause(
+        rf"ssh: connect to host {HOST} port \d+: (?P<words>[^\r\n]+)",
+        "it does not answer ({words}): is it on, and is its network up?",
+    ),
+    Cause(
+        rf"Could not resolve hostname {HOST}:",
+        "its name does not resolve: correct it, or add it to /etc/hosts or DNS",
+    ),
+]
+
+
+def no_answer(host: str, words: str, code: int, port: int | None, after: float | None) -> str:
+    """Why a host asked over ssh gave no answer. after: the seconds after which it was given up, None: it was not."""
+    found = first_cause(SSH_CAUSES, words)
+    if found and (after is None or "timed out" not in words):
+        return say_cause(found[0], found[1], host, port)
+    if after is not None:
+        return f"it did not answer within {after:g} s: is it on, and is its network up? (--timeout)"
+    if code == 127 or "python3: not found" in words:
+        return "there is no python3 on the PATH of its ssh sessions: install it, then ./run.sh setup there"
+    last = words.strip().splitlines()[-1:]
+    return f"it did not answer as expected ({last[0] if last else f'exit code {code}'}): try `ssh {host} python3 -V`"
+
+
+def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | None:
+    found = ((cause, re.search(cause.pattern, words)) for cause in causes)
+    return next(((cause, match) for cause, match in found if match), None)
+
+
+def say_cause(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
+    groups = {name: value for name, value in match.groupdict().items() if value}
+    entry = f"'[{host}]:{port}'" if port else host  # as known_hosts has it
+    return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host, "entry": entry})

@@ -1,0 +1,253 @@
+"""Starts a command of the app: training ones on many processes by horovodrun or mpirun, all others in this process.
+
+It stays their parent: it shows what rank 0 says, ends the job when it must end, and gives the user one line for a
+failure, with its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from app.base import launcher_environment
+from app.base.errors import FAILED, LOST, PREEMPTED, UserError
+from app.base.failure import Failure
+from app.base.program import Command
+from app.hosts import hostfile, this_host
+from app.hosts.discover import discover, split_local
+from app.hosts.hostfile import Host
+from app.launch.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
+from app.launch.explain import explain
+from app.launch.job import GRACE, Alone, Job
+from app.launch.options import listed_hosts, parse
+from app.launch.output import Output
+from app.launch.preflight import Search, check_hosts, other_hosts
+
+_ROOT = Path(__file__).resolve().parents[2]
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # that ask a job to leave
+_FAILURE_GRACE = 20  # seconds in which the others end by themselves once a rank has said why it failed
+
+
+def main(
+    argv: list[str],
+    commands: Mapping[str, Command],
+    program: list[str],
+    check: Callable[[list[str]], object] | None = None,
+) -> int:
+    """Runs `[launcher options] [COMMAND] [OPTIONS]` and returns the exit code.
+
+    commands: the commands by name. program: what a rank runs, before the command. check: reads a command line without
+    running it, and raises UserError where it is wrong.
+    """
+    try:
+        options, command = parse(argv, {name: each.text for name, each in commands.items()})
+        if command[0] == "doctor":  # looks at what a run with these options would meet
+            options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
+        if check is not None:
+            check(command)  # a wrong flag answers here, at once and once
+        distributed = command[0] in commands and commands[command[0]].distributed
+        if distributed and options.launcher != "none":
+            plan = _plan_elastic if options.discovery else _plan
+            return _launch(plan(options, command, program), options.dry_run)
+        return _run_alone(options, command, program, distributed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
+    collectives = _value(command, "--collectives") or "auto"
+    listed = listed_hosts(options)
+    processes = options.np or sum(host.slots for host in listed) or this_host.gpus(_value(command, "--device")) or 2
+    hosts = listed or [Host("localhost", processes)]
+    hostfile.check_slots(hosts, processes)
+    this_host.check_name()
+    remote = [host for host in hosts if not this_host.is_here(host.name)]
+    if options.interface and len(remote) < len(hosts):
+        this_host.check_interface(options.interface)
+    return Launch(
+        launcher=options.launcher,
+        processes=processes,
+        hosts=hosts,
+        remote=bool(remote),
+        collectives=collectives,
+        program=[*program, *command],
+        interface=options.interface,
+        ssh_port=options.ssh_port,
+        ssh_identity=options.ssh_identity,
+        additions=_python_path(Path.cwd()),
+    )
+
+
+def _plan_elastic(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
+    if _value(command, "--collectives") == "mpi":
+        raise UserError("elastic runs need gloo: leave out --collectives mpi")
+    script = str(Path(options.discovery).resolve())
+    hosts = split_local(discover(script))
+    slots = sum(host.slots for host in hosts)
+    if slots < (options.min_np or 1):
+        raise UserError(f"--min-np {options.min_np or 1}: {script} lists {slots} slots now")
+    this_host.check_name()
+    remote = any(not this_host.is_here(host.name) for host in hosts)
+    if remote and not options.interface:
+        raise UserError("an elastic run on several hosts needs --interface IF, the network interface between them")
+    if options.interface:
+        this_host.check_interface(options.interface)
+    most = options.max_np
+    return Launch(
+        launcher="horovodrun",
+        processes=options.np or min(slots, most or slots),
+        hosts=hosts,
+        remote=remote,
+        collectives="gloo",
+        program=[*program, *command],
+        interface=options.interface,
+        ssh_port=options.ssh_port,
+        ssh_identity=options.ssh_identity,
+        elastic=Elastic(options.min_np or 1, most, shlex.join([sys.executable, "-m", "app.hosts.discover", script])),
+        additions=_python_path(Path.cwd()),
+    )
+
+
+def _launch(launch: Launch, dry_run: bool) -> int:
+    version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
+    additions = dict(launch.additions or {})
+    environ = dict(os.environ) | additions
+    if sys.stdout.isatty() and not dry_run:
+        environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
+    command = command_line(launch, environ, open_mpi=version, root=os.geteuid() == 0)
+    if dry_run:
+        print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
+        return 0
+    if not launch.elastic:
+        check_hosts(launch)
+    # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
+    environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
+    # The first to arrive wait for the last, who may still import torch from a slow disk; 30 seconds by default.
+    environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
+    environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
+    if launch.launcher == "horovodrun":
+        environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
+        command[:1] = [sys.executable, "-m", "app.launch.horovodrun"]
+    # mpirun passes SIGUSR1 on to every rank and waits; by SIGTERM it would kill them after a second.
+    return _watch(Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM), launch)
+
+
+def _watch(job: Job, launch: Launch) -> int:
+    output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
+    search: Search | None = None
+    alone = Alone(job) if launch.elastic else None
+    for chunk in job.chunks():
+        try:
+            output.feed(chunk)
+        except BrokenPipeError:  # nobody reads any more, as in `run.sh | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            job.ask(signal.SIGPIPE)
+        if output.failures:
+            job.limit(_grace(output.failures, launch))
+            search = search or Search(launch)
+            if search.found:
+                job.limit(0)  # the launcher would wait for hosts that are gone
+        if alone and alone.for_long():
+            job.limit(0)
+    gone = search.result() if search else ""  # before close(), which ends every process below this one
+    launcher_code = job.close()
+    output.finish()
+    code, words = _verdict(output, launcher_code, job.asked, launch)
+    if alone and alone.found:
+        code = FAILED
+        words = f"error: no process was left for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
+    if gone:
+        words = f"{words.rstrip()}; {gone}\n"
+    print(words, end="", file=sys.stderr)
+    return code
+
+
+def _grace(failures: list[Failure], launch: Launch) -> float:
+    """Seconds that the others have to end by themselves after these: a rank may wait for a failed one for ever."""
+    codes = {each.code for each in failures}
+    if launch.elastic and codes == {FAILED}:
+        return float("inf")  # the others go on
+    return GRACE if codes == {PREEMPTED} else _FAILURE_GRACE
+
+
+def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
+    """The exit code and the last words, the cause in the last line."""
+    if cause := output.documented():
+        return cause.code, _caused(cause)
+    if launcher_code == 0:
+        return 0, "" if launch.elastic else output.kept_back  # of processes that the run went on without
+    killed = output.killed()
+    cause = output.reasoned(killed[0] if killed else None)
+    if asked is None and cause:
+        return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
+    number = asked or (killed[2] if killed else 0)
+    if number in STOPPING:
+        name = signal.Signals(number).name
+        return PREEMPTED, f"stopped by {name}, before a rank could save: the same command goes on\n"
+    if asked is not None:
+        return 128 + asked, f"error: stopped by {signal.Signals(asked).name}\n"
+    if killed:
+        return FAILED, _killed(*killed, output, launch)
+    if output.failures:
+        cause = min(output.failures, key=lambda each: each.message.startswith(LOST))
+        return FAILED, _caused(cause)
+    if not output.begun and (reason := explain(output.launcher_said, other_hosts(launch))):
+        return FAILED, f"error: {reason}\n{output.kept_back}"
+    return FAILED, f"{output.kept_back}error: {launch.launcher} ended with exit code {launcher_code}\n"
+
+
+def _killed(rank: int, host: str | None, number: int, output: Output, launch: Launch) -> str:
+    hint = "; if nobody killed it, its memory ran out: dmesg says so" if number == signal.SIGKILL else ""
+    by = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    place = output.place_of(rank)
+    return f"error: rank {rank} on {host or _host_of(rank, launch)} was ended by {by}{place}{hint}\n"
+
+
+def _caused(cause: Failure) -> str:
+    return f"{'' if cause.code == PREEMPTED else 'error: '}rank {cause.rank} on {cause.host}: {cause.message}\n"
+
+
+def _host_of(rank: int, launch: Launch) -> str:
+    counts = hostfile.processes_on(launch.hosts, launch.processes)
+    return next(host.name for index, host in enumerate(launch.hosts) if rank < sum(counts[: index + 1]))
+
+
+def _run_alone(options: argparse.Namespace, command: list[str], program: list[str], distributed: bool) -> int:
+    if options.hosts or options.hostfile or options.np not in (None, 1):
+        alone = "--launcher none starts" if distributed else f"{command[0]} is"
+        raise UserError(f"{alone} one process: leave out -np, -H and --hostfile")
+    if options.dry_run:
+        print(shell_line([*program, *command], _python_path(Path.cwd())))
+        return 0
+    sys.stdout.flush()
+    os.execve(program[0], [*program, *command], dict(os.environ) | _python_path(Path.cwd()))
+
+
+def _without(words: list[str], word: str) -> list[str]:
+    at = words.index(word)
+    return words[:at] + words[at + 1 :]
+
+
+def _python_path(folder: Path) -> dict[str, str]:
+    """What lets `python -m app` find the app from another folder than its own."""
+    if folder == _ROOT:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
+
+
+def _value(command: list[str], option: str) -> str | None:
+    """The last value that the command's own options give to `option`."""
+    value = None
+    for word, following in zip(command, [*command[1:], None], strict=True):
+        if word == option:
+            value = following
+        elif word.startswith(f"{option}="):
+            value = word.partition("=")[2]
+    return value

@@ -1,0 +1,137 @@
+"""The launcher's own options, which stand before the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import NoReturn
+
+from app.base.errors import EXIT_CODES, UserError
+from app.hosts import hostfile
+from app.hosts.hostfile import Host
+
+
+def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
+    """The launcher's options; the command with its own, ["train"] where there is none. UserError names the nearest.
+
+    commands: what --help lists, by name.
+    """
+    parser = _parser(commands)
+    known = parser._option_string_actions
+    end = 0
+    while end < len(argv) and argv[end].startswith("-"):
+        name, equals, _ = argv[end].partition("=")
+        if name not in known:
+            raise UserError(_unknown(name, list(known)))
+        end += 1 if equals or known[name].nargs == 0 else 2
+    options = parser.parse_args(argv[:end])
+    check(options)
+    check_elastic(options)
+    return options, argv[end:] or ["train"]
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError for values that no launch can have."""
+    if options.np is not None and options.np < 1:
+        raise UserError(f"-np {options.np}: a run has at least one process")
+    if options.hosts and options.hostfile:
+        raise UserError("-H and --hostfile both say where to run: give one of them")
+    if options.interface and not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", options.interface):
+        raise UserError(f"--interface {options.interface!r} is no name of an interface: `ip address` lists them")
+    if options.ssh_port is not None and not 0 < options.ssh_port < 65536:
+        raise UserError(f"--ssh-port {options.ssh_port}: a port is between 1 and 65535")
+    if options.ssh_identity and not re.fullmatch(r"[\w./~+@-]+", options.ssh_identity):
+        raise UserError(
+            f"--ssh-identity {options.ssh_identity!r}: the launchers take a path of letters, digits and ./~+@-_ only"
+        )
+    if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
+        raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
+
+
+def listed_hosts(options: argparse.Namespace) -> list[Host]:
+    """The hosts of --hostfile or -H, none where neither is given. UserError as app.hosts.hostfile."""
+    if options.hostfile:
+        return hostfile.read_hostfile(options.hostfile)
+    return hostfile.parse_hosts(options.hosts) if options.hosts else []
+
+
+def check_elastic(options: argparse.Namespace) -> None:
+    """UserError where the options of an elastic run do not fit."""
+    limits = (options.min_np, options.max_np)
+    if not options.discovery:
+        if limits != (None, None):
+            raise UserError("--min-np and --max-np are for elastic runs: give a --host-discovery-script too")
+        return
+    if options.hosts or options.hostfile:
+        raise UserError("--host-discovery-script says where to run: leave out -H and --hostfile")
+    if options.launcher != "horovodrun":
+        raise UserError(f"elastic runs are started by horovodrun: leave out --launcher {options.launcher}")
+    if not os.access(options.discovery, os.X_OK):
+        raise UserError(f"--host-discovery-script {options.discovery}: no such file, or it cannot be run (chmod +x)")
+    if any(limit is not None and limit < 1 for limit in limits):
+        raise UserError("--min-np and --max-np: a run has at least one process")
+    if options.max_np is not None and (options.min_np or 1) > options.max_np:
+        raise UserError(f"--min-np {options.min_np} is above --max-np {options.max_np}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.replace("argument ", "", 1))
+
+
+def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="run.sh",
+        usage="./run.sh [-np N] [-H HOST:SLOTS,...] [--hostfile FILE] [more] [COMMAND] [OPTIONS]",
+        description="Trains (COMMAND is `train` when left out). ./run.sh COMMAND --help lists a command's own options.",
+        epilog="\n".join(["commands:", *(f"  {name:20}  {does}" for name, does in commands.items()), "", EXIT_CODES]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(parser)
+    add = parser.add_argument
+    add(
+        "--host-discovery-script",
+        dest="discovery",
+        metavar="S",
+        help="elastic run: S prints the hosts there are now, host:slots a line; it is asked each second",
+    )
+    add("--min-np", type=int, metavar="N", help="elastic run: processes below which it waits; default: 1")
+    add("--max-np", type=int, metavar="N", help="elastic run: most processes; default: all slots")
+    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options which say where and how processes are started."""
+    add = parser.add_argument
+    add(
+        "-np",
+        type=int,
+        metavar="N",
+        help="processes; default: the slots of the hosts, else one per GPU, else two",
+    )
+    add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="where to run; default: this machine")
+    add("--hostfile", metavar="FILE", help="the same from a file, a host a line: see hostfiles/")
+    add(
+        "--launcher",
+        choices=["horovodrun", "mpirun", "none"],
+        default="horovodrun",
+        help="default: horovodrun",
+    )
+    add(
+        "--interface",
+        metavar="IF",
+        help="network interface between hosts, as eth0; default: the launcher finds one",
+    )
+    add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
+    add("--ssh-identity", metavar="F", help="private key for the hosts")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    hint = f": did you mean {nearest[0]}?" if nearest else ", see ./run.sh --help"
+    return f"unknown launcher option {name}{hint} (a command's own options go behind it: ./run.sh train {name} ...)"

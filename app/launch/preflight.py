@@ -1,0 +1,56 @@
+"""Asks the other hosts before a launch, in a second: what would end there in a launcher's riddle is one line here."""
+
+from __future__ import annotations
+
+import threading
+
+from app.base.errors import UserError
+from app.hosts import hostfile, this_host
+from app.hosts.checks import FAIL, HostRequirements, versions
+from app.hosts.remote import Ssh, ask
+from app.launch.command_line import Launch
+
+PATIENCE = 20.0  # seconds for a host to answer before a launch
+SHORT = 5.0  # and after a failure
+
+
+def other_hosts(launch: Launch) -> list[str]:
+    """The hosts that get processes, without this one."""
+    counts = hostfile.processes_on(launch.hosts, launch.processes)
+    used = [host.name for host, count in zip(launch.hosts, counts, strict=True) if count]
+    return [name for name in used if not this_host.is_here(name)]
+
+
+def check_hosts(launch: Launch) -> None:
+    """UserError for a host that does not answer, has another version, or lacks --interface."""
+    if not other_hosts(launch):
+        return
+    counts = hostfile.processes_on(launch.hosts, launch.processes)
+    hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
+    here = [host for host in hosts if this_host.is_here(host.name)]
+    names = [host.name for host in (here + [host for host in hosts if host not in here])]
+    answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)
+    bad = [each for each in versions(HostRequirements(hosts, launch.interface, "", ""), answers) if each.status == FAIL]
+    if bad:
+        more = f" ({len(bad) - 1} more of this kind: ./run.sh doctor)" if len(bad) > 1 else ""
+        what = "" if bad[0].check in ("answer", "machine") else f"{bad[0].check} "
+        raise UserError(f"{bad[0].host}: {what}{bad[0].text}: {bad[0].fix}{more}")
+
+
+class Search:
+    """Looks for other hosts that no longer answer, beside a job that fails. `found`: them in words, "" so far."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.found = ""
+        self._launch = launch
+        self._thread = threading.Thread(target=self._search, daemon=True)
+        self._thread.start()
+
+    def result(self) -> str:
+        """What it has found in the end; "" where all answer."""
+        self._thread.join()
+        return self.found
+
+    def _search(self) -> None:
+        answers = ask(other_hosts(self._launch), Ssh(self._launch.ssh_port, self._launch.ssh_identity), SHORT)
+        self.found = "; ".join(f"{each.host} does not answer by ssh now" for each in answers if each.facts is None)

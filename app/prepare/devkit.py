@@ -1,0 +1,88 @@
+"""ImageNet's development kit: the classes, their names and sizes, and the labels of the validation images."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.base.errors import UserError
+from app.data.archives import AGAIN, DEVKIT
+
+SYNSETS = "data/meta.mat"
+GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+LARGEST = 2**26  # bytes of one of its files; the official ones have less than 1 MB
+
+
+@dataclass(frozen=True)
+class Synset:
+    """A class: its WordNet id, its names in words, and how many training images it has."""
+
+    wnid: str
+    words: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Devkit:
+    """synsets: the classes in the order of their ILSVRC2012 ids. ground_truth: the class of each validation image."""
+
+    synsets: tuple[Synset, ...]
+    ground_truth: tuple[Synset, ...]
+
+    @property
+    def training_images(self) -> int:
+        return sum(synset.images for synset in self.synsets)
+
+
+def read_devkit(path: str) -> Devkit:
+    """The devkit in its .tar.gz. Raises UserError where it cannot be read or is not what the official one is."""
+    synsets = _read_synsets(path, _read_member(path, SYNSETS))
+    truth = []
+    for number, line in enumerate(_read_member(path, GROUND_TRUTH).decode("ascii", "replace").split(), 1):
+        if not (re.fullmatch(r"[0-9]{1,6}", line) and 1 <= int(line) <= len(synsets)):
+            raise UserError(
+                f"{path}: {GROUND_TRUTH}, line {number}: {line[:20]!r} is no class 1 to {len(synsets)}: {AGAIN}"
+            )
+        truth.append(synsets[int(line) - 1])
+    if not truth:
+        raise UserError(f"{path}: {GROUND_TRUTH} is empty: {AGAIN}")
+    return Devkit(synsets, tuple(truth))
+
+
+def _read_member(path: str, ending: str) -> bytes:
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for entry in tar:
+                if entry.name.endswith("/" + ending) and entry.isreg() and entry.size <= LARGEST:
+                    file = tar.extractfile(entry)
+                    assert file is not None
+                    return file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}: {AGAIN}") from None
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
+        raise UserError(f"{path} is damaged or no .tar.gz archive ({error}): {AGAIN}") from None
+    raise UserError(f"{path} has no {ending}: give ImageNet's {DEVKIT}")
+
+
+def _read_synsets(path: str, content: bytes) -> tuple[Synset, ...]:
+    from scipy.io import loadmat
+
+    try:
+        rows: Any = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
+        leaves = {  # the inner nodes of WordNet's tree follow the classes
+            int(row["ILSVRC2012_ID"]): Synset(str(row["WNID"]), str(row["words"]), int(row["num_train_images"]))
+            for row in rows
+            if int(row["num_children"]) == 0
+        }
+    except Exception as error:  # a damaged file fails in many ways within scipy
+        raise UserError(f"{path}: {SYNSETS} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from None
+    bad = [synset.wnid for synset in leaves.values() if not re.fullmatch(r"n\d{8}", synset.wnid) or synset.images < 1]
+    if bad or sorted(leaves) != list(range(1, len(leaves) + 1)) or not leaves:
+        raise UserError(f"{path}: {SYNSETS} does not list classes 1 to {len(leaves)} with their images: {AGAIN}")
+    return tuple(leaves[number] for number in sorted(leaves))

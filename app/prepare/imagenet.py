@@ -1,0 +1,181 @@
+"""From ImageNet's official archives to train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
+
+The work is cut into parts: a class of the training archive, or PART validation images. A part done is noted in the
+folder's journal. A file gets its name when it is whole, so that a part begun keeps what it has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.base.errors import UserError
+from app.base.progress import Progress
+from app.base.text import some, volume
+from app.data.archives import AGAIN, DEVKIT, TRAIN, VALIDATION, list_members
+from app.data.index import list_split
+from app.prepare.devkit import Devkit, read_devkit
+from app.prepare.findings import IMAGENET
+from app.prepare.journal import Journal
+from app.prepare.parallel import in_parallel
+from app.prepare.unpack import Part, Shrink, Writing, write_part
+
+JOURNAL, CLASS_NAMES = ".prepare-imagenet.jsonl", "classes.json"
+PART = 500
+BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95: more than photographs take
+BLOCK = 4096  # bytes by which a file system hands out space
+
+
+def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -> str:
+    """Writes train/, val/ and classes.json (wnid -> names in words) into `output`; returns what there is, in a line.
+
+    Interrupted and called again with the same arguments, it goes on. Raises UserError: an archive that is missing,
+    damaged or of another structure than the official one, a count that the devkit does not confirm, too little disk,
+    an output folder with other content.
+    """
+    devkit = read_devkit(_archive(archives, DEVKIT))
+    parts = _training_parts(_archive(archives, TRAIN), devkit)
+    parts += _validation_parts(_archive(archives, VALIDATION), devkit)
+    settings = {"size": sum(part.size for part in parts), "shrink": shrink and [shrink.side, shrink.quality]}
+    try:
+        with _locked(Path(output)), _open_journal(Path(output), settings) as journal:
+            _write_names(Path(output) / CLASS_NAMES, devkit)
+            _write_parts(parts, output, shrink, processes, journal)
+            _check_result(Path(output), devkit, journal)
+    except OSError as error:
+        where = error.filename or output
+        raise UserError(f"{where}: {error.strerror}; mend that and run the same command again: it goes on") from None
+    counts = {"classes": len(devkit.synsets), "train": devkit.training_images, "val": len(devkit.ground_truth)}
+    text = "{train:,} training and {val:,} validation images of {classes:,} classes"
+    all_of_it = (
+        "all of ImageNet" if counts == IMAGENET else "all of the devkit's; ImageNet has " + text.format(**IMAGENET)
+    )
+    return f"{output}: {text.format(**counts)}, {all_of_it}"
+
+
+def _archive(folder: str, name: str) -> str:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise UserError(f"there is no {path}: put ImageNet's {TRAIN}, {VALIDATION} and {DEVKIT} into one folder")
+    return str(path)
+
+
+def _training_parts(archive: str, devkit: Devkit) -> list[Part]:
+    tars = {member.name.removesuffix(".tar"): member for member in list_members(archive, r"n\d{8}\.tar")}
+    expected = {synset.wnid for synset in devkit.synsets}
+    if missing := sorted(expected - set(tars)):
+        raise UserError(f"{archive} lacks {len(missing)} of {len(expected)} classes, {some(missing)}: {AGAIN}")
+    if added := sorted(set(tars) - expected):
+        raise UserError(f"{archive} holds classes that {DEVKIT} does not know, {some(added)}: use archives of one year")
+    return [
+        Part("train/" + synset.wnid, archive, synset.images, tars[synset.wnid].size, synset=tars[synset.wnid])
+        for synset in devkit.synsets
+    ]
+
+
+def _validation_parts(archive: str, devkit: Devkit) -> list[Part]:
+    members = sorted(list_members(archive, r"ILSVRC2012_val_\d{8}\.JPEG"))
+    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, len(devkit.ground_truth) + 1)]
+    if [member.name for member in members] != names:
+        raise UserError(f"{archive} holds {len(members):,} images, and {DEVKIT} labels {len(names):,} others: {AGAIN}")
+    files = [(member, "val/" + synset.wnid) for member, synset in zip(members, devkit.ground_truth, strict=True)]
+    pieces = [tuple(files[first : first + PART]) for first in range(0, len(files), PART)]
+    return [
+        Part(f"val/{number}", archive, len(piece), sum(member.size for member, _ in piece), files=piece)
+        for number, piece in enumerate(pieces)
+    ]
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Makes the folder and keeps other processes of this command out of it."""
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise UserError(f"another prepare-imagenet is at work in {output}: wait for it") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _open_journal(output: Path, settings: dict[str, Any]) -> Iterator[Journal]:
+    """The journal of `output`, whose first record is `settings`. Raises UserError for a folder of other content."""
+    path = output / JOURNAL
+    if not path.exists() and any(output.iterdir()):
+        raise UserError(f"{output} holds other files: name a new folder, or one that prepare-imagenet began")
+    journal = Journal(path)
+    try:
+        if not journal.records:
+            journal.append(settings)
+        if journal.records[0] != settings:
+            raise UserError(f"{output} was begun from other archives or with another --resize: name a new folder")
+        yield journal
+    finally:
+        journal.close()
+
+
+def _write_names(path: Path, devkit: Devkit) -> None:
+    path.write_text(json.dumps({synset.wnid: synset.words for synset in devkit.synsets}, indent=1) + "\n")
+
+
+def _write_parts(parts: list[Part], output: str, shrink: Shrink | None, processes: int, journal: Journal) -> None:
+    done = {record.get("part") for record in journal.records}
+    left = [part for part in parts if part.name not in done]
+    need, free = (sum(_space(part, shrink) for part in left), shutil.disk_usage(output).free)
+    if need > free:
+        raise UserError(
+            f"{output} has {volume(free)} free, and the images take about {volume(need)}: free some, name a folder on"
+            f" another disk, or make them smaller with --resize"
+        )
+    total = sum(part.images for part in parts)
+    results = in_parallel(write_part, [Writing(part, output, shrink) for part in left], processes)
+    with closing(results), Progress("prepare-imagenet", total, total - sum(part.images for part in left)) as progress:
+        for part, size in results:
+            journal.append({"part": part.name, "bytes": size})
+            progress.add(part.images)
+
+
+def _space(part: Part, shrink: Shrink | None) -> float:
+    """Bytes on the disk that a part takes, about and rather too many."""
+    size: float = part.size
+    if shrink is not None:
+        pixels = part.images * shrink.side**2 * 4 / 3
+        size = min(size, pixels * BYTES_PER_PIXEL * (2 if shrink.quality > 95 else 1))
+    return size + part.images * BLOCK
+
+
+def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
+    """Compares counts and bytes on the disk with what was written. Raises UserError naming the folders that changed."""
+    written = {record["part"]: record["bytes"] for record in journal.records[1:]}
+    train, validation = _counts(output, "train"), _counts(output, "val")
+    expected = {synset.wnid: (synset.images, written[f"train/{synset.wnid}"]) for synset in devkit.synsets}
+    changed = {f"train/{wnid}" for wnid in train.keys() | expected.keys() if train.get(wnid) != expected.get(wnid)}
+    labels = Counter(synset.wnid for synset in devkit.ground_truth)
+    size = sum(size for name, size in written.items() if name.startswith("val/"))
+    if {wnid: count for wnid, (count, _) in validation.items()} != labels:
+        changed.add("val")
+    if sum(size for _, size in validation.values()) != size:
+        changed.add("val")
+    if changed:
+        kept = [part for part in written if part not in changed and part.split("/")[0] not in changed]
+        journal.rewrite([journal.records[0], *({"part": part, "bytes": written[part]} for part in kept)])
+        folders = some(sorted(f"{output}/{name}" for name in changed))
+        raise UserError(f"{folders}: changed since written here; remove that and run the same command again")
+
+
+def _counts(output: Path, split: str) -> dict[str, tuple[int, int]]:
+    """The images and their bytes of each class."""
+    classes = list_split(str(output), split, {})
+    return {os.fsdecode(name): (len(images), sum(size for _, size in images)) for name, images in classes.items()}

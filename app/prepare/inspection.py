@@ -1,0 +1,214 @@
+"""Every image of a folder decoded once: what a training run would stop on, and what is worth knowing.
+
+The images are taken in chunks. What was found of a chunk is noted in the user's cache directory beside a key of its
+names, sizes and times, so an interrupted pass goes on, and a repeated one decodes only what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from app.base.errors import UserError
+from app.base.progress import Progress
+from app.data.images import FORMATS
+from app.data.index import cache_path, list_split
+from app.prepare.findings import IMAGENET, SMALLEST_SIDE, DataFinding, Report
+from app.prepare.journal import Journal
+from app.prepare.parallel import in_parallel
+
+SPLITS = ("train", "val")
+CHUNK = 256
+FORMAT = 1  # of the journal; to be raised with each change of what is looked for
+
+
+class Chunk(NamedTuple):
+    """Images of one split, `first` being their place in it; `known` the key under which they were seen before."""
+
+    root: str
+    split: str
+    first: int
+    names: tuple[bytes, ...]
+    known: str | None
+
+
+def inspect(folder: str, processes: int) -> Report:
+    """Looks at every image. Raises UserError for a folder that is missing or cannot be listed."""
+    root = str(Path(folder).absolute())
+    if not Path(root).is_dir():
+        raise UserError(f"no such data folder: {root}")
+    classes = {split: list_split(root, split, {}) for split in SPLITS if Path(root, split).is_dir()}
+    findings = list(_look_at_layout(classes))
+    names = {split: tuple(name for images in classes[split].values() for name, _ in images) for split in classes}
+    records = _inspect_images(root, names, processes)
+    for record in records:
+        for place, kind, detail in record["findings"]:
+            name = names[record["split"]][record["first"] + place]
+            findings.append(DataFinding(kind, _path(record["split"], name), detail))
+    findings += _find_duplicates(records, names)
+    images = {split: len(names.get(split, ())) for split in SPLITS}
+    return Report(root, images, len(classes.get("train", {})), tuple(findings))
+
+
+def _path(split: str, name: bytes) -> str:
+    return f"{split}/{os.fsdecode(name)}"
+
+
+def _look_at_layout(classes: dict[str, dict[bytes, list[tuple[bytes, int]]]]) -> Iterator[DataFinding]:
+    for split in SPLITS:
+        images = classes.get(split)
+        if images is None:
+            yield DataFinding(
+                "layout", split, "there is no such folder; expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+            )
+        elif not any(images.values()):
+            yield DataFinding("layout", split, "there is no image (.jpg, .jpeg or .png) in its class folders")
+        else:
+            yield from (
+                DataFinding("empty-class", _path(split, name), "no image") for name in images if not images[name]
+            )
+    if all(any(classes.get(split, {}).values()) for split in SPLITS):
+        for split, other in (SPLITS, SPLITS[::-1]):
+            for name in sorted(classes[other].keys() - classes[split].keys()):
+                yield DataFinding("missing-class", _path(split, name), f"but there is {_path(other, name)}")
+        if all(re.fullmatch(rb"n\d{8}", name) for name in classes["train"]):
+            yield from _compare_with_imagenet(classes)
+
+
+def _compare_with_imagenet(classes: dict[str, dict[bytes, list[tuple[bytes, int]]]]) -> Iterator[DataFinding]:
+    counts = {"classes": len(classes["train"])}
+    counts |= {split: sum(len(images) for images in classes[split].values()) for split in SPLITS}
+    for what, count in counts.items():
+        if count != IMAGENET[what]:
+            path, unit = ("train", "classes") if what == "classes" else (what, "images")
+            yield DataFinding("counts", path, f"{count:,} {unit}, ImageNet has {IMAGENET[what]:,}")
+
+
+def _inspect_images(root: str, names: dict[str, tuple[bytes, ...]], processes: int) -> list[dict[str, Any]]:
+    """The records of all chunks, in order; from the journal where they are known."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        journal = _open_journal(root, elsewhere)
+        known = {(r["split"], r["first"]): r for r in journal.records if r.get("format") == FORMAT}
+        chunks = [
+            Chunk(root, split, first, names[split][first : first + CHUNK], known.get((split, first), {}).get("key"))
+            for split in names
+            for first in range(0, len(names[split]), CHUNK)
+        ]
+        records = {chunk[1:3]: known[chunk[1:3]] for chunk in chunks if chunk.known}
+        journal.rewrite(list(records.values()))
+        results = in_parallel(inspect_chunk, chunks, processes)
+        total = sum(map(len, names.values()))
+        with closing(journal), closing(results), Progress("check-data", total, 0) as progress:
+            for chunk, record in results:
+                if record is not None:
+                    records[chunk[1:3]] = record
+                    journal.append(record)
+                progress.add(len(chunk.names))
+    return [records[chunk[1:3]] for chunk in chunks]
+
+
+def _open_journal(root: str, elsewhere: str) -> Journal:
+    """In the user's cache directory; where that cannot be used, in `elsewhere`, and each pass is the first."""
+    path = cache_path(root, "check.jsonl")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Journal(path)
+    except OSError:
+        return Journal(Path(elsewhere) / path.name)
+
+
+def inspect_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, Any] | None]:
+    """The chunk's record, its hashes and [place, kind, detail] of its findings; None where the known one holds."""
+    paths = [str(Path(chunk.root, chunk.split, os.fsdecode(name))) for name in chunk.names]
+    key = _digest(repr((chunk.names, [_state(path) for path in paths])).encode())
+    if key == chunk.known:
+        return chunk, None
+    seen = [inspect_image(path) for path in paths]
+    findings = [[place, *finding] for place, (_, found) in enumerate(seen) for finding in found]
+    record = {"format": FORMAT, "split": chunk.split, "first": chunk.first, "key": key}
+    return chunk, record | {"hashes": [digest for digest, _ in seen], "findings": findings}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return (-1, -1)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def inspect_image(path: str) -> tuple[str, list[tuple[str, str]]]:
+    """The hash of the contents ("" where training cannot read them) and (kind, detail) of what is odd about them."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return "", [("unreadable", error.strerror or type(error).__name__)]
+    if not content:
+        return "", [("unreadable", "an empty file")]
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        return "", [("unreadable", "neither JPEG nor PNG")]
+    except Exception as error:  # a decoder's own errors are of many kinds: SyntaxError, struct.error, ...
+        return "", [("unreadable", str(error) or type(error).__name__)]
+    with image, warnings.catch_warnings(action="ignore"):
+        try:
+            image.load()
+            image.convert("RGB")
+        except Exception as error:
+            return "", [("truncated", str(error) or type(error).__name__)]
+        return _digest(content), list(_look_at(image, path))
+
+
+def _look_at(image: Image.Image, path: str) -> Iterator[tuple[str, str]]:
+    if image.mode != "RGB":
+        yield "not-rgb", image.mode
+    if (image.format == "PNG") != path.lower().endswith(".png"):
+        yield "wrong-name", f"it is a {image.format}"
+    if min(image.size) < SMALLEST_SIDE:
+        yield "small", "{} x {}".format(*image.size)
+    if problem := _exif_problem(image):
+        yield "broken-exif", problem
+
+
+def _exif_problem(image: Image.Image) -> str:
+    """What Pillow says of the EXIF data when all of it is read; "" where that is nothing."""
+    with warnings.catch_warnings(record=True, action="always") as warned:
+        try:
+            exif = Image.Exif()  # afresh: image.getexif() tells of a fault only once, and opening may have asked
+            exif.load(image.info.get("exif", b""))
+            dict(exif)
+            for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+                dict(exif.get_ifd(part))
+        except Exception as error:
+            return str(error) or type(error).__name__
+    return str(warned[0].message).strip() if warned else ""
+
+
+def _find_duplicates(records: list[dict[str, Any]], names: dict[str, tuple[bytes, ...]]) -> Iterator[DataFinding]:
+    images = [
+        (digest, record["split"], record["first"] + place)
+        for record in records
+        for place, digest in enumerate(record["hashes"])
+        if digest
+    ]
+    validation = {digest: place for digest, split, place in images if split == "val"}
+    for digest, split, place in images:
+        if split == "train" and digest in validation:
+            same = _path("val", names["val"][validation[digest]])
+            yield DataFinding("duplicate", _path("train", names["train"][place]), f"the same as {same}")

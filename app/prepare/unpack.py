@@ -1,0 +1,102 @@
+"""A part of ImageNet's archives written as image files, each of them whole or not there."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from app.base.errors import CorruptImage, UserError
+from app.data.archives import AGAIN, DEVKIT, Member, list_members
+from app.data.images import FORMATS
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """The shorter side, in pixels, that larger images get once, and the JPEG quality they are then written with."""
+
+    side: int
+    quality: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images written together: the class whose tar is the member `synset`, or `files` with their folders.
+
+    size: their bytes in the archive, about.
+    """
+
+    name: str
+    archive: str
+    images: int
+    size: int
+    synset: Member | None = None
+    files: tuple[tuple[Member, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A part and where and how its images are written."""
+
+    part: Part
+    output: str
+    shrink: Shrink | None
+
+
+def write_part(writing: Writing) -> tuple[Part, int]:
+    """Writes the images of a part, less those that are there; the bytes they all have.
+
+    Raises UserError for an archive which is not what it should be, OSError where the disk refuses.
+    """
+    part, written = writing.part, 0
+    with Path(part.archive).open("rb") as archive:
+        for member, folder in part.files or _files_of(part):
+            path = Path(writing.output, folder, member.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not _is_whole(path, member, writing.shrink):
+                archive.seek(member.offset)
+                content = archive.read(member.size)
+                if writing.shrink is not None:
+                    content = _shrink(content, writing.shrink, f"{part.archive}: {member.name}")
+                temporary = path.with_name(f".{path.name}.tmp")  # hidden, so no image of the folder
+                temporary.write_bytes(content)
+                temporary.replace(path)
+            written += path.stat().st_size
+    return part, written
+
+
+def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
+    """Whether the file is there, of the size it has in the archive; of any but 0 where it was shrunk."""
+    if not path.exists():
+        return False
+    size = path.stat().st_size
+    return size == member.size if shrink is None else size > 0
+
+
+def _files_of(part: Part) -> list[tuple[Member, str]]:
+    """The images of a class and their folder."""
+    assert part.synset is not None
+    wnid = part.synset.name.removesuffix(".tar")
+    members = list_members(part.archive, wnid + r"_\d+\.JPEG", part.synset)
+    if len(members) != part.images:
+        what = f"{part.archive}: {part.synset.name}"
+        raise UserError(f"{what} holds {len(members):,} images, and {DEVKIT} tells of {part.images:,}: {AGAIN}")
+    return [(member, f"train/{wnid}") for member in members]
+
+
+def _shrink(content: bytes, shrink: Shrink, what: str) -> bytes:
+    """The image with its shorter side reduced to `shrink.side`, as RGB JPEG; one that is not larger stays as it is."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            factor = shrink.side / min(image.size)
+            if factor >= 1:
+                return content
+            width, height = (max(shrink.side, round(side * factor)) for side in image.size)
+            smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    except Exception as error:  # a decoder's own errors are of many kinds
+        raise CorruptImage(f"cannot decode {what} ({error}): {AGAIN}") from None
+    file = io.BytesIO()
+    smaller.save(file, "JPEG", quality=shrink.quality)
+    return file.getvalue()

@@ -1,0 +1,149 @@
+"""TensorBoard's event files.
+
+Three folders, since a resumed run must cut each curve where it goes on, and TensorBoard cuts by one number per folder:
+`steps` counts iterations, `images` the images seen (minibatches of different size compare), `epochs` epochs (the
+paper's figures).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from app.data.order import permutation
+from app.recipe.config import Config
+from app.recipe.plan import Position, describe
+from app.runs.run import Run
+
+MOST_IMAGES = 64  # of the minibatch shown
+OF_A_STEP = ("loss", "top1_error", "lr")
+OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
+LAYOUT: dict[str, Any] = {
+    "paper": {
+        "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
+        "rate against epoch": ["Multiline", ["epochs/lr"]],
+    },
+    "fraction of the time": {
+        "waiting for images, for gradients": ["Multiline", ["train/data_wait", "train/sum_wait"]],
+    },
+    "by images seen": {
+        "loss": ["Multiline", ["images/train_loss", "images/validation_loss"]],
+        "error": ["Multiline", ["images/train_top1_error", "images/validation_top1_error"]],
+    },
+}
+
+
+class Board:
+    """Draws one run, from its position `start` on."""
+
+    def __init__(self, run: Run, start: Position) -> None:
+        _leave_full_disks_to_flush()
+        self.run, self.plan = run, run.plan
+        iteration = run.plan.iteration_at(start)
+        folder = run.folder / "tensorboard"
+        self.steps = SummaryWriter(str(folder / "steps"), purge_step=iteration + 1)
+        self.images = SummaryWriter(str(folder / "images"), purge_step=iteration * run.plan.minibatch + 1)
+        self.epochs = SummaryWriter(str(folder / "epochs"), purge_step=start.epoch + 1)
+        self.confusion: Tensor | None = None
+        if start == Position():
+            self.steps.add_text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)), 0)
+            self.steps.add_image("first_minibatch", first_minibatch(run), 0, dataformats="HWC")
+            self.epochs.add_custom_scalars(LAYOUT)
+
+    def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
+        """The last `steps` before a position one by one, and what was measured over them."""
+        iteration = self.plan.iteration_at(position)
+        for number, step in enumerate(steps, iteration - len(steps) + 1):
+            add_scalars(self.steps, {f"train/{name}": step[name] for name in OF_A_STEP}, number)
+        add_scalars(self.steps, {f"train/{name}": values[name] for name in OF_STEPS}, iteration)
+        seen = iteration * self.plan.minibatch
+        add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
+
+    def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
+        """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
+        iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
+        found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
+        add_scalars(self.steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
+        seen = iteration * self.plan.minibatch
+        add_scalars(self.images, {f"images/validation_{name}": value for name, value in found.items()}, seen)
+        add_scalars(
+            self.epochs,
+            {
+                "epochs/train_error": 100 * values["train_top1_error"],
+                "epochs/validation_error": 100 * values["top1_error"],
+                "epochs/lr": values["lr"],
+            },
+            epochs,
+        )
+        self.confusion = confusion
+        for writer in self._writers():
+            writer.flush()
+
+    def finish(self, result: dict[str, float]) -> None:
+        """Confusion, and the recipe's options beside what they led to."""
+        if self.confusion is not None:
+            from app.runs.figures import confusion_figure, to_pixels  # half a second that a run may need never
+
+            drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
+            self.steps.add_image("confusion", to_pixels(drawn), self.plan.iterations, dataformats="HWC")
+        metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
+        for summary in hparams(hyperparameters(self.run.config), metrics):
+            self.steps._get_file_writer().add_summary(summary)  # add_hparams would open a folder of its own
+        add_scalars(self.steps, metrics, self.plan.iterations)
+
+    def close(self) -> None:
+        for writer in self._writers():
+            writer.close()
+
+    def _writers(self) -> Iterable[SummaryWriter]:
+        return self.steps, self.images, self.epochs
+
+
+def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:
+    """All of them in one event: each event wakes the thread that writes, in the middle of training."""
+    found = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    writer._get_file_writer().add_summary(Summary(value=found), step)
+
+
+def _leave_full_disks_to_flush() -> None:
+    """TensorBoard's writing threads raise what flush() and close() raise too, and the log says: no traceback for it."""
+    before = threading.excepthook
+    if before.__module__ == __name__:
+        return
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+            before(failed)
+
+    threading.excepthook = hook
+
+
+def hyperparameters(config: Config) -> dict[str, str | float | bool]:
+    """The fields that change what is computed, in types that TensorBoard has."""
+    fields = Config.__dataclass_fields__
+    chosen = {name: value for name, value in asdict(config).items() if not fields[name].metadata["free"]}
+    chosen |= {"recipe": config.recipe, "data": config.data}
+    return {name: value if isinstance(value, str | int | float) else str(value) for name, value in chosen.items()}
+
+
+def first_minibatch(run: Run) -> np.ndarray:
+    """Images of the first minibatch as the network sees them, augmented: a grid, uint8 [h, w, 3]."""
+    order = permutation(run.config.seed, 0, run.plan.images)[: min(MOST_IMAGES, run.plan.minibatch)]
+    images, _ = run.source.train.__getitems__([(0, int(index)) for index in order])
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = -(-len(images) // columns)
+    n, height, width, channels = images.shape
+    grid = torch.zeros(rows * columns, height + 2, width + 2, channels, dtype=torch.uint8)
+    grid[:n, 1:-1, 1:-1] = images
+    grid = grid.view(rows, columns, height + 2, width + 2, channels).transpose(1, 2)
+    pixels = grid.reshape(rows * (height + 2), columns * (width + 2), channels).numpy()
+    return np.repeat(pixels, 3, 2) if channels == 1 else pixels

@@ -1,0 +1,124 @@
+"""What a run says: on the screen, in log.jsonl and in TensorBoard. Rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from app.recipe.plan import Position
+from app.runs.board import Board
+from app.runs.evaluation import Evaluation
+from app.runs.json_lines import JsonLines
+from app.runs.run import Run
+from app.runs.screen import Screen
+
+
+class Speed(NamedTuple):
+    """Of the steps since the last line. data_wait, sum_wait: the fractions of the time in which rank 0 waited for
+    images, and for gradients that other processes and the network had not delivered yet; in the rest it computed."""
+
+    images_per_second: float
+    data_wait: float
+    sum_wait: float
+
+
+class Log:
+    """Says nothing: what ranks other than 0 hold."""
+
+    def say(self, *lines: str) -> None: ...
+
+    def train(
+        self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]
+    ) -> None: ...
+
+    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None: ...
+
+    def finish(self, result: dict[str, Any], *lines: str) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RunLog(Log):
+    """Writes the three of them. A resumed run continues its files; what lies beyond its position is cut off first."""
+
+    def __init__(self, run: Run, start: Position) -> None:
+        self.plan = run.plan
+        self.file = JsonLines(run.folder / "log.jsonl", run.plan.iteration_at(start))
+        self.board = Board(run, start)
+        self.screen = Screen(run.plan, run.config.screen, start)
+        # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
+        self.so_far = self.file.sums(start.epoch)
+        self.images_per_second = 0.0
+        self.failed = False
+
+    def say(self, *lines: str) -> None:
+        self.screen.say(*lines)
+
+    def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
+        """One line in log.jsonl for these steps; each of them in TensorBoard."""
+        sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
+        self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
+        self.images_per_second = speed.images_per_second
+        values = {
+            "loss": sums[1] / sums[0],
+            "top1_error": sums[2] / sums[0],
+            "lr": steps[-1]["lr"],
+            **speed._asdict(),
+            **norms,
+        }
+        self._write("train", position, {"steps": len(steps), **values})
+        self._try(lambda: self.board.train(position, steps, values))
+        self.screen.train(position, values)
+
+    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None:
+        steps, loss, wrong = self.so_far
+        self.so_far = [0.0, 0.0, 0.0]
+        values = {
+            "lr": lr,
+            "loss": result.loss,
+            "top1_error": result.top1_error,
+            "top5_error": result.top5_error,
+            "train_loss": loss / max(steps, 1),
+            "train_top1_error": wrong / max(steps, 1),
+            "skipped_images": self.plan.skipped,
+            "images_per_second": self.images_per_second,
+        }
+        self._write("eval", position, values)
+        self._try(lambda: self.board.evaluation(position, values, result.confusion))
+        self.screen.evaluation(position, values)
+
+    def finish(self, result: dict[str, Any], *lines: str) -> None:
+        """The result, and what to say of it."""
+        self._try(lambda: self.board.finish(result))
+        self.screen.finish(result, *lines)
+
+    def close(self) -> None:
+        self.screen.close()
+        self._try(self.board.close)
+        self._try(self.file.close)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """A full disk costs lines of the log, not the run."""
+        try:
+            write()
+        except OSError as error:
+            if not self.failed:
+                self.say(f"warning: the log could not be written ({error.strerror}); training goes on")
+            self.failed = True
+
+    def _write(self, kind: str, position: Position, values: dict[str, float]) -> None:
+        place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
+        line = {"kind": kind, **place, **values, "time": time.time()}
+        self._try(lambda: self.file.write(line))
+        self.screen.record(json.dumps(line))

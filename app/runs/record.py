@@ -1,0 +1,69 @@
+"""What a run left in its folder, read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.base.errors import UserError
+from app.recipe.config import Config, read_config
+from app.recipe.plan import Plan, make_plan
+from app.runs.json_lines import read_lines
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that may not have ended yet. train, evaluations: lines of log.jsonl; result: {} while it is running."""
+
+    name: str
+    config: Config
+    plan: Plan
+    cluster: dict[str, Any]
+    train: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    result: dict[str, Any]
+    environment: dict[str, Any]
+
+    def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
+        """Epochs and values. kind: "train" or "evaluations"."""
+        lines = getattr(self, kind)
+        epochs = [line["iteration"] / self.plan.iterations_per_epoch for line in lines]
+        return epochs, [line[name] for line in lines]
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a run's folder. Raises UserError where it is none."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no run: there is no {folder / 'config.json'}")
+    config = read_config(folder / "config.json")
+    plan = read_json(folder / "plan.json")
+    try:
+        derived = make_plan(config, plan["images"], plan["validation_images"])
+    except KeyError as error:
+        raise UserError(f"{folder / 'plan.json'} lacks {error}: is it a run's?") from None
+    lines = read_lines(folder / "log.jsonl")
+    return Record(
+        name=folder.resolve().name,
+        config=config,
+        plan=derived,
+        cluster={"processes": plan.get("processes"), "hosts": plan.get("hosts", [])},
+        train=[line for line in lines if line["kind"] == "train"],
+        evaluations=[line for line in lines if line["kind"] == "eval"],
+        result=read_json(folder / "result.json") if (folder / "result.json").exists() else {},
+        environment=read_json(folder / "environment.json") if (folder / "environment.json").exists() else {},
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a file. Raises UserError."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return content

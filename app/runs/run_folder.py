@@ -1,0 +1,129 @@
+"""The folder a run leaves: found, claimed by one process, filled. Only rank 0 touches it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from app.base.errors import UserError
+from app.recipe.audit import audit_claim
+from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
+from app.recipe.plan import Plan
+from app.runs.environment import environment
+
+RUNS = Path("runs")
+CONFIG, RESULT, PREEMPTED = "config.json", "result.json", "preempted"
+
+
+def find_folder(config: Config) -> Path:
+    """Where this run goes on, or a folder for a new one. Raises UserError where the folder is another run's.
+
+    --resume names it; --output may hold an unfinished run of the same recipe; with neither, a preempted run of the same
+    recipe under runs/ goes on. So the same command again goes on after a preemption.
+    """
+    if config.resume:
+        return Path(config.resume)
+    if not config.output:
+        waiting = [folder for folder in newest_runs() if (folder / PREEMPTED).exists() and same_recipe(folder, config)]
+        return waiting[0] if waiting else new_folder(config.recipe)
+    folder = Path(config.output)
+    if (folder / RESULT).exists():
+        raise UserError(f"--output {folder} holds a finished run: name another folder")
+    if (folder / CONFIG).exists():
+        check_same_recipe(read_config(folder / CONFIG), config, f"the run in --output {folder}")
+    return folder
+
+
+def resumed_folder(name: str) -> Path:
+    """The folder of --resume. Raises UserError where it is no run."""
+    if name == "auto":
+        runs = newest_runs()
+        if not runs:
+            raise UserError(f"--resume auto: there is no run under {RUNS}/; start one without --resume")
+        return runs[0]
+    folder = Path(name)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume {folder} is no run: there is no {folder / CONFIG}")
+    return folder
+
+
+def newest_runs() -> list[Path]:
+    """The runs under runs/, the one that was last written to first."""
+    configs = [path for path in RUNS.glob(f"*/{CONFIG}") if path.is_file()]
+    return [path.parent for path in sorted(configs, key=last_written, reverse=True)]
+
+
+def last_written(config: Path) -> float:
+    log = config.with_name("log.jsonl")
+    return (log if log.exists() else config).stat().st_mtime
+
+
+def same_recipe(folder: Path, config: Config) -> bool:
+    """Whether the run in a folder computes what `config` says."""
+    try:
+        old = read_config(folder / CONFIG)
+    except UserError:
+        return False
+    return old.data == config.data and not differences(old, config)
+
+
+def new_folder(recipe: str) -> Path:
+    """A name under runs/ that sorts by time and is not taken."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    names = (RUNS / f"{recipe}-{stamp}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(name for name in names if not name.exists())
+
+
+def claim(folder: Path, patience: float) -> IO[str]:
+    """Makes the folder and locks it till the file returned is closed or this process ends. Raises UserError.
+
+    patience: seconds that a process which is just ending may still hold it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise UserError(f"--output {folder} is being written by another run: name another folder") from None
+            time.sleep(0.1)
+        except OSError:
+            break  # a file system without locks
+    (folder / PREEMPTED).unlink(missing_ok=True)
+    return lock
+
+
+def mark_preempted(folder: Path) -> None:
+    """For find_folder; --output or --resume find it without."""
+    with contextlib.suppress(OSError):  # a full disk
+        (folder / PREEMPTED).touch()
+
+
+def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
+    """config.json, plan.json, environment.json; audit.json of a run whose recipe names the paper."""
+    write_text(folder / CONFIG, to_json(config))
+    write_text(folder / "plan.json", json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n")
+    write_text(folder / "environment.json", json.dumps(environment(sys.argv, os.environ), indent=2) + "\n")
+    findings = [asdict(finding) for finding in audit_claim(config, plan.images)]
+    if findings:
+        write_text(folder / "audit.json", json.dumps(findings, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,103 @@
+"""What a run shows: lines, with a progress bar on a terminal; only the result; or JSON for another program."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from app.base.text import duration
+from app.recipe.plan import Plan, Position
+
+SECONDS_BETWEEN_LINES = 10.0
+MUCH_WAITING = 0.2  # of the time, for data: worth more loader processes
+
+
+class Screen:
+    """mode: "lines", "quiet" (the result only) or "json" (the lines of log.jsonl, then the result)."""
+
+    def __init__(self, plan: Plan, mode: str, start: Position) -> None:
+        self.plan, self.mode = plan, mode
+        self.start_images = plan.iteration_at(start) * plan.minibatch
+        self.bar = None
+        columns = terminal_columns() if mode == "lines" else 0
+        if columns:
+            self.bar = tqdm(
+                total=plan.iterations * plan.minibatch, initial=self.start_images,
+                unit="img", unit_scale=True, ncols=columns, file=sys.stdout, leave=False,
+            )  # fmt: skip
+        self.started = self.last_line = time.monotonic()
+        self.last_steps: dict[str, float] = {}
+
+    def say(self, *lines: str) -> None:
+        """Text for people."""
+        if self.mode == "lines":
+            self._print(*lines)
+
+    def record(self, line: str) -> None:
+        """A line of log.jsonl."""
+        if self.mode == "json":
+            self._print(line)
+
+    def train(self, position: Position, values: dict[str, float]) -> None:
+        self.last_steps = values
+        if self.bar is not None:
+            self.bar.set_postfix_str(
+                f"loss {values['loss']:.3f} err {values['top1_error']:.1%} lr {values['lr']:.3g}", refresh=False
+            )
+            self.bar.update(self.plan.iteration_at(position) * self.plan.minibatch - self.bar.n)
+        elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            self.say(f"epoch {self.plan.epochs_at(position):.2f}: {self._training(position)}")
+
+    def evaluation(self, position: Position, values: dict[str, float]) -> None:
+        self.last_line = time.monotonic()
+        skipped = f" ({values['skipped_images']:,} images skipped)" if values["skipped_images"] else ""
+        self.say(
+            f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {values['top1_error']:.2%}"
+            f" (top-5 {values['top5_error']:.2%}); {self._training(position)}{skipped}"
+        )
+
+    def finish(self, result: dict[str, Any], *lines: str) -> None:
+        if self.mode == "json":
+            self._print(json.dumps({"kind": "result", **result}))
+        else:
+            self._print(*lines)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _print(self, *lines: str) -> None:
+        for line in lines:
+            if self.bar is None:
+                print(line, flush=True)
+            else:
+                self.bar.write(line, file=sys.stdout)
+
+    def _training(self, position: Position) -> str:
+        last = self.last_steps
+        if not last:
+            return "no step made yet"
+        images = self.plan.iteration_at(position) * self.plan.minibatch
+        per_second = (images - self.start_images) / (time.monotonic() - self.started)
+        left = (self.plan.iterations * self.plan.minibatch - images) / max(per_second, 1e-9)
+        waiting = f", {last['data_wait']:.0%} of the time waiting for data" if last["data_wait"] > MUCH_WAITING else ""
+        return (
+            f"training loss {last['loss']:.3f}, error {last['top1_error']:.1%}, rate {last['lr']:.4g},"
+            f" {last['images_per_second']:.0f} images/s{waiting}, {duration(left)} left"
+        )
+
+
+def terminal_columns() -> int:
+    """Width of the terminal the run shows on, 0 for none. The launcher knows; under mpirun a rank guesses wrong."""
+    told = os.environ.get("APP_TERMINAL_COLUMNS")
+    if told is not None:
+        return int(told or 0)
+    if "OMPI_COMM_WORLD_RANK" in os.environ or not sys.stdout.isatty():
+        return 0
+    return os.get_terminal_size(sys.stdout.fileno()).columns

@@ -1,0 +1,19 @@
+"""`python -m app.start [LAUNCHER OPTIONS] COMMAND [OPTIONS]`: what ./run.sh runs."""
+
+from __future__ import annotations
+
+import sys
+
+from app import commands
+from app.base.program import IN_THIS_PROCESS
+from app.launch import launch
+
+
+def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
+    """Starts a command, and returns the exit code. program: what a rank runs; another one reads its own options."""
+    check = commands.check if program is IN_THIS_PROCESS else None
+    return launch.main(argv, commands.COMMANDS, program, check)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

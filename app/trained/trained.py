@@ -1,0 +1,238 @@
+"""A trained network with all that its users must know, from whatever file holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
+
+from app.base.errors import UserError
+from app.data.images import central_crop, read_image
+from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, NAMES, Source, open_source
+from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS
+from app.model.networks import make_network
+from app.recipe.config import Config, from_dict
+from app.training import checkpoint
+from app.training.arithmetic import Arithmetic
+from app.training.checkpoint_files import read_newest
+from app.training.run import AUTOCAST
+
+# (has three convolutions a block, blocks of each stage) -> name
+ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
+    **{(False, (blocks,) * 3): name for name, blocks in SMALL_BLOCKS.items()},
+    **{(convolutions == 3, blocks): name for name, (blocks, convolutions) in LARGE_BLOCKS.items()},
+}
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """network: with plain batch normalisation, in evaluation mode, on the CPU. An image goes in as float [n, channels,
+    image_size, image_size], its shorter side made `resize` first, from [0, 1] normalised by mean and std (by channel).
+    data: what it was trained on, "" where the file does not say; config: of its run, else of the network only."""
+
+    network: nn.Module
+    config: Config
+    classes: tuple[str, ...]
+    image_size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str = ""
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    def arithmetic(self, device: torch.device) -> Arithmetic:
+        """As validation computed while it was trained."""
+        mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
+        return Arithmetic(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
+
+    def read(self, path: str) -> Tensor:
+        """An image file as validation would see it, uint8 [1, h, w, channels]. Raises CorruptImage."""
+        size = self.image_size
+        pixels = read_image(path, lambda width, height: central_crop(width, height, self.resize, size), size)
+        if self.channels == 1:
+            pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+        return torch.from_numpy(pixels.copy())[None]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What to do to an image, and what the outputs mean, for programs."""
+        return {
+            "model": self.config.model,
+            "channels": self.channels,
+            "resize": self.resize,
+            "image_size": self.image_size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": list(self.classes),
+            "names": list(in_words(self.classes, self.data)),
+        }
+
+
+def load(name: str) -> TrainedNetwork:
+    """A run's folder, a checkpoint, or a state_dict with torchvision's names (.pt, .pth, .safetensors).
+
+    Raises UserError for anything else. A state_dict's classes and normalisation are those of the .json beside it, as
+    `export` writes it, else ImageNet's.
+    """
+    path = Path(name)
+    if path.is_dir():
+        content = read_newest(path, print)
+        if content is None:
+            raise UserError(f"{path} is no run with a checkpoint: there is no {path / 'checkpoints'}")
+        return from_checkpoint(content)
+    content = read_file(path)
+    if "format" in content:
+        return from_checkpoint(checkpoint.read(path))
+    return from_weights(content, path)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a file of tensors. Raises UserError."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged archive makes the reader raise
+        raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no state_dict, but a {type(content).__name__}")
+    return content
+
+
+def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
+    """The network of a checkpoint of this program. Raises UserError."""
+    config = from_dict(content["config"])
+    size = content["image_size"]
+    return TrainedNetwork(
+        network=rebuild(content["model"], config),
+        config=config,
+        classes=tuple(content["classes"]),
+        image_size=size,
+        resize=size if config.data in NAMES else config.resize,
+        mean=tuple(content["mean"]),
+        std=tuple(content["std"]),
+        data=config.data,
+    )
+
+
+def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
+    """The network of a bare state_dict, also as training scripts nest and prefix it. Raises UserError."""
+    nested = content.get("state_dict", content.get("model", content))
+    weights = {name.removeprefix("module."): value for name, value in nested.items()}
+    model = architecture(weights, path)
+    beside = path.with_suffix(".json")
+    known = read_beside(beside) if beside.is_file() else {}
+    count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
+    if not known and channels != 3:
+        raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export beside it")
+    default = imagenet_names() if count == 1000 else map(str, range(count))
+    config = Config(model=model, width=len(weights["conv1.weight"]))
+    trained = TrainedNetwork(
+        network=rebuild(weights, config),
+        config=config,
+        classes=tuple(known.get("classes", default)),
+        image_size=known.get("image_size", IMAGE_SIZE),
+        resize=known.get("resize", 256),
+        mean=tuple(known.get("mean", IMAGENET_MEAN)),
+        std=tuple(known.get("std", IMAGENET_STD)),
+    )
+    if len(trained.classes) != count or trained.channels != channels:
+        raise UserError(f"{beside} is of another network than {path}: remove it, or export again")
+    return trained
+
+
+def architecture(weights: dict[str, Any], path: Path) -> str:
+    """The name of the network that a state_dict is of. Raises UserError."""
+    found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
+    blocks = {(int(m[1]), int(m[2])) for m in found if m}
+    stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
+    name = ARCHITECTURES.get(("layer1.0.conv3.weight" in weights, stages))
+    if name is None or not {"conv1.weight", "fc.weight"} <= set(weights):
+        raise UserError(f"{path} is no state_dict of torchvision's ResNets: its first names are {list(weights)[:3]}")
+    return name
+
+
+def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
+    """The plain network with these weights. Raises UserError where they are of another."""
+    try:
+        channels, classes = weights["conv1.weight"].shape[1], len(weights["fc.weight"])
+        network = make_network(config, channels, classes, partial(nn.BatchNorm2d, eps=config.bn_eps))
+        network.to(weights["fc.weight"].dtype).load_state_dict(weights)
+    except (RuntimeError, KeyError) as error:
+        raise UserError(
+            f"the weights are of another network than {config.model}: {str(error).splitlines()[-1]}"
+        ) from None
+    return network.eval()
+
+
+def read_beside(path: Path) -> dict[str, Any]:
+    """The preprocessing that `export` left. Raises UserError."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+        return {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not what export writes ({type(error).__name__} {error}): mend or remove it"
+        ) from None
+
+
+def imagenet_names() -> list[str]:
+    """ImageNet's 1,000 classes in words, in the order of their WordNet ids."""
+    return list(ResNet50_Weights.DEFAULT.meta["categories"])
+
+
+def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
+    """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if there."""
+    words = {}
+    with contextlib.suppress(OSError, ValueError):
+        words = json.loads((Path(data) / "classes.json").read_text())
+    if not words and len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        words = dict(zip(classes, imagenet_names(), strict=True))
+    return tuple(f"{words[name]} ({name})" if name in words else name for name in classes)
+
+
+def validation_source(trained: TrainedNetwork, data: str, image_size: int, resize: int, skip_list: str) -> Source:
+    """The data to evaluate on, as the network was trained to see it where nothing else is said. Raises UserError."""
+    name = data or trained.data
+    if not name:
+        raise UserError(
+            "the weights do not say what they were trained on: give --data FOLDER, which holds train/ and val/"
+        )
+    size = image_size or trained.image_size
+    source = open_source(
+        name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none", skip_list=skip_list,
+        seed=0, synthetic_images=trained.config.synthetic_images, classes=len(trained.classes),
+    )  # fmt: skip
+    if source.channels != trained.channels:
+        raise UserError(f"{name} has images of {source.channels} channels, the network takes {trained.channels}")
+    if len(source.classes) != len(trained.classes):
+        raise UserError(f"{name} has {len(source.classes)} classes, the network knows {len(trained.classes)}")
+    known = {source.classes, tuple(imagenet_names()) if len(source.classes) == 1000 else ()}
+    if trained.data and trained.classes not in known:
+        first = next(
+            i for i, pair in enumerate(zip(source.classes, trained.classes, strict=True)) if pair[0] != pair[1]
+        )
+        raise UserError(
+            f"{name} has other classes than the network was trained on: number {first} is {source.classes[first]},"
+            f" it was {trained.classes[first]}"
+        )
+    return source

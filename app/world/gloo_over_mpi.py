@@ -1,0 +1,113 @@
+"""gloo under mpirun: Horovod has no way of its own (HOROVOD_CPU_OPERATIONS=gloo alone is a SIGSEGV there).
+
+Gloo's ranks meet at a small HTTP store, which horovodrun normally runs and describes in HOROVOD_* variables. Here rank
+0 runs it and mpi4py tells everyone: from hvd.init() on, no rank calls MPI again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import psutil
+from horovod.runner.common.util.hosts import SlotInfo
+from horovod.runner.http.http_server import RendezvousServer
+
+from app.base.errors import UserError
+
+_INTERFACE = "HOROVOD_GLOO_IFACE"
+
+
+def prepare() -> Callable[[], None]:
+    """Describes this MPI job to gloo in os.environ; to be called on all ranks before hvd.init().
+
+    Returns what ends it after hvd.shutdown(). UserError for an interface which is not on this host.
+    """
+    from mpi4py import (
+        MPI,
+    )  # here, not above: under horovodrun --gloo importing it would start an MPI of one process
+
+    world = MPI.COMM_WORLD
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    across = world.Split(node.rank, world.rank)
+    hostname = socket.gethostname()
+    slot = SlotInfo(hostname, world.rank, node.rank, across.rank, world.size, node.size, across.size)
+    slots = world.allgather(slot)
+    one_host = node.size == world.size
+
+    server = RendezvousServer() if world.rank == 0 else None
+    port = world.bcast(_serve(server, slots) if server else None)
+    other = next((each.hostname for each in slots if each.hostname != hostname), hostname)
+    address = world.bcast("127.0.0.1" if one_host else _own_address(towards=other))
+    interface = "lo" if one_host else _interface_of(_own_address(towards=address if server is None else other))
+
+    described = _described(slot, address, port, os.environ.get(_INTERFACE, interface))
+    before = {name: os.environ.get(name) for name in described}
+    os.environ |= described
+    for communicator in (across, node):
+        communicator.Free()
+
+    def end() -> None:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if server:
+            server.stop()
+
+    return end
+
+
+def _serve(server: RendezvousServer, slots: list[SlotInfo]) -> int:
+    port = int(server.start())
+    server.init(slots)
+    return port
+
+
+def _described(slot: SlotInfo, address: str, port: int, interface: str) -> dict[str, str]:
+    """The variables that horovodrun sets, by their names in Horovod's gloo_run.py."""
+    return {
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_HOSTNAME": slot.hostname,
+        "HOROVOD_RANK": str(slot.rank),
+        "HOROVOD_SIZE": str(slot.size),
+        "HOROVOD_LOCAL_RANK": str(slot.local_rank),
+        "HOROVOD_LOCAL_SIZE": str(slot.local_size),
+        "HOROVOD_CROSS_RANK": str(slot.cross_rank),
+        "HOROVOD_CROSS_SIZE": str(slot.cross_size),
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+        _INTERFACE: interface,
+    }
+
+
+def _own_address(towards: str) -> str:
+    """This host's address on --interface where it is given, else on the route to another host."""
+    interface = os.environ.get(_INTERFACE)
+    if interface:
+        for address in psutil.net_if_addrs().get(interface, []):
+            if address.family == socket.AF_INET:
+                return str(address.address)
+        raise UserError(
+            f"{socket.gethostname()} has no interface {interface} with an IPv4 address: --interface is for all hosts"
+        )
+    with socket.socket(
+        socket.AF_INET, socket.SOCK_DGRAM
+    ) as probe:  # connecting a UDP socket sends nothing: it only picks the route
+        try:
+            probe.connect((towards, 9))
+        except OSError as error:
+            raise UserError(
+                f"{socket.gethostname()} finds no way to {towards} ({error.strerror}): give --interface"
+            ) from None
+        return str(probe.getsockname()[0])
+
+
+def _interface_of(address: str) -> str:
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            return name
+    raise UserError(f"no interface of {socket.gethostname()} has the address {address}: give --interface")

@@ -1,0 +1,293 @@
+"""The processes of a run and what passes between them. With app.world.elastic the only user of Horovod.
+
+Every collective has a name of its own and is blocking: names that Horovod makes up count calls, and would differ
+between a process that was there before and one that joined later.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+
+from app.base.errors import UserError
+from app.base.launcher_environment import launcher, launcher_rank, local_slot, rank_is
+from app.hosts import this_host
+from app.world import gloo_over_mpi
+from app.world.compression import Compression
+from app.world.tuning import Tuning, spare_cores
+
+__all__ = [
+    "World",
+    "broadcast_object",
+    "broadcast_parameters",
+    "distribute",
+    "gather_objects",
+    "launcher_rank",
+    "start",
+    "stop",
+    "sum_over_processes",
+    "sum_with_gradient",
+]
+
+DEFAULT = Tuning()
+_NAPS = 5e-5, 1e-3  # seconds between two looks for the end of a collective: at first, and when it takes long
+COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
+
+_end_of_gloo_over_mpi: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands, and what is really in use (not what was asked for)."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    hosts: tuple[str, ...]  # host name of each rank
+    controller: str  # "gloo", "mpi", or "none" without a launcher
+    collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
+    device: torch.device
+    spare_cores: bool = False  # on every host, one for each process beside those that compute
+
+    def describe(self) -> list[str]:
+        """Who computes, in lines for people."""
+        hosts = ", ".join(f"{host} ({self.hosts.count(host)})" for host in dict.fromkeys(self.hosts))
+        return [
+            f"processes: {self.size} on {hosts}, device {self.device.type};"
+            f" controller {self.controller}, collectives {self.collectives}"
+        ]
+
+
+def start(collectives: str = "auto", device: str = "auto") -> World:
+    """Joins the run and says who is there: join() and current_world()."""
+    return current_world(join(collectives, device))
+
+
+def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAULT) -> torch.device:
+    """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the
+    cores. Makes no collective, as a process that joins an elastic run later meets the others in the middle of theirs.
+
+    collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device:
+    "auto" takes a GPU where there is one. UserError, where possible before Horovod starts: what is asked for is
+    missing.
+    """
+    if collectives not in COLLECTIVES:
+        raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
+    kind = _device_kind(device)
+    _check_build(collectives, kind)
+    this_host.check_name()
+    _choose_controller(collectives)
+    os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
+    hvd.init()  # Horovod: all ranks meet here
+    _limit_threads()
+    return _take_device(kind)
+
+
+def current_world(device: torch.device) -> World:
+    """The processes that there are now; every one of them must call it."""
+    rank_is(hvd.rank())
+    launched = launcher() != "none"
+    controller = "mpi" if hvd.mpi_enabled() else "gloo"
+    hosts, spare = zip(*gather_objects((socket.gethostname(), spare_cores())), strict=True)
+    reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
+    return World(
+        rank=hvd.rank(),
+        size=hvd.size(),
+        local_rank=hvd.local_rank(),
+        local_size=hvd.local_size(),
+        hosts=hosts,
+        controller=controller if launched else "none",
+        collectives=reduced_by if launched else "none",
+        device=device,
+        spare_cores=all(spare),
+    )
+
+
+def stop() -> None:
+    """Leaves the run in an orderly way, together with the others. start() works again afterwards."""
+    global _end_of_gloo_over_mpi
+    hvd.shutdown()
+    if _end_of_gloo_over_mpi:
+        _end_of_gloo_over_mpi()
+        _end_of_gloo_over_mpi = None
+
+
+def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
+    """The elementwise sum over all processes, of the same shape and dtype on each; a new tensor."""
+    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
+
+
+def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes as a step of the computation: its backward sums the gradients over all processes.
+
+    Every process must call it in the same order. Only for the option --sync-bn.
+    """
+    return hvd.allreduce(tensor.contiguous(), op=hvd.Sum)  # Horovod: sum
+
+
+def broadcast_object(obj: Any, root: int = 0) -> Any:
+    """The object of the process `root`, pickled, on every process."""
+    # As hvd.broadcast_object and hvd.allgather_object do, but for their wait: see _wait.
+    packed = bytearray(pickle.dumps(obj)) if hvd.rank() == root else bytearray()
+    size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
+    sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
+    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: object of one
+    return pickle.loads(received.numpy().tobytes())
+
+
+def gather_objects(obj: Any) -> list[Any]:
+    """The objects of all processes, by rank, on every process."""
+    packed = torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8)
+    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: objects of all
+    stream = io.BytesIO(joined.numpy().tobytes())
+    return [pickle.load(stream) for _ in range(hvd.size())]
+
+
+@torch.no_grad()
+def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
+    """Overwrites the tensors by those of `root`; same names, shapes and dtypes everywhere, any memory format."""
+    pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
+    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
+    for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
+        _done(handle)
+        if sent.data_ptr() != tensor.data_ptr():
+            tensor.copy_(sent)
+
+
+def distribute(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    passes: int,
+    compression: Compression,
+    overlap: bool = True,
+) -> Any:
+    """The optimizer whose step() first sums the gradients over all processes.
+
+    passes: how many backward passes this process makes a step, at least 1. overlap, the same on every process: the sum
+    over processes starts layer by layer in the last pass, else of all layers at its end. The sum is not divided: the
+    loss already is, by kn (section 3, Remark 3). Its `waited` are the seconds spent so far in waiting for the sums.
+    Never call broadcast_optimizer_state on it.
+    """
+    distributed = hvd.DistributedOptimizer(  # Horovod: gradients
+        optimizer,
+        named_parameters=named_parameters,
+        compression=compression,
+        backward_passes_per_step=passes,
+        op=hvd.Sum,
+        groups=None if overlap or compression.mixed else 1,  # Horovod: a group has one dtype
+    )
+    take_sums = distributed.synchronize
+
+    def synchronize() -> None:
+        started = time.monotonic()
+        for handle, _ in distributed._handles.values():
+            if handle is not None:
+                _wait(handle)
+        take_sums()
+        distributed.waited += time.monotonic() - started
+
+    distributed.synchronize, distributed.waited = synchronize, 0.0
+    return distributed
+
+
+def _wait(handle: int) -> None:
+    """Till a collective is done. Horovod's own wait calls sched_yield in a loop, which takes the core that its thread,
+    making the sums, needs where processes fill the cores."""
+    nap, longest = _NAPS
+    while not hvd.poll(handle):
+        time.sleep(nap)
+        nap = min(1.1 * nap, longest)
+
+
+def _done(handle: int) -> torch.Tensor:
+    """The result of a collective."""
+    _wait(handle)
+    result: torch.Tensor = hvd.synchronize(handle)
+    return result
+
+
+def _device_kind(device: str) -> str:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is unknown: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu"
+        )
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _check_build(collectives: str, kind: str) -> None:
+    if collectives == "nccl" and kind == "cpu":
+        raise UserError(
+            f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
+        )
+    built = {"nccl": hvd.nccl_built, "mpi": hvd.mpi_built, "gloo": hvd.gloo_built}
+    if collectives != "auto" and not built[collectives]():
+        raise UserError(
+            f"--collectives {collectives}: Horovod was built without it: set up again, or give --collectives auto"
+        )
+    if kind == "cuda" and hvd.nccl_built() and collectives in ("mpi", "gloo"):
+        raise UserError(
+            f"--collectives {collectives}: this Horovod reduces GPU tensors by NCCL only: drop it, or give --device cpu"
+        )
+    if kind == "cuda" and not hvd.cuda_built() and launcher() != "none":
+        raise UserError(
+            "this Horovod was built for CPUs, it cannot reduce on GPUs: set up again with NCCL, or give --device cpu"
+        )
+
+
+def _choose_controller(collectives: str) -> None:
+    """Sets what hvd.init() reads. "auto" alone follows what the environment says."""
+    global _end_of_gloo_over_mpi
+    started_by = launcher()
+    if started_by == "horovodrun":  # has set it all
+        if collectives == "mpi":
+            raise UserError(
+                "--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun"
+            )
+        return
+    wanted = collectives
+    if collectives == "auto":
+        wanted = os.environ.get("HOROVOD_CPU_OPERATIONS", os.environ.get("HOROVOD_CONTROLLER", "mpi")).lower()
+    if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
+        _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
+    elif started_by == "mpirun" or collectives == "mpi":
+        # mpi4py starts MPI and ends it at exit. Were it Horovod, MPI would be over after stop().
+        import mpi4py.MPI  # noqa: F401
+
+        os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
+    else:
+        os.environ |= {
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            "HOROVOD_GLOO_IFACE": "lo",
+        }
+
+
+def _limit_threads() -> None:
+    """Shares the cores out to this host's processes, unless OMP_NUM_THREADS says otherwise: torch takes them all."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
+
+
+def _take_device(kind: str) -> torch.device:
+    if kind == "cpu":
+        return torch.device("cpu")
+    slot = local_slot()  # of an elastic run, where each slot of this machine is a host of its own
+    index, gpus = hvd.local_rank() if slot is None else slot, torch.cuda.device_count()
+    if index >= gpus:
+        raise UserError(
+            f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np"
+        )
+    torch.cuda.set_device(index)  # Horovod: one GPU per process
+    return torch.device("cuda", index)
