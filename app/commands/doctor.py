@@ -17,7 +17,8 @@ from app.launch import options
 from app.recipe.options import Parser
 
 TIMEOUT = 60.0  # seconds: importing torch from a busy disk takes 20
-BUILT_IN = ("", "digits", "cluttered-digits", "synthetic")  # data that is no folder
+# Data that is no folder.
+BUILT_IN = ("", "digits", "cluttered-digits", "synthetic", "fashion-mnist", "mnist", "kmnist", "cifar10")
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.recipe import paper
 from app.recipe.config import Config
@@ -22,6 +22,10 @@ class DataSize:
 FIXED = {
     "digits": DataSize(1437, 360, 10, 1, 8),
     "cluttered-digits": DataSize(16_384, 4_000, 10, 1, 20),
+    "fashion-mnist": DataSize(60_000, 10_000, 10, 1, 28),
+    "mnist": DataSize(60_000, 10_000, 10, 1, 28),
+    "kmnist": DataSize(60_000, 10_000, 10, 1, 28),
+    "cifar10": DataSize(50_000, 10_000, 10, 3, 32),
 }
 
 
@@ -31,7 +35,8 @@ def data_size(config: Config) -> DataSize:
     Raises UserError for a folder that cannot be listed.
     """
     if config.data in FIXED:
-        return FIXED[config.data]
+        size = FIXED[config.data]
+        return replace(size, image_size=size.image_size // config.downsample)
     side = config.image_size or paper.IMAGE_SIZE
     if config.data == "imagenet":
         return DataSize(paper.TRAINING_IMAGES, paper.VALIDATION_IMAGES, paper.CLASSES, 3, side)

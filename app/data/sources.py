@@ -1,5 +1,5 @@
-"""The data sets a run can name: `digits`, `cluttered-digits`, `synthetic`, or a folder in ImageFolder
-layout."""
+"""The data sets a run can name: `digits`, `cluttered-digits`, `synthetic`, the published ones, or a folder in
+ImageFolder layout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from app.base.errors import UserError
 from app.data import digits
 from app.data.index import read_index
+from app.data.published import PUBLISHED, average_blocks, mean_and_std, read_published
 from app.data.skip_list import leave_out
 from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, Split, SyntheticSplit
 
-NAMES = ("digits", "cluttered-digits", "synthetic")
+NAMES = ("digits", "cluttered-digits", "synthetic", *PUBLISHED)
 IMAGE_SIZE = 224
 # Per-colour mean and standard deviation of ImageNet's training images, RGB (fb.resnet.torch).
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,6 +57,8 @@ def open_source(
     synthetic_images: int,
     classes: int,
     skip_list: str = "",
+    data_root: str = "",
+    downsample: int = 1,
 ) -> Source:
     """The data set `data` names. augmentation: "paper" or "none"; image_size 0: the data's own, 224 for
     files.
@@ -66,6 +69,10 @@ def open_source(
     if skip_list and data in NAMES:
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {data}")
     augment = augmentation == "paper"
+    if data in PUBLISHED:
+        return _published(data, data_root, image_size, downsample, augment, seed)
+    if downsample != 1:
+        raise UserError(f"--downsample is for {', '.join(PUBLISHED)}: leave it out with --data {data}")
     if data == "digits":
         return _fixed(data, *digits.digits(), image_size, augment, seed)
     if data == "cluttered-digits":
@@ -74,6 +81,33 @@ def open_source(
     if data == "synthetic":
         return _synthetic(size, synthetic_images, classes)
     return _folder(data, size, resize, augment, seed, skip_list)
+
+
+def _published(name: str, data_root: str, image_size: int, factor: int, augment: bool, seed: int) -> Source:
+    published = PUBLISHED[name]
+    train, validation = read_published(published, data_root)
+    if train.images.shape[1] % factor:
+        side = train.images.shape[1]
+        raise UserError(f"--downsample {factor} does not divide the side of {side} pixels of {name}: give a divisor")
+    train, validation = (part._replace(images=average_blocks(part.images, factor)) for part in (train, validation))
+    own = train.images.shape[1]
+    if image_size not in (0, own):
+        raise UserError(f"the images of {name} are {own} x {own}: leave --image-size out, or give {own}")
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
+    mean, std = mean_and_std(train.images)
+    return Source(
+        name=name,
+        classes=published.classes,
+        train=ShiftedSplit(*train, seed, published.flips) if augment else ArraySplit(*train),
+        validation=ArraySplit(*validation),
+        channels=train.images.shape[3],
+        image_size=own,
+        mean=mean,
+        std=std,
+        fingerprint=digest.hexdigest()[:16],
+    )
 
 
 def _fixed(

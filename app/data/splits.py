@@ -46,19 +46,24 @@ class ArraySplit(Split):
 
 
 class ShiftedSplit(Split):
-    """Images held in memory, each moved by -1, 0 or 1 pixel both ways, background moving in.
+    """Images held in memory, each moved by -1, 0 or 1 pixel both ways, with zeros moving in.
 
-    What is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them shows nothing,
-    and a mirrored digit is another sign or none.
+    This is what is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them shows nothing.
+    flips: whether half of the images are mirrored too, as in the paper; a mirrored digit is another sign or none.
     """
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, flips: bool = False) -> None:
         self.padded, self.labels, self.seed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), labels, seed
+        self.flips = flips
 
     def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        top, left = (uniform(self.seed, epochs, indices, 2) * 3).astype(np.int64).T
+        draws = uniform(self.seed, epochs, indices, 3)
+        top, left = (draws[:, :2] * 3).astype(np.int64).T
         rows = top[:, None] + np.arange(self.padded.shape[1] - 2)
         columns = left[:, None] + np.arange(self.padded.shape[2] - 2)
+        if self.flips:
+            mirrored = draws[:, 2] < 0.5
+            columns[mirrored] = columns[mirrored, ::-1]
         images: NDArray[np.uint8] = self.padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         return images
 

@@ -73,9 +73,12 @@ def _warmup(config: Config, images: int) -> str:
     return text + (f" (Table 1 compares it: {row.error})" if row and config.minibatch == row.minibatch else "")
 
 
+OWN_SIZE = ("digits", "cluttered-digits", "fashion-mnist", "mnist", "kmnist", "cifar10")
+
+
 def _image_size(config: Config, images: int) -> str:
     if config.image_size == 0:  # not resolved by a run: 224 but for the data that come with one size
-        return "the data's own" if config.data in ("digits", "cluttered-digits") else ""
+        return "the data's own" if config.data in OWN_SIZE else ""
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
 

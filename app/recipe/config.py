@@ -28,7 +28,10 @@ class Config:
     recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
 
     data: str = option(  # free, as a folder may have moved: what is in it is compared by its fingerprint
-        "digits", "data", "digits, cluttered-digits, synthetic, or a folder with train/ and val/", free=True
+        "digits",
+        "data",
+        "digits, cluttered-digits, fashion-mnist, mnist, kmnist, cifar10, synthetic, or a folder with train/ and val/",
+        free=True,
     )
     skip_list: str = option(  # free like the data
         "", "data", "file of images to leave out; check-data --skip-list writes it", free=True
@@ -37,6 +40,10 @@ class Config:
     resize: int = option(256, "data", "shorter side before the centre crop of validation, in pixels")
     shuffle: str = option("epoch", "data", "one for all workers (paper: epoch), or each", choices=("epoch", "worker"))
     augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))
+    data_root: str = option(  # free like the data
+        "", "data", "folder with the files of fashion-mnist, mnist, kmnist or cifar10", free=True
+    )
+    downsample: int = option(1, "data", "side in pixels of the blocks that are averaged, of these four data sets")
     synthetic_images: int = option(8192, "data", "training images of the synthetic data")
     synthetic_classes: int = option(1000, "data", "classes of the synthetic data")
 
@@ -109,7 +116,7 @@ class Config:
 def check(config: Config) -> None:
     """Raises UserError for values no run can have."""
     for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
-                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "log_every", "keep",
+                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "downsample", "log_every", "keep",
                  "commit_every"):  # fmt: skip
         if not getattr(config, name) > 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")

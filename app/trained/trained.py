@@ -221,6 +221,7 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
     source = open_source(
         name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none", skip_list=skip_list,
         seed=0, synthetic_images=trained.config.synthetic_images, classes=len(trained.classes),
+        data_root=trained.config.data_root, downsample=trained.config.downsample,
     )  # fmt: skip
     if source.channels != trained.channels:
         raise UserError(f"{name} has images of {source.channels} channels, the network takes {trained.channels}")

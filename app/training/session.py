@@ -163,7 +163,7 @@ def open_data(config: Config) -> Source:
     return open_source(
         config.data, image_size=config.image_size, resize=config.resize, augmentation=config.augmentation,
         seed=config.seed, synthetic_images=config.synthetic_images, classes=config.synthetic_classes,
-        skip_list=config.skip_list,
+        skip_list=config.skip_list, data_root=config.data_root, downsample=config.downsample,
     )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
 from app.recipe.config import Config
 
 LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's options say
-OWN_SIDE = {"digits": 8, "cluttered-digits": 20}  # of images whose size is the data's own
+# Of images whose size is the data's own, in pixels.
+OWN_SIDE = {"digits": 8, "cluttered-digits": 20, "fashion-mnist": 28, "mnist": 28, "kmnist": 28, "cifar10": 32}
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
 SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles: its end and that of the first sums fall together
 LONGEST_MS = 25.0  # other collectives, as of a commit, wait for a cycle too
@@ -38,7 +39,8 @@ class Tuning:
         """What a config says, and what its network says of the time of a pass."""
         if config.model not in (*SMALL_BLOCKS, *LARGE_BLOCKS):  # refused elsewhere, with the nearest name
             return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap)
-        network = network_size(config, config.image_size or OWN_SIDE.get(config.data, 224), 3, 1000)
+        side = config.image_size or OWN_SIDE.get(config.data, 224) // config.downsample
+        network = network_size(config, side, 3, 1000)
         seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS  # backward is two forwards
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)
 

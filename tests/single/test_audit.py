@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = 1281167
 PAPER = from_dict(preset("paper-8k"))
 # Names and shapes that the paper does not use.
-NO_CHOICES = {"seed", "width", "synthetic_images", "synthetic_classes"}
+NO_CHOICES = {"seed", "width", "downsample", "synthetic_images", "synthetic_classes"}
 
 
 def deviations(config: Config, images: int = IMAGENET) -> dict[str, str]:
