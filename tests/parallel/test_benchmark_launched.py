@@ -28,7 +28,7 @@ def test_steps(tmp_path: Path) -> None:
     assert found["processes"] == 2 and len(found["hosts"]) == 2
     assert all(values["min"] <= values["median"] <= values["max"] for values in found["real"]["phases"].values())
     assert found["real"]["phases"]["allreduce wait"]["max"] > 0
-    assert found["verdict"] in said
+    assert found["bottleneck"] in said
 
 
 def test_collectives(tmp_path: Path) -> None:

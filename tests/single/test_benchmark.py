@@ -1,4 +1,4 @@
-"""`benchmark`: its arithmetic, its verdicts, and a whole run on one process."""
+"""`benchmark`: its arithmetic, what it names as the limit, and a whole run on one process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app.base.errors import UserError
+from app.bench.bottleneck import bottleneck
 from app.bench.measure import fit, over_ranks
 from app.bench.stopwatch import PHASES
-from app.bench.verdict import verdict
 from app.commands.benchmark import parse
 
 ROOT = Path(__file__).parents[2]
@@ -31,22 +31,30 @@ def test_over_ranks() -> None:
 
 
 def measured(*ranks: tuple[float, ...]) -> dict[str, Any]:
-    return {"phases": over_ranks([dict(zip(PHASES, values, strict=True)) for values in ranks])}
+    phases = over_ranks([dict(zip(PHASES, values, strict=True)) for values in ranks])
+    return {"phases": phases, "images_per_second": 100.0}
 
 
 @pytest.mark.parametrize(
     ("ranks", "words"),  # data wait, copy, forward, backward, allreduce wait, optimizer
     [
         ([(0, 0, 3, 6, 0, 1), (0, 0, 3, 6, 0, 1)], "compute-bound: 90%"),
-        ([(0, 0, 3, 6, 9, 0), (9, 0, 3, 6, 0, 0)], "input-bound: rank 1 on b waits 50% of a step"),
+        ([(0, 0, 3, 6, 9, 0), (9, 0, 3, 6, 0, 0)], "input-bound: rank 1 on b waits for data for 50% of a step"),
         ([(0, 0, 3, 6, 9, 0), (0, 0, 3, 6, 9, 0)], "communication-bound: 50%"),
-        ([(0, 0, 3, 6, 9, 0), (0, 0, 6, 12, 0, 0), (0, 0, 3, 6, 9, 0)], "held up: rank 1 on b computes 18000.0 ms"),
+        ([(0, 0, 3, 6, 9, 0), (0, 0, 6, 12, 0, 0), (0, 0, 3, 6, 9, 0)], "imbalanced: rank 1 on b computes 18000.0 ms"),
         ([(0, 5, 2, 4, 0, 1)], "copy-bound: 42%"),
     ],
 )
-def test_verdict(ranks: list[tuple[float, ...]], words: str) -> None:
-    text = verdict(measured(*ranks), ("a", "b", "c"), 1)
+def test_bottleneck(ranks: list[tuple[float, ...]], words: str) -> None:
+    text = bottleneck(measured(*ranks), 100.0, ("a", "b", "c"), 1)
     assert words in text and "\n" not in text
+
+
+def test_steps_that_real_data_makes_slower_are_input_bound() -> None:
+    """Loader processes that take the cores make no step wait for data, but make its forward and backward slower."""
+    found = measured((0, 0, 3, 6, 0, 1)) | {"images_per_second": 157.0}
+    text = bottleneck(found, 286.0, ("a",), 2)
+    assert text.startswith("input-bound: 157 images/s on the real data, 286 on data in memory")
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -74,7 +82,7 @@ def test_steps(tmp_path: Path) -> None:
         assert found[kind]["images_per_second"] == pytest.approx(32 / found[kind]["step_seconds"])
         assert phases["forward"]["median"] > 0 and phases["backward"]["median"] > 0
     assert found["synthetic"]["phases"]["data wait"]["median"] < found["synthetic"]["phases"]["backward"]["median"]
-    assert said.splitlines()[-1] == found["verdict"]
+    assert said.splitlines()[-1] == found["bottleneck"]
 
 
 def test_input_alone(tmp_path: Path) -> None:

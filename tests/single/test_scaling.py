@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import t
 
 from app.base.errors import UserError
+from app.bench.scaling import cluster_of
 from app.bench.scaling_report import draw, interval, rows_of, table
-from app.commands.scaling import cluster_of, parse
+from app.commands.scaling import parse
 from app.forecast.forecast import JITTER
 from app.forecast.interconnect import ring, slowest_of
 

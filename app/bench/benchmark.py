@@ -1,0 +1,112 @@
+"""What `benchmark` does: measures a run's steps, its loader or its allreduce, and puts the result in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.bench import measure
+from app.bench.bottleneck import bottleneck
+from app.data.loader import Loader, default_loader_processes
+from app.recipe.config import Config
+from app.recipe.plan import check_processes, make_plan
+from app.runs.run import Run
+from app.training.loader_size import loader_processes
+from app.training.run import make_state, overlaps
+from app.training.session import open_data
+from app.world.agreement import together
+from app.world.world import World
+
+MOST_REPEATS = 10  # of an allreduce of one size
+
+
+def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -> dict[str, Any]:
+    """Measures a run. The result is the same on every process.
+
+    Args:
+        config: the run to measure.
+        world: the processes, which all call this function.
+        steps: how many steps, batches or allreduces to measure.
+        only: "input" measures the loader alone, "collectives" the allreduce alone, "" the whole step.
+
+    Returns:
+        A dictionary that JSON can hold: "processes", "hosts", "device", "overlaps", and what was measured.
+    """
+    found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
+    found["overlaps"] = overlaps(config, world)
+    if only == "collectives":
+        return found | {"collectives": measure.measure_collectives(world, min(steps, MOST_REPEATS))}
+    run = open_run(config, world)
+    if only == "input":
+        processes = config.loader_processes
+        if processes < 0:
+            processes = default_loader_processes(run.source, world.local_size)
+        return found | {"input": measure.measure_input(run, world, processes, steps)}
+    return found | measure_run(run, world, steps)
+
+
+def open_run(config: Config, world: World) -> Run:
+    """The data and the plan of a run that leaves no folder. Raises UserError on every process."""
+    source = together(lambda: open_data(config))
+    config = replace(config, image_size=source.image_size)
+    plan = make_plan(config, len(source.train), len(source.validation), source.skipped)
+    check_processes(plan, config, world.size)
+    return Run(config, plan, source, Path())
+
+
+def measure_run(run: Run, world: World, steps: int) -> dict[str, Any]:
+    """Measures steps on noise that is in memory, then on the real data."""
+    state = make_state(run, world)
+    processes = run.config.loader_processes
+    if processes < 0:
+        processes = loader_processes(run, state, world)
+    synthetic = measure.measure_steps(run, state, world, measure.made_up(run, world), steps)
+    batches = measure.real_batches(run, world)
+    with Loader(run.source.train, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
+        real = measure.measure_steps(run, state, world, iter(loader), steps)
+    return {
+        "minibatch": run.plan.minibatch,
+        "synthetic": synthetic,
+        "real": real,
+        "loader_processes": processes,
+        "bottleneck": bottleneck(real, synthetic["images_per_second"], world.hosts, processes),
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What `run_benchmark` found, as lines for people."""
+    if "collectives" in found:
+        return collective_lines(found["collectives"])
+    if "input" in found:
+        values = found["input"]
+        one = values["of_a_process"]
+        return [
+            f"loader: {values['images_per_second']:.0f} images/s; of a process {one['min']:.0f} / {one['median']:.0f} /"
+            f" {one['max']:.0f} (min / median / max), {values['loader_processes']} loader processes each"
+        ]
+    return step_lines(found)
+
+
+def step_lines(found: dict[str, Any]) -> list[str]:
+    """A table with a line for each part of the step, then images/s and what limits them."""
+    text = [f"{'ms a step':16}{'synthetic: min':>16}{'median':>9}{'max':>9}{'real: min':>16}{'median':>9}{'max':>9}"]
+    for phase in found["real"]["phases"]:
+        cells = [found[kind]["phases"][phase] for kind in ("synthetic", "real")]
+        text.append(
+            f"{phase:16}"
+            + "".join(f"{c['min'] * 1e3:16.2f}{c['median'] * 1e3:9.2f}{c['max'] * 1e3:9.2f}" for c in cells)
+        )
+    speeds = {kind: found[kind]["images_per_second"] for kind in ("synthetic", "real")}
+    text.append(f"images/s: {speeds['synthetic']:.0f} synthetic, {speeds['real']:.0f} real")
+    return [*text, found["bottleneck"]]
+
+
+def collective_lines(values: dict[str, Any]) -> list[str]:
+    """A table with a line for each size of the allreduce, then the latency and bandwidth that fit it."""
+    text = [f"{'bytes':>12}{'ms':>12}{'algorithm MB/s':>18}{'bus MB/s':>12}"]
+    for row in values["sizes"]:
+        speeds = f"{row['algorithm_bandwidth'] / 1e6:18.1f}{row['bus_bandwidth'] / 1e6:12.1f}"
+        text.append(f"{row['bytes']:12,}{row['seconds'] * 1e3:12.3f}{speeds}")
+    fitted = f"fit: latency {values['latency_seconds'] * 1e3:.3f} ms, bandwidth {values['bandwidth'] / 1e6:.1f} MB/s"
+    return [*text, f"{fitted} (of the algorithm)"]

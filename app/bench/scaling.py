@@ -1,0 +1,127 @@
+"""What `scaling` does: starts `benchmark` on each number of processes, round by round, and combines the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from app.base.errors import UserError
+from app.base.program import BY_LAUNCHER
+from app.bench.scaling_report import draw, rows_of, table
+from app.data.sizes import data_size
+from app.forecast.interconnect import Cluster, Link
+from app.forecast.model_size import network_size, number_bytes
+from app.recipe.config import Config
+from app.recipe.options import arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = ("synthetic", "real")
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """What the command line asks for.
+
+    processes: the numbers of processes to measure, rising. rounds: how often each of them is measured. steps: how many
+    steps a measurement takes. launch: options for the launcher. output: the folder to write.
+    """
+
+    config: Config
+    processes: tuple[int, ...]
+    rounds: int
+    steps: int
+    launch: list[str]
+    output: Path
+
+
+def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
+    """Measures all numbers of processes in each round. Raises UserError where a measurement fails.
+
+    Args:
+        options: what to measure.
+        command: the command line, which the results name.
+
+    Returns:
+        The content of scaling.json.
+    """
+    measured: dict[int, dict[str, list[float]]] = {np: {kind: [] for kind in KINDS} for np in options.processes}
+    overlaps = {}
+    for number in range(options.rounds):
+        for np in options.processes:
+            found = benchmark(options, np)
+            overlaps[np] = found["overlaps"]
+            for kind in KINDS:
+                measured[np][kind].append(found[kind]["images_per_second"])
+            speeds = ", ".join(f"{found[kind]['images_per_second']:.1f} images/s {kind}" for kind in KINDS)
+            print(f"round {number + 1} of {options.rounds}, {np} processes: {speeds}", flush=True)
+    largest = options.processes[-1]
+    cluster = cluster_of(largest, benchmark(options, largest, "--collectives")["collectives"]) if largest > 1 else None
+    size = gradient_bytes(options.config)
+    return {
+        "command": command,
+        "per_worker": options.config.per_worker,
+        "gradient_bytes": size,
+        "network": None
+        if cluster is None
+        else {"bandwidth": cluster.local.bytes_per_second, "latency": cluster.local.latency},
+        "rows": rows_of(measured, options.config.per_worker, size, cluster, overlaps),
+    }
+
+
+def gradient_bytes(config: Config) -> int:
+    """The bytes that each process gives to the allreduce in a step: gradients and BN's statistics."""
+    data = data_size(config)
+    network = network_size(config, data.image_size, data.channels, data.classes)
+    return (network.parameters + network.statistics) * number_bytes(config)
+
+
+def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
+    """What `benchmark` finds on `np` processes. Raises UserError where it fails."""
+    config = replace(options.config, minibatch=np * options.config.per_worker)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found.json"
+        command = [*BY_LAUNCHER, *options.launch, "-np", str(np), "benchmark"]
+        command += [*arguments(config), "--steps", str(options.steps), "--json", str(file), *more]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = threads(options) | os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip().splitlines() or ["it printed nothing"]
+            raise UserError(f"benchmark on {np} processes ended with exit code {done.returncode}: {words[-1]}")
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+def threads(options: ScalingOptions) -> dict[str, str]:
+    """The environment variable that gives each process the same number of threads, whatever the number of processes.
+
+    Without it one process would take all cores, and two could not be faster. On other hosts the user knows how many
+    threads fit.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return {} if options.launch else {"OMP_NUM_THREADS": str(max(1, cores // options.processes[-1]))}
+
+
+def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
+    """A ring of `np` processes whose links give the measured allreduce: 2 (np - 1) messages of 1 / np of the bytes."""
+    messages = 2 * (np - 1)
+    link = Link(collectives["bandwidth"] * messages / np, collectives["latency_seconds"] / messages)
+    return Cluster(np, link, link, "ring")
+
+
+def write_scaling(results: dict[str, Any], folder: Path) -> None:
+    """Prints the table and writes scaling.json, table.md and the plots. Raises UserError."""
+    print(table(results))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scaling.json").write_text(json.dumps(results, indent=2) + "\n")
+        (folder / "table.md").write_text(table(results))
+        draw(results, folder)
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+    print(f"in {folder}: scaling.json, table.md, scaling.png, scaling.svg")
