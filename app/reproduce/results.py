@@ -1,4 +1,4 @@
-"""results.json: what the runs of an experiment came to, beside the paper's numbers, with a verdict on each claim."""
+"""results.json: the errors of an experiment's runs next to the paper's numbers, with a verdict on each claim."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from app.recipe.schedule import peak_lr
 from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
 from app.reproduce.noise import FILE
 from app.reproduce.runs import CellRun
-from app.reproduce.statistics import ALPHA, REPRODUCED, Sample, verdict, welch
+from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
+CURVE_MARGIN = 1.0  # points, of errors in the middle of a run, which vary more than those at its end
 Runs = Mapping[str, Sequence[CellRun]]  # of each cell by its name, seed by seed
 
 
@@ -29,12 +30,12 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
         "experiment": name,
         "title": EXPERIMENTS[name].title,
         "cells": rows,
-        "verdicts": [claim_result(claim, rows) for claim in EXPERIMENTS[name].claims(list(cells))],
+        "verdicts": judged([claim_result(claim, rows) for claim in EXPERIMENTS[name].claims(list(cells))]),
     }
     if name == "figure-1":
         found["break"] = break_of(rows)
     if name == "figures-2-4":
-        found["curves"] = {cell.name: curves(runs[cell.name]) for cell in cells}
+        found["curves"] = {row["name"]: curves(row) for row in rows}
     if name == "gradient-noise":
         found["noise"] = [
             json.loads((run.folder / FILE).read_text()) for run in runs[cells[0].name] if not run.diverged
@@ -43,19 +44,9 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
 
 
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
-    """A cell's runs, errors in %. A run that diverged counts as one that guesses."""
+    """A cell's runs, errors in %. The error of a run that diverged is that of guessing."""
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
-    seeds: list[dict[str, Any]] = []
-    for run in runs:
-        errors = run.errors()
-        seeds.append(
-            {
-                "seed": run.config.seed,
-                "folder": os.path.relpath(run.folder, results),
-                "diverged": run.diverged,
-                **(errors or {"error": guess, "training_error": guess}),
-            }
-        )
+    seeds = [seed_result(run, guess, results) for run in runs]
     config = cell.config
     return {
         "name": cell.name,
@@ -69,6 +60,22 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
         "paper": paper_row(cell.paper),
         "seeds": seeds,
         "config": asdict(config),
+    }
+
+
+def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
+    """A run's errors and curves in %, and why it counts as diverged: its loss was not finite any more, or it ends with
+    a training error closer to guessing than to none."""
+    errors, diverged = run.errors(), run.diverged
+    if errors and errors["training_error"] > guess / 2:
+        diverged = f"it ended with a training error of {errors['training_error']:.1f} %"
+    return {
+        "seed": run.config.seed,
+        "folder": os.path.relpath(run.folder, results),
+        "diverged": diverged,
+        **(errors or {"error": guess, "training_error": guess}),
+        "training_curve": [round(100 * line["train_top1_error"], 4) for line in run.evaluations()],
+        "validation_curve": [round(100 * line["top1_error"], 4) for line in run.evaluations()],
     }
 
 
@@ -90,52 +97,104 @@ def sample(row: dict[str, Any], of: str = "error") -> Sample:
 
 
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A claim with its test; `difference`: of the means, second less first, in points."""
+    """A claim with its test, not yet corrected.
+
+    difference: of the means, the second less the first, in points; of curves: where it is largest.
+    p: of the claim's own test; p_different: of the test that there is no difference.
+    """
     by_name = {row["name"]: row for row in rows}
-    first, second = (sample(by_name[name], claim.of) for name in (claim.first, claim.second))
-    p = welch(first, second)
-    papers = [by_name[name]["paper"] for name in (claim.first, claim.second)]
-    known = claim.of == "error" and all(row and row["mean"] is not None for row in papers)
+    first, second = by_name[claim.first], by_name[claim.second]
+    compare = compare_curves if claim.of.endswith("_curve") else compare_errors
+    known = claim.of == "error" and all(row["paper"] and row["paper"]["mean"] is not None for row in (first, second))
+    difference = second["paper"]["mean"] - first["paper"]["mean"] if known else None
     return {
         **asdict(claim),
-        "test": "Welch's t-test, two-sided",
-        "difference": round(second.mean - first.mean, 4),
-        "p": None if math.isnan(p) else float(f"{p:.3g}"),
-        "verdict": verdict(claim.kind, first, second),
-        "paper_difference": round(papers[1]["mean"] - papers[0]["mean"], 2) if known else None,
+        **compare(claim, first, second),
+        "paper_difference": None if difference is None else round(difference, 2),
     }
 
 
+def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two cells by the errors of their runs. Where one of these diverged, by their ranks."""
+    one, other = sample(first, claim.of), sample(second, claim.of)
+    found: dict[str, Any] = {"difference": round(other.mean - one.mean, 4)}
+    if first["diverged"] or second["diverged"]:
+        p = rank_test(*([seed[claim.of] for seed in row["seeds"]] for row in (first, second)))
+        return {**found, "test": "Mann-Whitney, exact", "p": p if claim.kind == "lower" else 1.0, "p_different": p}
+    p = welch(one, other)
+    if claim.kind == "lower":
+        return {**found, "test": "Welch", "p": p, "p_different": p}
+    return {**found, "test": f"TOST, {MARGIN:g} points", "p": equivalence(one, other), "p_different": p}
+
+
+def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two cells epoch by epoch: equivalent where they are at every epoch, so that the largest p-value counts; different
+    where they are at any, so that the smallest counts, times the number of epochs (Bonferroni)."""
+    found = {"test": f"TOST, {CURVE_MARGIN:g} point, at each epoch"}
+    if first["diverged"] or second["diverged"]:
+        return {**found, "difference": None, "p": math.nan, "p_different": math.nan}
+    one, other = (zip(*(seed[claim.of] for seed in row["seeds"]), strict=True) for row in (first, second))
+    pairs = [(Sample.of(a), Sample.of(b)) for a, b in zip(one, other, strict=True)]
+    later = pairs[math.ceil(claim.since * len(pairs) - 1e-9) :]
+    differences = [float(b.mean - a.mean) for a, b in later]
+    widest = max(differences, key=lambda points: abs(points))
+    return {
+        **found,
+        "difference": round(widest, 4),
+        "p": max(equivalence(a, b, CURVE_MARGIN) for a, b in later),
+        "p_different": min(1.0, len(later) * min(welch(a, b) for a, b in later)),
+    }
+
+
+def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Claims of a table with their verdicts, by p-values corrected for their number."""
+    corrected = holm([claim["p"] for claim in claims])
+    different = holm([claim["p_different"] for claim in claims])
+    return [
+        {
+            **claim,
+            "p": plain(claim["p"]),
+            "p_different": plain(claim["p_different"]),
+            "p_corrected": plain(p),
+            "p_different_corrected": plain(q),
+            "verdict": verdict(claim["kind"], claim["difference"] or 0.0, p, q),
+        }
+        for claim, p, q in zip(claims, corrected, different, strict=True)
+    ]
+
+
+def plain(p: float) -> float | None:
+    """A p-value of three digits as JSON has it."""
+    return None if math.isnan(p) else float(f"{p:.3g}")
+
+
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
-    """flat: the largest minibatch up to which none differs from the baseline; broken: the smallest from which on all
-    are worse (Welch, p < 0.05)."""
+    """flat: the largest minibatch up to which all are equivalent to the baseline; broken: the smallest from which on
+    all are worse. By the tests of the claims, corrected for the number of minibatches above the baseline's."""
     reference = next(row for row in rows if row["minibatch"] == row["config"]["reference_minibatch"])
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]
-    worse = [is_worse(sample(row), sample(reference)) for row in larger]
-    same = [verdict("same", sample(row), sample(reference)) == REPRODUCED for row in larger]
+    claims = [Claim("", kind, reference["name"], row["name"]) for kind in ("same", "lower") for row in larger]
+    found = [claim_result(claim, rows) for claim in claims]
+    same, worse = judged(found[: len(larger)]), judged(found[len(larger) :])
     flat, broken = reference["minibatch"], None
-    for row, equal in zip(larger, same, strict=True):
-        if not equal:
+    for row, claim in zip(larger, same, strict=True):
+        if claim["verdict"] != REPRODUCED:
             break
         flat = row["minibatch"]
-    for row, bad in zip(reversed(larger), reversed(worse), strict=True):
-        if not bad:
+    for row, claim in zip(reversed(larger), reversed(worse), strict=True):
+        if claim["verdict"] != REPRODUCED:
             break
         broken = row["minibatch"]
     return {"flat": flat, "broken": broken}
 
 
-def is_worse(first: Sample, second: Sample) -> bool:
-    return first.mean > second.mean and welch(first, second) < ALPHA
-
-
-def curves(runs: Sequence[CellRun]) -> dict[str, list[list[float]]]:
+def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
     """Errors in % at the end of each epoch, mean and deviation over the runs that did not diverge."""
     found = {}
-    for name, key in (("training", "train_top1_error"), ("validation", "top1_error")):
-        lines = [[100 * line[key] for line in run.evaluations()] for run in runs if not run.diverged]
+    for kind in ("training", "validation"):
+        lines = [seed[f"{kind}_curve"] for seed in row["seeds"] if not seed["diverged"]]
         values = [Sample.of(column) for column in zip(*lines, strict=True)]
-        found[name] = [[round(v.mean, 4), 0.0 if math.isnan(v.std) else round(v.std, 4)] for v in values]
+        found[kind] = [[round(v.mean, 4), 0.0 if math.isnan(v.std) else round(v.std, 4)] for v in values]
     return found
 
 

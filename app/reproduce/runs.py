@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.recipe.config import Config, option_fields
+from app.recipe.config import Config, default_of, option_fields
 from app.recipe.options import arguments
 from app.runs import run_folder
 from app.runs.json_lines import read_lines
@@ -78,7 +78,11 @@ def run_of(config: Config, runs: Path) -> CellRun:
 
 
 def key(config: Config) -> str:
-    """Names what is computed, but for the seed: equal for equal recipes, whatever experiment or table they are of."""
+    """Return a name of what is computed, apart from the seed: equal for equal recipes, whatever experiment they are of.
+
+    Defaults are left out, so that an option that is added later changes no name.
+    """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in asdict(config).items() if name in kept - {"seed"}}
+    values = {name: value for name, value in values.items() if name == "data" or value != default_of(name)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""table.md: ours beside the paper's."""
+"""table.md: our errors next to the paper's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def about(results: dict[str, Any]) -> str:
 
 
 def cells_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a cell."""
+    """A line for each cell."""
     lines = [
         "| | k | n | kn | rate | **ours** | training | seeds | paper's kn | rate | **paper** |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -41,36 +41,61 @@ def cells_table(rows: Sequence[dict[str, Any]]) -> str:
         diverged = f", {row['diverged']} diverged" if row["diverged"] else ""
         lines.append(
             f"| {row['name']} | {row['workers']} | {row['per_worker']} | {row['minibatch']} | {row['lr']:.4g}"
-            f" | **{value(row)}** | {value(row['training_error'])} | {len(row['seeds'])}{diverged}"
+            f" | **{errors(row, 'error')}** | {errors(row, 'training_error')} | {len(row['seeds'])}{diverged}"
             f" | {number(paper['minibatch'], '')} | {number(paper['lr'], '.4g')} | **{value(paper)}** |"
         )
     if any(row["diverged"] for row in rows):
-        lines += ["", "A run that diverged counts as one that guesses."]
+        lines += [
+            "",
+            "Where a run diverged, the errors of all runs are shown instead of their mean. A run counts as diverged"
+            " where its loss was not finite any more, or where its training error at the end is closer to that of"
+            " guessing than to zero.",
+        ]
     return "\n".join(lines)
 
 
+def errors(row: dict[str, Any], of: str) -> str:
+    """A cell's mean and deviation, or where a run diverged each run: `10.31, 10.52, diverged`."""
+    if not row["diverged"]:
+        return value(row if of == "error" else row[of])
+    return ", ".join("diverged" if seed["diverged"] else f"{seed[of]:.2f}" for seed in row["seeds"])
+
+
 def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a claim, and how it was decided."""
+    """A line for each claim, and how it was decided."""
     lines = [
-        "| claim | difference, ours | p | difference, paper | verdict |",
-        "|---|---|---|---|---|",
+        "| claim | difference, ours | test | p | corrected | difference, paper | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = (number(row["difference"], "+.2f"), number(row["p"], ".2g"), number(row["paper_difference"], "+.2f"))
+        cells = (
+            number(row["difference"], "+.2f"),
+            row["test"],
+            number(row["p"], ".2g"),
+            number(row["p_corrected"], ".2g"),
+            number(row["paper_difference"], "+.2f"),
+        )
         lines.append(f"| {row['text']} | {' | '.join(cells)} | **{row['verdict']}** |")
-    return (
-        "\n".join(lines)
-        + "\n\nDifferences are in points, what is claimed to be worse less what is claimed to be better. p is that of"
-        " Welch's t-test, two-sided. Better or worse: reproduced where p < 0.05 in that direction, not reproduced where"
-        " p < 0.05 in the other. The same: reproduced where p >= 0.05 and the means differ by less than the sum of the"
-        " deviations and by less than 5 % of the error, not reproduced where p < 0.05. Else undecided at this scale."
-    )
+    return "\n".join(lines) + "\n\n" + HOW_JUDGED
+
+
+HOW_JUDGED = (
+    "Differences are in points: the second cell of the claim less the first. *Better* and *worse* are tested by"
+    " Welch's t-test (two-sided; where a run diverged, by the exact Mann-Whitney test), *the same* by two one-sided"
+    " t-tests (TOST), whose p is small where the means are shown to differ by less than the margin. p-values are"
+    " corrected for the number of claims of the table (Holm). A claim is reproduced where its corrected p is below"
+    " 0.05. It is not reproduced where a test shows the opposite with a corrected p below 0.05: that the difference has"
+    " the other sign, or that there is one although sameness is claimed. Else it is undecided."
+)
 
 
 def break_text(found: dict[str, int | None]) -> str:
     """What Figure 1 says in a sentence."""
     broken = f"from kn = {found['broken']} on all are worse" if found["broken"] else "none is worse from some kn on"
-    return f"Flat up to kn = {found['flat']}; {broken} (Welch, p < 0.05 against the baseline)."
+    return (
+        f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch). Both tests are"
+        " corrected for the number of minibatches."
+    )
 
 
 def noise_text(results: dict[str, Any]) -> str:

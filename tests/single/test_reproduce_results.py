@@ -16,9 +16,20 @@ from torch import Tensor
 from app.reproduce import plots, tables
 from app.reproduce.experiments import EXPERIMENTS, Claim
 from app.reproduce.noise import noise, spread
-from app.reproduce.results import break_of, claim_result, noise_summary
+from app.reproduce.results import break_of, claim_result, judged, noise_summary, seed_result
+from app.reproduce.runs import CellRun
 from app.reproduce.scheduler import duration
-from app.reproduce.statistics import NOT_REPRODUCED, REPRODUCED, UNDECIDED, Sample, verdict, welch
+from app.reproduce.statistics import (
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    Sample,
+    equivalence,
+    holm,
+    rank_test,
+    verdict,
+    welch,
+)
 
 
 def test_welch_is_scipys() -> None:
@@ -30,39 +41,82 @@ def test_welch_is_scipys() -> None:
 
 def test_samples_too_small_or_without_spread() -> None:
     assert math.isnan(welch(Sample.of([1.0]), Sample.of([1.0, 2.0])))
-    assert verdict("same", Sample.of([1.0]), Sample.of([1.0])) == UNDECIDED
-    assert (
-        welch(Sample(5, 90.0, 0.0), Sample(5, 20.0, 0.0)) == 0 and welch(Sample(5, 9.0, 0.0), Sample(5, 9.0, 0.0)) == 1
+    assert math.isnan(equivalence(Sample.of([1.0]), Sample.of([1.0, 2.0]))) and math.isnan(rank_test([1.0], [1.0, 2.0]))
+    same, other = Sample(5, 9.0, 0.0), Sample(5, 20.0, 0.0)
+    assert welch(other, same) == 0 and welch(same, same) == 1
+    assert equivalence(other, same) == 1 and equivalence(same, same) == 0
+
+
+def test_equivalence_is_two_one_sided_tests_of_scipy() -> None:
+    one, other = [23.4, 23.7, 23.5, 23.6, 23.8], [23.6, 24.1, 23.9]
+    expected = max(
+        ttest_ind([x + 0.5 for x in one], other, equal_var=False, alternative="greater").pvalue,
+        ttest_ind([x - 0.5 for x in one], other, equal_var=False, alternative="less").pvalue,
     )
+    assert equivalence(Sample.of(one), Sample.of(other)) == pytest.approx(expected)
+    assert equivalence(Sample.of(other), Sample.of(one)) == pytest.approx(expected)
+
+
+def test_equivalence_by_hand() -> None:
+    """Two cells of 5 runs, both of deviation 0.25: the standard error is 0.25 sqrt(2/5) = 0.1581, with 8 degrees of
+    freedom, for which tables give t = 1.860 at 5 % of one side. So means 0.5 - 1.860 x 0.1581 = 0.2059 apart have
+    p = 0.05, and means 0.5 apart p = 0.5."""
+    assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 20.2059, 0.25)) == pytest.approx(0.05, abs=1e-4)
+    assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 20.5, 0.25)) == pytest.approx(0.5)
+    assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 21.0, 0.25)) > 0.95
+
+
+def test_holm_by_hand() -> None:
+    """The smallest of four times 4, the next times 3, ...; never below the one before, never above 1."""
+    assert holm([0.02, 0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.001, 0.6]) == pytest.approx([1.0, 0.003, 1.0])
+    found = holm([0.01, math.nan, 0.02])  # what cannot be tested counts as a claim
+    assert found[::2] == pytest.approx([0.03, 0.04]) and math.isnan(found[1])
+    assert holm([]) == []
+
+
+def test_ranks_by_hand() -> None:
+    """All of 5 below all of 5: 2 of the 252 ways to deal ten ranks are as far apart. With 2 and 2: 2 of 6."""
+    assert rank_test([10, 10.1, 10.2, 10.3, 10.4], [11, 12, 90, 90, 90]) == pytest.approx(2 / 252)
+    assert rank_test([10, 11], [90, 90]) == pytest.approx(2 / 6)
+    assert rank_test([10, 90], [90, 90]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
-    ("kind", "first", "second", "expected"),
+    ("kind", "difference", "p", "p_different", "expected"),
     [
-        ("lower", (20.0, 0.1), (21.0, 0.1), REPRODUCED),
-        ("lower", (21.0, 0.1), (20.0, 0.1), NOT_REPRODUCED),
-        ("lower", (20.0, 1.0), (20.5, 1.0), UNDECIDED),
-        ("same", (20.0, 0.1), (20.1, 0.1), REPRODUCED),
-        ("same", (20.1, 0.1), (20.0, 0.1), REPRODUCED),
-        ("same", (20.0, 0.1), (21.0, 0.1), NOT_REPRODUCED),
-        ("same", (20.0, 0.1), (20.5, 0.45), REPRODUCED),
-        ("same", (20.0, 0.0), (20.5, 0.45), UNDECIDED),
-        ("same", (20.0, 0.1), (45.0, 40.0), UNDECIDED),  # deviations that hide everything show nothing
+        ("lower", 1.0, 0.01, 0.01, REPRODUCED),
+        ("lower", -1.0, 0.01, 0.01, NOT_REPRODUCED),
+        ("lower", 1.0, 0.06, 0.06, UNDECIDED),
+        ("same", 0.2, 0.01, 0.5, REPRODUCED),
+        ("same", 0.2, 0.01, 0.01, REPRODUCED),  # a difference, but one below the margin
+        ("same", 0.9, 0.9, 0.01, NOT_REPRODUCED),
+        ("same", 0.9, 0.9, 0.2, UNDECIDED),  # not significant is not the same
+        ("same", 0.9, math.nan, math.nan, UNDECIDED),
     ],
 )
-def test_verdicts(kind: str, first: tuple[float, float], second: tuple[float, float], expected: str) -> None:
-    assert verdict(kind, Sample(5, *first), Sample(5, *second)) == expected
+def test_verdicts(kind: str, difference: float, p: float, p_different: float, expected: str) -> None:
+    assert verdict(kind, difference, p, p_different) == expected
 
 
-def test_the_papers_own_numbers_bear_out_its_main_claims() -> None:
-    """Its means and deviations of five runs, put to our tests."""
-    for name in ("table-1", "table-2b"):
-        known = {c.name: c.paper.error for c in cells(name) if c.paper and c.paper.error}
-        for claim in EXPERIMENTS[name].claims(cells(name)):
-            one, other = known[claim.first], known[claim.second]
-            assert one.std and other.std
-            found = verdict(claim.kind, Sample(5, one.mean, one.std), Sample(5, other.mean, other.std))
-            assert found == REPRODUCED, claim
+def of_the_paper(mean: float, std: float) -> list[float]:
+    """Five errors with this mean and this sample deviation."""
+    return [mean + std * step / 2.5**0.5 for step in (-2, -1, 0, 1, 2)]
+
+
+def test_the_papers_own_numbers_bear_out_its_claims() -> None:
+    """Where it printed mean and deviation of five runs, they pass through the code that judges ours."""
+    expected = {name: [REPRODUCED] * n for name, n in (("table-1", 4), ("table-2a", 6), ("table-2b", 2))}
+    for name in expected:
+        rows = [
+            row(c.config.minibatch, of_the_paper(c.paper.error.mean, c.paper.error.std), c.name, c.paper.error.mean)
+            for c in cells(name)
+            if c.paper and c.paper.error and c.paper.error.std
+        ]
+        claims = [claim_result(claim, rows) for claim in EXPERIMENTS[name].claims(cells(name))]
+        assert [claim["verdict"] for claim in judged(claims)] == expected[name]
+        for claim in claims:
+            assert claim["difference"] == pytest.approx(claim["paper_difference"], abs=0.006)
 
 
 def row(minibatch: int, errors: list[float], name: str = "", paper_error: float | None = None) -> dict[str, Any]:
@@ -73,13 +127,17 @@ def row(minibatch: int, errors: list[float], name: str = "", paper_error: float 
         "workers": minibatch // 32, "lr": 0.1, "mean": found.mean, "std": found.std,
         "training_error": {"mean": 5.0, "std": 0.1}, "diverged": 0,
         "paper": of_paper if paper_error else None, "config": asdict(OURS),
-        "seeds": [{"seed": i, "error": e, "training_error": e, "folder": f"x{i}"} for i, e in enumerate(errors)],
+        "seeds": [
+            {"seed": i, "error": e, "training_error": e, "folder": f"x{i}", "diverged": "",
+             "training_curve": [50 + e, e], "validation_curve": [40.0, e]} for i, e in enumerate(errors)
+        ],
     }  # fmt: skip
 
 
 FIGURE_1 = [
-    row(16, [20.2, 20.4]), row(32, [20.0, 20.3], paper_error=23.6), row(64, [20.1, 20.4], paper_error=23.5),
-    row(128, [21.9, 22.0]), row(256, [20.2, 20.3]), row(512, [25.0, 25.5]), row(1024, [40.0, 41.0], paper_error=27.0),
+    row(16, [20.2, 20.3, 20.4]), row(32, [20.0, 20.1, 20.3], paper_error=23.6),
+    row(64, [20.1, 20.1, 20.3], paper_error=23.5), row(128, [21.9, 22.0, 22.1]), row(256, [20.2, 20.3, 20.1]),
+    row(512, [25.0, 25.2, 25.5]), row(1024, [40.0, 40.4, 41.0], paper_error=27.0),
 ]  # fmt: skip
 
 
@@ -89,15 +147,58 @@ def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any
 
 
 def diverged() -> dict[str, Any]:
-    return {**row(32, [90.0, 90.0]), "diverged": 2, "paper": None}
+    """Two runs of three are lost."""
+    found = row(32, [20.0, 90.0, 90.0])
+    for seed in found["seeds"][1:]:
+        seed["diverged"] = "the loss is not finite"
+    return {**found, "diverged": 2, "paper": None}
+
+
+def test_runs_that_diverged_are_shown_one_by_one() -> None:
+    text = tables.table(results("table-1", [diverged()]))
+    assert "| **20.00, diverged, diverged** | 20.00, diverged, diverged | 3, 2 diverged |" in text
+    assert "± " not in text.split("\n\n")[2]
 
 
 def test_runs_that_all_diverged_leave_a_table() -> None:
-    found = results("gradient-noise", [diverged()], noise=[], **{"break": None})
+    lost = row(32, [90.0, 90.0])
+    lost = {**lost, "diverged": 2, "seeds": [{**seed, "diverged": "so"} for seed in lost["seeds"]]}
+    found = results("gradient-noise", [lost], noise=[], **{"break": None})
     assert plots.figures(found) == {}
-    assert "| 2, 2 diverged |" in tables.table(found) and "counts as one that guesses" in tables.table(found)
+    assert "| **diverged, diverged** |" in tables.table(found)
     curves = {"kn = 32": {"training": [], "validation": []}}
-    plots.curve(plots.empty(2, 2).subplots(), {"curves": curves}, diverged(), "training", {})
+    plots.curve(plots.empty(2, 2).subplots(), {"curves": curves}, lost, "training", {})
+
+
+@pytest.mark.parametrize(
+    ("said", "training", "expected"),
+    [
+        ("the loss is nan", 0.1, (90.0, "the loss is nan")),
+        ("", 0.46, (12.0, "it ended with a training error of 46.0 %")),  # closer to guessing's 90 % than to 0
+        ("", 0.44, (12.0, "")),
+    ],
+)
+def test_a_run_diverges_by_its_loss_or_by_learning_nothing(
+    said: str, training: float, expected: tuple[float, str], tmp_path: Path
+) -> None:
+    run = CellRun(OURS, tmp_path)
+    run.write_note(1.0, said)
+    (tmp_path / "result.json").write_text(json.dumps({"median_top1_error": 0.12}))
+    (tmp_path / "log.jsonl").write_text(
+        json.dumps({"kind": "eval", "iteration": 1, "train_top1_error": training, "top1_error": 0.12}) + "\n"
+    )
+    found = seed_result(run, 90.0, tmp_path)
+    assert (found["error"], found["diverged"]) == expected
+
+
+def test_cells_with_diverged_runs_are_compared_by_ranks() -> None:
+    good, bad = row(32, [20.0, 20.1, 20.2, 20.3, 20.4]), row(64, [25.0, 26.0, 90.0, 90.0, 90.0])
+    bad["diverged"] = 3
+    claim = claim_result(Claim("better", "lower", good["name"], bad["name"]), [good, bad])
+    assert claim["p"] == pytest.approx(2 / 252) and claim["test"] == "Mann-Whitney, exact"
+    assert judged([claim])[0]["verdict"] == REPRODUCED
+    same = claim_result(Claim("the same", "same", good["name"], bad["name"]), [good, bad])
+    assert judged([same])[0]["verdict"] == NOT_REPRODUCED
 
 
 def test_the_break() -> None:
@@ -106,16 +207,40 @@ def test_the_break() -> None:
 
 
 def test_a_claims_entry() -> None:
-    claim = Claim("as good", "same", "kn = 64", "kn = 32")
-    found = claim_result(claim, FIGURE_1)
-    assert found["difference"] == -0.1 and found["paper_difference"] == pytest.approx(0.1)
-    assert found["verdict"] == REPRODUCED and found["p"] == pytest.approx(0.68, abs=0.02)
+    claims = [Claim("as good", "same", "kn = 64", "kn = 32"), Claim("worse", "lower", "kn = 32", "kn = 512")]
+    found, other = judged([claim_result(claim, FIGURE_1) for claim in claims])
+    assert found["difference"] == pytest.approx(-0.0333, abs=1e-4) and found["paper_difference"] == pytest.approx(0.1)
+    one, base = ([seed["error"] for seed in FIGURE_1[i]["seeds"]] for i in (2, 1))
+    shifted = [
+        ttest_ind([x + by for x in one], base, equal_var=False, alternative=side).pvalue
+        for by, side in ((0.5, "greater"), (-0.5, "less"))
+    ]
+    assert found["p"] == pytest.approx(max(shifted), rel=0.01)
+    assert found["p_corrected"] == found["p"] > other["p"] and other["p_corrected"] == pytest.approx(2 * other["p"], rel=0.01)
+    assert found["verdict"] == other["verdict"] == REPRODUCED
+
+
+def test_curves_are_compared_from_a_given_epoch_on() -> None:
+    """Training errors of two epochs: 50 points apart in the first, equal in the second."""
+    one, other = row(32, [10.0, 10.2, 10.4], "one"), row(64, [10.0, 10.2, 10.4], "other")
+    for seed in other["seeds"]:
+        seed["training_curve"][0] += 50
+
+    def claim(since: float) -> dict[str, Any]:
+        entry = Claim("curves", "same", "one", "other", "training_curve", since)
+        return judged([claim_result(entry, [one, other])])[0]
+
+    assert claim(0.5)["verdict"] == REPRODUCED and claim(0.5)["difference"] == 0
+    assert claim(0.0)["verdict"] == NOT_REPRODUCED and claim(0.0)["difference"] == 50
+    assert claim(0.0)["p_different"] == pytest.approx(
+        2 * ttest_ind([60, 60.2, 60.4], [110, 110.2, 110.4], equal_var=False).pvalue, rel=0.01
+    )
 
 
 def test_the_table_has_both() -> None:
     text = tables.table(results("figure-1", FIGURE_1, **{"break": break_of(FIGURE_1)}))
-    assert "| kn = 32 | 1 | 32 | 32 | 0.1 | **20.15 ± 0.21** | 5.00 ± 0.10 | 2 | 256 | 0.1 | **23.60 ± 0.10** |" in text
-    assert "Flat up to kn = 64; from kn = 512 on all are worse" in text
+    assert "| kn = 32 | 1 | 32 | 32 | 0.1 | **20.13 ± 0.15** | 5.00 ± 0.10 | 3 | 256 | 0.1 | **23.60 ± 0.10** |" in text
+    assert "flat up to kn = 64 (TOST against the baseline); from kn = 512 on all are worse" in text
 
 
 def warmups() -> list[dict[str, Any]]:
