@@ -1,4 +1,4 @@
-"""`reproduce`: a table or figure of the paper trained again, ours beside the paper's."""
+"""`reproduce`: a table or figure of the paper trained again, ours next to the paper's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from app.recipe.options import resolve, run_parser
 from app.reproduce.experiments import EXPERIMENTS
 
 EXAMPLE = "./run.sh reproduce table-1, or ./run.sh reproduce table-1 --data /imagenet --launch '-np 8'"
-DESCRIPTION = """Train the cells of a table or figure of the paper, several seeds each, and set them beside the paper's.
+DESCRIPTION = """Train the cells of a table or figure of the paper, several seeds each. Show them next to the paper's.
 
-NAME: {names}, or all. Without --data on cluttered-digits, in an hour; with ImageNet the minibatches and
-rates are the paper's own. Options of the recipe change the baseline, and with it all cells. Runs are kept under --runs
-and shared by all that need them; interrupted and started again, nothing is done twice."""
+NAME: {names}, or all.
+Without --data and --recipe the cells are trained on Fashion-MNIST; with ImageNet the minibatches and rates are the
+paper's own. Options of the recipe change the baseline, and with it all cells. Runs are kept under --runs and shared by
+all experiments; a command that was interrupted continues where it stopped when it is started again."""
 RUNS = "runs/reproduce"
 
 
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     if given.get("config") is None:
         given.pop("config", None)
     if not {"recipe", "data", "config"} & set(given):
-        given["recipe"] = "cluttered-digits"
+        given["recipe"] = "fashion-mnist"
     base = resolve(given)
     if launch and launch[0][:1] != "-":
         raise UserError(f"--launch {launch[0]}: give options of the launcher, as in --launch '-np 8'")

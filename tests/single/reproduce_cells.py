@@ -10,7 +10,8 @@ from app.reproduce.experiments import EXPERIMENTS, Cell
 
 IMAGENET = 1_281_167
 PAPER = replace(from_dict(preset("paper-256")), data="/imagenet")
-OURS = from_dict(preset("cluttered-digits"))
+OURS = from_dict(preset("fashion-mnist"))
+OUR_IMAGES = 60_000
 
 
 def cells(name: str, base: Config = PAPER, images: int = IMAGENET) -> list[Cell]:
