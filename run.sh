@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh                        sets everything up once, then trains: the same as ./run.sh train
 # ./run.sh setup [OPTIONS]        only sets up: [--cpu|--nccl] [--stock-pillow]
-# ./run.sh test [--cluster] [...] runs the tests; what follows goes to pytest
+# ./run.sh test [--cluster|--gpu] [...]  runs the tests; what follows goes to pytest
 # ./run.sh [LAUNCHER OPTIONS] COMMAND [OPTIONS]     see ./run.sh --help
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -13,5 +13,6 @@ if [ "$1" = setup ]; then exec "$root/app/setup/setup.sh" "${@:2}"; fi
 [ "$1" = test ] || exec "$python" -m app.start "$@"
 
 cd "$root"
+if [ "${2:-}" = --gpu ]; then exec "$python" -m pytest tests/gpu "${@:3}"; fi
 if [ "${2:-}" = --cluster ]; then exec "$python" -m pytest tests "${@:3}"; fi
 exec "$python" -m pytest tests --ignore tests/cluster "${@:2}"

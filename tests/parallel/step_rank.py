@@ -50,14 +50,14 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
     tensors = state.tensors()
     return {
         "losses": [report[0] for report in reports],
-        "hash": zlib.crc32(b"".join(t.contiguous().numpy().tobytes() for t in tensors.values())),
+        "hash": zlib.crc32(b"".join(t.contiguous().cpu().numpy().tobytes() for t in tensors.values())),
         "values": {name: float(t.double().norm()) for name, t in tensors.items()},
         "scale": float(state.loss_scale.scale) if state.loss_scale else 1.0,
     }
 
 
 def main() -> None:
-    world = cluster.start("auto", "cpu")
+    world = cluster.start("auto", sys.argv[2] if len(sys.argv) > 2 else "cpu")
     said = [losses(options, world) for options in json.loads(sys.argv[1])]
     hashes = cluster.gather_objects([found["hash"] for found in said])
     if world.rank == 0:
