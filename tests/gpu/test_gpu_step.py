@@ -1,7 +1,7 @@
 """The step on a GPU against float64 on one CPU process.
 
-Where there is no GPU, only the two ranks are tested, on the CPU, as a rehearsal: tests/parallel and tests/integration do
-the rest there.
+Where there is no GPU, only the two ranks are tested, on the CPU, as a rehearsal: tests/parallel and tests/integration
+do the rest there.
 
 Two ranks share one card, so that NCCL itself is tested. NCCL 2.30 allows this with NCCL_MULTI_RANK_GPU_ENABLE. For
 older versions each rank claims to be a host of its own (NCCL_HOSTID), which also uses the sockets between hosts.
@@ -116,12 +116,12 @@ def test_ranks_on_two_claimed_hosts() -> None:
 
 
 TRAIN = ["train", "--data", "synthetic", "--synthetic-images", "512", "--synthetic-classes", "10", "--image-size", "32",
-         "--resize", "32", "--model", "resnet8", "--minibatch", "64", "--per-worker", "16", "--device", DEVICE]  # fmt: skip
+         "--resize", "32", "--model", "resnet8", "--minibatch", "64", "--per-worker", "16"]  # fmt: skip
 
 
 def train(processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """A run of the program by its launcher."""
-    command = [sys.executable, "-m", "app.start", "-np", str(processes), *TRAIN, *options]
+    command = [sys.executable, "-m", "app.start", "-np", str(processes), *TRAIN, "--device", DEVICE, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(SHARED_CARD if DEVICE == "cuda" else {})}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
 

@@ -216,7 +216,9 @@ def test_a_claims_entry() -> None:
         for by, side in ((0.5, "greater"), (-0.5, "less"))
     ]
     assert found["p"] == pytest.approx(max(shifted), rel=0.01)
-    assert found["p_corrected"] == found["p"] > other["p"] and other["p_corrected"] == pytest.approx(2 * other["p"], rel=0.01)
+    assert found["p_corrected"] == found["p"] > other["p"] and other["p_corrected"] == pytest.approx(
+        2 * other["p"], rel=0.01
+    )
     assert found["verdict"] == other["verdict"] == REPRODUCED
 
 
