@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.base.errors import UserError
+from app.base.phase import phase
 from app.data.order import Item
 from app.data.sources import Source
 from app.data.splits import Split
@@ -57,6 +58,7 @@ class Loader:
             generator=torch.Generator(),  # of its own: a loader must not move torch's global random state
         )
         self._iterator = iter(loader)
+        self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds spent in all calls so far
         atexit.register(self.close)  # before torch's own exit handlers, which wait for processes not told to end
 
@@ -66,7 +68,8 @@ class Loader:
     def __next__(self) -> Batch:
         started = time.monotonic()
         try:
-            return self._next()
+            with phase(self._phase):
+                return self._next()
         finally:
             self.waited += time.monotonic() - started
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.base.phase import phase
 from app.data.loader import Loader
 from app.data.order import validation_batches
 from app.data.sources import Source
@@ -20,6 +21,7 @@ from app.world.world import World, sum_over_processes
 BATCH = 100  # images; no influence on the result
 
 
+@phase("evaluating")
 @torch.no_grad()
 def evaluate(
     network: nn.Module, source: Source, world: World, arithmetic: Arithmetic, processes: int, asked: Callable[[], bool]

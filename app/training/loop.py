@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from app.base.errors import NotFinite, Preempted
+from app.base.phase import phase
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
 from app.model.optimizer import set_learning_rate, undo_momentum_correction
@@ -189,6 +190,7 @@ def save_is_due(session: Session, iteration: int, steps: int) -> bool:
     return session.save_seconds > 0 and time.monotonic() - session.saved > session.save_seconds
 
 
+@phase("saving")
 def save(session: Session) -> None:
     """Rank 0 copies the state and writes it while training goes on; nothing where the next step's loss will be NaN."""
     if session.writer is not None and session.state.finite():
@@ -197,6 +199,7 @@ def save(session: Session) -> None:
         session.saved = time.monotonic()
 
 
+@phase("saving")
 def leave(session: Session) -> None:
     """Saves and raises Preempted; NotFinite where there is nothing worth saving."""
     run = session.run

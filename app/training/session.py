@@ -14,6 +14,7 @@ import torch
 
 from app.base.errors import Lost, UserError
 from app.base.launcher_environment import is_elastic
+from app.base.phase import phase, phase_of
 from app.data.loader import check_shared_memory
 from app.data.sources import Source, open_source
 from app.recipe.audit import audit_claim, in_short
@@ -31,7 +32,7 @@ from app.training.loop import Session, place, train
 from app.training.run import make_state
 from app.training.signals import StopRequest
 from app.training.state import State
-from app.training.watchdog import Watchdog, raised_in
+from app.training.watchdog import Watchdog
 from app.world import elastic
 from app.world.agreement import on_root, together
 from app.world.world import World, broadcast_object, broadcast_parameters, current_world
@@ -59,7 +60,7 @@ class Trainer:
         except UserError:
             raise
         except Exception as error:
-            error.add_note(self.watchdog.where(raised_in(error)))
+            error.add_note(self.watchdog.where(phase_of(error)))
             raise
         finally:
             if self.lock:
@@ -83,7 +84,8 @@ class Trainer:
             before, started = run.plan.iteration_at(state.position), time.monotonic()
             processes = self.loader_processes(run, world)
             try:
-                train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
+                with phase("computing"):
+                    train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
             finally:
                 if writer is not None:
                     writer.wait()  # also of a run that fails: what it holds is good
@@ -158,6 +160,7 @@ class Trainer:
             checkpoint.restore(self.state, self.committed)
 
 
+@phase("reading data")
 def open_data(config: Config) -> Source:
     """The source a config names. Raises UserError."""
     return open_source(

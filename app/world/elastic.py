@@ -16,6 +16,7 @@ from horovod.common.exceptions import HorovodInternalError
 
 from app.base.errors import LOST, Lost
 from app.base.launcher_environment import is_elastic
+from app.base.phase import WAITING, phase
 
 Commit = Callable[[], None]
 _TRIES = 10
@@ -33,7 +34,8 @@ class _Committed(State):
 
 
 def _broadcast(obj: Any) -> Any:
-    return hvd.broadcast_object(obj, 0, name="host_updates")
+    with phase(WAITING):
+        return hvd.broadcast_object(obj, 0, name="host_updates")
 
 
 def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], restore: Callable[[], None]) -> None:
@@ -56,8 +58,9 @@ def _meet_again() -> None:
     """Leaves the old world and joins the new one. Another process may die meanwhile: then this one tries again."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            hvd.shutdown()
-            hvd.init()
+            with phase(WAITING):
+                hvd.shutdown()
+                hvd.init()
             return
         except HorovodInternalError:
             if not tries_left:

@@ -20,6 +20,7 @@ import torch
 
 from app.base.errors import UserError
 from app.base.launcher_environment import launcher, launcher_rank, local_slot, rank_is
+from app.base.phase import WAITING, phase
 from app.hosts import this_host
 from app.world import gloo_over_mpi
 from app.world.compression import Compression
@@ -88,7 +89,8 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     this_host.check_name()
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
-    hvd.init()  # Horovod: all ranks meet here
+    with phase(WAITING):
+        hvd.init()  # Horovod: all ranks meet here
     _limit_threads()
     return _take_device(kind)
 
@@ -116,7 +118,8 @@ def current_world(device: torch.device) -> World:
 def stop() -> None:
     """Leaves the run in an orderly way, together with the others. start() works again afterwards."""
     global _end_of_gloo_over_mpi
-    hvd.shutdown()
+    with phase(WAITING):
+        hvd.shutdown()
     if _end_of_gloo_over_mpi:
         _end_of_gloo_over_mpi()
         _end_of_gloo_over_mpi = None
@@ -132,7 +135,18 @@ def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
     Every process must call it in the same order. Only for the option --sync-bn.
     """
-    return hvd.allreduce(tensor.contiguous(), op=hvd.Sum)  # Horovod: sum
+    summed: torch.Tensor = _SumWithGradient.apply(tensor)
+    return summed
+
+
+class _SumWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return sum_over_processes(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return sum_over_processes(gradient)
 
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
@@ -204,9 +218,10 @@ def _wait(handle: int) -> None:
     """Till a collective is done. Horovod's own wait calls sched_yield in a loop, which takes the core that its thread,
     making the sums, needs where processes fill the cores."""
     nap, longest = _NAPS
-    while not hvd.poll(handle):
-        time.sleep(nap)
-        nap = min(1.1 * nap, longest)
+    with phase(WAITING):
+        while not hvd.poll(handle):
+            time.sleep(nap)
+            nap = min(1.1 * nap, longest)
 
 
 def _done(handle: int) -> torch.Tensor:
