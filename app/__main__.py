@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from app.base.errors import DONE, EXIT_CODES, FAILED, Lost, UserError
 from app.base.failure import end, leave, leave_silently
 from app.base.launcher_environment import launcher_rank
+from app.base.streams import make_safe
 from app.commands import COMMANDS, module_of
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
@@ -47,4 +48,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    make_safe()
     end(main(sys.argv[1:]))

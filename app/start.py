@@ -6,6 +6,7 @@ import sys
 
 from app import commands
 from app.base.program import IN_THIS_PROCESS
+from app.base.streams import make_safe
 from app.launch import launch
 
 
@@ -16,4 +17,5 @@ def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
 
 
 if __name__ == "__main__":
+    make_safe()
     sys.exit(main(sys.argv[1:]))

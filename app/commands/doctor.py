@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from app.base.errors import FAILED, UserError
+from app.base.streams import print_styled, visible
 from app.hosts import this_host
 from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements
 from app.hosts.hostfile import Host
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if given.json:
         print(json.dumps({"failed": failed, "findings": [each.as_dict() for each in found]}, indent=2))
     else:
-        print("\n".join([*lines(found, sys.stdout.isatty()), summary(found)]))
+        print_styled("\n".join([*lines(found, sys.stdout.isatty()), summary(found)]))
     if failed:
         sys.exit(FAILED)
 
@@ -97,7 +98,8 @@ def _line(each: HostFinding, width: int, colours: bool) -> str:
     status = f"{each.status:4}"
     if colours:
         status = f"{_COLOURS[each.status]}{status}\033[0m"
-    return f"{status}  {each.host:{width}}  {each.check:11} {each.text}" + (f" -> {each.fix}" if each.fix else "")
+    said = f"{each.host:{width}}  {each.check:11} {each.text}" + (f" -> {each.fix}" if each.fix else "")
+    return f"{status}  {visible(said)}"
 
 
 def summary(found: list[HostFinding]) -> str:

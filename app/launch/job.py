@@ -13,13 +13,14 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # ask a run to save and leave
 GRACE = 30.0  # seconds that ranks have to save once they are asked to end
 _LAUNCHER_GRACE = 5.0  # seconds that the launcher has to tidy up once its ranks are gone
 
@@ -27,7 +28,8 @@ _LAUNCHER_GRACE = 5.0  # seconds that the launcher has to tidy up once its ranks
 class Job:
     """Runs `command` in a session of its own; `stop_signal` to it makes the ranks save and leave.
 
-    SIGTERM, SIGINT and SIGHUP to this process ask the job to end; the second one ends it at once.
+    A signal of STOPPING to this process asks the job to end, and a second one ends it at once. Signals that are ignored
+    when this process starts (nohup, background jobs of a script) stay ignored.
     """
 
     def __init__(self, command: list[str], environ: Mapping[str, str], stop_signal: signal.Signals) -> None:
@@ -36,6 +38,8 @@ class Job:
         self._deadline = float("inf")
         self._ranks_killed = False
         self.asked: int | None = None
+        self._launcher: subprocess.Popen[bytes] | None = None
+        handle(self.ask)
         self._launcher = subprocess.Popen(
             command,
             env=dict(environ),
@@ -43,19 +47,27 @@ class Job:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,  # one pipe: what the ranks say stays before what the launcher says about it
             start_new_session=True,
-            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+            preexec_fn=_prepare_launcher,
         )
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(each, self.ask)
+        if self.asked:
+            self._launcher.send_signal(self._stop_signal)
 
     def ask(self, signum: int, frame: FrameType | None = None) -> None:
-        """Asks the ranks to save and leave; asked again, ends them."""
+        """Asks the ranks to save and leave. A second request by the user ends them at once."""
         if self.asked is None:
             self.asked = signum
             self.limit(GRACE)
-            self._launcher.send_signal(self._stop_signal)
+            if self._launcher:
+                self._launcher.send_signal(self._stop_signal)
+        elif self.asked == signal.SIGPIPE:  # Ctrl-C ends the reader (tee) too, and that is seen first
+            self.asked = signum
         else:
             self.limit(0)
+
+    def lost_reader(self) -> None:
+        """Asks the ranks to save and leave because nobody reads any more what they say, unless they leave already."""
+        if self.asked is None:
+            self.ask(signal.SIGPIPE)
 
     def limit(self, seconds: float) -> None:
         """The job ends within so many seconds from now, in any case."""
@@ -63,7 +75,7 @@ class Job:
 
     def chunks(self) -> Iterator[bytes]:
         """What the job writes, as it comes, until the launcher has ended; b"" at least every 0.2 seconds."""
-        assert self._launcher.stdout
+        assert self._launcher and self._launcher.stdout
         pipe = self._launcher.stdout.fileno()
         ended_at = float("inf")
         while time.monotonic() < ended_at + 1:  # orphans could hold the pipe for ever
@@ -79,6 +91,7 @@ class Job:
 
     def close(self) -> int:
         """Ends whatever is left; the launcher's exit code, negative for a signal."""
+        assert self._launcher
         try:
             code = self._launcher.wait(_LAUNCHER_GRACE)
         except subprocess.TimeoutExpired:
@@ -94,6 +107,7 @@ class Job:
 
     def _kill_ranks(self) -> None:
         """The ranks of this host first: the launcher then tells the other hosts. If it does not, it goes too."""
+        assert self._launcher
         left = [] if self._ranks_killed else _descendants(self._launcher.pid)
         _kill(left or [self._launcher.pid])
         self._ranks_killed = True
@@ -101,6 +115,7 @@ class Job:
 
     def has_ranks(self) -> bool:
         """Whether the launcher keeps a rank running, here or by ssh: each is named by its environment."""
+        assert self._launcher
         return any(b"HOROVOD_RANK=" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
@@ -123,6 +138,20 @@ class Alone:
         elif now - self._alive > self.patience:
             self.found = now - self._alive
         return bool(self.found)
+
+
+def handle(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handles the signals of STOPPING, except those that are ignored."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _prepare_launcher() -> None:
+    """Runs in the launcher's process before the launcher. The signals that ask ranks to leave must not be ignored."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _kill(pids: list[int]) -> None:

@@ -14,23 +14,24 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 
 from app.base import launcher_environment
 from app.base.errors import FAILED, LOST, PREEMPTED, UserError
 from app.base.failure import Failure
 from app.base.program import Command
+from app.base.streams import reader_is_gone, say_last
 from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
 from app.launch.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
 from app.launch.explain import explain
-from app.launch.job import GRACE, Alone, Job
+from app.launch.job import GRACE, STOPPING, Alone, Job, handle
 from app.launch.options import listed_hosts, parse
 from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # that ask a job to leave
 _FAILURE_GRACE = 20  # seconds in which the others end by themselves once a rank has said why it failed
 
 
@@ -115,6 +116,12 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
     )
 
 
+def _leave_early(number: int, frame: FrameType | None) -> None:
+    """Ends this process on a signal that comes before the ranks are started."""
+    say_last(f"stopped by {signal.Signals(number).name}, before the run started: the same command starts it\n")
+    os._exit(PREEMPTED)
+
+
 def _launch(launch: Launch, dry_run: bool) -> int:
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
@@ -125,6 +132,7 @@ def _launch(launch: Launch, dry_run: bool) -> int:
     if dry_run:
         print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
         return 0
+    handle(_leave_early)
     if not launch.elastic:
         check_hosts(launch)
     # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
@@ -144,11 +152,9 @@ def _watch(job: Job, launch: Launch) -> int:
     search: Search | None = None
     alone = Alone(job) if launch.elastic else None
     for chunk in job.chunks():
-        try:
-            output.feed(chunk)
-        except BrokenPipeError:  # nobody reads any more, as in `run.sh | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            job.ask(signal.SIGPIPE)
+        output.feed(chunk)
+        if reader_is_gone():  # as in `run.sh | head`
+            job.lost_reader()
         if output.failures:
             job.limit(_grace(output.failures, launch))
             search = search or Search(launch)
@@ -165,7 +171,7 @@ def _watch(job: Job, launch: Launch) -> int:
         words = f"error: no process was left for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
-    print(words, end="", file=sys.stderr)
+    say_last(words)
     return code
 
 
@@ -188,11 +194,9 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     if asked is None and cause:
         return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
     number = asked or (killed[2] if killed else 0)
-    if number in STOPPING:
+    if asked is not None or number in STOPPING:
         name = signal.Signals(number).name
         return PREEMPTED, f"stopped by {name}, before a rank could save: the same command goes on\n"
-    if asked is not None:
-        return 128 + asked, f"error: stopped by {signal.Signals(asked).name}\n"
     if killed:
         return FAILED, _killed(*killed, output, launch)
     if output.failures:

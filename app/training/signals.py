@@ -5,17 +5,23 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-# mpirun forwards SIGUSR1 to its ranks; when it ends a job it sends SIGCONT, some seconds later SIGTERM, then SIGKILL.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCONT)
+from app.base.launcher_environment import launcher
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopRequest:
-    """`asked` becomes true at the first of SIGNALS."""
+    """`asked` becomes true at the first signal that asks this process to leave.
+
+    These are SIGNALS, except those that were ignored when the process started (nohup, background jobs of a script), and
+    under mpirun SIGCONT: mpirun sends it when it ends a job, some seconds before SIGTERM and SIGKILL.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        for number in (*SIGNALS, signal.SIGCONT) if launcher() == "mpirun" else SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -5,5 +5,7 @@ from __future__ import annotations
 import sys
 
 from app import start
+from app.base.streams import make_safe
 
+make_safe()
 sys.exit(start.main(sys.argv[2:], program=[sys.executable, sys.argv[1]]))

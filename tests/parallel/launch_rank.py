@@ -13,7 +13,7 @@ from pathlib import Path
 parser = argparse.ArgumentParser()
 parser.add_argument("command")
 parser.add_argument("--collectives", default="auto")
-parser.add_argument("action", choices=["end", "say", "fail", "deaf", "throw", "loop", "save"])
+parser.add_argument("action", choices=["end", "say", "fail", "deaf", "throw", "loop", "save", "talk"])
 parser.add_argument("value", nargs="?")
 options = parser.parse_args()
 
@@ -24,7 +24,7 @@ from app.base.failure import end  # noqa: E402
 from app.world import world  # noqa: E402
 
 asked: list[int] = []
-if options.action == "save":  # what training will do: a signal on any rank makes all of them save and leave
+if options.action in ("save", "talk"):  # what training will do: a signal on any rank makes all of them save and leave
     for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes on SIGUSR1, and for SIGTERM leaves no time
         signal.signal(each, lambda number, frame: asked.append(number))
 
@@ -45,6 +45,8 @@ try:
             print("aside", file=sys.stderr)
             print("columns", launcher_environment.terminal_columns())
             break
+        if options.action == "talk":
+            print("talking", flush=True)
         if step == 3 and options.action == "fail" and here.rank == here.size - 1:
             failure.leave(int(options.value), "data/val/cat/7.jpg is no image: delete it")
         if step == 3 and options.action == "deaf":  # the last rank fails, the others neither notice nor listen

@@ -37,6 +37,16 @@ def living(pid: int) -> bool:
         return False
 
 
+def started(tmp_path: Path) -> list[int]:
+    """The ranks' process ids, once both have made a step."""
+    files = [tmp_path / str(rank) for rank in range(2)]
+    for _ in range(1200):
+        if all(file.exists() and file.read_text() for file in files):
+            break
+        time.sleep(0.05)
+    return [int(file.read_text()) for file in files]
+
+
 def signalled(
     tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
 ) -> tuple[int, str, float]:
@@ -44,12 +54,7 @@ def signalled(
     job = subprocess.Popen(
         arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON, stderr=subprocess.PIPE, text=True
     )
-    files = [tmp_path / str(rank) for rank in range(2)]
-    for _ in range(600):
-        if all(file.exists() and file.read_text() for file in files):
-            break
-        time.sleep(0.05)
-    ranks = [int(file.read_text()) for file in files]
+    ranks = started(tmp_path)
     os.kill(job.pid if to is None else ranks[to], number)
     start = time.monotonic()
     _, stderr = job.communicate(timeout=60)
@@ -139,3 +144,47 @@ def test_more_processes_than_cores() -> None:
     processes = str(1 + (os.cpu_count() or 1))
     command = [*COMMAND, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
     assert subprocess.run(command, env=ENVIRON, timeout=100, check=False).returncode == 0
+
+
+def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup and in a script's background; the reader of the output is gone too, as tee is after a Ctrl-C."""
+    read, write = os.pipe()
+
+    def ignore() -> None:
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    command = arguments("horovodrun", "gloo", "save", str(tmp_path))
+    job = subprocess.Popen(command, env=ENVIRON, stdout=write, stderr=write, preexec_fn=ignore)
+    os.close(write)
+    ranks = started(tmp_path)
+    for pid in (job.pid, *ranks):
+        os.kill(pid, signal.SIGHUP)
+    os.kill(job.pid, signal.SIGINT)
+    time.sleep(1)
+    assert job.poll() is None and all(living(pid) for pid in ranks)
+    os.close(read)
+    os.kill(job.pid, signal.SIGUSR1)
+    assert job.wait(60) == 75
+
+
+@pytest.mark.parametrize("place", ["stdout", "stderr"])
+def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        job = subprocess.Popen(
+            arguments("mpirun", "gloo", "say"), env=ENVIRON, **{"stderr": subprocess.PIPE, place: full}
+        )
+        _, err = job.communicate(timeout=100)
+    assert job.returncode == 0
+    assert place == "stderr" or sorted(err.decode().splitlines()) == ["[1] aside", "aside"]
+
+
+def test_nobody_reads_any_more() -> None:
+    """As in `2>&1 | head -1`: the run saves and leaves."""
+    job = subprocess.Popen(
+        arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert job.stdout
+    assert job.stdout.readline() == b"talking\n"
+    job.stdout.close()
+    assert job.wait(60) == 75
