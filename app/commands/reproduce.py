@@ -36,6 +36,8 @@ class ReproduceOptions:
     output: Path
     runs: Path
     launch: list[str]
+    known: Path | None
+    only_finished: bool
     said: str
 
 
@@ -54,6 +56,10 @@ def make_parser() -> Any:
     group.add_argument(
         "--launch", default="", metavar="OPTIONS", help="each run by the launcher with these, as '-np 8' (default: not)"
     )
+    group.add_argument(
+        "--known", default="", metavar="FILE", help="records of finished runs, as docs/results/runs.jsonl: not trained"
+    )
+    group.add_argument("--only-finished", action="store_true", help="results of the runs that are done; train nothing")
     return parser
 
 
@@ -61,6 +67,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     """The request. Raises UserError."""
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
+    known, only_finished = given.pop("known"), given.pop("only_finished")
     output, runs, launch = given.pop("output"), given.pop("runs"), shlex.split(given.pop("launch"))
     for option, number, least in (("--seeds", seeds, 1), ("--jobs", jobs, 0)):
         if number < least:
@@ -70,6 +77,10 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     if not {"recipe", "data", "config"} & set(given):
         given["recipe"] = "fashion-mnist"
     base = resolve(given)
+    if known and not Path(known).is_file():
+        raise UserError(
+            f"--known {known}: there is no such file; give one that reproduce wrote, or leave the option out"
+        )
     if launch and launch[0][:1] != "-":
         raise UserError(f"--launch {launch[0]}: give options of the launcher, as in --launch '-np 8'")
     return ReproduceOptions(
@@ -80,6 +91,8 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
         output=Path(output or (RUNS if name == "all" else f"{RUNS}/{name}")),
         runs=Path(runs),
         launch=launch,
+        known=Path(known) if known else None,
+        only_finished=only_finished,
         said=shlex.join(["./run.sh", "reproduce", *argv]),
     )
 
@@ -92,9 +105,18 @@ def main(argv: Sequence[str]) -> None:
     request = parse(argv)
 
     from app.reproduce.laboratory import Laboratory
+    from app.reproduce.records import RUNS_FILE
 
-    Laboratory(request.base, request.seeds, request.jobs, request.runs, request.launch, stop).run(
-        {name: request.output / name if len(request.names) > 1 else request.output for name in request.names},
-        request.said,
+    laboratory = Laboratory(
+        request.base,
+        request.seeds,
+        request.jobs,
+        request.runs,
+        request.launch,
+        stop,
+        request.known,
+        trains=not request.only_finished,
     )
+    outputs = {name: request.output / name if len(request.names) > 1 else request.output for name in request.names}
+    laboratory.run(outputs, request.output / RUNS_FILE, request.said)
     sys.stdout.flush()

@@ -17,42 +17,74 @@ from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.reproduce import plots
 from app.reproduce.experiments import EXPERIMENTS, Cell, figure_1
-from app.reproduce.noise import FILE
+from app.reproduce.records import read_records, write_records
 from app.reproduce.results import break_of, cell_result, results_of
 from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import Task, run_all
 from app.reproduce.tables import table
 from app.runs import run_folder
-from app.runs.environment import processor
 from app.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Laboratory:
-    """Trains for one base. launch: options of the launcher for each run, none for one process on one core."""
+    """Trains the runs of experiments.
 
-    def __init__(self, base: Config, seeds: int, jobs: int, runs: Path, launch: list[str], stop: StopRequest) -> None:
+    Args:
+        base: The config of the baseline with the first seed.
+        seeds: The number of runs of each cell.
+        jobs: How many runs are trained at once.
+        runs: The folder of all runs.
+        launch: Options of the launcher for each run; without any, a run is one process on one core.
+        stop: Whether this process was asked to stop.
+        known: A file with records of finished runs, which are not trained again, or None.
+        trains: Whether runs that are not done are trained; if not, results are made of those that are.
+    """
+
+    def __init__(
+        self,
+        base: Config,
+        seeds: int,
+        jobs: int,
+        runs: Path,
+        launch: list[str],
+        stop: StopRequest,
+        known: Path | None = None,
+        trains: bool = True,
+    ) -> None:
         self.base, self.seeds, self.jobs, self.runs, self.launch, self.stop = base, seeds, jobs, runs, launch, stop
+        self.known = read_records(known) if known else {}
+        self.trains = trains
         self.images = data_size(base).images
 
-    def run(self, outputs: Mapping[str, Path], command: str) -> None:
-        """Experiments by name into their folders. Raises Preempted, saved, where it is asked to stop."""
-        lock = run_folder.claim(self.runs, patience=2)
-        try:
-            cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
-            runs = {run.folder: run for several in cells.values() for c in several for run in self.runs_of(c.config)}
-            self.train(runs.values())
-            if "gradient-noise" in outputs:
-                self.measure_noise(self.runs_of(cells["gradient-noise"][0].config))
-        finally:
-            lock.close()
+    def run(self, outputs: Mapping[str, Path], records: Path, command: str) -> None:
+        """Experiments by name into their folders. Raises Preempted, saved, where it is asked to stop.
+
+        records: the file for records of the runs that were used.
+        """
+        cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
+        runs = {name: {cell.name: self.runs_of(cell.config) for cell in found} for name, found in cells.items()}
+        if self.trains:
+            lock = run_folder.claim(self.runs, patience=2)
+            try:
+                every = {run.folder: run for several in runs.values() for some in several.values() for run in some}
+                if "gradient-noise" in runs:
+                    (baselines,) = runs["gradient-noise"].values()
+                    every |= {run.folder: replace(run, known=None) for run in baselines if not run.measured}
+                self.train(every.values())
+                if "gradient-noise" in runs:
+                    self.measure_noise(baselines)
+            finally:
+                lock.close()
         for name, folder in outputs.items():
-            self.write(name, cells[name], folder, command)
+            self.write(name, cells[name], runs[name], folder, command)
+        done = {run.folder: run for several in runs.values() for some in several.values() for run in some if run.done}
+        write_records(records, (run.record() for run in done.values()))
 
     def runs_of(self, config: Config) -> list[CellRun]:
         """Seed by seed."""
-        return [run_of(replace(config, seed=config.seed + i), self.runs) for i in range(self.seeds)]
+        return [run_of(replace(config, seed=config.seed + i), self.runs, self.known) for i in range(self.seeds)]
 
     def train(self, runs: Iterable[CellRun]) -> None:
         """Those that are not done, the smallest minibatches first: they take longest, and the end should be even."""
@@ -72,7 +104,7 @@ class Laboratory:
 
     def measure_noise(self, runs: Iterable[CellRun]) -> None:
         """Of those that were not measured yet."""
-        waiting = [run for run in runs if not (run.folder / FILE).exists() and not run.diverged]
+        waiting = [run for run in runs if not run.measured]
         tasks = [
             Task(
                 f"noise of {run.folder.name}",
@@ -90,16 +122,15 @@ class Laboratory:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return dict(os.environ) | {"PYTHONPATH": path} | ({} if self.launch else {"OMP_NUM_THREADS": "1"})
 
-    def write(self, name: str, cells: list[Cell], folder: Path, command: str) -> None:
-        """results.json, table.md and plots."""
-        runs = {cell.name: self.runs_of(cell.config) for cell in cells}
-        seconds = sum(run.note().get("seconds", 0.0) for several in runs.values() for run in several)
-        found = {
-            "command": command,
-            "machine": self.machine(),
-            "core_hours": round(seconds / 3600, 3),
-            **results_of(name, cells, runs, folder),
-        }
+    def write(
+        self, name: str, cells: list[Cell], runs: Mapping[str, list[CellRun]], folder: Path, command: str
+    ) -> None:
+        """results.json, table.md and plots, of the runs that are done."""
+        usable = {cell: [run for run in some if self.usable(name, run)] for cell, some in runs.items()}
+        if not any(usable.values()):
+            print(f"{name}: no run is finished")
+            return
+        found = {"command": command, **results_of(name, cells, usable, folder)}
         if name == "gradient-noise":
             found["break"] = self.known_break(folder)
         try:
@@ -112,12 +143,9 @@ class Laboratory:
         print(table(found))
         print(f"in {folder}: results.json, table.md, {', '.join(names)}", flush=True)
 
-    def machine(self) -> str:
-        """In words, without its name."""
-        here, cores = len(os.sched_getaffinity(0)), os.cpu_count() or 1
-        launched = f", each by the launcher with {' '.join(self.launch)}" if self.launch else ""
-        at_once = "1 run" if self.jobs == 1 else f"{self.jobs} runs"
-        return f"{here} of {cores} cores of a machine with {processor()}; {at_once} at once{launched}"
+    def usable(self, name: str, run: CellRun) -> bool:
+        """Whether a run can be part of an experiment's results now."""
+        return run.measured if name == "gradient-noise" else run.done
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:
         """Where Figure 1 breaks, if all its runs are there."""

@@ -27,6 +27,7 @@ from app.data.sources import Source
 from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
+from app.reproduce.runs import NOISE
 from app.runs import run_folder
 from app.runs.record import read_json
 from app.training import checkpoint
@@ -35,7 +36,6 @@ from app.training.checkpoint_files import numbered
 from app.training.run import AUTOCAST, dtype
 from app.training.session import open_data
 
-FILE = "noise.json"
 MOST_WORKERS = 512  # whose gradients are taken at a checkpoint
 FEWEST_GROUPS = 8  # minibatches that a variance is of
 MOST_CHECKPOINTS = 8
@@ -141,4 +141,4 @@ def square(vector: Tensor) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     RUN = Path(sys.argv[1])
-    run_folder.write_text(RUN / FILE, json.dumps(measure(RUN), indent=2) + "\n")
+    run_folder.write_text(RUN / NOISE, json.dumps(measure(RUN), indent=2) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -15,7 +14,6 @@ from app.data.sizes import data_size
 from app.recipe import paper
 from app.recipe.schedule import peak_lr
 from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
-from app.reproduce.noise import FILE
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
@@ -24,22 +22,28 @@ Runs = Mapping[str, Sequence[CellRun]]  # of each cell by its name, seed by seed
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
-    """All that tables and plots are made of. results: the folder that paths of runs start from."""
-    rows = [cell_result(cell, runs[cell.name], results) for cell in cells]
+    """All that tables and plots are made of, of runs that are done. results: the folder that paths of runs start from.
+
+    A cell without runs is left out; a claim about it is undecided.
+    """
+    rows = [cell_result(cell, runs[cell.name], results) for cell in cells if runs[cell.name]]
+    records = [run.record() for several in runs.values() for run in several]
     found: dict[str, Any] = {
         "experiment": name,
         "title": EXPERIMENTS[name].title,
+        "processor": ", ".join(sorted({record.processor for record in records})),
+        "core_hours": round(sum(record.seconds for record in records) / 3600, 3),
         "cells": rows,
         "verdicts": judged([claim_result(claim, rows) for claim in EXPERIMENTS[name].claims(list(cells))]),
     }
-    if name == "figure-1":
+    if name == "figure-1" and any(is_reference(row) for row in rows):
         found["break"] = break_of(rows)
+    if name == "gradient-noise":
+        found["noise"] = [run.record().noise for run in runs[cells[0].name] if not run.record().diverged]
     if name == "figures-2-4":
         found["curves"] = {row["name"]: curves(row) for row in rows}
-    if name == "gradient-noise":
-        found["noise"] = [
-            json.loads((run.folder / FILE).read_text()) for run in runs[cells[0].name] if not run.diverged
-        ]
+    for seed in (seed for row in rows for seed in row["seeds"]):  # the records of the runs have them
+        del seed["training_curve"], seed["validation_curve"]
     return found
 
 
@@ -66,16 +70,18 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
 def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
     """A run's errors and curves in %, and why it counts as diverged: its loss was not finite any more, or it ends with
     a training error closer to guessing than to none."""
-    errors, diverged = run.errors(), run.diverged
-    if errors and errors["training_error"] > guess / 2:
-        diverged = f"it ended with a training error of {errors['training_error']:.1f} %"
+    record = run.record()
+    diverged = record.diverged
+    if record.training_error is not None and record.training_error > guess / 2:
+        diverged = f"it ended with a training error of {record.training_error:.1f} %"
     return {
         "seed": run.config.seed,
         "folder": os.path.relpath(run.folder, results),
         "diverged": diverged,
-        **(errors or {"error": guess, "training_error": guess}),
-        "training_curve": [round(100 * line["train_top1_error"], 4) for line in run.evaluations()],
-        "validation_curve": [round(100 * line["top1_error"], 4) for line in run.evaluations()],
+        "error": guess if record.error is None else record.error,
+        "training_error": guess if record.training_error is None else record.training_error,
+        "training_curve": record.training_curve,
+        "validation_curve": record.validation_curve,
     }
 
 
@@ -103,6 +109,9 @@ def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
     p: of the claim's own test; p_different: of the test that there is no difference.
     """
     by_name = {row["name"]: row for row in rows}
+    if not {claim.first, claim.second} <= set(by_name):
+        missing = {"test": "not run", "difference": None, "p": math.nan, "p_different": math.nan}
+        return {**asdict(claim), **missing, "paper_difference": None}
     first, second = by_name[claim.first], by_name[claim.second]
     compare = compare_curves if claim.of.endswith("_curve") else compare_errors
     known = claim.of == "error" and all(row["paper"] and row["paper"]["mean"] is not None for row in (first, second))
@@ -168,10 +177,15 @@ def plain(p: float) -> float | None:
     return None if math.isnan(p) else float(f"{p:.3g}")
 
 
+def is_reference(row: dict[str, Any]) -> bool:
+    """Whether a cell is trained at the reference minibatch."""
+    return bool(row["minibatch"] == row["config"]["reference_minibatch"])
+
+
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     """flat: the largest minibatch up to which all are equivalent to the baseline; broken: the smallest from which on
     all are worse. By the tests of the claims, corrected for the number of minibatches above the baseline's."""
-    reference = next(row for row in rows if row["minibatch"] == row["config"]["reference_minibatch"])
+    reference = next(row for row in rows if is_reference(row))
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]
     claims = [Claim("", kind, reference["name"], row["name"]) for kind in ("same", "lower") for row in larger]
     found = [claim_result(claim, rows) for claim in claims]

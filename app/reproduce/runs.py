@@ -5,40 +5,70 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from app.recipe.config import Config, default_of, option_fields
 from app.recipe.options import arguments
+from app.reproduce.records import RunRecord
 from app.runs import run_folder
 from app.runs.json_lines import read_lines
 from app.runs.record import read_json
 
+NOISE = "noise.json"  # in a run's folder, where the noise of its gradient was measured
 NOTE = "reproduce.json"  # in a run's folder: seconds it took, over all its starts, and how it diverged
 LAST_EPOCHS = 5  # section 5.1: a run's error is the median of the last five epochs'
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """A config with its seed, and the folder that any experiment with this config finds it in."""
+    """A config with its seed, the folder in which every experiment with this config finds the run, and its record where
+    it was finished elsewhere."""
 
     config: Config
     folder: Path
+    known: RunRecord | None = None
 
     @property
     def done(self) -> bool:
-        return (self.folder / run_folder.RESULT).exists() or bool(self.diverged)
+        return self.done_here or self.known is not None
 
     @property
-    def diverged(self) -> str:
-        """What was said when the loss was not a number any more, else ""."""
-        return str(self.note().get("diverged", ""))
+    def done_here(self) -> bool:
+        return (self.folder / run_folder.RESULT).exists() or bool(self.note().get("diverged"))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the noise of its gradient is known, or cannot be, as it diverged."""
+        record = self.record() if self.done else None
+        return record is not None and (record.noise is not None or bool(record.diverged))
 
     @property
     def iteration(self) -> int:
         """The last step that was logged."""
         return max((int(line["iteration"]) for line in read_lines(self.folder / "log.jsonl")[-1:]), default=0)
+
+    def record(self) -> RunRecord:
+        """What is kept of it. It must be done."""
+        if not self.done_here:
+            assert self.known is not None
+            return self.known
+        diverged, lines, noise = str(self.note().get("diverged", "")), self.evaluations(), self.folder / NOISE
+        validation, training = ([line[name] for line in lines] for name in ("top1_error", "train_top1_error"))
+        return RunRecord(
+            name=self.folder.name,
+            config=said(self.config),
+            error=None if diverged else percent(statistics.median(validation[-LAST_EPOCHS:])),
+            training_error=None if diverged else percent(statistics.median(training[-LAST_EPOCHS:])),
+            diverged=diverged,
+            training_curve=[percent(error) for error in training],
+            validation_curve=[percent(error) for error in validation],
+            seconds=self.note().get("seconds", 0.0),
+            processor=read_json(self.folder / "environment.json")["processor"],
+            noise=json.loads(noise.read_text()) if noise.exists() else None,
+        )
 
     def note(self) -> dict[str, Any]:
         path = self.folder / NOTE
@@ -56,33 +86,35 @@ class CellRun:
             return ["train", "--resume", str(self.folder), "--screen", "quiet"]
         return ["train", *arguments(replace(self.config, screen="quiet", output=str(self.folder)))]
 
-    def errors(self) -> dict[str, float] | None:
-        """Validation and training error in %, each the median of the last epochs; None of one that diverged."""
-        if self.diverged:
-            return None
-        result = read_json(self.folder / run_folder.RESULT)
-        training = [line["train_top1_error"] for line in self.evaluations()[-LAST_EPOCHS:]]
-        return {
-            "error": round(100 * result["median_top1_error"], 4),
-            "training_error": round(100 * statistics.median(training), 4),
-        }
-
     def evaluations(self) -> list[dict[str, Any]]:
         """A line of the log for each epoch."""
         return [line for line in read_lines(self.folder / "log.jsonl") if line["kind"] == "eval"]
 
 
-def run_of(config: Config, runs: Path) -> CellRun:
-    """The run of a config, seed included, under the folder of all runs."""
-    return CellRun(config, runs / f"{key(config)}-s{config.seed}")
+def percent(fraction: float) -> float:
+    """An error in %."""
+    return round(100 * fraction, 4)
+
+
+def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = None) -> CellRun:
+    """The run of a config, seed included, under the folder of all runs; known: records of finished ones by name."""
+    name = f"{key(config)}-s{config.seed}"
+    record = (known or {}).get(name)
+    if record is not None and record.config != said(config):
+        record = None
+    return CellRun(config, runs / name, record)
+
+
+def said(config: Config) -> dict[str, Any]:
+    """What of a config decides on the result, without defaults: an option that is added later changes nothing here."""
+    kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
+    values = {name: value for name, value in asdict(config).items() if name in kept}
+    values = {name: value for name, value in values.items() if name == "data" or value != default_of(name)}
+    plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    return plain
 
 
 def key(config: Config) -> str:
-    """Return a name of what is computed, apart from the seed: equal for equal recipes, whatever experiment they are of.
-
-    Defaults are left out, so that an option that is added later changes no name.
-    """
-    kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
-    values = {name: value for name, value in asdict(config).items() if name in kept - {"seed"}}
-    values = {name: value for name, value in values.items() if name == "data" or value != default_of(name)}
+    """A name of what is computed, apart from the seed: the same for the same recipe, whatever experiment it is of."""
+    values = {name: value for name, value in said(config).items() if name != "seed"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

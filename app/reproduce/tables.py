@@ -25,7 +25,7 @@ def about(results: dict[str, Any]) -> str:
     return (
         "Errors are top-1 in %: mean ± deviation over the seeds, each run's the median of its last five epochs.\n\n"
         f"    {results['command']}\n\n"
-        f"{results['machine']}. The runs took {results['core_hours']:.2f} hours of a core"
+        f"Processor: {results['processor']}. The runs took {results['core_hours']:.2f} hours of a core"
         " (those shared with other tables included)."
     )
 

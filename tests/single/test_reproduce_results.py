@@ -3,21 +3,24 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reproduce_cells import OURS, cells
+from reproduce_cells import OUR_IMAGES, OURS, cells
 from scipy.stats import ttest_ind
 from torch import Tensor
 
+from app.commands.reproduce import main
+from app.recipe.config import Config, differences, from_dict
 from app.reproduce import plots, tables
 from app.reproduce.experiments import EXPERIMENTS, Claim
 from app.reproduce.noise import noise, spread
+from app.reproduce.records import read_records, write_records
 from app.reproduce.results import break_of, claim_result, judged, noise_summary, seed_result
-from app.reproduce.runs import CellRun
+from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import duration
 from app.reproduce.statistics import (
     NOT_REPRODUCED,
@@ -142,7 +145,7 @@ FIGURE_1 = [
 
 
 def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    about = {"title": name, "command": "./run.sh reproduce", "machine": "a machine", "core_hours": 1.0}
+    about = {"title": name, "command": "./run.sh reproduce", "processor": "a processor", "core_hours": 1.0}
     return {"experiment": name, **about, "cells": rows, "verdicts": [], **more}
 
 
@@ -181,14 +184,50 @@ def test_runs_that_all_diverged_leave_a_table() -> None:
 def test_a_run_diverges_by_its_loss_or_by_learning_nothing(
     said: str, training: float, expected: tuple[float, str], tmp_path: Path
 ) -> None:
-    run = CellRun(OURS, tmp_path)
-    run.write_note(1.0, said)
-    (tmp_path / "result.json").write_text(json.dumps({"median_top1_error": 0.12}))
-    (tmp_path / "log.jsonl").write_text(
-        json.dumps({"kind": "eval", "iteration": 1, "train_top1_error": training, "top1_error": 0.12}) + "\n"
-    )
-    found = seed_result(run, 90.0, tmp_path)
+    found = seed_result(finished(tmp_path, training, said), 90.0, tmp_path)
     assert (found["error"], found["diverged"]) == expected
+
+
+def finished(folder: Path, training: float, said: str = "", config: Config = OURS) -> CellRun:
+    """A run as `train` leaves it, with the same errors at each epoch. said: when its loss was not finite any more."""
+    run = run_of(config, folder)
+    run.folder.mkdir(parents=True)
+    run.write_note(60.0, said)
+    (run.folder / "environment.json").write_text(json.dumps({"processor": "a processor"}))
+    (run.folder / "result.json").write_text(json.dumps({"median_top1_error": 0.12}))
+    line = {"kind": "eval", "iteration": 1, "train_top1_error": training, "top1_error": 0.12}
+    (run.folder / "log.jsonl").write_text(config.epochs * (json.dumps(line) + "\n"))
+    return run
+
+
+def test_a_record_takes_the_place_of_its_run(tmp_path: Path) -> None:
+    here, elsewhere = finished(tmp_path / "here", 0.1), finished(tmp_path / "here", 0.2, config=replace(OURS, seed=3))
+    write_records(tmp_path / "known.jsonl", [elsewhere.record()])
+    write_records(tmp_path / "known.jsonl", [here.record()])  # next to the one before
+    known = read_records(tmp_path / "known.jsonl")
+    assert set(known) == {here.folder.name, elsewhere.folder.name}
+    run = run_of(replace(OURS, seed=3), tmp_path / "nowhere", known)
+    assert run.done and run.record() == elsewhere.record() and run.record().training_error == 20.0
+    assert not run_of(replace(OURS, seed=4), tmp_path / "nowhere", known).done
+    other = {run.folder.name: replace(here.record(), config={"data": "digits"})}  # by accident of the same name
+    assert not run_of(replace(OURS, seed=3), tmp_path / "nowhere", other).done
+    # its config is enough to train it again
+    assert differences(from_dict(elsewhere.record().config), replace(OURS, seed=3)) == {}
+
+
+def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None:
+    """Two baselines, one of them a record, and one run of gradual warmup: no claim can be decided."""
+    finished(tmp_path / "runs", 0.1)
+    finished(tmp_path / "runs", 0.1, config=cells("table-1", OURS, OUR_IMAGES)[3].config)
+    write_records(tmp_path / "known.jsonl", [finished(tmp_path / "else", 0.1, config=replace(OURS, seed=1)).record()])
+    options = ["--runs", str(tmp_path / "runs"), "--known", str(tmp_path / "known.jsonl"), "--only-finished"]
+    main(["all", *options, "--output", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out/table-1/results.json").read_text())
+    assert [(row["name"], len(row["seeds"])) for row in found["cells"]] == [("baseline", 2), ("gradual warmup", 1)]
+    assert {claim["verdict"] for claim in found["verdicts"]} == {UNDECIDED}
+    assert len(read_records(tmp_path / "out/runs.jsonl")) == 3
+    assert found["core_hours"] == 0.05 and found["processor"] == "a processor"
+    assert (tmp_path / "out/figures-2-4/figure-4.png").exists()
 
 
 def test_cells_with_diverged_runs_are_compared_by_ranks() -> None:
