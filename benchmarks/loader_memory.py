@@ -27,7 +27,7 @@ BATCH, PROCESSES, SIDE = 64, 2, 224
 def memory(folder: str, epochs: int) -> list[float]:
     """MiB of the largest loader process after each epoch."""
     source = open_source(
-        folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, classes=1
+        folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
     images, generator = len(source.train), np.random.default_rng(0)
     steps = images // BATCH

@@ -13,10 +13,10 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.program import BY_LAUNCHER
 from app.bench.scaling_report import draw, rows_of, table
-from app.data.sizes import data_size
 from app.forecast.interconnect import Cluster, Link
 from app.forecast.model_size import network_size, number_bytes
 from app.recipe.config import Config
+from app.recipe.data_size import data_size
 from app.recipe.options import arguments
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.base.errors import UserError
-from app.data.sizes import data_size
 from app.recipe.audit import AuditFinding, audit, in_short
 from app.recipe.config import Config, read_config
+from app.recipe.data_size import data_size
 from app.recipe.options import Parser, resolve, run_parser
 
 EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"

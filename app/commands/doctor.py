@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.base.errors import FAILED, UserError
 from app.base.streams import print_styled, visible
+from app.data.sources import is_folder
 from app.hosts import this_host
 from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements
 from app.hosts.hostfile import Host
@@ -18,8 +19,6 @@ from app.launch import options
 from app.recipe.options import Parser
 
 TIMEOUT = 60.0  # seconds: importing torch from a busy disk takes 20
-# Data that is no folder.
-BUILT_IN = ("", "digits", "cluttered-digits", "synthetic", "fashion-mnist", "mnist", "kmnist", "cifar10")
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     from app.doctor.doctor import examine
     from app.hosts.remote import Ssh
 
-    data = "" if given.data in BUILT_IN else str(Path(given.data).absolute())
+    data = str(Path(given.data).absolute()) if given.data and is_folder(given.data) else ""
     request = HostRequirements(given.listed, given.interface, data, str(Path(given.output).absolute()))
     found = examine(request, Ssh(given.ssh_port, given.ssh_identity), given.timeout, launching(given))
     failed = sum(each.status == FAIL for each in found)

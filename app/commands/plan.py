@@ -10,13 +10,13 @@ from pathlib import Path
 
 from app.base import units
 from app.base.errors import UserError
-from app.data.sizes import data_size
 from app.forecast import interconnect
 from app.forecast.forecast import JITTER, Row, Work, forecast
 from app.forecast.interconnect import Cluster, Link
 from app.forecast.model_size import NetworkSize, memory_of, network_size, number_bytes
 from app.forecast.report import Forecasts, as_json, as_text
 from app.recipe.config import Config
+from app.recipe.data_size import data_size
 from app.recipe.options import Parser, resolve, run_parser
 from app.recipe.plan import Plan, describe, make_plan
 

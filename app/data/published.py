@@ -1,5 +1,4 @@
-"""Small data sets that everyone knows, read from the files that their authors publish: `fashion-mnist`, `mnist`,
-`kmnist` and `cifar10`.
+"""Reads the published data sets of `app/data/published_sets.py`.
 
 The files are read as they were downloaded, compressed, and verified by the MD5 sums that their authors state.
 """
@@ -12,40 +11,21 @@ import io
 import math
 import os
 import tarfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.base.errors import UserError
-from app.data.digits import CLASSES as DIGITS
 from app.data.digits import Images
+from app.data.published_sets import PublishedSet
 
 SHARED_DATA = Path("/usr/share/datasets")  # where Debian's packages of data sets put them
 IDX_UINT8 = 0x08  # the code of unsigned bytes in the third byte of an IDX file
 CIFAR_SIDE = 32
 CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # a byte for the label, then the red, green and blue planes
 CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-
-
-@dataclass(frozen=True)
-class PublishedSet:
-    """A data set and the files that hold it.
-
-    files: each file's name and the MD5 sums it may have (the authors', then that of a distribution's package).
-    read: makes the training and the validation images from the files' contents, in the order of `files`.
-    flips: whether a mirrored image still shows its class.
-    origin: where the files can be downloaded.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    files: tuple[tuple[str, tuple[str, ...]], ...]
-    read: Callable[[Sequence[bytes]], tuple[Images, Images]]
-    flips: bool
-    origin: str
 
 
 def read_published(published: PublishedSet, data_root: str) -> tuple[Images, Images]:
@@ -59,7 +39,7 @@ def read_published(published: PublishedSet, data_root: str) -> tuple[Images, Ima
     Raises UserError where a file is missing or its checksum is wrong.
     """
     folder = find_folder(published, data_root)
-    return published.read([verified(folder / name, sums, published) for name, sums in published.files])
+    return READERS[published.format]([verified(folder / name, sums, published) for name, sums in published.files])
 
 
 def find_folder(published: PublishedSet, data_root: str) -> Path:
@@ -160,58 +140,4 @@ def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[fl
     return tuple(means), tuple(deviations)
 
 
-def mnist_files(*sums: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the names that MNIST and its successors give their four files, each with its MD5 sums."""
-    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    return tuple((f"{name}.gz", file) for name, file in zip(names, sums, strict=True))
-
-
-PUBLISHED = {
-    "fashion-mnist": PublishedSet(
-        "fashion-mnist",
-        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        mnist_files(
-            ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "cf8536b0aa1a6ac5fa3f23001093305c"),
-            ("25c81989df183df01b3e8a0aad5dffbe", "10bea18fdb374794d4bb42e356e600c9"),
-            ("bef4ecab320f06d8554ea6380940ec79", "f78720b4224f21cce2f2ccf2d7a94c9a"),
-            ("bb300cfdad3c16e7a12a480ee83cd310", "0d30e22e447f3c33dab9ed536400ac01"),
-        ),
-        read_mnist,
-        True,
-        "https://github.com/zalandoresearch/fashion-mnist (on Debian: apt-get install dataset-fashion-mnist)",
-    ),
-    "mnist": PublishedSet(
-        "mnist",
-        DIGITS,
-        mnist_files(
-            ("f68b3c2dcbeaaa9fbdd348bbdeb94873",),
-            ("d53e105ee54ea40749a09fcbcd1e9432",),
-            ("9fb629c4189551a2d022fa330f9573f3",),
-            ("ec29112dd5afa0611ce80d1b7f02629c",),
-        ),
-        read_mnist,
-        False,
-        "http://yann.lecun.com/exdb/mnist",
-    ),
-    "kmnist": PublishedSet(
-        "kmnist",
-        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
-        mnist_files(
-            ("bdb82020997e1d708af4cf47b453dcf7",),
-            ("e144d726b3acfaa3e44228e80efcd344",),
-            ("5c965bf0a639b31b8f53240b1b52f4d7",),
-            ("7320c461ea6c1c855c0b718fb2a4b134",),
-        ),
-        read_mnist,
-        False,
-        "http://codh.rois.ac.jp/kmnist",
-    ),
-    "cifar10": PublishedSet(
-        "cifar10",
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        (("cifar-10-binary.tar.gz", ("c32a1d4ab5d03f1284b67883e8d87530",)),),
-        read_cifar10,
-        True,
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-    ),
-}
+READERS = {"idx": read_mnist, "cifar": read_cifar10}  # by PublishedSet.format

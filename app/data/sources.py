@@ -1,33 +1,70 @@
-"""The data sets a run can name: `digits`, `cluttered-digits`, `synthetic`, the published ones, or a folder in
-ImageFolder layout."""
+"""The registry of data sets: each that `--data` can name is one entry of SOURCES; any other word names a folder.
+
+An entry says what the data set is, how large it is, and how it is opened. Everything else follows from it: the help of
+`--data`, the sizes that `plan` and `audit` print, the rules of `--skip-list`, and what `doctor` looks for on the hosts.
+This file imports neither torch nor numpy before a data set is opened, so that `plan` answers at once.
+"""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from app.base.errors import UserError
-from app.data import digits
-from app.data.index import read_index
-from app.data.published import PUBLISHED, average_blocks, mean_and_std, read_published
-from app.data.skip_list import leave_out
-from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, Split, SyntheticSplit
+from app.data.published_sets import PUBLISHED, PublishedSet
 
-NAMES = ("digits", "cluttered-digits", "synthetic", *PUBLISHED)
+if TYPE_CHECKING:
+    from app.data.splits import Split
+
 IMAGE_SIZE = 224
-# Per-colour mean and standard deviation of ImageNet's training images, RGB (fb.resnet.torch).
+# The paper names no size before the central crop of validation; fb.resnet.torch resizes to 256 for a crop of 224.
+RESIZE_RATIO = 256 / 224
+# Mean and standard deviation of ImageNet's training images for red, green and blue (fb.resnet.torch).
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SYNTHETIC_VALIDATION = 25  # one validation image for so many training images, about ImageNet's 1,281,167 to 50,000
+SYNTHETIC_VALIDATION = 25  # training images for each validation image, about as in ImageNet (1,281,167 to 50,000)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What a run says about its data: the fields of `Config` with the same names.
+
+    augmentation: "paper" or "none". image_size: side in pixels; 0 means the data's own, 224 for a folder. resize: the
+    shorter side before the central crop of validation; 0 means 256/224 of image_size.
+    """
+
+    data: str
+    image_size: int = 0
+    resize: int = 0
+    augmentation: str = "paper"
+    seed: int = 0
+    synthetic_images: int = 8192
+    synthetic_classes: int = 1000
+    skip_list: str = ""
+    data_root: str = ""
+    downsample: int = 1
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Numbers of images and classes; channels and side of the images that the network sees."""
+
+    images: int
+    validation_images: int
+    classes: int
+    channels: int
+    image_size: int
 
 
 @dataclass(frozen=True)
 class Source:
     """A data set ready to be read. mean and std: per channel, of images in [0, 1], to normalise with.
 
-    fingerprint: 16 hex digits that change with the images (for a folder: with relative paths and sizes), but
-    not with the machine, the seed or the augmentation.
+    fingerprint: 16 hex digits that change with the images (for a folder: with relative paths and sizes), but not with
+    the machine, the seed or the augmentation.
     """
 
     name: str
@@ -42,132 +79,138 @@ class Source:
     skipped: int = 0  # images that --skip-list leaves out
 
     def describe(self) -> dict[str, Any]:
-        """What a user of the trained network must know of the data, as plain types."""
+        """Return what a user of the trained network must know of the data, as plain types."""
         facts = {"classes": list(self.classes), "fingerprint": self.fingerprint, "image_size": self.image_size}
         return facts | {"mean": list(self.mean), "std": list(self.std)}
 
 
-def open_source(
-    data: str,
-    *,
-    image_size: int,
-    resize: int,
-    augmentation: str,
-    seed: int,
-    synthetic_images: int,
-    classes: int,
-    skip_list: str = "",
-    data_root: str = "",
-    downsample: int = 1,
-) -> Source:
-    """The data set `data` names. augmentation: "paper" or "none"; image_size 0: the data's own, 224 for
-    files.
+@dataclass(frozen=True)
+class DataSet:
+    """An entry of SOURCES.
 
-    Raises UserError for a folder that is missing, incomplete or inconsistent, for a size the data cannot
-    have, and for a skip list that does not fit.
+    text: what it is, for help texts. size: its size, or what makes it from a run's options. open: makes the source
+    from a run's options; it imports what it needs when it is called. downsamples: whether `--downsample` is for it.
     """
-    if skip_list and data in NAMES:
-        raise UserError(f"--skip-list is for images in a folder: leave it out with --data {data}")
-    augment = augmentation == "paper"
-    if data in PUBLISHED:
-        return _published(data, data_root, image_size, downsample, augment, seed)
-    if downsample != 1:
-        raise UserError(f"--downsample is for {', '.join(PUBLISHED)}: leave it out with --data {data}")
-    if data == "digits":
-        return _fixed(data, *digits.digits(), image_size, augment, seed)
-    if data == "cluttered-digits":
-        return _fixed(data, *digits.cluttered_digits(), image_size, augment, seed)
-    size = image_size or IMAGE_SIZE
-    if data == "synthetic":
-        return _synthetic(size, synthetic_images, classes)
-    return _folder(data, size, resize, augment, seed, skip_list)
+
+    text: str
+    size: DataSize | Callable[[DataOptions], DataSize]
+    open: Callable[[DataOptions], Source]
+    downsamples: bool = False
 
 
-def _published(name: str, data_root: str, image_size: int, factor: int, augment: bool, seed: int) -> Source:
-    published = PUBLISHED[name]
-    train, validation = read_published(published, data_root)
-    if train.images.shape[1] % factor:
-        side = train.images.shape[1]
-        raise UserError(f"--downsample {factor} does not divide the side of {side} pixels of {name}: give a divisor")
-    train, validation = (part._replace(images=average_blocks(part.images, factor)) for part in (train, validation))
-    own = train.images.shape[1]
-    if image_size not in (0, own):
-        raise UserError(f"the images of {name} are {own} x {own}: leave --image-size out, or give {own}")
-    digest = hashlib.sha256()
-    for part in (train, validation):
-        digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
-    mean, std = mean_and_std(train.images)
-    return Source(
-        name=name,
-        classes=published.classes,
-        train=ShiftedSplit(*train, seed, published.flips) if augment else ArraySplit(*train),
-        validation=ArraySplit(*validation),
-        channels=train.images.shape[3],
-        image_size=own,
-        mean=mean,
-        std=std,
-        fingerprint=digest.hexdigest()[:16],
-    )
+def _open_digits(options: DataOptions) -> Source:
+    from app.data import digits, openers
+
+    return openers.open_arrays(options, *digits.digits(), digits.CLASSES)
 
 
-def _fixed(
-    name: str, train: digits.Images, validation: digits.Images, image_size: int, augment: bool, seed: int
-) -> Source:
-    own = train.images.shape[1]
-    if image_size not in (0, own):
-        raise UserError(f"the images of {name} are {own} x {own}: leave --image-size out, or give {own}")
-    digest = hashlib.sha256()
-    for part in (train, validation):
-        digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
-    values = train.images / 255
-    return Source(
-        name=name,
-        classes=digits.CLASSES,
-        train=ShiftedSplit(*train, seed) if augment else ArraySplit(*train),
-        validation=ArraySplit(*validation),
-        channels=1,
-        image_size=own,
-        mean=(float(values.mean()),),
-        std=(float(values.std()),),
-        fingerprint=digest.hexdigest()[:16],
-    )
+def _open_cluttered_digits(options: DataOptions) -> Source:
+    from app.data import digits, openers
+
+    return openers.open_arrays(options, *digits.cluttered_digits(), digits.CLASSES)
 
 
-def _synthetic(size: int, images: int, classes: int) -> Source:
-    validation = max(1, images // SYNTHETIC_VALIDATION)
-    return Source(
-        name="synthetic",
-        classes=tuple(str(label) for label in range(classes)),
-        train=SyntheticSplit(images, size, classes, 1),
-        validation=SyntheticSplit(validation, size, classes, 2),
-        channels=3,
-        image_size=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(12**-0.5,) * 3,
-        fingerprint=hashlib.sha256(f"{size} {images} {classes}".encode()).hexdigest()[:16],
-    )
+def _synthetic_size(options: DataOptions) -> DataSize:
+    validation = max(1, options.synthetic_images // SYNTHETIC_VALIDATION)
+    side = options.image_size or IMAGE_SIZE
+    return DataSize(options.synthetic_images, validation, options.synthetic_classes, 3, side)
 
 
-def _folder(data: str, size: int, resize: int, augment: bool, seed: int, skip_list: str) -> Source:
-    if resize < size:
-        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
-    try:
-        index = read_index(data)
-    except UserError as error:
-        nearest = difflib.get_close_matches(data, NAMES, 1)
-        raise UserError(f"{error}; did you mean {nearest[0]}?") if nearest else error from None
-    skipped = 0
-    if skip_list:
-        index, skipped = leave_out(index, skip_list)
-    return Source(
-        name=data,
-        classes=index.classes,
-        train=FolderSplit(index.train, size, resize, augment, seed),
-        validation=FolderSplit(index.validation, size, resize, False, seed),
-        channels=3,
-        image_size=size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        fingerprint=index.fingerprint,
-        skipped=skipped,
-    )
+def _open_synthetic(options: DataOptions) -> Source:
+    from app.data.openers import open_synthetic
+
+    return open_synthetic(options, _synthetic_size(options))
+
+
+def _open_published(published: PublishedSet, options: DataOptions) -> Source:
+    from app.data.openers import open_published
+
+    return open_published(options, published)
+
+
+SOURCES: dict[str, DataSet] = {
+    "digits": DataSet(
+        "1,797 scans of handwritten digits, which come with scikit-learn", DataSize(1437, 360, 10, 1, 8), _open_digits
+    ),
+    "cluttered-digits": DataSet(
+        "a harder task composed of the same scans", DataSize(16_384, 4_000, 10, 1, 20), _open_cluttered_digits
+    ),
+    **{
+        name: DataSet(
+            f"{published.text}, from its files in --data-root",
+            DataSize(*published.size),
+            partial(_open_published, published),
+            downsamples=True,
+        )
+        for name, published in PUBLISHED.items()
+    },
+    "synthetic": DataSet("random pixels in any number and size, to measure speed", _synthetic_size, _open_synthetic),
+}
+
+
+def data_help() -> str:
+    """Return the help text of an option that takes a data set."""
+    return f"{', '.join(SOURCES)}, or a folder with train/ and val/"
+
+
+def fixed_size(data: str) -> DataSize | None:
+    """Return the size of a data set that has only one; None for synthetic images, a folder or an unknown name."""
+    size = SOURCES[data].size if data in SOURCES else None
+    return size if isinstance(size, DataSize) else None
+
+
+def default_resize(image_size: int) -> int:
+    """Return the shorter side, in pixels, before the central crop of validation where nothing else is said."""
+    return round((image_size or IMAGE_SIZE) * RESIZE_RATIO)
+
+
+def is_folder(data: str) -> bool:
+    """Return whether `data` names a folder and not one of SOURCES."""
+    return data not in SOURCES
+
+
+def size_of(options: DataOptions) -> DataSize:
+    """Return the size of a data set without reading its images. Raises UserError for a folder that cannot be listed."""
+    if options.data not in SOURCES:
+        return _folder_size(options)
+    size = SOURCES[options.data].size
+    if not isinstance(size, DataSize):
+        return size(options)
+    return replace(size, image_size=size.image_size // options.downsample)
+
+
+def _folder_size(options: DataOptions) -> DataSize:
+    from app.data.openers import read_folder
+
+    index, _ = read_folder(options)
+    return DataSize(len(index.train), len(index.validation), len(index.classes), 3, options.image_size or IMAGE_SIZE)
+
+
+def open_source(data: str, **options: Any) -> Source:
+    """Return the data set that `data` names, opened. `options`: the other fields of DataOptions.
+
+    Raises UserError for a folder that is missing, incomplete or inconsistent, for a size the data cannot have, and for
+    an option that does not fit the data set.
+    """
+    return open_data_set(DataOptions(data, **options))
+
+
+def open_data_set(options: DataOptions) -> Source:
+    """Return the data set that the options name, opened. Raises UserError as `open_source` does."""
+    if options.skip_list and not is_folder(options.data):
+        raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
+    entry = SOURCES.get(options.data)
+    if options.downsample != 1 and not (entry and entry.downsamples):
+        names = ", ".join(name for name, each in SOURCES.items() if each.downsamples)
+        raise UserError(f"--downsample is for {names}: leave it out with --data {options.data}")
+    if entry:
+        return entry.open(options)
+    from app.data.openers import open_folder
+
+    return open_folder(options)
+
+
+def nearest_name(data: str) -> str:
+    """Return the name of SOURCES that is most like `data`; "" where none is, or where there is a folder `data`."""
+    found = [] if Path(data).exists() else difflib.get_close_matches(data, SOURCES, 1)
+    return found[0] if found else ""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.base.errors import UserError
-from app.data.archives import AGAIN, DEVKIT
+from app.prepare.archives import AGAIN, DEVKIT
 
 SYNSETS = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"

@@ -19,8 +19,8 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.progress import Progress
 from app.base.text import some, volume
-from app.data.archives import AGAIN, DEVKIT, TRAIN, VALIDATION, list_members
 from app.data.index import list_split
+from app.prepare.archives import AGAIN, DEVKIT, TRAIN, VALIDATION, list_members
 from app.prepare.devkit import Devkit, read_devkit
 from app.prepare.findings import IMAGENET
 from app.prepare.journal import Journal

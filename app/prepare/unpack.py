@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from app.base.errors import CorruptImage, UserError
-from app.data.archives import AGAIN, DEVKIT, Member, list_members
 from app.data.images import FORMATS
+from app.prepare.archives import AGAIN, DEVKIT, Member, list_members
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.data.sources import fixed_size
 from app.recipe import paper
 from app.recipe.config import Config, flag
+from app.recipe.data_size import resize
 
 MOST = 8192  # images of a minibatch whose error is still the baseline's (Figure 1)
 FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper does not say; ours is stated
@@ -73,12 +75,9 @@ def _warmup(config: Config, images: int) -> str:
     return text + (f" (Table 1 compares it: {row.error})" if row and config.minibatch == row.minibatch else "")
 
 
-OWN_SIZE = ("digits", "cluttered-digits", "fashion-mnist", "mnist", "kmnist", "cifar10")
-
-
 def _image_size(config: Config, images: int) -> str:
     if config.image_size == 0:  # not resolved by a run: 224 but for the data that come with one size
-        return "the data's own" if config.data in OWN_SIZE else ""
+        return "the data's own" if fixed_size(config.data) else ""
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
 
@@ -136,7 +135,8 @@ def audit(config: Config, images: int) -> list[AuditFinding]:
         deviation = choice.deviation(config, images)
         status = DEVIATES if deviation else FOLLOWED
         findings.append(AuditFinding(choice.name, choice.section, choice.paper, status, deviation or choice.here))
-    silent = [(name, text.format(_show(getattr(config, name)))) for name, text in SILENT.items()]
+    values = {**vars(config), "resize": resize(config)}
+    silent = [(name, text.format(_show(values[name]))) for name, text in SILENT.items()]
     return findings + [
         AuditFinding(name.replace("_", " "), "-", "does not say", OPEN, text)
         for name, text in (*silent, *SILENT_ALWAYS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
+from app.data.sources import data_help
 from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
 
@@ -28,16 +29,15 @@ class Config:
     recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
 
     data: str = option(  # free, as a folder may have moved: what is in it is compared by its fingerprint
-        "digits",
-        "data",
-        "digits, cluttered-digits, fashion-mnist, mnist, kmnist, cifar10, synthetic, or a folder with train/ and val/",
-        free=True,
+        "digits", "data", data_help(), free=True
     )
     skip_list: str = option(  # free like the data
         "", "data", "file of images to leave out; check-data --skip-list writes it", free=True
     )
     image_size: int = option(0, "data", "side of the images the network sees, in pixels; 0: the data's own")
-    resize: int = option(256, "data", "shorter side before the centre crop of validation, in pixels")
+    resize: int = option(
+        0, "data", "shorter side before the central crop of validation, in pixels; 0: 256/224 of the image size"
+    )
     shuffle: str = option("epoch", "data", "one for all workers (paper: epoch), or each", choices=("epoch", "worker"))
     augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))
     data_root: str = option(  # free like the data
@@ -116,11 +116,11 @@ class Config:
 def check(config: Config) -> None:
     """Raises UserError for values no run can have."""
     for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
-                 "decay_factor", "synthetic_images", "synthetic_classes", "resize", "downsample", "log_every", "keep",
+                 "decay_factor", "synthetic_images", "synthetic_classes", "downsample", "log_every", "keep",
                  "commit_every"):  # fmt: skip
         if not getattr(config, name) > 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
-    for name in ("image_size", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout"):
+    for name in ("image_size", "resize", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout"):
         if not getattr(config, name) >= 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
     for name in ("momentum", "bn_momentum"):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from app.base.errors import NOT_FINITE, UserError
 from app.base.program import BY_LAUNCHER, IN_THIS_PROCESS
-from app.data.sizes import data_size
 from app.recipe.config import Config
+from app.recipe.data_size import data_size
 from app.recipe.plan import make_plan
 from app.reproduce import plots
 from app.reproduce.experiments import EXPERIMENTS, Cell, figure_1

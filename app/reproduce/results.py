@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.data.sizes import data_size
 from app.recipe import paper
+from app.recipe.data_size import data_size
 from app.recipe.schedule import peak_lr
 from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
 from app.reproduce.runs import CellRun

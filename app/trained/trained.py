@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torchvision.models import ResNet50_Weights
 
 from app.base.errors import UserError
 from app.data.images import central_crop, read_image
-from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, NAMES, Source, open_source
+from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, Source, default_resize, is_folder, open_data_set
 from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS
 from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
+from app.recipe.data_size import data_options
 from app.training import checkpoint
 from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import read_newest
@@ -127,7 +128,7 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
         config=config,
         classes=tuple(content["classes"]),
         image_size=size,
-        resize=size if config.data in NAMES else config.resize,
+        resize=(config.resize or default_resize(size)) if is_folder(config.data) else size,
         mean=tuple(content["mean"]),
         std=tuple(content["std"]),
         data=config.data,
@@ -218,11 +219,11 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
             "the weights do not say what they were trained on: give --data FOLDER, which holds train/ and val/"
         )
     size = image_size or trained.image_size
-    source = open_source(
-        name, image_size=size, resize=resize or max(trained.resize, size), augmentation="none", skip_list=skip_list,
-        seed=0, synthetic_images=trained.config.synthetic_images, classes=len(trained.classes),
-        data_root=trained.config.data_root, downsample=trained.config.downsample,
+    options = replace(
+        data_options(trained.config), data=name, image_size=size, resize=resize or max(trained.resize, size),
+        augmentation="none", skip_list=skip_list, synthetic_classes=len(trained.classes),
     )  # fmt: skip
+    source = open_data_set(options)
     if source.channels != trained.channels:
         raise UserError(f"{name} has images of {source.channels} channels, the network takes {trained.channels}")
     if len(source.classes) != len(trained.classes):

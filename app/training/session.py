@@ -16,9 +16,10 @@ from app.base.errors import Lost, UserError
 from app.base.launcher_environment import is_elastic
 from app.base.phase import phase, phase_of
 from app.data.loader import check_shared_memory
-from app.data.sources import Source, open_source
+from app.data.sources import Source, open_data_set
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
+from app.recipe.data_size import data_options
 from app.recipe.plan import check_processes, describe, make_plan
 from app.runs import run_folder
 from app.runs.log import Log, RunLog
@@ -163,11 +164,7 @@ class Trainer:
 @phase("reading data")
 def open_data(config: Config) -> Source:
     """The source a config names. Raises UserError."""
-    return open_source(
-        config.data, image_size=config.image_size, resize=config.resize, augmentation=config.augmentation,
-        seed=config.seed, synthetic_images=config.synthetic_images, classes=config.synthetic_classes,
-        skip_list=config.skip_list, data_root=config.data_root, downsample=config.downsample,
-    )  # fmt: skip
+    return open_data_set(data_options(config))
 
 
 def resume(run: Run, state: State) -> None:

@@ -11,10 +11,9 @@ from app.base.errors import UserError
 from app.base.launcher_environment import is_elastic, local_size
 from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
 from app.recipe.config import Config
+from app.recipe.data_size import image_size
 
 LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's options say
-# Of images whose size is the data's own, in pixels.
-OWN_SIDE = {"digits": 8, "cluttered-digits": 20, "fashion-mnist": 28, "mnist": 28, "kmnist": 28, "cifar10": 32}
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
 SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles: its end and that of the first sums fall together
 LONGEST_MS = 25.0  # other collectives, as of a commit, wait for a cycle too
@@ -39,8 +38,7 @@ class Tuning:
         """What a config says, and what its network says of the time of a pass."""
         if config.model not in (*SMALL_BLOCKS, *LARGE_BLOCKS):  # refused elsewhere, with the nearest name
             return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap)
-        side = config.image_size or OWN_SIDE.get(config.data, 224) // config.downsample
-        network = network_size(config, side, 3, 1000)
+        network = network_size(config, image_size(config), 3, 1000)
         seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS  # backward is two forwards
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)
 

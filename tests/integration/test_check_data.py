@@ -199,7 +199,7 @@ def test_bad_arguments_end_in_one_line(name: str, folder: Path) -> None:
 
 def source(folder: Path, skip_list: Path, data: str = "") -> Source:
     return open_source(
-        data or str(folder), image_size=0, resize=256, augmentation="none", seed=0, synthetic_images=8, classes=2,
+        data or str(folder), image_size=0, resize=256, augmentation="none",
         skip_list=str(skip_list),
     )  # fmt: skip
 

@@ -33,7 +33,7 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
         augmentation="none",
         seed=0,
         synthetic_images=256,
-        classes=10,
+        synthetic_classes=10,
     )
     plan = make_plan(config, len(source.train), len(source.validation))
     run = Run(config, plan, source, Path())

@@ -47,7 +47,7 @@ def test_against_torchs_own_modules(tmp_path: Path) -> None:
     network = make_network(config, 1, 10, partial(torch.nn.BatchNorm2d)).double()
     assert any(isinstance(module, BasicBlock) for module in network.modules())
     source = open_source(
-        "digits", image_size=0, resize=256, augmentation="paper", seed=0, synthetic_images=1, classes=1
+        "digits", image_size=0, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
     order = permutation(0, 0, 1437)[:32]
     for worker in range(4):

@@ -1,5 +1,6 @@
 """docs/contributing.md is true: each addition works, made in a copy of the app in at most the places named."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,15 +17,18 @@ Edits = list[tuple[str, str, str]]  # file, what is there ("" for a new file), w
 
 NETWORK: Edits = [("app/forecast/model_size.py", '"resnet20": 3', ', "resnet26": 4')]
 SOURCE: Edits = [
-    ("app/data/sources.py", '    if data == "digits":\n', "BRANCH"),
-    ("app/data/sizes.py", "FIXED = {", '\n    "inverted": DataSize(1437, 360, 10, 1, 8),'),
-]
-BRANCH = """        return _fixed(data, *digits.digits(), image_size, augment, seed)
-    if data == "inverted":
-        pair = [digits.Images(255 - images, labels) for images, labels in digits.digits()]
-        return _fixed(data, pair[0], pair[1], image_size, augment, seed)
-    if data == "digits":
-"""
+    ("app/data/sources.py", "SOURCES: dict[str, DataSet] = {\n", """
+    "inverted": DataSet("black digits on white", DataSize(1437, 360, 10, 1, 8), lambda options: open_inverted(options)),
+"""),
+    ("app/data/sources.py", "import difflib\n", """
+def open_inverted(options):
+    from app.data import digits, openers
+
+    train, validation = (digits.Images(255 - images, labels) for images, labels in digits.digits())
+    return openers.open_arrays(options, train, validation, digits.CLASSES)
+
+"""),
+]  # fmt: skip
 WARMUP: Edits = [
     ("app/recipe/config.py", '"used for kn > reference", choices=("gradual",', ' "quadratic",'),
     (
@@ -75,7 +79,7 @@ def copy_with(edits: Edits, folder: Path) -> None:
         path = folder / name
         text = path.read_text() if found else ""
         assert text.count(found) == 1 or not found, f"{name} holds {found!r} {text.count(found)} times"
-        path.write_text(text.replace(found, found + (BRANCH if added == "BRANCH" else added)) or added)
+        path.write_text(text.replace(found, found + added) or added)
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -95,7 +99,13 @@ def test_addition(what: str, tmp_path: Path) -> None:
 
 
 def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
+    """The data source is known everywhere: also to help, to doctor (which looks for no folder) and to --skip-list."""
     copy_with(NETWORK + SOURCE, tmp_path)
+    assert "inverted, digits, " in " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
+    answers = json.loads(run(tmp_path, "-m", "app.start", "doctor", "--data", "inverted", "--json"))["findings"]
+    assert answers and "data" not in {answer["check"] for answer in answers}
+    with pytest.raises(AssertionError, match="leave it out with --data inverted"):
+        run(tmp_path, "-m", "app", "train", "--data", "inverted", "--skip-list", "list.txt")
     options = ["--model", "resnet26", "--width", "4", "--data", "inverted", "--recipe", "digits", "--epochs", "1"]
     assert "result: top-1 error" in run(tmp_path, "-m", "app", "train", *options, "--output", "run")
 

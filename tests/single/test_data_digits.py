@@ -23,7 +23,7 @@ def opened(data: str, **changes: object) -> Source:
         "augmentation": "paper",
         "seed": 0,
         "synthetic_images": 1000,
-        "classes": 10,
+        "synthetic_classes": 10,
     }
     return open_source(data, **(options | changes))  # type: ignore[arg-type]
 
@@ -161,7 +161,7 @@ def test_digits_of_another_size_are_refused() -> None:
 
 
 def test_synthetic_images_are_noise_and_the_same_each_time() -> None:
-    source, again = (opened("synthetic", image_size=33, synthetic_images=1000, classes=7) for _ in range(2))
+    source, again = (opened("synthetic", image_size=33, synthetic_images=1000, synthetic_classes=7) for _ in range(2))
     assert (len(source.train), len(source.validation), len(source.classes)) == (1000, 40, 7)
     items = [(0, index) for index in range(1000)]
     images = batch(source, "train", items)

@@ -147,7 +147,7 @@ def test_a_large_split_pickles_small(tmp_path: Path) -> None:
         augmentation="paper",
         seed=0,
         synthetic_images=0,
-        classes=0,
+        synthetic_classes=0,
     )
     assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # 31 bytes of name, 8 of label
 
@@ -164,7 +164,7 @@ def refused(folder: Path) -> str:
             augmentation="paper",
             seed=0,
             synthetic_images=0,
-            classes=0,
+            synthetic_classes=0,
         )
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
     return str(caught.value)
@@ -222,5 +222,5 @@ def test_a_crop_larger_than_the_resized_image(folder: Path) -> None:
             augmentation="paper",
             seed=0,
             synthetic_images=0,
-            classes=0,
+            synthetic_classes=0,
         )

@@ -55,7 +55,7 @@ def opened(folder: Path, augmentation: str = "paper") -> Source:
         augmentation=augmentation,
         seed=3,
         synthetic_images=0,
-        classes=0,
+        synthetic_classes=0,
     )
 
 
@@ -156,7 +156,7 @@ def test_a_program_ends_at_once_and_in_silence(ending: str, folder: Path) -> Non
 import itertools, sys
 from app.data.loader import Loader
 from app.data.sources import open_source
-source = open_source(sys.argv[1], image_size=32, resize=36, augmentation="paper", seed=3, synthetic_images=0, classes=0)
+source = open_source(sys.argv[1], image_size=32, resize=36, augmentation="paper", seed=3)
 loader = Loader(source.train, itertools.repeat([(0, 1)] * 8), processes=2, pin_memory=False)
 next(loader)
 import time; print(time.monotonic(), flush=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from app.base.errors import UserError
 from app.data import published
-from app.data.published import PUBLISHED, PublishedSet, average_blocks, mean_and_std, read_idx, read_published
+from app.data.published import average_blocks, mean_and_std, read_idx, read_published
+from app.data.published_sets import PUBLISHED, PublishedSet
 from app.data.splits import ShiftedSplit
 
 RANDOM = np.random.default_rng(0)

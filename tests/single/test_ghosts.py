@@ -73,7 +73,7 @@ def world(rank: int, size: int) -> World:
 
 def digits() -> Source:
     return open_source(
-        "digits", image_size=0, resize=256, augmentation="none", seed=0, synthetic_images=1, classes=1
+        "digits", image_size=0, resize=256, augmentation="none", seed=0, synthetic_images=1, synthetic_classes=1
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_passes(ghost: str, expected: list[tuple[int, int]]) -> None:
 def test_auto_leaves_large_passes_alone_on_a_cpu() -> None:
     config = Config(data="synthetic", model="resnet18", image_size=64)
     source = open_source(
-        "synthetic", image_size=64, resize=64, augmentation="none", seed=0, synthetic_images=512, classes=10
+        "synthetic", image_size=64, resize=64, augmentation="none", seed=0, synthetic_images=512, synthetic_classes=10
     )
     assert ghosts(config, make_plan(config, 512, 1), source, world(0, 1)) == 1
 

@@ -11,10 +11,11 @@ APP = Path(__file__).parents[2] / "app"
 # A folder may import those in the lines before its own. Folders of one line do not know one another.
 ORDER = [
     {"base"},
+    {"data"},
     {"recipe"},
     {"forecast"},
     {"hosts"},
-    {"data", "model", "world"},
+    {"model", "world"},
     {"prepare", "runs"},
     {"training"},
     {"trained", "bench"},

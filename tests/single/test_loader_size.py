@@ -27,7 +27,7 @@ def test_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jpegs.write_folder(tmp_path, images=8, repeats=4)
     config = Config(data=str(tmp_path), image_size=32, resize=40, minibatch=8, per_worker=4, width=4)
     source = open_source(
-        config.data, image_size=32, resize=40, augmentation="paper", seed=0, synthetic_images=1, classes=1
+        config.data, image_size=32, resize=40, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
     world = cluster.start("auto", "cpu")
     try:

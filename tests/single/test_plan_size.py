@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from app.base.errors import UserError
-from app.data.sizes import data_size
 from app.data.sources import open_source
 from app.forecast.model_size import memory_of, network_size
 from app.model.networks import make_network
 from app.recipe.config import Config
+from app.recipe.data_size import data_size
 
 # torchvision's documented numbers, 1000 classes
 DOCUMENTED = {
@@ -93,7 +93,7 @@ def test_unknown_network() -> None:
 def test_data_sizes(data: str) -> None:
     config = Config(data=data, image_size=0 if "digits" in data else 32, synthetic_images=100, synthetic_classes=7)
     source = open_source(
-        data, image_size=config.image_size, resize=256, augmentation="none", seed=0, synthetic_images=100, classes=7
+        data, image_size=config.image_size, augmentation="none", synthetic_images=100, synthetic_classes=7
     )
     size = data_size(config)
     assert (size.images, size.validation_images) == (len(source.train), len(source.validation))

@@ -1,0 +1,136 @@
+"""Makes sources of what the entries of the registry hold: arrays, published files, noise, or a folder of images."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.base.errors import UserError
+from app.data.digits import Images
+from app.data.index import Index, read_index
+from app.data.published import average_blocks, mean_and_std, read_published
+from app.data.published_sets import PublishedSet
+from app.data.skip_list import leave_out
+from app.data.sources import (
+    IMAGE_SIZE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataOptions,
+    DataSize,
+    Source,
+    default_resize,
+    nearest_name,
+)
+from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, SyntheticSplit
+
+
+def open_arrays(
+    options: DataOptions,
+    train: Images,
+    validation: Images,
+    classes: tuple[str, ...],
+    *,
+    flips: bool = False,
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Source:
+    """Return a source of images held in memory, of one size.
+
+    flips: whether augmentation mirrors them. moments: mean and standard deviation of each channel; by default those of
+    all values of the training images.
+
+    Raises UserError for an --image-size that is not theirs.
+    """
+    own = train.images.shape[1]
+    if options.image_size not in (0, own):
+        raise UserError(f"the images of {options.data} are {own} x {own}: leave --image-size out, or give {own}")
+    digest = hashlib.sha256()
+    for part in (train, validation):
+        digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
+    mean, std = moments or _moments(train.images)
+    augment = options.augmentation == "paper"
+    return Source(
+        name=options.data,
+        classes=classes,
+        train=ShiftedSplit(*train, options.seed, flips) if augment else ArraySplit(*train),
+        validation=ArraySplit(*validation),
+        channels=train.images.shape[3],
+        image_size=own,
+        mean=mean,
+        std=std,
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    values = images / 255
+    return (float(values.mean()),) * images.shape[3], (float(values.std()),) * images.shape[3]
+
+
+def open_published(options: DataOptions, published: PublishedSet) -> Source:
+    """Return the source of a published data set.
+
+    Raises UserError for a missing or damaged file, and for a --downsample that does not divide the side.
+    """
+    train, validation = read_published(published, options.data_root)
+    side, factor = train.images.shape[1], options.downsample
+    if side % factor:
+        raise UserError(
+            f"--downsample {factor} does not divide the side of {side} pixels of {published.name}: give a divisor"
+        )
+    train, validation = (part._replace(images=average_blocks(part.images, factor)) for part in (train, validation))
+    return open_arrays(
+        options, train, validation, published.classes, flips=published.flips, moments=mean_and_std(train.images)
+    )
+
+
+def open_synthetic(options: DataOptions, size: DataSize) -> Source:
+    """Return a source of noise of this size."""
+    facts = f"{size.image_size} {size.images} {size.classes}"
+    return Source(
+        name=options.data,
+        classes=tuple(str(label) for label in range(size.classes)),
+        train=SyntheticSplit(size.images, size.image_size, size.classes, 1),
+        validation=SyntheticSplit(size.validation_images, size.image_size, size.classes, 2),
+        channels=3,
+        image_size=size.image_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(12**-0.5,) * 3,
+        fingerprint=hashlib.sha256(facts.encode()).hexdigest()[:16],
+    )
+
+
+def read_folder(options: DataOptions) -> tuple[Index, int]:
+    """Return the list of a folder's images, less those of the skip list, and how many these are.
+
+    Raises UserError for a folder that cannot be listed, which names the data set that may have been meant, and for a
+    skip list that does not fit it.
+    """
+    try:
+        index = read_index(options.data)
+    except UserError as error:
+        nearest = nearest_name(options.data)
+        raise UserError(f"{error}; did you mean {nearest}?") if nearest else error from None
+    return leave_out(index, options.skip_list) if options.skip_list else (index, 0)
+
+
+def open_folder(options: DataOptions) -> Source:
+    """Return the source of a folder in ImageFolder layout. Raises UserError."""
+    size = options.image_size or IMAGE_SIZE
+    resize = options.resize or default_resize(size)
+    if resize < size:
+        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
+    index, skipped = read_folder(options)
+    return Source(
+        name=options.data,
+        classes=index.classes,
+        train=FolderSplit(index.train, size, resize, options.augmentation == "paper", options.seed),
+        validation=FolderSplit(index.validation, size, resize, False, options.seed),
+        channels=3,
+        image_size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        fingerprint=index.fingerprint,
+        skipped=skipped,
+    )

@@ -1,0 +1,39 @@
+"""How large a config's data is, without reading its images: what `plan` and `audit` need of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from app.data.sources import IMAGE_SIZE, DataOptions, DataSize, default_resize, fixed_size, size_of
+from app.recipe import paper
+from app.recipe.config import Config
+
+IMAGENET = "imagenet"  # what the presets name for a folder that is to be given
+
+
+def data_options(config: Config) -> DataOptions:
+    """Return what a config says about its data."""
+    return DataOptions(**{f.name: getattr(config, f.name) for f in fields(DataOptions)})
+
+
+def data_size(config: Config) -> DataSize:
+    """Return the size of a config's data. `imagenet` is ImageNet-1k where there is no folder of this name.
+
+    Raises UserError for a folder that cannot be listed.
+    """
+    if config.data == IMAGENET and not Path(IMAGENET).is_dir():
+        side = image_size(config)
+        return DataSize(paper.TRAINING_IMAGES, paper.VALIDATION_IMAGES, paper.CLASSES, 3, side)
+    return size_of(data_options(config))
+
+
+def image_size(config: Config) -> int:
+    """Return the side in pixels of the images that the network sees, without looking at the data."""
+    fixed = fixed_size(config.data)
+    return config.image_size or (fixed.image_size // config.downsample if fixed else IMAGE_SIZE)
+
+
+def resize(config: Config) -> int:
+    """Return the shorter side in pixels before the central crop of validation."""
+    return config.resize or default_resize(image_size(config))
