@@ -6,6 +6,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from app.base.errors import DONE, EXIT_CODES, FAILED, Lost, UserError
 from app.base.failure import end, leave, leave_silently
@@ -30,13 +31,13 @@ def help_text() -> str:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command and returns its exit code."""
+def main(argv: Sequence[str], **more: Any) -> int:
+    """Runs a command and returns its exit code. `more` is passed to the command's `main`."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return DONE
     try:
-        importlib.import_module(module_of(argv[0])).main(argv[1:])
+        importlib.import_module(module_of(argv[0])).main(argv[1:], **more)
     except UserError as error:
         if error.everywhere and launcher_rank() != 0:
             leave_silently(error.exit_code)

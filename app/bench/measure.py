@@ -5,19 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from functools import partial
 from itertools import count, cycle, islice
 from typing import Any
 
 import torch
 
-from app.bench.stopwatch import PHASES, Stopwatch, WatchedArithmetic
+from app.bench.stopwatch import PHASES, Stopwatch
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
 from app.runs.run import Run
-from app.training.arithmetic import Arithmetic, Batch
-from app.training.run import make_arithmetic
+from app.training.forward_pass import Batch, make_forward_pass
+from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 from app.training.step import train_step
 from app.world.world import World, gather_objects, sum_over_processes
@@ -51,31 +50,26 @@ def made_up(run: Run, world: World) -> Iterator[Batch]:
 def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], steps: int) -> dict[str, Any]:
     """images/s of unwatched steps, then the phases of watched ones over the processes. The same on every process."""
     here = len(workers_of(world.rank, world.size, run.plan.workers))
-    arithmetic = make_arithmetic(run, world)
+    forward_pass = make_forward_pass(run, world)
 
-    def step(arithmetic: Arithmetic, feed: Iterator[Batch]) -> None:
-        report = train_step(state, islice(feed, here), arithmetic, run.plan.minibatch, False)
+    def step(feed: Iterator[Batch], hooks: Hooks = NO_HOOKS) -> None:
+        report = train_step(state, islice(feed, here), forward_pass, run.plan.minibatch, stop=False, hooks=hooks)
         if world.device.type == "cpu":
             report.tolist()  # as the loop does
 
     for _ in range(WARM_UP):
-        step(arithmetic, feed)
+        step(feed)
 
     def all_steps() -> None:
         for _ in range(steps):
-            step(arithmetic, feed)
+            step(feed)
 
     seconds = timed(all_steps, world)
     watch = Stopwatch(world.device)
-    same = {f.name: getattr(arithmetic, f.name) for f in fields(Arithmetic)}
-    watched = WatchedArithmetic(**same, watch=watch)
-    synchronize = state.optimizer.synchronize
-    watch.watch_optimizer(state.optimizer)
     for _ in range(steps):
         watch.start_step()
-        step(watched, watch.watch_feed(feed))
-        watch.mark("optimizer")
-    state.optimizer.synchronize = synchronize
+        step(watch.watch_feed(feed), watch)
+        watch.end_step()
     own = {phase: statistics.median(step[phase] for step in watch.steps) for phase in PHASES}
     return {
         "images_per_second": steps * run.plan.minibatch / seconds,

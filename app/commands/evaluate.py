@@ -78,8 +78,8 @@ def main(argv: Sequence[str]) -> None:
     processes = options.loader_processes
     if processes < 0:
         processes = default_loader_processes(source, world.local_size)
-    arithmetic = trained.arithmetic(world.device)
-    result = evaluate(trained.network.to(world.device), source, world, arithmetic, processes, lambda: stop.asked)
+    forward_pass = trained.forward_pass(world.device)
+    result = evaluate(trained.network.to(world.device), source, world, forward_pass, processes, lambda: stop.asked)
     if result is None:
         raise Preempted("the evaluation was stopped: start it again")
     if world.rank == 0:

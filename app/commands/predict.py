@@ -45,10 +45,10 @@ def main(argv: Sequence[str]) -> None:
     from app.trained.trained import in_words, load
 
     trained = load(options.weights)
-    arithmetic, names = trained.arithmetic(torch.device("cpu")), in_words(trained.classes, trained.data)
+    forward_pass, names = trained.forward_pass(torch.device("cpu")), in_words(trained.classes, trained.data)
     for path in options.images:
         with torch.inference_mode():
-            logits = arithmetic.logits(trained.network, trained.read(path))[0]
+            logits = forward_pass.logits(trained.network, trained.read(path))[0]
         best = logits.float().softmax(0).topk(min(options.top, len(names)))
         found = [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
         if options.json:

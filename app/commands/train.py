@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
 from app.recipe.config import Config, check_same_recipe, read_config
@@ -11,6 +12,9 @@ from app.recipe.options import Parser, resolve, run_parser
 from app.runs.run_folder import CONFIG, resumed_folder
 from app.training.signals import StopRequest
 from app.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from app.training.hooks import Hooks
 
 EXAMPLE = "./run.sh -np 8 train --recipe paper-256 --data /imagenet"
 
@@ -33,15 +37,17 @@ def parse(argv: Sequence[str]) -> Config:
     return replace(new, resume=str(folder))
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:
     """Runs the command on this process. Raises UserError."""
     stop = StopRequest()  # first: a request to leave may come while torch is being imported
     config = parse(argv)
     with Watchdog(config.stall_timeout) as watchdog:  # second: a process may hang while it starts
+        from app.training.hooks import NO_HOOKS
         from app.training.session import Trainer
         from app.world import world
         from app.world.tuning import Tuning
 
         tuning = Tuning.of(config)
-        Trainer(config, world.join(config.collectives, config.device, tuning), stop, watchdog).run()
+        device = world.join(config.collectives, config.device, tuning)
+        Trainer(config, device, stop, watchdog, hooks or NO_HOOKS).run()
         world.stop()

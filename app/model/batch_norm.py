@@ -1,11 +1,12 @@
 """Batch normalisation per worker, with running statistics that are exact on any number of processes.
 
-Paper, section 2.3: statistics are those of one worker's n images, never of several workers. The paper leaves open whose
-running statistics are evaluated; here a step moves them by `momentum` towards the *mean over its k workers*:
+In training, images are normalised by the statistics of one worker's n images, never of several workers (section 2.3).
+The paper does not say whose running statistics are used in evaluation. Here a step moves them by `momentum` towards the
+*mean over its k workers*:
 
     r <- r - momentum * sum_j (r - s_j) / k  =  (1 - momentum) * r + momentum * mean_j s_j
 
-That is a step of SGD whose gradient is a sum over workers, so it rides with the other gradients (carried.py).
+That is a step of SGD whose gradient is a sum over workers. It is summed with the other gradients: see piggyback.py.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ SumOverProcesses = Callable[[Tensor], Tensor]
 
 
 class WorkerBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over one worker's images, state_dict included; leaves their statistics in `mean` and `var`.
+    """`nn.BatchNorm2d` over one worker's images, with the same state_dict; leaves their statistics in `mean` and `var`.
 
-    Training does not touch the running statistics: Carried moves them. With `ghosts` > 1 a batch holds so many workers,
-    dealt like cards in the contiguous memory format (image i is worker i mod ghosts's) and one after the other in
-    channels_last (image i is worker i // n's): so that a worker is a slice of the memory either way.
+    The forward pass does not change the running statistics: Piggyback does. A batch may hold several workers. In the
+    contiguous memory format their images take turns: image i belongs to worker i mod workers_per_pass. In channels_last
+    they follow one another: image i belongs to worker i // n. A worker is a slice of the memory in both.
     """
 
-    mean: Tensor  # [ghosts * channels], worker by worker
+    mean: Tensor  # [workers_per_pass * channels], worker by worker
     var: Tensor  # the same, unbiased
 
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
@@ -36,15 +37,15 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         self.register_buffer("var", torch.ones(channels), persistent=False)
 
     @property
-    def ghosts(self) -> int:
-        """Workers in a forward pass."""
+    def workers_per_pass(self) -> int:
+        """How many workers a forward pass holds."""
         return len(self.mean) // self.num_features
 
-    def set_ghosts(self, ghosts: int) -> None:
-        """From the next forward pass on."""
-        if ghosts != self.ghosts:
-            self.mean = self.mean.new_zeros(ghosts * self.num_features)
-            self.var = self.var.new_ones(ghosts * self.num_features)
+    def set_workers_per_pass(self, workers: int) -> None:
+        """Sets it for the next forward pass and those after it."""
+        if workers != self.workers_per_pass:
+            self.mean = self.mean.new_zeros(workers * self.num_features)
+            self.var = self.var.new_ones(workers * self.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -52,27 +53,28 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         return self.normalise(x)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Normalises [ghosts * n, channels, h, w] by the statistics of each worker's n images."""
-        ghosts, weight, bias = self.ghosts, self.weight, self.bias
-        if ghosts == 1:
+        """Normalises [workers_per_pass * n, channels, h, w] by the statistics of each worker's n images."""
+        workers, weight, bias = self.workers_per_pass, self.weight, self.bias
+        if workers == 1:
             return F.batch_norm(x, self.mean, self.var, weight, bias, True, 1.0, self.eps)
         if x.is_contiguous():
             # Worker j's channel c is channel j * channels + c of n images: one call, no copy.
-            wide = x.view(len(x) // ghosts, ghosts * x.shape[1], *x.shape[2:])
+            wide = x.view(len(x) // workers, workers * x.shape[1], *x.shape[2:])
             wide = F.batch_norm(
-                wide, self.mean, self.var, weight.repeat(ghosts), bias.repeat(ghosts), True, 1.0, self.eps
+                wide, self.mean, self.var, weight.repeat(workers), bias.repeat(workers), True, 1.0, self.eps
             )
             return wide.view(x.shape)
-        parts = zip(x.chunk(ghosts), self.mean.chunk(ghosts), self.var.chunk(ghosts), strict=True)
+        parts = zip(x.chunk(workers), self.mean.chunk(workers), self.var.chunk(workers), strict=True)
         return torch.cat(
             [F.batch_norm(part, mean, var, weight, bias, True, 1.0, self.eps) for part, mean, var in parts]
         )
 
 
 class SynchronizedBatchNorm2d(WorkerBatchNorm2d):
-    """Statistics over all workers of a step, which must be computed at once: not the paper's choice (section 2.3).
+    """Batch normalisation by the statistics of all workers of a step, which is not the paper's choice (section 2.3).
 
-    `sum_over_processes` must carry gradients: the statistics depend on every process's images.
+    All workers must be computed at the same time. The statistics depend on the images of every process, so that
+    `sum_over_processes` must be differentiable.
     """
 
     def __init__(self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5) -> None:

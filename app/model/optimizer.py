@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -9,36 +11,45 @@ from torch.optim import SGD, Optimizer
 from app.recipe.config import Config
 
 
-def make_optimizer(network: nn.Module, carried: nn.Parameter, config: Config) -> SGD:
-    """Nesterov SGD in three groups: decayed, not decayed (BN's gamma and beta, section 5.1), carried (carried.py).
+def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
+    """Nesterov SGD with three groups of parameters.
 
-    torch keeps the rate outside the velocity, u <- m u + g; w <- w - eta u: the paper's form (9), which needs no
-    momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py proves it against form 10).
+    The first group decays; the second is BN's gamma and beta, which do not decay (section 5.1); the third is the
+    piggyback's parameter (app/model/piggyback.py), which has a learning rate of its own.
+
+    torch keeps the learning rate outside the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9). It
+    needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
+    form (10)).
     """
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
     special = {id(p) for p in affine}
     decayed = [p for p in network.parameters() if id(p) not in special]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay, "scheduled": True},
-        {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0, "scheduled": True},
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay, "learned": True},
+        {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0, "learned": True},
         {
-            "params": [carried],
+            "params": [piggyback],
             "lr": config.bn_momentum,
             "momentum": 0.0,
             "nesterov": False,
             "weight_decay": 0.0,
-            "scheduled": False,
+            "learned": False,
         },
     ]
     return SGD(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
-def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
-    """The velocities in the parameters' order; zero where no step was made yet.
+def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters that SGD learns: all but the piggyback's."""
+    return [p for group in optimizer.param_groups if group["learned"] for p in group["params"]]
 
-    Zero is what torch's first step assumes (0.9 * 0 + g). They exist from the start so that every process, one that
-    joins later too, has the same tensors to receive. Call it on the optimizer that steps: Horovod's wrapper is
-    a new one.
+
+def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The velocities in the parameters' order; they are zero before the first step.
+
+    Zero is what torch's first step assumes (0.9 * 0 + g). They exist from the start so that every process, also one
+    that joins later, has the same tensors to receive. Call it on the optimizer that makes the steps: Horovod's wrapper
+    is a new one.
     """
     buffers = []
     for group in optimizer.param_groups:
@@ -50,17 +61,22 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
     return buffers
 
 
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Sets the rate of the groups that follow the schedule."""
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of the learned parameters."""
     for group in optimizer.param_groups:
-        if group["scheduled"]:
-            group["lr"] = rate
+        if group["learned"]:
+            group["lr"] = lr
 
 
-def undo_momentum_correction(optimizer: Optimizer, before: float, rate: float) -> None:
+def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:
     """Makes the next step that of form (10) without momentum correction: the mistake that remark 2 warns of.
 
-    Form (10) has v = eta u, so v <- m v + eta' g with v kept as it is means u <- m (eta / eta') u + g.
+    Form (10) has v = eta u. Its step v <- m v + eta' g without correction is u <- m (eta / eta') u + g here.
+
+    Args:
+        optimizer: the optimizer that makes the steps.
+        before: eta, the learning rate of the step before.
+        lr: eta', the learning rate of the next step.
     """
-    if before != rate:
-        torch._foreach_mul_(momentum_buffers(optimizer), before / rate)
+    if before != lr:
+        torch._foreach_mul_(momentum_buffers(optimizer), before / lr)

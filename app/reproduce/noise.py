@@ -31,9 +31,8 @@ from app.reproduce.runs import NOISE
 from app.runs import run_folder
 from app.runs.record import read_json
 from app.training import checkpoint
-from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import numbered
-from app.training.run import AUTOCAST, dtype
+from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
 from app.training.session import open_data
 
 MOST_WORKERS = 512  # whose gradients are taken at a checkpoint
@@ -87,13 +86,13 @@ def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: 
     parameters = list(network.parameters())
     device, n = parameters[0].device, config.per_worker
     mean, std = (torch.tensor(v, device=device, dtype=dtype(config)) for v in (source.mean, source.std))
-    arithmetic = Arithmetic(mean, std, AUTOCAST.get(config.precision))
+    forward_pass = ForwardPass(mean, std, AUTOCAST.get(config.precision))
     order = permutation(config.seed, epoch, len(source.train))
     most = min(MOST_WORKERS, len(order) // n)
     for worker in range(2 ** (most.bit_length() - 1)):
         items = [(epoch, int(index)) for index in order[worker * n : (worker + 1) * n]]
         images, labels = source.train.__getitems__(items)
-        loss = F.cross_entropy(arithmetic.logits(network, images), labels.to(device))
+        loss = F.cross_entropy(forward_pass.logits(network, images), labels.to(device))
         yield torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]).double()
 
 

@@ -23,9 +23,8 @@ from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
 from app.training import checkpoint
-from app.training.arithmetic import Arithmetic
 from app.training.checkpoint_files import read_newest
-from app.training.run import AUTOCAST
+from app.training.forward_pass import AUTOCAST, ForwardPass
 
 # (has three convolutions a block, blocks of each stage) -> name
 ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
@@ -57,10 +56,10 @@ class TrainedNetwork:
     def dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
 
-    def arithmetic(self, device: torch.device) -> Arithmetic:
+    def forward_pass(self, device: torch.device) -> ForwardPass:
         """As validation computed while it was trained."""
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
-        return Arithmetic(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
+        return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 
     def read(self, path: str) -> Tensor:
         """An image file as validation would see it, uint8 [1, h, w, channels]. Raises CorruptImage."""

@@ -15,7 +15,8 @@ from app.data.loader import Loader
 from app.data.order import validation_batches
 from app.data.sources import Source
 from app.runs.evaluation import Evaluation
-from app.training.arithmetic import Arithmetic
+from app.training.forward_pass import ForwardPass
+from app.training.hooks import NO_HOOKS, Hooks
 from app.world.world import World, sum_over_processes
 
 BATCH = 100  # images; no influence on the result
@@ -24,8 +25,9 @@ BATCH = 100  # images; no influence on the result
 @phase("evaluating")
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, source: Source, world: World, arithmetic: Arithmetic, processes: int, asked: Callable[[], bool]
-) -> Evaluation | None:
+    network: nn.Module, source: Source, world: World, forward_pass: ForwardPass, processes: int,
+    asked: Callable[[], bool], hooks: Hooks = NO_HOOKS,
+) -> Evaluation | None:  # fmt: skip
     """The network in evaluation mode on all validation images.
 
     asked: called at each batch, whether this process was asked to stop; None, everywhere, if any was.
@@ -42,7 +44,8 @@ def evaluate(
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for _ in range(rounds):
                 for pixels, labels in islice(loader, 1):  # the last round may have none left for this process
-                    logits, labels = arithmetic.logits(network, pixels), labels.to(world.device)
+                    hooks.before_evaluation_batch()
+                    logits, labels = forward_pass.logits(network, pixels), labels.to(world.device)
                     counts += batch_counts(logits, labels, classes).cpu()
                     loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
                 if sum_over_processes(torch.tensor([int(asked())]))[0]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from app.base.errors import CorruptImage
 from app.data.loader import default_loader_processes
 from app.runs.run import Run
-from app.training.run import make_arithmetic
+from app.training.forward_pass import make_forward_pass
 from app.training.state import State
 from app.world.world import World
 
@@ -40,14 +40,14 @@ def enough(decoding: float, computing: float, most: int) -> int:
 
 def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
     """Of one worker's n images of noise. Leaves the state as it is, and Horovod unaware."""
-    arithmetic, side = make_arithmetic(run, world), run.source.image_size
+    forward_pass, side = make_forward_pass(run, world), run.source.image_size
     images = torch.randint(0, 256, (run.plan.per_worker, side, side, run.source.channels), dtype=torch.uint8)
     labels = torch.zeros(run.plan.per_worker, dtype=torch.int64, device=world.device)
     parameters = [p for p in state.network.parameters() if p.requires_grad]
-    state.carried.set_ghosts(1)
+    state.piggyback.set_workers_per_pass(1)
 
     def one() -> None:
-        loss = F.cross_entropy(arithmetic.logits(state.network, images), labels)
+        loss = F.cross_entropy(forward_pass.logits(state.network, images), labels)
         torch.autograd.grad(loss, parameters)  # not backward(), whose gradients Horovod would sum
 
     return seconds(one, world)

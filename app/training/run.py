@@ -7,21 +7,18 @@ from functools import partial
 import torch
 
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
-from app.model.carried import Carried
+from app.model.loss_scale import LossScale
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
+from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.runs.run import Run
-from app.training.arithmetic import Arithmetic
-from app.training.ghosts import ghosts, passes
-from app.training.loss_scale import LossScale
+from app.training.forward_pass import dtype, passes_per_step
 from app.training.state import State
 from app.training.step import REPORT_SIZE
 from app.world.compression import Compression
 from app.world.tuning import Tuning
 from app.world.world import World, distribute, sum_with_gradient
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
 
 
 def make_state(run: Run, world: World) -> State:
@@ -30,27 +27,22 @@ def make_state(run: Run, world: World) -> State:
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     network = network.to(world.device, dtype(config), memory_format=layout)  # type: ignore[call-overload]
-    carried = Carried(network, run.plan.workers, REPORT_SIZE)
+    piggyback = Piggyback(network, run.plan.workers, REPORT_SIZE)
     optimizer = distribute(
-        make_optimizer(network, carried.parameter, config),
-        [*network.named_parameters(), ("carried", carried.parameter)],
-        passes=passes(config, run.plan, run.source, world),
+        make_optimizer(network, piggyback.parameter, config),
+        [*network.named_parameters(), ("piggyback", piggyback.parameter)],
+        passes=passes_per_step(config, run.plan, run.source, world),
         compression=Compression(config.compression, run.plan.workers),
         overlap=overlaps(config, world),
     )
     if config.compile:
         network.compile(dynamic=False)
-    return State(network, carried, optimizer, LossScale(world.device) if config.precision == "fp16" else None)
+    return State(network, piggyback, optimizer, LossScale(world.device) if config.precision == "fp16" else None)
 
 
 def overlaps(config: Config, world: World) -> bool:
     """Whether gradients are summed while the backward pass goes on; the same on every process."""
     return Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores)
-
-
-def dtype(config: Config) -> torch.dtype:
-    """Of parameters, gradients and statistics."""
-    return torch.float64 if config.precision == "fp64" else torch.float32
 
 
 def norm_layer(run: Run) -> NormLayer:
@@ -59,12 +51,3 @@ def norm_layer(run: Run) -> NormLayer:
     if not config.sync_bn:
         return partial(WorkerBatchNorm2d, eps=config.bn_eps)
     return partial(SynchronizedBatchNorm2d, workers=workers, sum_over_processes=sum_with_gradient, eps=config.bn_eps)
-
-
-def make_arithmetic(run: Run, world: World) -> Arithmetic:
-    """How this process computes."""
-    source, config = run.source, run.config
-    mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
-    return Arithmetic(
-        mean, std, AUTOCAST.get(config.precision), config.channels_last, ghosts(config, run.plan, source, world)
-    )

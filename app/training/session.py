@@ -25,11 +25,13 @@ from app.runs import run_folder
 from app.runs.log import Log, RunLog
 from app.runs.run import Run
 from app.training import checkpoint, evaluation
+from app.training.cadence import place
 from app.training.checkpoint_files import Writer, read_newest
 from app.training.divergence import compare
-from app.training.ghosts import passes
+from app.training.forward_pass import passes_per_step
+from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loader_size import loader_processes
-from app.training.loop import Session, place, train
+from app.training.loop import TrainingLoop
 from app.training.run import make_state
 from app.training.signals import StopRequest
 from app.training.state import State
@@ -42,7 +44,10 @@ from app.world.world import World, broadcast_object, broadcast_parameters, curre
 class Trainer:
     """What a process keeps over the sessions of a run. `run()` is the whole life of it."""
 
-    def __init__(self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog) -> None:
+    def __init__(
+        self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog, hooks: Hooks = NO_HOOKS
+    ) -> None:
+        self.hooks = hooks
         self.config, self.device, self.stop, self.watchdog = config, device, stop, watchdog
         self.source: Source | None = None
         self.folder: Path | None = None
@@ -75,6 +80,7 @@ class Trainer:
         state = self.share(run, world)
         self.save()
         self.watchdog.beat(place(run, state.position))
+        self.hooks.before_comparison(state)
         compare(state, world, "at the start")
         with self.open_log(run, world) as log:
             audited = in_short(audit_claim(run.config, run.plan.images))
@@ -86,7 +92,9 @@ class Trainer:
             processes = self.loader_processes(run, world)
             try:
                 with phase("computing"):
-                    train(Session(run, state, world, log, writer, commit, self.stop, self.watchdog, processes))
+                    TrainingLoop(
+                        run, state, world, log, writer, commit, self.stop, self.watchdog, processes, self.hooks
+                    ).train()
             finally:
                 if writer is not None:
                     writer.wait()  # also of a run that fails: what it holds is good
@@ -119,7 +127,7 @@ class Trainer:
         if self.state is None:
             self.state = make_state(run, world)
         else:
-            elastic.deal_again(self.state.optimizer, passes(run.config, run.plan, run.source, world))
+            elastic.deal_again(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
             on_root(partial(resume, run, self.state))
         self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.model.carried import Carried
-from app.model.optimizer import momentum_buffers
+from app.model.loss_scale import LossScale
+from app.model.optimizer import learned_parameters, momentum_buffers
+from app.model.piggyback import Piggyback
 from app.recipe.plan import Position
-from app.training.loss_scale import LossScale
 
 
 @dataclass
@@ -19,7 +19,7 @@ class State:
     """The live objects of a run and its position. `errors` holds each epoch's top-1 and top-5 validation error."""
 
     network: nn.Module
-    carried: Carried
+    piggyback: Piggyback
     optimizer: Any  # what app.world.world.distribute returns
     loss_scale: LossScale | None = None  # for fp16
     position: Position = field(default_factory=Position)
@@ -44,7 +44,7 @@ def norms(state: State) -> dict[str, float]:
 
     The gradients are those of all workers already, so that this needs no communication.
     """
-    learned = [p for group in state.optimizer.param_groups if group["scheduled"] for p in group["params"]]
+    learned = learned_parameters(state.optimizer)
     gradients = [p.grad for p in learned if p.grad is not None]
     parameters = [p.detach() for p in learned]
     both = torch.stack([torch.nn.utils.get_total_norm(tensors) for tensors in (parameters, gradients)]).tolist()

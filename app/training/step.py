@@ -1,4 +1,4 @@
-"""One step of the paper: images -> worker by worker forward and backward -> one update."""
+"""One step of the paper: each worker's images go forward and backward, the gradients are summed, SGD updates once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.training.arithmetic import Arithmetic, Batch
+from app.training.forward_pass import Batch, ForwardPass
+from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 
 LOSS, WRONG, STOP = range(3)  # the entries of a step's report
@@ -16,27 +17,47 @@ REPORT_SIZE = 3
 
 
 def train_step(
-    state: State, batches: Iterable[Batch], arithmetic: Arithmetic, minibatch: int, stop: bool, loss_factor: float = 1.0
-) -> Tensor:
-    """Computes this process's workers in turn and makes the step; returns the step's report over *all* workers, [3].
+    state: State, batches: Iterable[Batch], forward_pass: ForwardPass, minibatch: int, stop: bool,
+    loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS,
+) -> Tensor:  # fmt: skip
+    """Makes a step with this process's share of the minibatch.
 
-    The report (mean loss, fraction wrong, processes asked to stop) rides with the gradients: Horovod sums it in the
-    same allreduce, so that every process knows it and the step has no other communication. Reading it waits for the
-    device; returning it does not. loss_factor: 1, but in comparisons (app/recipe/schedule.py).
+    The report is summed by the same allreduce as the gradients, so that every process knows it and the step needs no
+    other communication. Reading it waits for the device; returning it does not.
+
+    Args:
+        state: the run's state, whose learning rate is set.
+        batches: one batch of n images for each worker that this process computes.
+        forward_pass: how this process computes the network.
+        minibatch: kn, the images of the step on all processes together.
+        stop: whether this process was asked to stop.
+        loss_factor: 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
+        hooks: called as the step goes on.
+
+    Returns:
+        The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class
+        is wrong, and the number of workers whose process was asked to stop.
     """
     state.optimizer.zero_grad()
-    for workers, images, labels in arithmetic.passes(batches):
-        state.carried.set_ghosts(workers)
-        logits = arithmetic.logits(state.network, images)
+    for workers, images, labels in forward_pass.join_workers(batches):
+        state.piggyback.set_workers_per_pass(workers)
+        x = forward_pass.to_input(images)
+        hooks.after_copy()
+        logits = forward_pass.compute(state.network, x)
+        hooks.after_forward()
         # Remark 3 (section 3): a sum over the worker's images divided by kn, not by n; Horovod sums over workers.
-        loss = F.cross_entropy(logits.to(arithmetic.mean.dtype), labels, reduction="sum") / minibatch
+        loss = F.cross_entropy(logits.to(forward_pass.mean.dtype), labels, reduction="sum") / minibatch
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
         # Horovod: the allreduce of a layer starts in the last backward
-        state.carried.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
-    if state.loss_scale is None:
-        state.optimizer.step()  # Horovod: waits for the sums
-    else:
-        state.loss_scale.step(state.optimizer)
-    return state.carried.report()
+        state.piggyback.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
+    hooks.before_sums()
+    state.optimizer.synchronize()  # Horovod: waits for the sums
+    hooks.after_sums()
+    with state.optimizer.skip_synchronize():
+        if state.loss_scale is None:
+            state.optimizer.step()
+        else:
+            state.loss_scale.step(state.optimizer)
+    return state.piggyback.report()

@@ -12,7 +12,8 @@ from app.data.order import worker_batches
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.runs.run import Run
-from app.training.run import make_arithmetic, make_state
+from app.training.forward_pass import make_forward_pass
+from app.training.run import make_state
 from app.training.session import open_data
 from app.training.step import train_step
 from app.world import world
@@ -27,7 +28,7 @@ if __name__ == "__main__":
         seed=0, images=1437, minibatch=32, per_worker=8, epoch=0, seen=0, epochs=1, rank=here.rank, size=here.size
     )
     batches = [tuple(map(torch.as_tensor, source.train.__getitems__(next(items)))) for _ in range(4 // here.size)]
-    report = train_step(state, batches, make_arithmetic(run, here), 32, stop=False)  # type: ignore[arg-type]
+    report = train_step(state, batches, make_forward_pass(run, here), 32, stop=False)  # type: ignore[arg-type]
     if here.rank == 0:
         gradient = {name: parameter.grad for name, parameter in state.network.named_parameters()}
         torch.save({"gradient": gradient, "report": report}, sys.argv[2])

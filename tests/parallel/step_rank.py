@@ -17,7 +17,8 @@ from app.model.optimizer import momentum_buffers, set_learning_rate
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.runs.run import Run
-from app.training.run import make_arithmetic, make_state
+from app.training.forward_pass import make_forward_pass
+from app.training.run import make_state
 from app.training.step import train_step
 from app.world import world as cluster
 
@@ -38,7 +39,7 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
     plan = make_plan(config, len(source.train), len(source.validation))
     run = Run(config, plan, source, Path())
     torch.set_num_threads(1)
-    state, arithmetic = make_state(run, world), make_arithmetic(run, world)
+    state, forward_pass = make_state(run, world), make_forward_pass(run, world)
     momentum_buffers(state.optimizer)
     set_learning_rate(state.optimizer, 0.05)
     feed = map(source.train.__getitems__, worker_batches(
@@ -46,7 +47,8 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
         rank=world.rank, size=world.size,
     ))  # fmt: skip
     here = len(workers_of(world.rank, world.size, plan.workers))
-    reports = [train_step(state, islice(feed, here), arithmetic, plan.minibatch, False).tolist() for _ in range(STEPS)]
+    steps = (train_step(state, islice(feed, here), forward_pass, plan.minibatch, False) for _ in range(STEPS))
+    reports = [report.tolist() for report in steps]
     tensors = state.tensors()
     return {
         "losses": [report[0] for report in reports],

@@ -34,7 +34,7 @@ def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     events = json.loads(timeline.read_text())
     pids = {e["args"]["name"]: e["pid"] for e in events if e.get("name") == "process_name" and "name" in e["args"]}
-    assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 of ResNet-18, and what is carried
+    assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 of ResNet-18, and the piggyback
 
     def times(tensor: str, event: str) -> list[int]:
         return [e["ts"] for e in events if e.get("pid") == pids[f"allreduce.{tensor}"] and e.get("name") == event]

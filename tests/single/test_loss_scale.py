@@ -4,29 +4,29 @@ import torch
 from torch import nn
 
 from app.model.batch_norm import WorkerBatchNorm2d
-from app.model.carried import Carried
+from app.model.loss_scale import LossScale
 from app.model.optimizer import make_optimizer, momentum_buffers
+from app.model.piggyback import Piggyback
 from app.recipe.config import Config
-from app.training.arithmetic import Arithmetic
-from app.training.loss_scale import LossScale
+from app.training.forward_pass import ForwardPass
 from app.training.state import State
 from app.training.step import LOSS, train_step
 from app.world.compression import Compression
 from app.world.world import distribute, start, stop
 
 BATCH = (torch.arange(8 * 16, dtype=torch.uint8).reshape(8, 4, 4, 1), torch.arange(8) % 3)
-PLAIN = Arithmetic(torch.zeros(1), torch.ones(1))
+PLAIN = ForwardPass(torch.zeros(1), torch.ones(1))
 
 
 def make(scaled: bool) -> State:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), WorkerBatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
-    carried = Carried(network, 1, 3)
-    optimizer = make_optimizer(network, carried.parameter, Config(nesterov=True))
-    named = [*network.named_parameters(), ("carried", carried.parameter)]
+    piggyback = Piggyback(network, 1, 3)
+    optimizer = make_optimizer(network, piggyback.parameter, Config(nesterov=True))
+    named = [*network.named_parameters(), ("piggyback", piggyback.parameter)]
     optimizer = distribute(optimizer, named, passes=1, compression=Compression("none"))
     momentum_buffers(optimizer)
-    return State(network, carried, optimizer, LossScale(torch.device("cpu")) if scaled else None)
+    return State(network, piggyback, optimizer, LossScale(torch.device("cpu")) if scaled else None)
 
 
 def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None:

@@ -10,9 +10,9 @@ from torch import nn
 
 from app.base.errors import UserError
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
-from app.model.carried import Carried
 from app.model.networks import make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
+from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.training.step import REPORT_SIZE
 
@@ -62,27 +62,27 @@ def test_options_of_the_initialisation() -> None:
 def test_parameter_groups_of_resnet50() -> None:
     config = Config(model="resnet50")
     ours = network(config)
-    carried = Carried(ours, 1, REPORT_SIZE).parameter
-    optimizer = make_optimizer(ours, carried, config)
+    piggyback = Piggyback(ours, 1, REPORT_SIZE).parameter
+    optimizer = make_optimizer(ours, piggyback, config)
     decayed, affine, statistics = optimizer.param_groups
     assert [len(g["params"]) for g in optimizer.param_groups] == [53 + 2, 2 * 53, 1]
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0, 0]
-    assert carried.numel() == 2 * 26_560 + REPORT_SIZE  # a mean and a variance for each BN channel
+    assert piggyback.numel() == 2 * 26_560 + REPORT_SIZE  # a mean and a variance for each BN channel
     assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032  # torchvision's count
     assert statistics["lr"] == 0.1 and not statistics["nesterov"]
     assert len(momentum_buffers(optimizer)) == 161
     set_learning_rate(optimizer, 3.2)
     assert [g["lr"] for g in optimizer.param_groups] == [3.2, 3.2, 0.1]
-    assert make_optimizer(ours, carried, Config(decay_bn=True)).param_groups[1]["weight_decay"] == 1e-4
+    assert make_optimizer(ours, piggyback, Config(decay_bn=True)).param_groups[1]["weight_decay"] == 1e-4
 
 
 def test_running_statistics_move_to_the_mean_over_workers() -> None:
     k, channels = 3, 5
     ours = WorkerBatchNorm2d(channels).double()
-    carried = Carried(ours, k, REPORT_SIZE)
+    piggyback = Piggyback(ours, k, REPORT_SIZE)
     references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one for each worker, all from the same start
     config = Config()
-    optimizer = make_optimizer(ours, carried.parameter, config)
+    optimizer = make_optimizer(ours, piggyback.parameter, config)
     set_learning_rate(optimizer, 0.0)  # gamma and beta stay, to compare with those of the references
     for step in range(4):
         optimizer.zero_grad()
@@ -91,9 +91,9 @@ def test_running_statistics_move_to_the_mean_over_workers() -> None:
             y = ours(x)
             assert torch.allclose(y, reference(x), rtol=0, atol=1e-12)
             # What the loss is has no influence on the statistics, nor its scale on the report.
-            carried.attach(1e3 * y.pow(2).sum(), torch.full((REPORT_SIZE,), worker + 1.0)).backward(torch.tensor(1e3))
+            piggyback.attach(1e3 * y.pow(2).sum(), torch.full((REPORT_SIZE,), worker + 1.0)).backward(torch.tensor(1e3))
             ours(x)  # nor has a forward without a backward
-        assert carried.report().tolist() == [6.0] * REPORT_SIZE
+        assert piggyback.report().tolist() == [6.0] * REPORT_SIZE
         optimizer.step()
     for name in ("running_mean", "running_var"):
         mean = sum(getattr(r, name) for r in references) / k  # by linearity: the mean of the workers' own

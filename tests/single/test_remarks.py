@@ -3,7 +3,7 @@
 Each test also shows that the broken form differs, so that it cannot pass by accident.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,25 +13,36 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from app.data.order import permutation, validation_batches, worker_batches
-from app.model.carried import Carried
 from app.model.optimizer import make_optimizer, set_learning_rate, undo_momentum_correction
+from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.recipe.schedule import learning_rate, loss_factor
-from app.training.arithmetic import Arithmetic
+from app.training.forward_pass import ForwardPass
 from app.training.state import State
 from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG, train_step
+from app.world.compression import Compression
+from app.world.world import distribute, start, stop
 
 K, N, CLASSES = 4, 8, 3
 CONFIG = Config(minibatch=K * N, per_worker=N, reference_minibatch=N, weight_decay=0.01, precision="fp64")
-PLAIN = Arithmetic(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+PLAIN = ForwardPass(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def horovod() -> Iterator[None]:
+    start("auto", "cpu")
+    yield
+    stop()
 
 
 def linear_state(config: Config = CONFIG) -> State:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES, bias=False)).double()
-    carried = Carried(network, K, REPORT_SIZE)
-    return State(network, carried, make_optimizer(network, carried.parameter, config))
+    piggyback = Piggyback(network, K, REPORT_SIZE)
+    named = [*network.named_parameters(), ("piggyback", piggyback.parameter)]
+    optimizer = distribute(make_optimizer(network, piggyback.parameter, config), named, K, Compression("none"))
+    return State(network, piggyback, optimizer)
 
 
 def worker_data(step: int = 0) -> list[tuple[Tensor, Tensor]]:
@@ -205,6 +216,7 @@ def test_validation_sees_each_image_once(size: int) -> None:
     assert sorted(seen) == list(range(360))
 
 
-def test_the_test_itself_uses_plain_sgd() -> None:
-    assert type(linear_state().optimizer) is SGD
+def test_the_test_itself_uses_torchs_sgd() -> None:
+    optimizer = linear_state().optimizer
+    assert isinstance(optimizer, SGD) and type(optimizer).__mro__[1] is SGD
     assert learning_rate(CONFIG, 0.0) == pytest.approx(0.1)

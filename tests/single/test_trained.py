@@ -62,7 +62,7 @@ def test_torchvisions_own_state_dict_gives_torchvisions_logits(resnet50: nn.Modu
         x = torchvision.transforms.functional.normalize(pixels.permute(0, 3, 1, 2) / 255, mean.tolist(), std.tolist())
         expected = resnet50(x)
         assert torch.equal(trained.network(x), expected)
-        found = trained.arithmetic(torch.device("cpu")).logits(trained.network, pixels)
+        found = trained.forward_pass(torch.device("cpu")).logits(trained.network, pixels)
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert trained.classes[:2] == ("tench", "goldfish")
     assert (trained.resize, trained.image_size, trained.data) == (256, 224, "")

@@ -1,24 +1,25 @@
 """Several workers in one forward pass: the same as one after the other."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.base.errors import UserError
 from app.data.sources import Source, open_source
 from app.model.batch_norm import WorkerBatchNorm2d
-from app.model.carried import Carried
 from app.model.networks import make_network
 from app.model.optimizer import make_optimizer
+from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
-from app.training.arithmetic import Arithmetic
-from app.training.ghosts import ghosts, passes
+from app.training.forward_pass import ForwardPass, passes_per_step, workers_per_pass
 from app.training.state import State
 from app.training.step import REPORT_SIZE, train_step
-from app.world.world import World
+from app.world.compression import Compression
+from app.world.world import World, distribute, start, stop
 
 K, N = 6, 4
 CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precision="fp64")
@@ -31,16 +32,29 @@ def batches(step: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(pixels, torch.randint(0, 10, (K, N), generator=generator), strict=True))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def horovod() -> Iterator[None]:
+    start("auto", "cpu")
+    yield
+    stop()
+
+
+def make(network: nn.Module, workers: int) -> State:
+    piggyback = Piggyback(network, workers, REPORT_SIZE)
+    named = [*network.named_parameters(), ("piggyback", piggyback.parameter)]
+    optimizer = distribute(make_optimizer(network, piggyback.parameter, CONFIG), named, K, Compression("none"))
+    return State(network, piggyback, optimizer)
+
+
 def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Reports of three steps, and the parameters, gradients and statistics that they leave."""
     network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
-    carried = Carried(network, K, REPORT_SIZE)
-    state = State(network, carried, make_optimizer(network, carried.parameter, CONFIG))
+    state = make(network, K)
     ones = torch.ones(3, dtype=torch.float64)
-    arithmetic = Arithmetic(0.4 * ones, 0.2 * ones, None, channels_last, workers)
-    reports = [train_step(state, batches(step), arithmetic, K * N, False).clone() for step in range(3)]
+    forward_pass = ForwardPass(0.4 * ones, 0.2 * ones, None, channels_last, workers)
+    reports = [train_step(state, batches(step), forward_pass, K * N, False).clone() for step in range(3)]
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return reports, [copy.deepcopy(network.state_dict()), gradients]
 
@@ -60,10 +74,9 @@ def test_the_same_as_one_by_one(workers: int, channels_last: bool) -> None:
 def test_it_is_not_bn_over_the_whole_batch() -> None:
     together = [(torch.cat([x for x, _ in batches(0)]), torch.cat([y for _, y in batches(0)]))]
     network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
-    carried = Carried(network, 1, REPORT_SIZE)
-    state = State(network, carried, make_optimizer(network, carried.parameter, CONFIG))
+    state = make(network, 1)
     ones = torch.ones(3, dtype=torch.float64)
-    report = train_step(state, together, Arithmetic(0.4 * ones, 0.2 * ones), K * N, False)
+    report = train_step(state, together, ForwardPass(0.4 * ones, 0.2 * ones), K * N, False)
     assert (report - after(1, False)[0][0]).abs().max() > 1e-3
 
 
@@ -84,7 +97,8 @@ def digits() -> Source:
 def test_passes(ghost: str, expected: list[tuple[int, int]]) -> None:
     config, source = Config(minibatch=160, per_worker=16, ghost=ghost), digits()
     plan = make_plan(config, len(source.train), len(source.validation))
-    found = [(ghosts(config, plan, source, world(r, 4)), passes(config, plan, source, world(r, 4))) for r in range(4)]
+    of_ranks = [(config, plan, source, world(rank, 4)) for rank in range(4)]
+    found = [(workers_per_pass(*given), passes_per_step(*given)) for given in of_ranks]
     assert found == [expected[0], expected[0], expected[1], expected[1]]
 
 
@@ -93,7 +107,7 @@ def test_auto_leaves_large_passes_alone_on_a_cpu() -> None:
     source = open_source(
         "synthetic", image_size=64, resize=64, augmentation="none", seed=0, synthetic_images=512, synthetic_classes=10
     )
-    assert ghosts(config, make_plan(config, 512, 1), source, world(0, 1)) == 1
+    assert workers_per_pass(config, make_plan(config, 512, 1), source, world(0, 1)) == 1
 
 
 def test_refusals() -> None:

@@ -1,0 +1,84 @@
+"""BN's running statistics and the step's report, which are summed by the same allreduce as the gradients.
+
+Data that travel along with other data, and so need no message of their own, are said to piggyback on them. Here they
+are one more parameter, whose gradient holds them: Horovod sums it over all processes like the gradient of any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from app.model.batch_norm import WorkerBatchNorm2d
+
+
+class Piggyback:
+    """One parameter that holds all BN running statistics of a network, and `report_size` unused values after them.
+
+    In each step its gradient is the sum over the workers of (running statistics - the worker's statistics) / k, and of
+    the workers' reports. SGD makes the step that app/model/batch_norm.py derives, with BN's momentum as the learning
+    rate of this parameter. It is one parameter and not one for each BN, because the processes must agree for each
+    tensor that it is ready to be summed.
+
+    The `running_mean` and `running_var` of the BN modules become views of the parameter. The network must therefore
+    have its final device, dtype and memory format already.
+
+    Args:
+        network: the network, whose BN modules are WorkerBatchNorm2d.
+        workers: k, the workers of a step on all processes together.
+        report_size: how many values a worker reports.
+    """
+
+    def __init__(self, network: nn.Module, workers: int, report_size: int) -> None:
+        self.norms = [m for m in network.modules() if isinstance(m, WorkerBatchNorm2d)]
+        self.workers = workers
+        running: list[Any] = [value for m in self.norms for value in (m.running_mean, m.running_var)]
+        report = next(network.parameters()).detach().new_zeros(report_size)
+        self.parameter = nn.Parameter(torch.cat([*running, report]))
+        self.statistics, _ = self.parameter.detach().split([len(self.parameter) - report_size, report_size])
+        views = iter(self.statistics.split([len(value) for value in running]))
+        for m in self.norms:
+            m.running_mean, m.running_var = next(views), next(views)
+
+    def set_workers_per_pass(self, workers: int) -> None:
+        """Tells BN how many workers the next forward pass holds."""
+        if self.norms and self.norms[0].workers_per_pass != workers:
+            for m in self.norms:
+                m.set_workers_per_pass(workers)
+
+    def attach(self, loss: Tensor, report: Tensor) -> Tensor:
+        """Returns `loss`; its backward pass also adds this forward pass's statistics and `report` to the gradient.
+
+        Args:
+            loss: the loss of a forward pass, [].
+            report: the sum of the reports of the workers in it, [report_size].
+        """
+        result: Tensor = _Attach.apply(loss, self.parameter, self._gradient(report))
+        return result
+
+    def report(self) -> Tensor:
+        """The sum of the reports of all workers, [report_size], once the gradients are summed over the processes."""
+        assert self.parameter.grad is not None
+        return self.parameter.grad[len(self.statistics) :]
+
+    def _gradient(self, report: Tensor) -> Tensor:
+        if not self.norms:
+            return report
+        workers = self.norms[0].workers_per_pass
+        found = [value.view(workers, -1) for m in self.norms for value in (m.mean, m.var)]
+        difference = workers * self.statistics - torch.cat(found, 1).sum(0)
+        return torch.cat([difference / self.workers, report])
+
+
+class _Attach(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, carrier: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return d_output, gradient, None
