@@ -5,6 +5,7 @@ Readable in black and white: cells differ by marker and line, ours are filled an
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from app.reproduce.tables import value
 
 OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
 PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
+RUN: dict[str, Any] = {"color": "0.25", "marker": "o", "linestyle": "", "markersize": 3.5, "markerfacecolor": "white"}
 ERROR = "top-1 validation error (%)"
 
 
@@ -55,22 +57,27 @@ def empty(width: float, height: float) -> Figure:
 
 
 def cells(results: dict[str, Any]) -> Figure:
-    """A table as rows: our seeds as dots with mean and deviation; the paper's beside, on an axis of its own."""
+    """A table as rows: our runs as open dots, their mean, and a bar from the lowest to the highest; on an axis of its
+    own the paper's mean and deviation, as it printed no single runs. Runs that diverged are counted in the labels."""
     rows = results["cells"]
     papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
     figure = empty(8.4 if papers else 6.4, 1.3 + 0.5 * len(rows))
     left, *right = figure.subplots(1, 2 if papers else 1, sharey=True, squeeze=False)[0]
     heights = range(len(rows), 0, -1)
     for row, height in zip(rows, heights, strict=True):
-        errors = [seed["error"] for seed in row["seeds"]]
-        left.plot(errors, [height] * len(errors), "|", color="0.4", markersize=9)
-        left.errorbar(row["mean"], height, xerr=row["std"], capsize=3, **OURS)
+        errors = converged(row)
+        if errors:
+            mean = statistics.fmean(errors)
+            left.errorbar(mean, height, xerr=[[mean - min(errors)], [max(errors) - mean]], capsize=4, **OURS)
+            left.plot(errors, [height - 0.2] * len(errors), **RUN)
         found = row["paper"]
         for axes in right if found and found["mean"] is not None else ():
             axes.errorbar(found["mean"], height, xerr=found["std"], capsize=3, **PAPERS)
-    left.set_yticks(heights, [f"{row['name']}\n{value(row)}" for row in rows], fontsize=9)
+    lost = [f"{row['diverged']} of {len(row['seeds'])} runs diverged" if row["diverged"] else "" for row in rows]
+    labels = [f"{row['name']}\n{text or value(row)}" for row, text in zip(rows, lost, strict=True)]
+    left.set_yticks(heights, labels, fontsize=9)
     left.set_ylim(0.4, len(rows) + 0.6)
-    left.set(xlabel=ERROR, title=f"ours: {rows[0]['config']['data']} (a stroke is a run)")
+    left.set(xlabel=ERROR, title=f"ours: {rows[0]['config']['data']} (an open dot is a run)")
     for axes in right:
         axes.set(xlabel=ERROR, title="paper: ImageNet")
     for axes in (left, *right):
@@ -78,32 +85,52 @@ def cells(results: dict[str, Any]) -> Figure:
     return figure
 
 
+def converged(row: dict[str, Any]) -> list[float]:
+    """The errors of a cell's runs that did not diverge."""
+    return [seed["error"] for seed in row["seeds"] if not seed["diverged"]]
+
+
 def figure_1(results: dict[str, Any]) -> Figure:
-    """Error against minibatch: ours, and the paper's, each with a band of two deviations."""
+    """Error against minibatch. Ours: each run, the mean, a band from the lowest to the highest; runs that diverged as
+    crosses at their place. The paper's: a band of two deviations, as in its Figure 1."""
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
     rows = results["cells"]
-    against_minibatch(left, rows, OURS)
-    left.set_title(f"ours: {rows[0]['config']['data']}, {len(rows[0]['seeds'])} seeds")
-    against_minibatch(right, [row for row in map(paper_row, paper.FIGURE_1) if row and row["mean"] is not None], PAPERS)
+    known = [row for row in rows if converged(row)]
+    means = [statistics.fmean(converged(row)) for row in known]
+    low, high = [min(converged(row)) for row in known], [max(converged(row)) for row in known]
+    sizes = [row["minibatch"] for row in known]
+    left.fill_between(sizes, low, high, color="0.85", label="lowest to highest")
+    left.plot(sizes, means, label="mean", **OURS)
+    for row in rows:
+        left.plot(
+            [row["minibatch"]] * len(converged(row)), converged(row), label="a run" if row is rows[0] else "", **RUN
+        )
+    lost = [(row["minibatch"], seed["error"]) for row in rows for seed in row["seeds"] if seed["diverged"]]
+    if lost:
+        left.plot(*zip(*lost, strict=True), "x", color="black", label="a run that diverged")
+    counts = sorted({len(row["seeds"]) for row in rows})
+    left.set_title(f"ours: {rows[0]['config']['data']}, {' or '.join(map(str, counts))} seeds")
+    papers = [row for row in map(paper_row, paper.FIGURE_1) if row and row["mean"] is not None]
+    sizes, means = [row["minibatch"] for row in papers], [row["mean"] for row in papers]
+    low, high = ([row["mean"] + sign * 2 * row["std"] for row in papers] for sign in (-1, 1))
+    right.fill_between(sizes, low, high, color="0.85", label="mean ± 2 std")
+    right.plot(sizes, means, label="mean", **PAPERS)
     right.set_title("paper: ImageNet, 5 seeds")
+    against_minibatch(left, [row["minibatch"] for row in rows])
+    against_minibatch(right, sizes)
     return figure
 
 
-def against_minibatch(axes: Axes, rows: Sequence[dict[str, Any]], style: dict[str, Any]) -> None:
-    """One curve with its band."""
-    sizes = [row["minibatch"] for row in rows]
-    means, stds = [row["mean"] for row in rows], [row["std"] or 0.0 for row in rows]
-    low = [max(m - 2 * s, 0.8 * min(means)) for m, s in zip(means, stds, strict=True)]
-    high = [m + 2 * s for m, s in zip(means, stds, strict=True)]
-    axes.fill_between(sizes, low, high, color="0.85", label="mean ± 2 std")
-    axes.plot(sizes, means, label="mean", **style)
+def against_minibatch(axes: Axes, sizes: Sequence[int]) -> None:
+    """Axes of an error against minibatches. The error is on a logarithmic scale: a tenth of an error is as much
+    everywhere, and what breaks leaves the flat part visible."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [short(size) for size in sizes])
-    axes.set_yscale(
-        "log"
-    )  # a hundredth of an error is as much everywhere, and what breaks leaves the flat part visible
-    axes.yaxis.set_major_locator(FixedLocator([15, 17.5, 20, 22.5, 25, 27.5, 30, 35, 40, 50, 60, 70, 80, 90, 100]))
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    coarse, fine = [10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90], [*range(5, 20), 20, 22.5, 25, 27.5, 30, 35, 40]
+    axes.yaxis.set_major_locator(FixedLocator(coarse if high > 3 * low else fine))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.set(xlabel="minibatch kn (images)", ylabel=ERROR)
@@ -171,9 +198,8 @@ def curve(
 ) -> None:
     """The mean over the seeds, epoch by epoch."""
     means = [mean for mean, _ in results["curves"][row["name"]][kind]]
-    text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {row['mean']:.1f}" + (
-        f"±{row['std']:.1f}" if row["std"] is not None else ""
-    )
+    ended = f"{row['diverged']} diverged" if row["diverged"] else value(row, ".1f")
+    text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {ended}"
     axes.plot(range(1, len(means) + 1), means, label=text, **style)
 
 
