@@ -53,6 +53,16 @@ def worker_batches(
         epoch, seen = epoch + 1, 0
 
 
+def statistics_batches(
+    *, seed: int, images: int, count: int, per_worker: int, epoch: int, rank: int, size: int
+) -> Iterator[list[Item]]:
+    """The items of this process's share of the first `count` images of an epoch's order, a worker's images at a time:
+    batch b goes to process b mod W."""
+    order = permutation(seed, epoch, images)
+    for batch in workers_of(rank, size, count // per_worker):
+        yield [(epoch, int(index)) for index in order[batch * per_worker : (batch + 1) * per_worker]]
+
+
 def validation_batches(*, images: int, batch: int, rank: int, size: int) -> Iterator[list[Item]]:
     """Every image once over all processes, none padded: batch b goes to process b mod W."""
     for number, first in enumerate(range(0, images, batch)):

@@ -63,12 +63,16 @@ class Piggyback:
         assert self.parameter.grad is not None
         return self.parameter.grad[len(self.statistics) :]
 
+    def worker_statistics(self) -> Tensor:
+        """The statistics of the workers of the last forward pass, summed over them, in the order of `statistics`."""
+        found = [value.view(m.workers_per_pass, -1) for m in self.norms for value in (m.mean, m.var)]
+        return torch.cat(found, 1).sum(0)
+
     def _gradient(self, report: Tensor) -> Tensor:
         if not self.norms:
             return report
         workers = self.norms[0].workers_per_pass
-        found = [value.view(workers, -1) for m in self.norms for value in (m.mean, m.var)]
-        difference = workers * self.statistics - torch.cat(found, 1).sum(0)
+        difference = workers * self.statistics - self.worker_statistics()
         return torch.cat([difference / self.workers, report])
 
 

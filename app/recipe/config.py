@@ -54,6 +54,9 @@ class Config:
     conv_fan: str = option("fan_out", "model", "fan of He's initialisation", choices=("fan_out", "fan_in"))
     bn_momentum: float = option(0.1, "model", "weight of a new step in BN's running statistics")
     bn_eps: float = option(1e-5, "model", "epsilon of BN")
+    precise_bn: int = option(
+        0, "model", "training images whose BN statistics replace the running ones before each evaluation; 0: none"
+    )
     sync_bn: bool = option(False, "model", "BN statistics over all workers of a step (not the paper's choice)")
 
     epochs: int = option(PAPER_EPOCHS, "schedule", "passes over the training images")
@@ -120,7 +123,8 @@ def check(config: Config) -> None:
                  "commit_every"):  # fmt: skip
         if not getattr(config, name) > 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
-    for name in ("image_size", "resize", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout"):
+    for name in ("image_size", "resize", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout",
+                 "precise_bn"):  # fmt: skip
         if not getattr(config, name) >= 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
     for name in ("momentum", "bn_momentum"):
@@ -144,6 +148,13 @@ def check(config: Config) -> None:
         raise UserError(
             f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
         )
+    if config.precise_bn % config.per_worker:
+        closest = config.per_worker * max(1, round(config.precise_bn / config.per_worker))
+        raise UserError(
+            f"--precise-bn {config.precise_bn} is not a multiple of --per-worker {config.per_worker}: try {closest}"
+        )
+    if config.sync_bn and config.precise_bn:
+        raise UserError("--precise-bn measures statistics per worker, --sync-bn joins those of all: give one of them")
     unknown = [name for name in config.allow_change if name not in Config.__dataclass_fields__]
     if unknown:
         raise UserError(f"--allow-change knows no option {unknown[0]}")

@@ -59,6 +59,8 @@ def make_plan(config: Config, images: int, validation_images: int, skipped: int 
     steps = images // config.minibatch
     if steps == 0:
         raise UserError(f"--minibatch {config.minibatch} is larger than the data: {images} training images")
+    if config.precise_bn > images:
+        raise UserError(f"--precise-bn {config.precise_bn} is larger than the data: {images} training images")
     return Plan(
         images=images,
         validation_images=validation_images,

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from app.base.phase import phase
 from app.data.loader import Loader
-from app.data.order import validation_batches
+from app.data.order import statistics_batches, validation_batches
 from app.data.sources import Source
 from app.runs.evaluation import Evaluation
+from app.runs.run import Run
 from app.training.forward_pass import ForwardPass
 from app.training.hooks import NO_HOOKS, Hooks
+from app.training.state import State
 from app.world.world import World, sum_over_processes
 
 BATCH = 100  # images; no influence on the result
@@ -64,3 +66,37 @@ def batch_counts(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
     missed = (best != labels[:, None]).all(1)
     cells = torch.cat([labels * (classes + 1) + best[:, 0], labels[missed] * (classes + 1) + classes])
     return torch.bincount(cells, minlength=classes * (classes + 1)).view(classes, classes + 1)
+
+
+@phase("measuring BN statistics")
+@torch.no_grad()
+def measure_statistics(
+    run: Run, state: State, world: World, forward_pass: ForwardPass, processes: int, asked: Callable[[], bool]
+) -> bool:
+    """Set BN's running statistics to their mean over the first images of the state's epoch, a worker's n at a time.
+
+    The running averages follow the weights with a delay of some steps. A large minibatch makes few steps in an epoch,
+    so that they lag far behind and validation is noisy (the paper's Figure 4 and its caption). This is what pycls does
+    before an evaluation (Radosavovic et al. 2020), exact on any number of processes.
+
+    asked: called at each batch, whether this process was asked to stop. Where any process was, nothing is changed and
+    the result is False, on every process.
+    """
+    config, split = run.config, run.source.train
+    batches = statistics_batches(
+        seed=config.seed, images=len(split), count=config.precise_bn, per_worker=run.plan.per_worker,
+        epoch=state.position.epoch, rank=world.rank, size=world.size,
+    )  # fmt: skip
+    total = config.precise_bn // run.plan.per_worker
+    sums = torch.zeros_like(state.piggyback.statistics, dtype=torch.float64)
+    state.piggyback.set_workers_per_pass(1)
+    here = 0 if split.in_memory else processes  # as in an evaluation
+    with Loader(split, batches, processes=here, pin_memory=world.device.type == "cuda") as loader:
+        for _ in range(math.ceil(total / world.size)):
+            for images, _ in islice(loader, 1):  # the last round may have none left for this process
+                forward_pass.logits(state.network, images)
+                sums += state.piggyback.worker_statistics()
+            if sum_over_processes(torch.tensor([int(asked())]))[0]:
+                return False
+    state.piggyback.statistics.copy_(sum_over_processes(sums) / total)
+    return True

@@ -22,7 +22,7 @@ from app.training.cadence import Cadence, StepReports, Throughput, not_finite, p
 from app.training.checkpoint import snapshot
 from app.training.checkpoint_files import Writer
 from app.training.divergence import compare
-from app.training.evaluation import evaluate
+from app.training.evaluation import evaluate, measure_statistics
 from app.training.forward_pass import Batch, make_forward_pass
 from app.training.hooks import Hooks
 from app.training.signals import StopRequest
@@ -123,9 +123,11 @@ class TrainingLoop:
         """Evaluates, moves on to the next epoch, compares the processes and saves."""
         run, state = self.run, self.state
         self.check_finite()
-        found = evaluate(
-            state.network, run.source, self.world, self.forward_pass, self.loader_processes, self.asked, self.hooks
-        )
+        how = (self.world, self.forward_pass, self.loader_processes, self.asked)
+        if run.config.precise_bn and not measure_statistics(run, state, *how):
+            self.leave()
+            return
+        found = evaluate(state.network, run.source, *how, self.hooks)
         if found is None:
             self.leave()
             return

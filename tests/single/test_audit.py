@@ -57,6 +57,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"decay_bn": True}, "weight decay of BN", "--decay-bn True"),
     ({"sync_bn": True}, "BN statistics", "--sync-bn True"),
     ({"bn_momentum": 0.2}, "BN running average", "--bn-momentum 0.2"),
+    ({"precise_bn": 8192}, "BN running average", "--precise-bn 8192"),
     ({"last_gamma": 1.0}, "last gamma", "--last-gamma 1.0"),
     ({"fc_std": 0.1}, "last layer", "--fc-std 0.1"),
     ({"augmentation": "none"}, "augmentation", "--augmentation none"),
