@@ -42,7 +42,7 @@ def main(question: dict[str, Any]) -> None:
         "git": _git(question["root"]),
         "mpirun": _words(["mpirun", "--version"]),
         "orted": shutil.which("orted") or shutil.which("prted") or "",
-        "interfaces": _interfaces(),
+        "interfaces": interfaces(),
         "routes": {name: _route(name) for name in question["hosts"]},
     }
     if question["deep"]:
@@ -107,7 +107,7 @@ def _git(root: str) -> str:
     return commit and commit + (" with changes" if _words([*git, "status", "--porcelain", "-uno"]) else "")
 
 
-def _interfaces() -> dict[str, Any]:
+def interfaces() -> dict[str, Any]:
     """Those that are up and lead somewhere, with IPv4 address, MTU and speed in Mbit/s (0: it does not say)."""
     found: dict[str, Any] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -18,6 +18,7 @@ class Cause:
     here: bool = False
 
 
+DROPPED = r"kex_exchange_identification|Connection (closed|reset) by|banner exchange"
 HOST = r"(?P<host>[\w.:-]+?)"
 SSH_CAUSES = [
     Cause(
@@ -46,6 +47,10 @@ SSH_CAUSES = [
         "it does not answer ({words}): is it on, and is its network up?",
     ),
     Cause(
+        DROPPED,
+        "its sshd drops connections: raise MaxStartups in its sshd_config, or read its log",
+    ),
+    Cause(
         rf"Could not resolve hostname {HOST}:",
         "its name does not resolve: correct it, or add it to /etc/hosts or DNS",
     ),
@@ -63,6 +68,14 @@ def no_answer(host: str, words: str, code: int, port: int | None, after: float |
         return "there is no python3 on the PATH of its ssh sessions: install it, then ./run.sh setup there"
     last = words.strip().splitlines()[-1:]
     return f"it did not answer as expected ({last[0] if last else f'exit code {code}'}): try `ssh {host} python3 -V`"
+
+
+def failed_because(host: str, words: str, code: int, port: int | None) -> str:
+    """Why ssh failed, from what it said and its exit code."""
+    if found := first_cause(SSH_CAUSES, words):
+        return say_cause(found[0], found[1], host, port)
+    last = words.strip().splitlines()[-1:]
+    return f"{last[0] if last else f'exit code {code}'}: try `ssh {host}`"
 
 
 def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | None:

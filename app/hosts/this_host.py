@@ -9,6 +9,7 @@ import socket
 import subprocess
 
 from app.base.errors import UserError
+from app.hosts import probe
 
 
 def check_name() -> None:
@@ -41,6 +42,11 @@ def check_interface(name: str) -> None:
     interfaces = [each for _, each in socket.if_nameindex()]
     if name not in interfaces:
         raise UserError(f"--interface {name} is not on {socket.gethostname()}: it has {', '.join(interfaces)}")
+
+
+def addresses() -> list[str]:
+    """The IPv4 addresses of this host's network interfaces, without loopback."""
+    return [each["address"] for each in probe.interfaces().values()]
 
 
 def gpus(device: str | None) -> int:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.hosts.hostfile import Host, launcher_hosts
 from app.hosts.ssh import SSH
-
-# What travels to every rank under mpirun; horovodrun sends its whole environment.
-_TRAVELS = re.compile(r"(NCCL|HOROVOD|APP)_\w+|OMP_NUM_THREADS|PYTHONPATH|LD_LIBRARY_PATH")
-
-# As horovodrun: never wait for a password that nobody can type. A changed host key is refused all the same.
-
+from app.launch.environment import travels
 
 # Seconds after which the slot of a process that died is used again: the least and the most.
 _COOLDOWN = ["5", "60"]
@@ -82,9 +76,7 @@ def _horovodrun(launch: Launch, open_mpi: int) -> list[str]:
     if launch.remote and launch.ssh_identity:
         command += ["-i", launch.ssh_identity]
     if launch.collectives == "mpi":
-        # Open MPI 5 does not heed the plm_rsh_args that horovodrun makes of -p and -i.
-        extra = _yielding() + (_ssh_options(launch, open_mpi) if open_mpi >= 5 else [])
-        command += [f"--mpi-args={shlex.join(extra)}"]
+        command += [f"--mpi-args={shlex.join([*_yielding(), *_remote_options(launch, open_mpi)])}"]
     return command + launch.program
 
 
@@ -94,15 +86,17 @@ def _mpirun(launch: Launch, environ: Mapping[str, str], open_mpi: int, root: boo
     # More processes than cores are welcome; a rank has threads of its own, so it is bound to no core.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
     command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib", *_yielding()]
-    additions = dict(launch.additions or {})
+    interfaces = {}
     if launch.interface:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
         command += ["--prtemca", "prte_if_include"] if open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
-        additions |= {"HOROVOD_GLOO_IFACE": launch.interface, "NCCL_SOCKET_IFNAME": launch.interface}
-    command += _ssh_options(launch, open_mpi)
-    for name in sorted({name for name in environ if _TRAVELS.fullmatch(name)} | set(additions)):
-        command += ["-x", f"{name}={additions[name]}" if name in additions else name]
+        interfaces["HOROVOD_GLOO_IFACE"] = launch.interface
+        if "NCCL_SOCKET_IFNAME" not in environ:  # the user may want another one for NCCL
+            interfaces["NCCL_SOCKET_IFNAME"] = launch.interface
+    command += _remote_options(launch, open_mpi)
+    for name in sorted({name for name in environ if travels(name)} | set(launch.additions or {}) | set(interfaces)):
+        command += ["-x", f"{name}={interfaces[name]}" if name in interfaces else name]
     return command + launch.program
 
 
@@ -111,7 +105,8 @@ def _yielding() -> list[str]:
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 
-def _ssh_options(launch: Launch, open_mpi: int) -> list[str]:
+def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
+    """Open MPI's options for other hosts: full host names, and ssh as this program uses it."""
     if not launch.remote:
         return []
     arguments = list(SSH)
@@ -121,4 +116,6 @@ def _ssh_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-i", launch.ssh_identity]
     # No tree: else each host would have to reach the others by ssh, not only the first.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
-    return [kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments)]
+    # Else node.a.example and node.b.example would both be "node", and one host.
+    names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]
+    return [*names, kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments)]

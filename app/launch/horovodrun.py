@@ -1,49 +1,14 @@
-"""horovodrun, made fit for a job that is asked to end: `python -m app.launch.horovodrun` takes horovodrun's options.
-
-Horovod ends a rank by SIGTERM to the children of the shell that it started the rank by, then SIGSTOP to that shell,
-and SIGKILL after 5 seconds. Too short to save; and where the shell has become the rank (bash does), its loader
-processes are ended and the rank itself frozen.
-"""
+"""horovodrun with changes to Horovod's launcher: `python -m app.launch.horovodrun` takes horovodrun's options."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-import psutil
-from horovod.runner.common.util import safe_shell_exec
 from horovod.runner.launch import run_commandline
 from horovod.runner.util import network
 
-GRACE = 25  # seconds; one that hangs in Horovod's start, where it hears no signal, is ended within 30
-
-
-def end_rank(shell: int) -> None:
-    """SIGTERM to the rank that the process `shell` is or has started; SIGKILL to all after GRACE seconds."""
-    try:
-        family = [psutil.Process(shell), *psutil.Process(shell).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    rank = next((process for process in family if _is_rank(process)), family[0])  # ssh, for a rank elsewhere
-    try:
-        rank.terminate()
-        rank.wait(GRACE)
-    except psutil.NoSuchProcess:
-        pass
-    except psutil.TimeoutExpired:
-        for process in [*rank.children(recursive=True), *family]:
-            process.kill()
-
-
-def _is_rank(process: psutil.Process) -> bool:
-    try:
-        return "HOROVOD_RANK" in process.environ()
-    except psutil.Error:
-        return False
-
-
-# At import, not below: Horovod watches each rank from a process of its own, which imports this module anew.
-safe_shell_exec.terminate_executor_shell_and_children = end_rank
+from app.launch import horovodrun_ranks
 
 _addresses_of_interfaces = network.get_local_host_addresses
 
@@ -64,5 +29,6 @@ def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
 
 
 if __name__ == "__main__":
+    horovodrun_ranks.install()
     os.execve = _exec_without_shell  # type: ignore[assignment]
     run_commandline()

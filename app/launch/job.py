@@ -114,9 +114,9 @@ class Job:
         self._deadline = time.monotonic() + _LAUNCHER_GRACE
 
     def has_ranks(self) -> bool:
-        """Whether the launcher keeps a rank running, here or by ssh: each is named by its environment."""
+        """Whether horovodrun keeps a rank running, here or by ssh, through the rank's parent process."""
         assert self._launcher
-        return any(b"HOROVOD_RANK=" in _command(pid) for pid in _descendants(self._launcher.pid))
+        return any(b"rank_parent.py" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
 class Alone:

@@ -25,6 +25,7 @@ from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
 from app.launch.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
+from app.launch.environment import check_not_nested, cleaned, is_first
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Alone, Job, handle
 from app.launch.options import listed_hosts, parse
@@ -46,6 +47,7 @@ def main(
     commands: the commands by name. program: what a rank runs, before the command. check: reads a command line without
     running it, and raises UserError where it is wrong.
     """
+    environ = dict(os.environ)
     try:
         options, command = parse(argv, {name: each.text for name, each in commands.items()})
         if command[0] == "doctor":  # looks at what a run with these options would meet
@@ -53,12 +55,14 @@ def main(
         if check is not None:
             check(command)  # a wrong flag answers here, at once and once
         distributed = command[0] in commands and commands[command[0]].distributed
-        if distributed and options.launcher != "none":
-            plan = _plan_elastic if options.discovery else _plan
-            return _launch(plan(options, command, program), options.dry_run)
-        return _run_alone(options, command, program, distributed)
+        if not distributed or options.launcher == "none":
+            return _run_alone(options, command, program, distributed)
+        check_not_nested(environ)
+        plan = _plan_elastic if options.discovery else _plan
+        return _launch(plan(options, command, program), cleaned(environ), options.dry_run)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if is_first(environ):
+            print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 
@@ -122,15 +126,15 @@ def _leave_early(number: int, frame: FrameType | None) -> None:
     os._exit(PREEMPTED)
 
 
-def _launch(launch: Launch, dry_run: bool) -> int:
+def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
-    environ = dict(os.environ) | additions
+    environ |= additions
     if sys.stdout.isatty() and not dry_run:
         environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
     command = command_line(launch, environ, open_mpi=version, root=os.geteuid() == 0)
     if dry_run:
-        print(shell_line(command, additions if launch.launcher == "horovodrun" else {}))
+        print(shell_line(command, additions))
         return 0
     handle(_leave_early)
     if not launch.elastic:

@@ -25,7 +25,17 @@ LAUNCHERS = {
 }
 STALL = 15
 LONG_STALL = 60  # from here on the end of the run is counted in
-TRAVELS = {"NCCL_DEBUG": "WARN", "HOROVOD_CYCLE_TIME": "3 5", "LD_LIBRARY_PATH": "/a folder"}
+TRAVELS = {
+    "NCCL_DEBUG": "WARN",
+    "NCCL_SOCKET_IFNAME": "^docker0",
+    "HOROVOD_CYCLE_TIME": "3.5",
+    "LD_LIBRARY_PATH": "/a folder",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "TORCH_EXTENSIONS_DIR": "/it's a folder",
+    "CUDNN_LOGINFO_DBG": "0",
+}
+SECRET = "redis://:planted-secret@host/0"
 
 pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_hosts.missing())
 
@@ -99,21 +109,34 @@ def test_the_same_parameters_as_on_one_host(
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_environment_travels(launcher: str, network: Network, tmp_path: Path) -> None:
-    """To the ranks of both hosts."""
+    """To the ranks of both hosts, in the folder where the run was started; but for what may be a secret, and nothing of
+    it is shown to other users."""
+    folder = tmp_path / "a folder; touch reached #"
+    folder.mkdir()
     program = tmp_path / "program.py"
     program.write_text(
-        "import os, pathlib, socket\n"
+        "import os, pathlib, socket, time\n"
         "rank = os.environ.get('HOROVOD_RANK') or os.environ['OMPI_COMM_WORLD_RANK']\n"
-        f"lines = [socket.gethostname()] + [os.environ.get(name, '') for name in {list(TRAVELS)}]\n"
+        "lines = [path.read_text(errors='replace') for path in pathlib.Path('/proc').glob('[0-9]*/cmdline')]\n"
+        "shown = str(any('planted-secret' in line for line in lines))\n"
+        "secret = os.environ.get('DATABASE', '')\n"
+        f"values = [os.environ.get(name, '') for name in {list(TRAVELS)}]\n"
+        "lines = [socket.gethostname(), os.getcwd(), shown, secret, *values]\n"
         f"pathlib.Path({str(tmp_path)!r}, rank).write_text('\\n'.join(lines))\n"
+        "time.sleep(1)\n"
     )
     start = [sys.executable, str(ROOT / "tests" / "parallel" / "launch_program.py"), str(program)]
     words = LAUNCHERS[launcher]
     where = ["--hostfile", str(network.folder / "hosts"), *SSH, *words[:2]]
-    done = network.hosts[0].run(*start, *where, "train", *words[2:], **ENVIRON, **TRAVELS)
+    into = ["sh", "-c", 'cd "$0"; exec "$@"', str(folder)]
+    environ = ENVIRON | TRAVELS | {"DATABASE": SECRET}
+    done = network.hosts[0].run(*into, *start, *where, "train", *words[2:], **environ)
     assert done.returncode == 0, done.stderr
     for rank, host in enumerate(["alpha", "alpha", "beta", "beta"]):
-        assert (tmp_path / str(rank)).read_text().splitlines() == [host, *TRAVELS.values()]
+        secret = SECRET if host == "alpha" else ""
+        expected = [host, str(folder), "False", secret, *TRAVELS.values()]
+        assert (tmp_path / str(rank)).read_text().splitlines() == expected
+    assert not list(tmp_path.rglob("reached"))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -38,6 +38,7 @@ try:
         if step == 3 and options.action == "end":
             break
         if step == 3 and options.action == "say":
+            sys.stdout.buffer.write(b"byte \xff\n")
             for words in ("plain\n", "10%\r", "20%\r", "done\n"):
                 sys.stdout.write(words)
                 sys.stdout.flush()

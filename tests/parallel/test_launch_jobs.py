@@ -17,6 +17,22 @@ HERE = Path(__file__).parent
 HOST = socket.gethostname()
 COMMAND = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "launch_rank.py")]
 ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+SECRET = b"planted-secret"
+# Names that no shell can carry, more than fits on a command line, what another job left, a proxy that does not answer
+ODD = {
+    "A(x86)": "1",
+    "my var": "1",
+    "BASH_FUNC_module%%": "() {  eval `/usr/bin/modulecmd bash $*`\n}",
+    "DATABASE": f"redis://:{SECRET.decode()}@host/0",
+    "http_proxy": "http://127.0.0.1:9",
+    "HOROVOD_RANK": "1",
+    "HOROVOD_SIZE": "2",
+    "HOROVOD_ELASTIC": "1",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "PMIX_RANK": "1",
+    "OMP_NUM_THREADS": "",
+    "PYTHONIOENCODING": "ascii",
+} | {f"PADDING_{i}": "x" * 1000 for i in range(200)}
 LAUNCHERS = [("horovodrun", "gloo"), ("horovodrun", "mpi"), ("mpirun", "mpi"), ("mpirun", "gloo")]
 
 
@@ -28,6 +44,13 @@ def run(launcher: str, collectives: str, *action: str) -> tuple[int, str, str]:
     command = arguments(launcher, collectives, *action)
     done = subprocess.run(command, env=ENVIRON, capture_output=True, timeout=100, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # of a process that has ended
+        return b""
 
 
 def living(pid: int) -> bool:
@@ -52,9 +75,11 @@ def signalled(
 ) -> tuple[int, str, float]:
     """Exit code, stderr and seconds after a signal to a rank, or to launch where `to` is None. Nothing may be left."""
     job = subprocess.Popen(
-        arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON, stderr=subprocess.PIPE, text=True
+        arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON | ODD, stderr=subprocess.PIPE, text=True
     )
     ranks = started(tmp_path)
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if SECRET in read(path)]
+    assert all(SECRET in read(Path(f"/proc/{pid}/environ")) for pid in ranks)
     os.kill(job.pid if to is None else ranks[to], number)
     start = time.monotonic()
     _, stderr = job.communicate(timeout=60)
@@ -83,7 +108,7 @@ def test_output(launcher: str, collectives: str) -> None:
     assert code == 0
     assert sorted(stderr.splitlines()) == ["[1] aside", "aside"]
     pieces = re.findall(r"[^\r\n]*[\r\n]", stdout)
-    shown = ["plain\n", "10%\r", "20%\r", "done\n", "columns None\n"]
+    shown = ["byte \ufffd\n", "plain\n", "10%\r", "20%\r", "done\n", "columns None\n"]
     assert [piece for piece in pieces if not piece.startswith("[1] ")] == shown
     assert [piece for piece in pieces if piece.startswith("[1] ")] == [f"[1] {piece}" for piece in shown]
 
@@ -159,8 +184,8 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
     os.close(write)
     ranks = started(tmp_path)
     for pid in (job.pid, *ranks):
-        os.kill(pid, signal.SIGHUP)
-    os.kill(job.pid, signal.SIGINT)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            os.kill(pid, number)
     time.sleep(1)
     assert job.poll() is None and all(living(pid) for pid in ranks)
     os.close(read)

@@ -38,12 +38,12 @@ HOROVODRUN = [
         4,
         "a:8,b:8 --disable-cache --gloo --network-interfaces eth0 -p 2222 -i /keys/id",
     ),
-    # Open MPI 5 does not read what horovodrun makes of -p
     (
         Launch("horovodrun", 4, TWO, True, "mpi", TRAIN, ssh_port=2222),
         5,
         "a:8,b:8 --disable-cache --mpi -p 2222 '--mpi-args=--mca mpi_yield_when_idle 1"
-        " --prtemca plm_ssh_no_tree_spawn 1 --prtemca plm_ssh_args '\"'\"'-o BatchMode=yes"
+        " --prtemca prte_keep_fqdn_hostnames 1 --prtemca plm_ssh_no_tree_spawn 1"
+        " --prtemca plm_ssh_args '\"'\"'-o BatchMode=yes"
         " -o StrictHostKeyChecking=accept-new -o ConnectTimeout=10"
         " -p 2222'\"'\"''",
     ),
@@ -65,7 +65,7 @@ TRAVELS = "-x HOROVOD_FUSION_THRESHOLD -x NCCL_DEBUG -x OMP_NUM_THREADS"
 
 def test_mpirun() -> None:
     here = Launch("mpirun", 4, HERE, False, "gloo", TRAIN, additions={"PYTHONPATH": "/app"})
-    line = f"mpirun -np 4 -H localhost:4 {COMMON} {TRAVELS} -x PYTHONPATH=/app python -m app train"
+    line = f"mpirun -np 4 -H localhost:4 {COMMON} {TRAVELS} -x PYTHONPATH python -m app train"
     assert shlex.join(command_line(here, ENVIRON)) == line
     as_root = command_line(here, ENVIRON, root=True)
     assert shlex.join(as_root) == line.replace("localhost:4", "localhost:4 --allow-run-as-root")
@@ -77,11 +77,13 @@ def test_mpirun_on_two_hosts() -> None:
     sent = TRAVELS.replace("-x NCCL_DEBUG", "-x HOROVOD_GLOO_IFACE=eth0 -x NCCL_DEBUG -x NCCL_SOCKET_IFNAME=eth0")
     assert shlex.join(command_line(two, ENVIRON, open_mpi=4)) == (
         f"mpirun -np 16 -H a:8,b:8 {COMMON} --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0 "
-        f"--mca plm_rsh_no_tree_spawn 1 --mca plm_rsh_args {ssh} {sent} python -m app train"
+        "--mca orte_keep_fqdn_hostnames 1 --mca plm_rsh_no_tree_spawn 1 "
+        f"--mca plm_rsh_args {ssh} {sent} python -m app train"
     )
     assert shlex.join(command_line(two, ENVIRON, open_mpi=5)) == (
         f"mpirun -np 16 -H a:8,b:8 {COMMON} --mca btl_tcp_if_include eth0 --prtemca prte_if_include eth0 "
-        f"--prtemca plm_ssh_no_tree_spawn 1 --prtemca plm_ssh_args {ssh} {sent} python -m app train"
+        "--prtemca prte_keep_fqdn_hostnames 1 --prtemca plm_ssh_no_tree_spawn 1 "
+        f"--prtemca plm_ssh_args {ssh} {sent} python -m app train"
     )
 
 

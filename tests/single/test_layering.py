@@ -27,7 +27,11 @@ FOLDERS = sorted(set().union(*ORDER))
 NO_TORCH = {"base", "recipe", "forecast", "hosts", "launch"}
 HEAVY = {"torch", "torchvision", "numpy"}
 IN_A_RANK = {"horovod", "mpi4py"}
-OUTSIDE_RANKS = {"hosts/libraries.py", "launch/horovodrun.py"}  # programs of their own, which use Horovod too
+OUTSIDE_RANKS = {
+    "hosts/libraries.py",
+    "launch/horovodrun.py",
+    "launch/horovodrun_ranks.py",
+}  # programs of their own, which use Horovod too
 ENTRY_POINTS = APP / "base" / "program.py"  # the only place that names the program's two entry points
 MODULE = re.compile(r"app(\.\w+)+")
 

@@ -1,0 +1,100 @@
+"""The environment of the user: what of it a run gets, and what is wrong in it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from app.base.errors import UserError
+from app.hosts import this_host
+
+# What a rank on another host gets. Everything else stays here, as it may be a password or a key.
+_TRAVELS = re.compile(
+    r"(APP|CUBLAS|CUDA|CUDNN|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA|OPENBLAS|PRTE_MCA|PSM2"
+    r"|PYTORCH|TORCH|TORCHINDUCTOR|UCX)_\w+|PYTHON[A-Z]+|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME"
+    r"|NO_PROXY|no_proxy"
+)
+# What a launcher tells a rank about itself. Left over in a shell, it would tell all ranks of a run the same.
+_OF_A_RANK = re.compile(
+    r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|HOSTNAME|GLOO_RENDEZVOUS_\w+|ELASTIC|SECRET_KEY)"
+    r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
+    r"|APP_TERMINAL_COLUMNS"
+)
+_WHOLE_NUMBERS = re.compile(
+    r"HOROVOD_(ADASUM_MPI_CHUNK_SIZE|AUTOTUNE|AUTOTUNE_BAYES_OPT_MAX_SAMPLES|AUTOTUNE_STEPS_PER_SAMPLE"
+    r"|AUTOTUNE_WARMUP_SAMPLES|BATCH_D2D_MEMCOPIES|CACHE_CAPACITY|DISABLE_GROUP_FUSION|ELASTIC_TIMEOUT|FUSION_THRESHOLD"
+    r"|GLOO_TIMEOUT_SECONDS|HIERARCHICAL_ALLGATHER|HIERARCHICAL_ALLREDUCE|MPI_THREADS_DISABLE|NUM_NCCL_STREAMS"
+    r"|STALL_CHECK_DISABLE|STALL_CHECK_TIME_SECONDS|STALL_SHUTDOWN_TIME_SECONDS|START_TIMEOUT|TIMELINE_MARK_CYCLES)"
+)
+_NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
+# By the variable with the number of processes: the programs above a process that such a launcher started
+_LAUNCHERS = {
+    "OMPI_COMM_WORLD_SIZE": ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
+    "PMI_SIZE": ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
+    "HOROVOD_SIZE": ("horovodrun",),
+    "SLURM_STEP_NUM_TASKS": ("srun", "slurmstepd"),
+}
+
+
+def travels(name: str) -> bool:
+    """Whether a rank on another host gets this environment variable."""
+    return bool(_TRAVELS.fullmatch(name)) and name != "CUDA_VISIBLE_DEVICES"
+
+
+def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a run: without what describes a rank of another job, and with every proxy left out on the
+    way to this host, as Horovod's processes talk to one another by HTTP. Raises UserError for a wrong value."""
+    for name, value in environ.items():
+        if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
+            raise UserError(f"{name}={value!r} in the environment is no whole number: correct it, or `unset {name}`")
+        if _NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*(\d{1,9}(\.\d*)?|\.\d+)\s*", value):
+            raise UserError(f"{name}={value!r} in the environment is no number: correct it, or `unset {name}`")
+    kept = {name: value for name, value in environ.items() if not _OF_A_RANK.fullmatch(name)}
+    if not re.fullmatch(r"\s*[1-9]\d{0,5}\s*(,\s*[1-9]\d{0,5}\s*)*", kept.get("OMP_NUM_THREADS", "1")):
+        del kept["OMP_NUM_THREADS"]
+    if any(name.lower().endswith("_proxy") for name in kept):
+        direct = ["localhost", socket.gethostname(), "127.0.0.1", *this_host.addresses()]
+        before = kept.get("no_proxy", kept.get("NO_PROXY", ""))
+        kept["no_proxy"] = kept["NO_PROXY"] = ",".join(filter(None, [before, *direct]))
+    return kept
+
+
+def check_not_nested(environ: Mapping[str, str]) -> None:
+    """Raises UserError where a launcher has started this command several times. Each would start a run of its own."""
+    above = set(_programs_above())
+    for name, programs in _LAUNCHERS.items():
+        size = environ.get(name, "")
+        found = [program for program in programs if program in above]
+        if not found or not size.isdigit() or (name == "SLURM_STEP_NUM_TASKS" and int(size) < 2):
+            continue
+        outer = programs[0]
+        raise UserError(
+            f"{outer} has started this command {size} times, and each of them would start a whole run:"
+            f" leave out {outer}, as ./run.sh starts the processes itself (./run.sh -np {size} ...),"
+            f" or keep it and give ./run.sh the option --launcher none"
+        )
+
+
+def is_first(environ: Mapping[str, str]) -> bool:
+    """Whether this is the first of the processes that an outer launcher has started, and should speak for them."""
+    ranks = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
+    return next((environ[name] for name in ranks if name in environ), "0") == "0"
+
+
+def _programs_above() -> Iterator[str]:
+    """The names of the programs that this process descends from."""
+    process = "self"
+    while True:
+        try:
+            stat = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        except OSError:
+            return
+        process = stat.rpartition(")")[2].split()[1]
+        if process == "0":
+            return
+        try:
+            yield Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
+        except OSError:
+            return

@@ -1,0 +1,253 @@
+"""How horovodrun starts ranks, watches them and passes on what they say, in place of Horovod's own code for it.
+
+Horovod puts all environment variables of the user on the command line of a shell, on this host and on others, where
+every user can read them. It decodes what ranks write as UTF-8 and stops reading at the first other byte. It starts an
+ssh for each rank at once, more than an sshd accepts, and does not see which failed. It cannot end a rank on another
+host, and it needs a Python process more for each rank. Here each rank has a parent process on its own host
+(app.launch.rank_parent), which gets the environment over its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from horovod.runner import gloo_run, launch
+from horovod.runner.common.util import env
+from horovod.runner.util import network, remote
+
+from app.base.errors import FAILED
+from app.base.failure import Failure
+from app.hosts.ssh import DROPPED, SSH, failed_because
+from app.launch import rank_parent
+from app.launch.environment import travels
+
+GRACE = 25  # seconds that a rank has to save before it is killed
+_CONNECTIONS = (
+    4  # ssh connections to one host that are opened at once; sshd refuses some from its 10th on (MaxStartups)
+)
+_DELAYS = (1.0, 2.0, 4.0)  # seconds before the next tries where sshd has dropped a connection
+_PIECE = re.compile(rb"[^\r\n]*[\r\n]")
+_SSH_FAILED = 255  # ssh's exit code for its own errors
+_LAST_WORDS = 5.0  # seconds for what is still in the pipes of a rank that has ended
+PARENT = [sys.executable, "-I", "-S", rank_parent.__file__]
+
+Command = tuple[list[str], dict[str, Any]]  # words, and Horovod's environment variables for all ranks
+_writing = threading.Lock()
+_connecting: dict[str, threading.Semaphore] = {}
+
+
+def install(grace: float = GRACE) -> None:
+    """Makes horovodrun start its ranks by this module. grace: see GRACE."""
+    env.is_exportable = travels  # the names that horovodrun --mpi gives to mpirun's -x
+    launch.mpi_run = _mpi_run
+    remote.SSH_COMMAND_PREFIX = shlex.join(["ssh", *SSH])
+    gloo_run.register_shutdown_event = _shutdown_event
+    gloo_run.get_run_command = _run_command
+    gloo_run._slot_info_to_command_fn = _ranks
+    gloo_run._exec_command_fn = lambda settings: _starter(settings, grace)
+
+
+_horovods_mpi_run = launch.mpi_run
+
+
+def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[str]) -> None:
+    """horovodrun --mpi. The port and key of ssh are in --mpi-args already; NCCL's interface is the user's choice."""
+    settings.ssh_port = settings.ssh_identity_file = None
+    if nics and "NCCL_SOCKET_IFNAME" in environ:
+        settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
+        nics = None
+    _horovods_mpi_run(settings, nics, environ, command)
+
+
+def _shutdown_event() -> threading.Event:
+    """An event that a request to end sets. Signals that are ignored at the start stay ignored."""
+    event = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: event.set())
+    return event
+
+
+def _run_command(command: list[str], server_ip: str, nics: Any, port: int, elastic: bool = False) -> Command:
+    return command, gloo_run.create_run_env_vars(server_ip, nics, port, elastic)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank's parent process is asked to start. slot: Horovod's SlotInfo."""
+
+    command: list[str]
+    user: Mapping[str, str]  # the environment of horovodrun
+    horovod: Mapping[str, str]  # the variables by which the rank finds its place
+    slot: Any
+
+    def is_here(self) -> bool:
+        return network.resolve_host_address(self.slot.hostname) in network.get_local_host_addresses()
+
+    def request(self, grace: float) -> bytes:
+        """The line that the parent process reads. A rank on another host gets the variables that must travel."""
+        user = self.user if self.is_here() else {name: value for name, value in self.user.items() if travels(name)}
+        wanted = {
+            "command": self.command,
+            "environ": {**self.horovod, **user, **_fixed(self.horovod)},
+            "folder": str(Path.cwd()),
+            "grace": grace,
+        }
+        return json.dumps(wanted).encode() + b"\n"
+
+
+def _fixed(horovod: Mapping[str, str]) -> dict[str, str]:
+    """Horovod's variables which the user's do not replace: all but the interface that NCCL uses."""
+    return {name: value for name, value in horovod.items() if name != "NCCL_SOCKET_IFNAME"}
+
+
+def _ranks(run_command: Command, user: Mapping[str, str]) -> Callable[[Any], Rank]:
+    command, of_all = run_command
+
+    def rank(slot: Any) -> Rank:
+        of_slot = {**of_all, **gloo_run.create_slot_env_vars(slot), "PYTHONUNBUFFERED": "1"}
+        return Rank(command, user, {name: str(value) for name, value in of_slot.items()}, slot)
+
+    return rank
+
+
+def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading.Event]], tuple[int, float]]:
+    """What runs one rank to its end and returns (exit code, time), as Horovod's _exec_command_fn."""
+    others = None if settings.elastic else threading.Event()  # a static run ends with the first rank that fails
+
+    def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
+        asked = [*(events or []), *([others] if others else [])]
+        code = RankProcess(rank, settings, grace).run(asked)
+        if code:
+            _write(1, f"Process {slot.rank} exit with status code {code}.\n".encode())
+        if code and others:
+            others.set()
+        return code, time.time()
+
+    return run
+
+
+class RankProcess:
+    """The parent process of a rank, started here or by ssh."""
+
+    def __init__(self, rank: Rank, settings: Any, grace: float) -> None:
+        self.rank, self.grace = rank, grace
+        self.host = rank.slot.hostname
+        self.port = settings.ssh_port
+        ssh = ["ssh", *SSH]
+        ssh += ["-p", str(settings.ssh_port)] if settings.ssh_port else []
+        ssh += ["-i", settings.ssh_identity_file] if settings.ssh_identity_file else []
+        self.here = rank.is_here()
+        self.command = PARENT if self.here else [*ssh, "--", self.host, f"exec {shlex.join(PARENT)}"]
+        self.words = b""  # the last of what ssh or a login script wrote, before the parent process had started
+        self.started = threading.Event()
+
+    def run(self, asked: list[threading.Event]) -> int:
+        """Runs the rank to its end. asked: events, of which each asks it to end."""
+        code = self._run_once(asked)
+        for delay in () if self.here else _DELAYS:
+            if self.started.is_set() or not re.search(DROPPED, self._said()) or any(event.is_set() for event in asked):
+                break
+            time.sleep(delay)
+            code = self._run_once(asked)
+        if not self.here and (code == _SSH_FAILED or (code and not self.started.is_set())):
+            lost = "the ssh connection to it was lost" if self.started.is_set() else "ssh to it failed"
+            cause = failed_because(self.host, self._said(), code, self.port)
+            failure = Failure(self.rank.slot.rank, self.host, FAILED, f"{lost}: {cause}")
+            self._pass_on("stderr", f"{failure}\n".encode())
+            code = FAILED
+        return code
+
+    def _said(self) -> str:
+        return self.words.decode(errors="replace")
+
+    def _run_once(self, asked: list[threading.Event]) -> int:
+        connecting = _connecting.setdefault(self.host, threading.Semaphore(_CONNECTIONS))
+        self.words = b""
+        with connecting:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
+            ended = threading.Event()
+            threading.Thread(target=_wait, args=(process, ended), daemon=True).start()
+            readers = [
+                threading.Thread(target=self._read, args=(stream, name), daemon=True)
+                for stream, name in ((process.stdout, "stdout"), (process.stderr, "stderr"))
+            ]
+            for reader in readers:
+                reader.start()
+            while not (self.started.wait(0.05) or ended.is_set() or any(event.is_set() for event in asked)):
+                pass
+        self._request(process)
+        while not ended.wait(0.1):
+            if any(event.is_set() for event in asked):
+                self._end(process, ended)
+        for reader in readers:
+            reader.join(_LAST_WORDS)
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def _request(self, process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(OSError):  # it has ended: its exit code says more
+            process.stdin.write(self.rank.request(self.grace))  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+
+    def _end(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+        """The end of its input asks the parent process to end the rank."""
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
+        if not ended.wait(self.grace + 5):
+            process.kill()
+            ended.wait()
+
+    def _read(self, stream: IO[bytes], name: str) -> None:
+        """Passes on what the rank writes, line by line, with \\n or \\r at their ends."""
+        rest = b""
+        while piece := os.read(stream.fileno(), 65536):
+            rest += piece
+            if not self.started.is_set() and name == "stdout" and rank_parent.STARTED in rest:
+                rest = rest.partition(rank_parent.STARTED)[2]
+                self.started.set()
+            end = 0
+            for found in _PIECE.finditer(rest):
+                self._heard(name, found.group())
+                end = found.end()
+            rest = rest[end:]
+        if rest:
+            self._heard(name, rest + b"\n")
+
+    def _heard(self, name: str, line: bytes) -> None:
+        if self.started.is_set() and not (name == "stderr" and self._is_of_ssh(line)):
+            self._pass_on(name, line)
+        else:
+            self.words = (self.words + line)[-4096:]
+
+    def _is_of_ssh(self, line: bytes) -> bool:
+        """Whether ssh says that the connection was lost; a rank's own words pass."""
+        return not self.here and bool(re.match(rb"(client_loop: |Connection to |Timeout, server )", line))
+
+    def _pass_on(self, name: str, line: bytes) -> None:
+        _write(1, f"[{self.rank.slot.rank}]<{name}>:".encode() + line)
+
+
+def _wait(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    process.wait()
+    ended.set()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Writes one line; horovodrun's reader may be gone."""
+    with _writing, contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(descriptor, data) :]

@@ -1,0 +1,88 @@
+"""The parent process of a rank that horovodrun starts, on the rank's own host: `python -I -S rank_parent.py`.
+
+It reads one line of JSON from standard input (app.launch.horovodrun_ranks.Rank.request), starts the rank and waits for
+it. The rank's environment comes this way because a command line can be read by every user of a host. When standard
+input ends, horovodrun wants the rank to end, or is gone itself: then the rank gets SIGTERM, so that it can save, and
+SIGKILL some seconds later. This also works on another host, where ssh does not pass signals on.
+
+Uses the standard library only: it runs before the app can be imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED = b"app: the parent process of a rank has started\n"  # what it writes first, after a login script's words
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Runs the rank and returns its exit code, 128 + N where signal N ended it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # by a handler and not ignored: the rank must not inherit that
+    os.write(1, STARTED)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1
+    request = json.loads(line)
+    _enter(request["folder"])
+    rank = _start(request)
+    threading.Thread(target=_end_when_asked, args=(rank, request["grace"]), daemon=True).start()
+    code = rank.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(rank.pid, signal.SIGKILL)  # its loader processes, where it could not end them itself
+    return code if code >= 0 else 128 - code
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        print(
+            f"warning: the folder {folder!r} of this run cannot be entered on {os.uname().nodename}"
+            f" ({error.strerror}): relative paths lead from {str(Path.cwd())!r} there",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Starts the rank in a session of its own, so that all its processes can be ended together."""
+    libc = ctypes.CDLL(None)
+
+    def prepare() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # where this process is killed
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)  # these ask a rank to save: they must reach it
+
+    return subprocess.Popen(
+        request["command"],
+        env={**os.environ, **request["environ"]},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=prepare,
+    )
+
+
+def _end_when_asked(rank: subprocess.Popen[bytes], grace: float) -> None:
+    while os.read(0, 1024):
+        pass
+    rank.send_signal(signal.SIGTERM)
+    time.sleep(grace)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(rank.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

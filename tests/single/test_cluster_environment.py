@@ -1,0 +1,104 @@
+"""What of the user's environment a run gets, what is refused, and a launcher that is put around ./run.sh."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import start
+from app.base.errors import UserError
+from app.launch.environment import cleaned, travels
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["NCCL_IB_HCA", "HOROVOD_CYCLE_TIME", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "CUDNN_LOGINFO_DBG"]
+)
+def test_what_tunes_a_run_travels(name: str) -> None:
+    assert travels(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "WANDB_API_KEY", "PATH", "HOME", "my var", "A(x86)", "CUDA_VISIBLE_DEVICES"],
+)
+def test_what_stays_here(name: str) -> None:
+    assert not travels(name)
+
+
+def test_what_describes_a_rank_is_dropped_and_what_tunes_is_kept() -> None:
+    of_a_rank = {
+        "HOROVOD_RANK": "1", "HOROVOD_GLOO_RENDEZVOUS_ADDR": "10.0.0.1", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_UNIVERSE_SIZE": "2", "PMIX_RANK": "1", "PMI_SIZE": "2", "APP_TERMINAL_COLUMNS": "99",
+    }  # fmt: skip
+    kept = {
+        "HOROVOD_FUSION_THRESHOLD": "0", "OMPI_MCA_btl": "^openib", "PMIX_MCA_gds": "hash",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1", "A(x86)": "1", "OMP_NUM_THREADS": "4,2",
+    }  # fmt: skip
+    assert cleaned(of_a_rank | kept) == kept
+
+
+@pytest.mark.parametrize("threads", ["0", "", "garbage", "-1", "4;reboot"])
+def test_a_number_of_threads_that_is_none_is_no_choice(threads: str) -> None:
+    assert cleaned({"OMP_NUM_THREADS": threads}) == {}
+
+
+def test_a_proxy_is_left_out_on_the_way_to_this_host() -> None:
+    found = cleaned({"https_proxy": "http://proxy:3128", "no_proxy": ".example.org"})
+    assert found["no_proxy"].startswith(".example.org,localhost,")
+    assert "127.0.0.1" in found["no_proxy"].split(",")
+    assert found["NO_PROXY"] == found["no_proxy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HOROVOD_FUSION_THRESHOLD", "abc"),
+        ("HOROVOD_GLOO_TIMEOUT_SECONDS", "1e3"),
+        ("HOROVOD_CYCLE_TIME", "-1"),
+        ("HOROVOD_CACHE_CAPACITY", ""),
+    ],
+)
+def test_a_wrong_value_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=f"{name}={value!r} in the environment is no"):
+        cleaned({name: value})
+    monkeypatch.setenv(name, value)
+    assert start.main(["-np", "2", "train"]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+TRAIN = [sys.executable, "-m", "app.start", "--dry-run", "train"]
+NESTED = [
+    (["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"], "mpirun has started this command 2 times"),
+    (
+        [str(Path(sys.executable).parent / "horovodrun"), "-np", "2", "--gloo"],
+        "horovodrun has started this command 2 times",
+    ),
+]
+
+
+@pytest.mark.parametrize(("outer", "said"), NESTED)
+def test_a_launcher_around_the_launcher(outer: list[str], said: str) -> None:
+    done = subprocess.run([*outer, *TRAIN], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode != 0
+    assert (done.stdout + done.stderr).count(said) == 1
+    assert "or keep it and give ./run.sh the option --launcher none" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(("tasks", "code"), [("8", 2), ("1", 0)])
+def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None:
+    """Slurm's daemon, here a shell of its name, is above each process."""
+    daemon = Path(shutil.copy("/bin/bash", tmp_path / "slurmstepd"))
+    environ = os.environ | {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "0"}
+    command = [str(daemon), "-c", '"$@"; exit $?', "sh", *TRAIN]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("srun has started this command 8 times" in done.stderr) == (code == 2)
+    silent = subprocess.run(command, cwd=ROOT, env=environ | {"SLURM_PROCID": "1"}, capture_output=True, check=False)
+    assert (silent.returncode, silent.stderr) == (code, b"")
