@@ -1,29 +1,49 @@
-"""Where a run was computed: versions, machine, command line, variables; what looks secret is left out."""
+"""Where a run was computed: versions, machine, command line and the environment variables that tune a run.
+
+Run folders are shared and published. So this is a list of what is shown: a variable or an option that is not on it, and
+a value that could hold an address with a password, is left out or hidden, whatever its name.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from app.recipe.options import run_parser
+
 PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd", "nvidia-nvimgcodec-cu12")
-VARIABLES = re.compile(r"_?(HOROVOD|NCCL|OMP|OMPI_MCA|MKL|KMP|CUDA|PYTORCH|TORCH|SLURM|PBS|APP|UCX|FI)_\w+")
-SECRET = re.compile(r"secret|token|passw|credential|auth|api_?key|access_?key|_key$", re.IGNORECASE)
 HIDDEN = "(hidden)"
+_SHOWN = re.compile(
+    r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|CONTROLLER|CPU_OPERATIONS|ELASTIC|GLOO_IFACE"
+    r"|GLOO_TIMEOUT_SECONDS|FUSION_THRESHOLD|CYCLE_TIME|CACHE_CAPACITY|HIERARCHICAL_ALLREDUCE|HIERARCHICAL_ALLGATHER"
+    r"|AUTOTUNE\w*|BATCH_D2D_MEMCOPIES|DISABLE_GROUP_FUSION|NUM_NCCL_STREAMS|STALL_CHECK_\w+|STALL_SHUTDOWN_\w+"
+    r"|THREAD_AFFINITY|LOG_LEVEL|TIMELINE_MARK_CYCLES)"
+    r"|NCCL_(ALGO|BUFFSIZE|CROSS_NIC|DEBUG|DEBUG_SUBSYS|IB_\w+|MAX_NCHANNELS|MIN_NCHANNELS|NET|NET_GDR_LEVEL|NTHREADS"
+    r"|NVLS_ENABLE|P2P_\w+|PROTO|SHM_DISABLE|SOCKET_\w+|NSOCKS_PERTHREAD|LAUNCH_MODE)"
+    r"|OMP_(DYNAMIC|MAX_ACTIVE_LEVELS|NUM_THREADS|PLACES|PROC_BIND|SCHEDULE|STACKSIZE|THREAD_LIMIT|WAIT_POLICY)"
+    r"|GOMP_(CPU_AFFINITY|SPINCOUNT)|KMP_(AFFINITY|BLOCKTIME|HW_SUBSET|SETTINGS)|MKL_(DYNAMIC|NUM_THREADS|ENABLE_\w+|CBWR)"
+    r"|CUDA_(DEVICE_ORDER|DEVICE_MAX_CONNECTIONS|LAUNCH_BLOCKING|MODULE_LOADING|VISIBLE_DEVICES)"
+    r"|CUBLAS_WORKSPACE_CONFIG|NVIDIA_TF32_OVERRIDE|PYTORCH_(CUDA_ALLOC_CONF|NO_CUDA_MEMORY_CACHING)"
+    r"|TORCH_(ALLOW_TF32_CUBLAS_OVERRIDE|CUDNN_V8_API_\w+|NCCL_\w*TIMEOUT\w*|NUM_THREADS)"
+    r"|OMPI_MCA_(btl|btl_\w+|pml|mtl|coll|osc|mpi_\w+|oob_tcp_if_\w+)|UCX_(TLS|NET_DEVICES|IB_\w+)|FI_PROVIDER"
+    r"|SLURM_(JOB_ID|JOB_NUM_NODES|JOB_PARTITION|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE)"
+)
+_PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")  # no @ and no ?, which addresses with passwords and keys have
 
 
 def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """All of it, as plain types."""
+    """Returns all of it as plain types."""
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "command": hide_in_arguments(argv),
-        "variables": {name: hide(name, value) for name, value in sorted(environ.items()) if VARIABLES.fullmatch(name)},
+        "command": list(_shown_words(argv)),
+        "variables": {name: shown(value) for name, value in sorted(environ.items()) if _SHOWN.fullmatch(name)},
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := installed(name))},
         "system": platform.platform(),
@@ -34,24 +54,22 @@ def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
     }
 
 
-def hide(name: str, value: str) -> str:
-    """The value of a variable or option, without what looks secret: by its name, or a password in an address."""
-    return HIDDEN if SECRET.search(name) else re.sub(r"(\w+://[^\s/@:]+):[^\s/@]+@", rf"\1:{HIDDEN}@", value)
+def shown(value: str) -> str:
+    """The value of a variable or an option, hidden unless it is plain words, numbers and paths."""
+    return value if _PLAIN.fullmatch(value) and "://" not in value else HIDDEN
 
 
-def hide_in_arguments(argv: Sequence[str]) -> list[str]:
-    """A command line, `--x-token V` and `--x-token=V` without V."""
-    shown: list[str] = []
-    for argument in argv:
-        before = shown[-1] if shown else ""
-        name, equals, value = argument.partition("=")
-        if equals and name.startswith("-"):
-            shown.append(f"{name}={hide(name.replace('-', '_'), value)}")
-        elif before.startswith("--") and "=" not in before and not argument.startswith("-"):
-            shown.append(hide(before.replace("-", "_"), argument))
+def _shown_words(argv: Sequence[str]) -> Iterator[str]:
+    """A command line. The values of options that this program does not have are hidden."""
+    known = run_parser("", "", "")._option_string_actions
+    hides = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            hides = name not in known
+            yield name + (f"={HIDDEN if hides else shown(value)}" if equals else "")
         else:
-            shown.append(hide("", argument))
-    return shown
+            yield HIDDEN if hides else shown(word)
 
 
 def installed(name: str) -> str:
