@@ -1,94 +1,52 @@
-"""Decodes no more of a JPEG than a part, with the libjpeg-turbo inside nvImageCodec: Pillow's pixels for less work.
+"""Decodes no more of a JPEG than a part: Pillow's pixels for less work.
 
-It skips the lines above the part, never reads those below, and transforms no block beside it.
+The work is done by `app/setup/decoder.c`, which set-up compiles against the system's libjpeg-turbo. Where it is not
+compiled, and for every image that is unusual or damaged, Pillow decodes instead.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from dataclasses import dataclass
+import importlib
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom, in whole pixels
-START, END = b"\xff\xd8", b"\xff\xd9"  # of a JPEG
-_EXTENSIONS = "NVIMGCODEC_EXTENSIONS_PATH"
+MODULE = "_jpeg_region"  # the compiled module, next to the other packages
 
 
-class PartialJpeg:
-    """A JPEG of which parts can be decoded. size: (width, height)."""
+def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray[np.uint8] | None:
+    """Return the part `region` of the JPEG `data`, or None where Pillow has to decode.
 
-    def __init__(self, codec: _Codec, stream: Any) -> None:
-        self.size: tuple[int, int] = (stream.width, stream.height)
-        self._codec, self._stream = codec, stream
+    Pillow has to decode images of other colours than grey and RGB (as YCbCr), of other than 8 bits, damaged ones, and
+    those with anything after the last pixel but the end marker.
 
-    def decode(self, region: Region) -> NDArray[np.uint8] | None:
-        """uint8 [bottom - top, right - left, 3], RGB, EXIF orientation ignored; None where it cannot be decoded."""
-        module = self._codec.module
-        left, top, right, bottom = region
-        part = self._stream.get_sub_code_stream(region=module.Region(top, left, bottom, right))
-        pixels = np.empty((bottom - top, right - left, 3), np.uint8)
-        into = module.as_image(pixels)  # to take them out of an image of its own leaks 32 bytes each time
-        params = module.DecodeParams(apply_exif_orientation=False)
-        return None if self._codec.decoder.decode(part, image=into, params=params) is None else pixels
+    Args:
+        data: The whole file.
+        size: Width and height, as Pillow read them from the file.
+        region: A part that lies within the image and is not empty.
 
-
-def open_jpeg(data: bytes) -> PartialJpeg | None:
-    """None where Pillow has to decode: what is not a JPEG, grey or of three components of 8 bits, to its last bytes."""
-    codec = _codec() if data.startswith(START) and data.endswith(END) else None
-    if codec is None:
+    Returns: uint8 [bottom - top, right - left, 3], RGB; EXIF orientation is ignored.
+    """
+    library = _library()
+    if library is None:
         return None
-    try:
-        stream = codec.module.CodeStream(data)
-        known = stream.precision == 8 and stream.num_channels in (1, 3) and stream.width and stream.height
-        return PartialJpeg(codec, stream) if known else None
-    except RuntimeError:  # of a header that it cannot read
-        return None
-
-
-@dataclass(frozen=True)
-class _Codec:
-    module: ModuleType
-    decoder: Any
+    left, top, right, bottom = region
+    if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
+        raise ValueError(f"the region {region} is not within {size}")
+    pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    target = library.ffi.from_buffer("unsigned char[]", pixels, require_writable=True)
+    source = library.ffi.from_buffer("unsigned char[]", data)
+    done = library.lib.decode_region(source, len(data), *size, left, top, right, bottom, target)
+    return pixels if done else None
 
 
 @cache
-def _codec() -> _Codec | None:
-    """nvImageCodec in this process: one thread, no GPU, and only the part of it that is used. None where it is missing:
-    Pillow gives the same pixels."""
-    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what it cannot decode goes to Pillow, which says why
-    before = os.environ.get(_EXTENSIONS)
+def _library() -> Any | None:
+    """Return the compiled module; None where set-up could not compile it."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for library in _libraries("libjpeg_turbo_ext.so*"):
-                (Path(folder) / library.name).symlink_to(library)
-            os.environ[_EXTENSIONS] = folder  # its other parts would look for CUDA, and say that it is missing
-            from nvidia import nvimgcodec
-
-            decoder = nvimgcodec.Decoder(
-                device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY,
-                max_num_cpu_threads=1,
-                backends=[nvimgcodec.Backend(nvimgcodec.CPU_ONLY)],
-            )
-            return _Codec(nvimgcodec, decoder)
-    except (ImportError, OSError):
+        return importlib.import_module(MODULE)
+    except ImportError:
         return None
-    finally:
-        os.environ.pop(_EXTENSIONS, None)
-        if before is not None:
-            os.environ[_EXTENSIONS] = before
-
-
-def _libraries(pattern: str) -> list[Path]:
-    """Its extensions of that name. Raises ImportError."""
-    package = find_spec("nvidia.nvimgcodec")
-    if package is None or package.origin is None:
-        raise ImportError("nvidia.nvimgcodec")
-    return list((Path(package.origin).parent / "extensions").glob(pattern))

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 from app.base.errors import CorruptImage
-from app.data.crop_decoder import Region, open_jpeg
+from app.data.crop_decoder import Region, decode_region
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
 FORMATS = ("JPEG", "PNG")  # by content, whatever the name says: ImageNet has a PNG and CMYK JPEGs under .JPEG
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+START_OF_SCAN = b"\xff\xda"
+MOST_SCANS = 100  # of a JPEG: encoders write about 10; a crafted file of 2,000 took 45 s
 CROP_TRIES = 10
 CROP_DRAWS = 5 * CROP_TRIES
 
@@ -59,27 +62,54 @@ def read_image(
         image, box = _decode(Path(path).read_bytes(), choose_box, size)
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized)
+    except FileNotFoundError:
+        raise CorruptImage(f"there is no image {path}: put it back, or start again without it") from None
     except DECODER_ERRORS as error:
-        if isinstance(error, UnidentifiedImageError):
-            reason = "neither JPEG nor PNG"
-        else:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(reason.split())
         raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
 
 
+def open_image(data: bytes) -> Image.Image:
+    """Return a JPEG or PNG whose header is read and whose pixels are not decoded yet.
+
+    Every command opens images by this function, so that all of them accept and refuse the same ones. Raises one of
+    DECODER_ERRORS, which says why it cannot be decoded, also for a JPEG of more than MOST_SCANS scans.
+    """
+    scans = data.count(START_OF_SCAN) if data.startswith(JPEG_START) else 0
+    if scans > MOST_SCANS:
+        raise ValueError(f"it has {scans:,} scans, and at most {MOST_SCANS} are decoded")
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(_why_not_opened(data)) from None
+
+
+def _why_not_opened(data: bytes) -> str:
+    """Return what Pillow's reader of the format says: `Image.open` tells only that no reader accepts the file."""
+    for start, kind, reader in (
+        (JPEG_START, "JPEG", JpegImagePlugin.JpegImageFile),
+        (PNG_START, "PNG", PngImagePlugin.PngImageFile),
+    ):
+        if data.startswith(start):
+            try:
+                reader(io.BytesIO(data))
+            except DECODER_ERRORS as error:
+                return f"a {kind} that cannot be read ({' '.join(str(error).split())})"
+    return "neither JPEG nor PNG"
+
+
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """What the resize will read of the image, in RGB, and the box in its pixels."""
-    jpeg = open_jpeg(data)
-    if jpeg is not None and math.prod(jpeg.size) <= (Image.MAX_IMAGE_PIXELS or math.inf):
-        box = choose_box(*jpeg.size)
-        if not _shrinks(jpeg.size, box, size):
-            left, top, *_ = region = _read_by_resize(jpeg.size, box, size)
-            pixels = jpeg.decode(region)
+    """Return what the resize will read of the image, in RGB, and the box in its pixels."""
+    with open_image(data) as image:
+        full = image.size
+        box = choose_box(*full)
+        if image.format == "JPEG" and not _shrinks(full, box, size):
+            left, top, *_ = region = _read_by_resize(full, box, size)
+            pixels = decode_region(data, full, region)
             if pixels is not None:
                 return Image.fromarray(pixels), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        box = _shrink_in_decoder(image, choose_box(*image.size), size)
+        box = _shrink_in_decoder(image, box, size)
         image.load()
         return _to_rgb(image), box
 

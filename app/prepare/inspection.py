@@ -7,7 +7,6 @@ names, sizes and times, so an interrupted pass goes on, and a repeated one decod
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import tempfile
@@ -17,11 +16,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from app.base.errors import UserError
 from app.base.progress import Progress
-from app.data.images import FORMATS
+from app.data.images import open_image
 from app.data.index import cache_path, list_split
 from app.prepare.findings import IMAGENET, SMALLEST_SIDE, DataFinding, Report
 from app.prepare.journal import Journal
@@ -161,9 +160,7 @@ def inspect_image(path: str) -> tuple[str, list[tuple[str, str]]]:
         return "", [("unreadable", "an empty file")]
     try:
         with warnings.catch_warnings(action="ignore"):
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        return "", [("unreadable", "neither JPEG nor PNG")]
+            image = open_image(content)
     except Exception as error:  # a decoder's own errors are of many kinds: SyntaxError, struct.error, ...
         return "", [("unreadable", str(error) or type(error).__name__)]
     with image, warnings.catch_warnings(action="ignore"):

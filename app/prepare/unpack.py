@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.base.errors import CorruptImage, UserError
-from app.data.images import FORMATS
+from app.data.images import open_image
 from app.prepare.archives import AGAIN, DEVKIT, Member, list_members
 
 
@@ -89,7 +89,7 @@ def _files_of(part: Part) -> list[tuple[Member, str]]:
 def _shrink(content: bytes, shrink: Shrink, what: str) -> bytes:
     """The image with its shorter side reduced to `shrink.side`, as RGB JPEG; one that is not larger stays as it is."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_image(content) as image:
             factor = shrink.side / min(image.size)
             if factor >= 1:
                 return content

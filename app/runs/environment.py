@@ -16,7 +16,7 @@ from typing import Any
 
 from app.recipe.options import run_parser
 
-PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd", "nvidia-nvimgcodec-cu12")
+PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd")
 HIDDEN = "(hidden)"
 _SHOWN = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|CONTROLLER|CPU_OPERATIONS|ELASTIC|GLOO_IFACE"

@@ -15,6 +15,7 @@ finished=$venv/.setup
 . "$here/system.sh"
 . "$here/python.sh"
 . "$here/horovod.sh"
+. "$here/decoder.sh"
 
 operations=auto pillow=simd if_needed=no
 for option in "$@"; do
@@ -46,5 +47,6 @@ make_venv
 forget_half_installed
 install_requirements
 install_horovod
+install_decoder
 write "$finished/everything" "$everything"
 say "Set up in $SECONDS s: $(installed_versions)"

@@ -23,6 +23,7 @@ from torchvision.transforms import functional as F
 from app.base.errors import CorruptImage
 from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image
+from app.prepare.inspection import inspect_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,5 +240,43 @@ def test_a_broken_image_is_named_in_one_line(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_vanished_image_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorruptImage, match=r"gone\.jpg: No such file or directory"):
+    with pytest.raises(CorruptImage, match=r"there is no image .*gone\.jpg: put it back"):
         read_image(str(tmp_path / "gone.jpg"), whole, 32)
+
+
+def twelve_bits() -> bytes:
+    data = bytearray(jpeg())
+    data[data.index(b"\xff\xc0") + 4] = 12
+    return bytes(data)
+
+
+def many_scans(more: int) -> bytes:
+    """A progressive JPEG whose last scan comes `more` times again."""
+    stream = io.BytesIO()
+    photograph(60, 60, seed=7).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * more + data[-2:]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (twelve_bits(), "a JPEG that cannot be read (cannot handle 12-bit layers)"),
+        (png_bomb()[:20], "Truncated File Read"),
+        (many_scans(200), "it has 210 scans, and at most 100 are decoded"),
+    ],
+)
+def test_the_reason_is_named_alike_by_training_and_check_data(data: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    with pytest.raises(CorruptImage) as caught:
+        read_image(str(path), whole, 32)
+    assert reason in str(caught.value)
+    digest, [(kind, detail)] = inspect_image(str(path))
+    assert not digest and kind == "unreadable" and reason in detail
+
+
+def test_a_jpeg_of_usual_scans_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(many_scans(80))
+    assert read_image(str(path), whole, 32).shape == (32, 32, 3)
