@@ -23,7 +23,7 @@ HARMLESS = ("data", "output", "clock", "/dev/shm")  # what does not keep process
 def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
     """All findings. timeout: seconds for the hosts' answers, and as many for the allreduce; launching: its options."""
     names = [host.name for host in request.hosts]
-    answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output)
+    answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output, option="--timeout")
     found = check_hosts(request, answers)
     if any(each.status == FAIL and each.check not in HARMLESS for each in found):
         skipped = HostFinding("all", "allreduce", WARN, "not tried", "mend the faults above, then ask again")

@@ -32,7 +32,7 @@ class Host:
 def read_hostfile(path: str) -> list[Host]:
     """The hosts of a file in its order. UserError names the file, the line and the fix."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(
@@ -46,7 +46,9 @@ def read_hostfile(path: str) -> list[Host]:
 
 def parse_lines(lines: list[str], name: str) -> list[Host]:
     """The hosts of a file's lines, none if there are none. UserError names the line and the fix."""
-    entries = [(f"{name}, line {number}", line.partition("#")[0].split()) for number, line in enumerate(lines, start=1)]
+    entries = [
+        (f"{name}, line {number}", _fields(line, f"{name}, line {number}")) for number, line in enumerate(lines, 1)
+    ]
     return _distinct((place, _parse(fields, place)) for place, fields in entries if fields)
 
 
@@ -88,9 +90,19 @@ def processes_on(hosts: list[Host], processes: int) -> list[int]:
     return counts
 
 
+def _fields(line: str, place: str) -> list[str]:
+    """The words of a line without its comment; `slots = 4` is one word, as Open MPI reads it."""
+    text, hash_sign, comment = line.partition("#")
+    if hash_sign and "slots" in comment and re.fullmatch(r"\s*[^\s:]+", text):
+        raise UserError(
+            f"{place}: a comment begins at the # in {line.split()[0]!r}: put a blank before it, or remove it"
+        )
+    return re.sub(r"\s*=\s*", "=", text).split()
+
+
 def _parse(fields: list[str], place: str) -> Host:
     found = _HOST.fullmatch(fields[0])
-    if ":" in fields[0] and not fields[0].startswith("[") and fields[0].count(":") > 1:
+    if _is_address(fields[0]):
         raise UserError(f"{place}: {fields[0]}: write an IPv6 address in brackets, as in [{fields[0]}]:8")
     if not found:
         raise UserError(f"{place}: {fields[0]!r} is not a host: {_LIKE}")
@@ -126,6 +138,13 @@ def _name(text: str, place: str) -> str:
     if not _NAME.fullmatch(text):
         raise UserError(f"{place}: {text!r} is not a host name: only letters, digits, dots, hyphens and underscores")
     return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def _address(text: str, place: str) -> str:

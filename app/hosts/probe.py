@@ -25,6 +25,7 @@ from typing import Any
 
 CLOCK, FACTS = "app clock: ", "app facts: "
 _PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
+_PATIENCE = 10  # seconds for a program of the host
 _SIOCGIFADDR = 0x8915
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 
@@ -60,10 +61,12 @@ def main(question: dict[str, Any]) -> None:
 
 
 def _words(command: list[str]) -> str:
-    """What a command prints, "" where it is missing or fails."""
+    """What a command prints, "" where it is missing, fails or hangs."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except OSError:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if done.returncode else str(done.stdout, errors="replace").strip()
 

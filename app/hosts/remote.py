@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ from app.base.errors import UserError
 from app.hosts import probe, this_host
 from app.hosts.ssh import SSH, no_answer
 
+_FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10  # that this process has open
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,9 +61,17 @@ def ask(
     deep: bool = False,
     data: str = "",
     output: str = ".",
+    option: str = "",
 ) -> list[Answer]:
-    """The hosts' answers, in their order, after `timeout` seconds at the latest. deep, data, output: see the probe."""
+    """Asks the hosts all at once and returns their answers, in their order, after about `timeout` seconds at most.
+
+    deep, data, output: see app.hosts.probe. option: the command's option for the timeout, which messages then name.
+    Where this process may not open enough files for all hosts at once, they are asked in groups, each with the timeout.
+    Raises UserError where there is no ssh.
+    """
     names = list(hosts)
+    if not shutil.which("ssh") and not all(map(_is_surely_here, names)):
+        raise UserError("there is no ssh on the PATH, by which the other hosts are reached: install openssh-client")
     question = {
         "root": str(ROOT),
         "python": sys.executable,
@@ -73,43 +83,61 @@ def ask(
         "timeout": timeout,
     }
     program = f"{Path(probe.__file__).read_text()}\nmain({question!r})\n"
-    with ThreadPoolExecutor(max_workers=max(1, len(names))) as threads:
-        return list(threads.map(lambda host: _ask(host, ssh, program, timeout), names))
+    files = this_host.allow_open_files(_FILES_OF_ALL + _FILES_OF_A_HOST * len(names))
+    at_once = min(len(names), (files - _FILES_OF_ALL) // _FILES_OF_A_HOST)
+    with ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
+        return list(threads.map(lambda host: _ask(host, ssh, program, timeout, option), names))
 
 
-def _ask(host: str, ssh: Ssh, program: str, timeout: float) -> Answer:
+def _is_surely_here(host: str) -> bool:
+    try:
+        return this_host.is_here(host)
+    except UserError:
+        return False
+
+
+def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answer:
     try:
         here = this_host.is_here(host)
     except UserError:
         return Answer(host, False, error="its name does not resolve here: correct it, or add it to /etc/hosts or DNS")
     connect = ["ssh", *ssh.arguments(max(1, int(timeout / 2))), "--", host]
     command = [sys.executable, "-"] if here else [*connect, "python3 -"]
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
         ended = threading.Timer(timeout, process.kill)
         ended.start()
-        ahead, facts = _read(process, program)
+        ahead, facts, words = _read(process, program)
         code = process.wait()
         late = not ended.is_alive()
         ended.cancel()
         if facts is not None:
             return Answer(host, here, facts, ahead)
         errors.seek(0)
-        return Answer(host, here, error=no_answer(host, errors.read(), code, ssh.port, timeout if late else None))
+        after = timeout if late else None
+        return Answer(host, here, error=no_answer(host, errors.read(), words, code, ssh.port, after, option))
 
 
-def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None]:
-    """(seconds that the host's clock is ahead, its facts)."""
+def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None, str]:
+    """(seconds that the host's clock is ahead, its facts, the last line of what else it writes)."""
     assert process.stdin and process.stdout
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(program)
         process.stdin.close()
-    ahead, facts = 0.0, None
+    ahead, facts, words = 0.0, None, ""
     for line in process.stdout:  # a login script of the host may have words of its own
         if line.startswith(probe.CLOCK):
             ahead = float(line[len(probe.CLOCK) :]) - time.time()
         elif line.startswith(probe.FACTS):
             facts = json.loads(line[len(probe.FACTS) :])
-    return ahead, facts
+        else:
+            words = line.strip() or words
+    return ahead, facts, words

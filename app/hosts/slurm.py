@@ -23,8 +23,9 @@ _TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
     """The hosts of the job and its tasks on each, component by component. UserError outside of a job."""
     hosts: dict[str, int] = {}
-    for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(int(environ.get("SLURM_HET_SIZE", "0"))))]:
-        if nodes := environ.get(f"SLURM_JOB_NODELIST{suffix}"):
+    for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(_components(environ)))]:
+        nodes = environ.get(f"SLURM_JOB_NODELIST{suffix}", "")
+        if nodes and nodes != "(null)":
             names, slots_of = expand(nodes), counts(environ.get(f"SLURM_TASKS_PER_NODE{suffix}", ""))
             if len(names) != len(slots_of):
                 raise UserError(
@@ -35,6 +36,11 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
     if not hosts:
         raise UserError("this is no job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it")
     return [Host(name, slots) for name, slots in hosts.items()]
+
+
+def _components(environ: Mapping[str, str]) -> int:
+    size = environ.get("SLURM_HET_SIZE", "")
+    return int(size) if re.fullmatch(r"\d{1,4}", size) else 0
 
 
 def expand(nodes: str) -> list[str]:

@@ -57,17 +57,25 @@ SSH_CAUSES = [
 ]
 
 
-def no_answer(host: str, words: str, code: int, port: int | None, after: float | None) -> str:
-    """Why a host asked over ssh gave no answer. after: the seconds after which it was given up, None: it was not."""
+def no_answer(host: str, words: str, output: str, code: int, port: int | None, after: float | None, option: str) -> str:
+    """Why a host that was asked over ssh gave no answer, and what to do.
+
+    words: what ssh wrote to standard error; output: the last line that the host's login shell wrote; after: the seconds
+    after which it was given up, None where it was not; option: the option of the command that sets them, if any.
+    """
     found = first_cause(SSH_CAUSES, words)
     if found and (after is None or "timed out" not in words):
         return say_cause(found[0], found[1], host, port)
     if after is not None:
-        return f"it did not answer within {after:g} s: is it on, and is its network up? (--timeout)"
+        more = f", or give a longer {option}" if option else ""
+        return (
+            f"it did not answer within {after:g} s: is it on, is its network up, and does `ssh {host} true` end?{more}"
+        )
     if code == 127 or "python3: not found" in words:
         return "there is no python3 on the PATH of its ssh sessions: install it, then ./run.sh setup there"
-    last = words.strip().splitlines()[-1:]
-    return f"it did not answer as expected ({last[0] if last else f'exit code {code}'}): try `ssh {host} python3 -V`"
+    said = [line for line in words.strip().splitlines() if not line.startswith("Warning: Permanently added")]
+    reason = output or (said[-1] if said else f"exit code {code}")
+    return f"it did not answer as expected ({reason}): try `ssh {host} python3 -V`"
 
 
 def failed_because(host: str, words: str, code: int, port: int | None) -> str:

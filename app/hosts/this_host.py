@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
+import tempfile
 
 from app.base.errors import UserError
 from app.hosts import probe
+
+PATIENCE = 20  # seconds for a program of this machine to answer
 
 
 def check_name() -> None:
@@ -53,17 +57,50 @@ def gpus(device: str | None) -> int:
     """How many GPUs a run on this machine has, without importing torch."""
     if device == "cpu" or not shutil.which("nvidia-smi"):
         return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    there = sum(line.startswith("GPU ") for line in listing.splitlines())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return there if visible is None else min(there, len([each for each in visible.split(",") if each.strip()]))
+    listing = _output_of(["nvidia-smi", "-L"])
+    if listing is None:
+        raise UserError(
+            f"nvidia-smi gave no answer within {PATIENCE} s: its driver may hang (see dmesg; a restart of the machine"
+            " helps), or give -np, or train with --device cpu"
+        )
+    return visible_gpus(listing, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible_gpus(listing: str, visible: str | None) -> int:
+    """How many GPUs CUDA shows to a process. listing: what `nvidia-smi -L` prints; visible: CUDA_VISIBLE_DEVICES.
+
+    CUDA reads the variable up to the first entry that is no GPU of this machine. An entry that occurs twice hides all.
+    Of the parts of divided GPUs (MIG) a process gets one.
+    """
+    lines = [line for line in listing.splitlines() if line.startswith("GPU ")]
+    gpus = [named[1] if (named := re.search(r"UUID: (GPU-[\w-]+)", line)) else line for line in lines]
+    parts = re.findall(r"UUID: (MIG-[\w/-]+)", listing)
+    if visible is None:
+        return len(gpus)
+    found: list[str] = []
+    for entry in (each.strip() for each in visible.split(",")):
+        number = re.match(r"[+]?(\d+)", entry)
+        if number:
+            name = gpus[int(number[1])] if int(number[1]) < len(gpus) else ""
+        else:
+            kind = parts if entry.startswith("MIG-") else gpus if entry.startswith("GPU-") else []
+            matching = [uuid for uuid in kind if uuid.startswith(entry)]
+            name = matching[0] if len(matching) == 1 else ""
+        if not name:
+            break
+        if name in found:
+            return 0
+        found.append(name)
+    return 1 if found and found[0].startswith("MIG-") else len(found)
 
 
 def open_mpi_version() -> int:
     """Open MPI's major version. UserError where mpirun is missing or is not Open MPI's."""
     if not shutil.which("mpirun"):
         raise UserError("there is no mpirun: run ./run.sh setup, or leave out --launcher mpirun and --collectives mpi")
-    words = subprocess.run(["mpirun", "--version"], capture_output=True, text=True, check=False).stdout
+    words = _output_of(["mpirun", "--version"])
+    if words is None:
+        raise UserError(f"mpirun --version gave no answer within {PATIENCE} s: try it by hand")
     found = re.search(r"\(Open MPI\) (\d+)\.", words)
     if not found:
         first = words.strip().splitlines()[:1]
@@ -71,3 +108,29 @@ def open_mpi_version() -> int:
             f"mpirun is not Open MPI's ({first[0] if first else 'it does not start'}): put Open MPI's first on PATH"
         )
     return int(found[1])
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raises the limit of open files of this process, if it is lower, as far as it may; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    new = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (new, hard))
+    return new
+
+
+def _output_of(command: list[str]) -> str | None:
+    """What a program prints, None where it does not end in time. One that hangs in the kernel is left there."""
+    with tempfile.TemporaryFile() as out:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL)
+        except OSError:
+            return ""
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+        out.seek(0)
+        return out.read().decode(errors="replace")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from app.base.errors import UserError
-from app.hosts import this_host
+from app.hosts import slurm, this_host
 
 # What a rank on another host gets. Everything else stays here, as it may be a password or a key.
 _TRAVELS = re.compile(
@@ -59,6 +59,20 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
         before = kept.get("no_proxy", kept.get("NO_PROXY", ""))
         kept["no_proxy"] = kept["NO_PROXY"] = ",".join(filter(None, [before, *direct]))
     return kept
+
+
+def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str, str]:
+    """The environment without Slurm's variables where they are of a job that does not have these hosts. mpirun would
+    believe them, and refuse the hosts."""
+    if not any(name.startswith("SLURM_") for name in environ):
+        return dict(environ)
+    try:
+        nodes = {name for host in slurm.hosts_of_job(environ) for name in (host.name, host.name.partition(".")[0])}
+    except UserError:
+        nodes = set()
+    if all(host in nodes or host.partition(".")[0] in nodes for host in hosts):
+        return dict(environ)
+    return {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
 
 
 def check_not_nested(environ: Mapping[str, str]) -> None:

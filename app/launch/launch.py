@@ -25,7 +25,7 @@ from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
 from app.launch.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
-from app.launch.environment import check_not_nested, cleaned, is_first
+from app.launch.environment import check_not_nested, cleaned, is_first, without_other_jobs
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Alone, Job, handle
 from app.launch.options import listed_hosts, parse
@@ -73,6 +73,7 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
     hosts = listed or [Host("localhost", processes)]
     hostfile.check_slots(hosts, processes)
     this_host.check_name()
+    _check_local(hosts, processes)
     remote = [host for host in hosts if not this_host.is_here(host.name)]
     if options.interface and len(remote) < len(hosts):
         this_host.check_interface(options.interface)
@@ -88,6 +89,17 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
         ssh_identity=options.ssh_identity,
         additions=_python_path(Path.cwd()),
     )
+
+
+def _check_local(hosts: list[Host], processes: int) -> None:
+    """Raises UserError where this machine is listed under two names: its processes would not share out its cores and
+    GPUs, as each name would count for a host of its own."""
+    used = zip(hosts, hostfile.processes_on(hosts, processes), strict=True)
+    here = [host for host, count in used if count and this_host.is_here(host.name)]
+    if len(here) > 1:
+        names = " and ".join(host.name for host in here)
+        slots = sum(host.slots for host in here)
+        raise UserError(f"{names} are this machine: list it once with all its slots, as in -H {here[0].name}:{slots}")
 
 
 def _plan_elastic(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
@@ -139,6 +151,9 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
     handle(_leave_early)
     if not launch.elastic:
         check_hosts(launch)
+    if uses_mpirun(launch):
+        environ = without_other_jobs(environ, [host.name for host in launch.hosts])
+    this_host.allow_open_files(256 + 16 * launch.processes)
     # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     # The first to arrive wait for the last, who may still import torch from a slow disk; 30 seconds by default.

@@ -20,6 +20,10 @@ LINES = [
     ("10.0.0.7:2", Host("10.0.0.7", 2)),
     ("[fe80::1]:4", Host("fe80::1", 4)),
     ("[2001:DB8::7] slots=4", Host("2001:db8::7", 4)),
+    ("node1 slots = 4", Host("node1", 4)),
+    ("node1 slots= 4 max_slots =8", Host("node1", 4)),
+    ("node1 slots=4# rack 3", Host("node1", 4)),
+    ("node1# rack 3", Host("node1", 1)),
 ]
 
 WRONG_LINES = [
@@ -42,6 +46,8 @@ WRONG_LINES = [
     ("user@node1", "is not a host name"),
     ("node1. slots=2", "is not a host name"),
     ("nöde slots=2", "is not a host name"),
+    ("node1#c slots=2", "a comment begins at the # in 'node1#c': put a blank before it, or remove it"),
+    ("node1:2:3", "'node1:2:3' is not a host: write `name slots=8` or `name:8`"),
 ]
 
 
@@ -62,6 +68,11 @@ def test_a_wrong_line(line: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(said)) as raised:
         read_hostfile(path)
     assert str(raised.value).startswith(f"{path}, line 4: ")
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("node1 slots=4\r\nnode2:2\r\n", encoding="utf-8-sig")
+    assert read_hostfile(str(tmp_path / "hosts")) == [Host("node1", 4), Host("node2", 2)]
 
 
 def test_the_same_host_twice(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_a_job() -> None:
         hosts_of_job({**job, "SLURM_TASKS_PER_NODE": "4(x2)"})
 
 
+@pytest.mark.parametrize("size", ["", "two", "-1", "(null)"])
+def test_a_number_of_components_that_is_none(size: str) -> None:
+    job = {"SLURM_HET_SIZE": size, "SLURM_JOB_NODELIST": "a1", "SLURM_TASKS_PER_NODE": "2"}
+    assert hosts_of_job(job) == [Host("a1", 2)]
+    with pytest.raises(UserError, match="this is no job of Slurm"):
+        hosts_of_job({**job, "SLURM_JOB_NODELIST": "(null)"})
+
+
 def test_a_job_of_two_components() -> None:
     first = {"SLURM_JOB_NODELIST": "a[1-2]", "SLURM_TASKS_PER_NODE": "8(x2)"}
     second = {"SLURM_JOB_NODELIST_HET_GROUP_1": "b[1-2]", "SLURM_TASKS_PER_NODE_HET_GROUP_1": "4,2"}

@@ -1,0 +1,113 @@
+"""What this machine has, programs of it that hang, and more hosts than files may be open."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import start
+from app.base.errors import UserError
+from app.hosts import this_host
+from app.hosts.discover import discover, split_local
+from app.hosts.hostfile import Host
+from app.hosts.ssh import no_answer
+from app.hosts.this_host import visible_gpus
+from app.launch.environment import without_other_jobs
+
+ROOT = Path(__file__).parents[2]
+FOUR = "".join(f"GPU {i}: NVIDIA H100 (UUID: GPU-{i}aaa-bbbb)\n" for i in range(4))
+PARTS = "".join(f"  MIG 1g.10gb Device  {i}: (UUID: MIG-{i}ccc-dddd)\n" for i in range(3))
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"),
+    [
+        (None, 4), ("", 0), ("0,1", 2), ("0, 1", 2), ("3,2,1,0", 4), ("-1", 0), ("0,-1,1", 1), ("NoDevFiles", 0),
+        ("0,1,7,2", 2), ("0,0", 0), ("GPU-0aaa-bbbb", 1), ("GPU-0,GPU-2aaa", 2), ("GPU-", 0), ("GPU-9,GPU-0", 0),
+        ("0,x,1", 1), ("MIG-0ccc-dddd", 1), ("MIG-0ccc-dddd,MIG-1ccc-dddd", 1), ("MIG-9", 0), ("all", 0), ("0,", 1),
+    ],
+)  # fmt: skip
+def test_gpus_are_counted_as_cuda_counts(visible: str | None, count: int) -> None:
+    assert visible_gpus(FOUR + PARTS, visible) == count
+
+
+@pytest.mark.parametrize("program", ["nvidia-smi", "mpirun"])
+def test_a_program_that_hangs(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / program).write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(this_host, "PATIENCE", 0.5)
+    launcher = ["--launcher", "mpirun", "-np", "2"] if program == "mpirun" else []
+    assert start.main(["--dry-run", *launcher, "train"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: {program}") and "gave no answer within 0.5 s" in said and said.count("\n") == 1
+
+
+def test_one_machine_under_two_names(capfd: pytest.CaptureFixture[str]) -> None:
+    assert start.main(["-H", "localhost:1,127.0.0.1:2", "train"]) == 2
+    said = "error: localhost and 127.0.0.1 are this machine: list it once with all its slots, as in -H localhost:3\n"
+    assert capfd.readouterr().err == said
+    assert start.main(["--dry-run", "-np", "1", "-H", "localhost:1,127.0.0.1:2", "train"]) == 0
+
+
+def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert start.main(["-H", "localhost:1,192.0.2.1:1", "train"]) == 2
+    assert capfd.readouterr().err == (
+        "error: there is no ssh on the PATH, by which the other hosts are reached: install openssh-client\n"
+    )
+
+
+def test_more_hosts_than_open_files(tmp_path: Path) -> None:
+    """An ssh that fails stands for hosts that are dead."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nsleep 0.2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    hosts = ",".join(f"192.0.2.{1 + i}:1" for i in range(60))
+    limited = f"ulimit -n 128; exec {sys.executable} -m app.start doctor -H {hosts}"
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", limited], cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.count("FAIL") == 60
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        assert this_host.allow_open_files(90) == 100
+        assert this_host.allow_open_files(200) == 200 == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_output_of_a_discovery_script(tmp_path: Path) -> None:
+    script = tmp_path / "hosts.sh"
+    script.write_bytes(b"#!/bin/sh\nprintf 'node1:2\\n\\377\\n'\n")
+    script.chmod(0o755)
+    with pytest.raises(UserError, match="line 2: '\ufffd' is not a host name"):
+        discover(str(script))
+    assert len(split_local([Host("localhost", 254)])) == 254
+    with pytest.raises(UserError, match="up to 254 slots on this machine"):
+        split_local([Host("localhost", 300)])
+
+
+def test_what_a_host_says_in_place_of_an_answer() -> None:
+    added = "Warning: Permanently added '[beta]:2222' (ED25519) to the list of known hosts.\n"
+    nologin = no_answer("beta", added, "This account is currently not available.", 1, None, None, "")
+    assert nologin.startswith("it did not answer as expected (This account is currently not available.): try `ssh beta")
+    assert no_answer("beta", added, "", 1, None, None, "").startswith("it did not answer as expected (exit code 1)")
+    assert "--timeout" not in no_answer("beta", added, "", -9, None, 20.0, "")
+    assert no_answer("beta", added, "", -9, None, 60.0, "--timeout").endswith("or give a longer --timeout")
+
+
+def test_variables_of_another_job_of_slurm() -> None:
+    job = {"SLURM_JOB_NODELIST": "gpu[01-02].example.org", "SLURM_TASKS_PER_NODE": "2(x2)", "PATH": "/bin"}
+    assert without_other_jobs(job, ["gpu01", "gpu02.example.org"]) == job
+    for hosts in (["localhost"], ["gpu01", "gpu03"]):
+        assert without_other_jobs(job, hosts) == {"PATH": "/bin"}
+    assert without_other_jobs({"SLURM_JOB_ID": "7", "PATH": "/bin"}, ["localhost"]) == {"PATH": "/bin"}
