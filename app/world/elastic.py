@@ -16,7 +16,8 @@ from horovod.common.exceptions import HorovodInternalError
 
 from app.base.errors import LOST, Lost
 from app.base.launcher_environment import is_elastic
-from app.base.phase import WAITING, phase
+from app.world import connections
+from app.world.world import broadcast_numbers
 
 Commit = Callable[[], None]
 _TRIES = 10
@@ -33,9 +34,9 @@ class _Committed(State):
         """Nothing: a process that has just joined runs the session from its start, and all must do the same."""
 
 
-def _broadcast(obj: Any) -> Any:
-    with phase(WAITING):
-        return hvd.broadcast_object(obj, 0, name="host_updates")
+def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
+    """Rank 0's two times in whole seconds and its kind of change, on every process."""
+    return broadcast_numbers([int(number) for number in numbers], "host_updates")
 
 
 def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], restore: Callable[[], None]) -> None:
@@ -58,9 +59,8 @@ def _meet_again() -> None:
     """Leaves the old world and joins the new one. Another process may die meanwhile: then this one tries again."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            with phase(WAITING):
-                hvd.shutdown()
-                hvd.init()
+            connections.shutdown()
+            connections.init()
             return
         except HorovodInternalError:
             if not tries_left:

@@ -6,9 +6,7 @@ between a process that was there before and one that joined later.
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -22,8 +20,9 @@ from app.base.errors import UserError
 from app.base.launcher_environment import launcher, launcher_rank, local_slot, rank_is
 from app.base.phase import WAITING, phase
 from app.hosts import this_host
-from app.world import gloo_over_mpi
+from app.world import connections, gloo_over_mpi
 from app.world.compression import Compression
+from app.world.packing import pack, unpack, unpack_all
 from app.world.tuning import Tuning, spare_cores
 
 __all__ = [
@@ -89,8 +88,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     this_host.check_name()
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
-    with phase(WAITING):
-        hvd.init()  # Horovod: all ranks meet here
+    connections.init()  # Horovod: all ranks meet here
     _limit_threads()
     return _take_device(kind)
 
@@ -150,21 +148,26 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
-    """The object of the process `root`, pickled, on every process."""
+    """The object of the process `root`, on every process; app.world.packing says which objects can be sent."""
     # As hvd.broadcast_object and hvd.allgather_object do, but for their wait: see _wait.
-    packed = bytearray(pickle.dumps(obj)) if hvd.rank() == root else bytearray()
+    packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
     received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: object of one
-    return pickle.loads(received.numpy().tobytes())
+    return unpack(received.numpy().tobytes())
+
+
+def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
+    """The whole numbers of the process `root`, as many on every process."""
+    received: list[int] = _done(hvd.broadcast_async(torch.tensor(numbers), root, name)).tolist()  # Horovod: few of one
+    return received
 
 
 def gather_objects(obj: Any) -> list[Any]:
     """The objects of all processes, by rank, on every process."""
-    packed = torch.frombuffer(bytearray(pickle.dumps(obj)), dtype=torch.uint8)
+    packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
     joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: objects of all
-    stream = io.BytesIO(joined.numpy().tobytes())
-    return [pickle.load(stream) for _ in range(hvd.size())]
+    return unpack_all(joined.numpy().tobytes(), hvd.size())
 
 
 @torch.no_grad()

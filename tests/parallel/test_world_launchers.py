@@ -40,7 +40,7 @@ def run(launcher: list[str], processes: int, collectives: str, **environ: str) -
 @pytest.mark.parametrize(
     ("launcher", "processes", "asked", "environ", "controller"),
     [
-        (HOROVODRUN_GLOO, 2, "auto", {}, "gloo"),
+        (HOROVODRUN_GLOO, 3, "auto", {}, "gloo"),
         (HOROVODRUN_MPI, 2, "mpi", {}, "mpi"),
         (MPIRUN, 2, "auto", {}, "mpi"),
         (MPIRUN, 3, "gloo", {}, "gloo"),
@@ -55,6 +55,11 @@ def test_world(launcher: list[str], processes: int, asked: str, environ: dict[st
     texts = done.stdout.split("SAID ")[1:]  # launchers may put two ranks' words on a line, and tags between them
     said = sorted((json.JSONDecoder().raw_decode(text)[0] for text in texts), key=lambda each: each["rank"])
     ones = {1: 1, 2: 11, 3: 111}[processes]
+    if launcher == HOROVODRUN_GLOO:
+        for each in said:
+            running, left = each.pop("connections")
+            assert running > 0
+            assert left == 0
     for rank, each in enumerate(said):
         assert each == {
             "rank": rank,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 
+import psutil
 import torch
 
 from app.base.failure import end
-from app.world import world
+from app.base.launcher_environment import launcher
+from app.world import connections, world
 from app.world.compression import Compression
 
 
@@ -30,6 +33,30 @@ def step_distributed(here: world.World) -> list[float]:
         ends.append(((weight - parameter.detach()) / slope).nan_to_num(-1).unique().tolist())
     assert ends[0] == ends[1]
     return ends[0]
+
+
+def connected(port: int) -> int:
+    """How many connections this process has, those of `port` left out."""
+    found = [each for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_ESTABLISHED]
+    return sum(port not in (each.laddr.port, each.raddr.port) for each in found)
+
+
+def close_connections() -> list[int]:
+    """The numbers of connections with the others while Horovod runs and after its end. Others must stay."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        before = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]
+        connections.init()
+        after = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]
+        numbers = [connected(port)]
+        connections.shutdown()
+        numbers += [connected(port)]
+        for one, other in (before, after):
+            one.sendall(b"kept")
+            assert other.recv(4) == b"kept"
+            one.close()
+            other.close()
+    return numbers
 
 
 def main() -> None:
@@ -60,6 +87,8 @@ def main() -> None:
         }
         said["stepped"] = step_distributed(here)
         world.stop()
+    if launcher() == "horovodrun":
+        said["connections"] = close_connections()
     print("SAID " + json.dumps(said), flush=True)
 
 
