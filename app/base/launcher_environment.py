@@ -8,6 +8,9 @@ import os
 # (mpirun)
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
+# Set by app.launch.launch for a run on several hosts, as `8,8,4`
+PROCESSES_PER_HOST = "APP_PROCESSES_PER_HOST"
+
 _rank_now: int | None = None
 
 
@@ -38,6 +41,11 @@ def launcher_rank() -> int:
 def local_size() -> int:
     """How many processes there are on this host, 1 without a launcher."""
     return _first("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") or 1
+
+
+def processes_per_host() -> list[int]:
+    """How many processes the launcher was asked to start on each host, empty where it was not told."""
+    return [int(count) for count in os.environ.get(PROCESSES_PER_HOST, "").split(",") if count.isdigit()]
 
 
 def is_elastic() -> bool:

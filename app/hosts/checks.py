@@ -265,7 +265,7 @@ def route_interface(request: HostRequirements, facts: dict[str, Any]) -> str:
     """The interface through which a host reaches the others, "" where there is none."""
     if request.interface:
         return request.interface if request.interface in facts["interfaces"] else ""
-    addresses = set(facts["routes"].values())
+    addresses = {address for name, address in facts["routes"].items() if facts["resolves"].get(name) != address}
     return next((name for name, each in facts["interfaces"].items() if each["address"] in addresses), "")
 
 

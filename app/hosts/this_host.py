@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from pathlib import Path
 
 from app.base.errors import UserError
 from app.hosts import probe
@@ -39,6 +40,15 @@ def is_here(name: str) -> bool:
             return True
         except OSError:
             return False
+
+
+def machine() -> str:
+    """What tells this machine, container or network namespace from others, also from those with the same name."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        start = ""
+    return f"{start} {socket.gethostname()}"
 
 
 def check_interface(name: str) -> None:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -142,23 +143,26 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
     environ |= additions
-    if sys.stdout.isatty() and not dry_run:
-        environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    command = command_line(launch, environ, open_mpi=version, root=os.geteuid() == 0)
+    root = os.geteuid() == 0
     if dry_run:
-        print(shell_line(command, additions))
+        print(shell_line(command_line(launch, environ, open_mpi=version, root=root), additions))
         return 0
     handle(_leave_early)
-    if not launch.elastic:
-        check_hosts(launch)
-    if uses_mpirun(launch):
-        environ = without_other_jobs(environ, [host.name for host in launch.hosts])
-    this_host.allow_open_files(256 + 16 * launch.processes)
+    if launch.remote and not launch.elastic:
+        launch = replace(launch, interface=check_hosts(launch) or launch.interface)
+        counts = hostfile.processes_on(launch.hosts, launch.processes)
+        environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
+    if sys.stdout.isatty():
+        environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
     # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     # The first to arrive wait for the last, who may still import torch from a slow disk; 30 seconds by default.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
     environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
+    if uses_mpirun(launch):
+        environ = without_other_jobs(environ, [host.name for host in launch.hosts])
+    this_host.allow_open_files(256 + 16 * launch.processes)
+    command = command_line(launch, environ, open_mpi=version, root=root)
     if launch.launcher == "horovodrun":
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
         command[:1] = [sys.executable, "-m", "app.launch.horovodrun"]

@@ -6,8 +6,8 @@ import threading
 
 from app.base.errors import UserError
 from app.hosts import hostfile, this_host
-from app.hosts.checks import FAIL, HostRequirements, versions
-from app.hosts.remote import Ssh, ask
+from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
+from app.hosts.remote import Answer, Ssh, ask
 from app.launch.command_line import Launch
 
 PATIENCE = 20.0  # seconds for a host to answer before a launch
@@ -21,20 +21,38 @@ def other_hosts(launch: Launch) -> list[str]:
     return [name for name in used if not this_host.is_here(name)]
 
 
-def check_hosts(launch: Launch) -> None:
-    """UserError for a host that does not answer, has another version, or lacks --interface."""
+def check_hosts(launch: Launch) -> str:
+    """Asks the hosts of a run, and returns the interface that horovodrun is to use, "" where the launcher finds one.
+
+    Raises UserError for a host that does not answer, has another version, or lacks --interface.
+    """
     if not other_hosts(launch):
-        return
+        return ""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
     hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
     here = [host for host in hosts if this_host.is_here(host.name)]
     names = [host.name for host in (here + [host for host in hosts if host not in here])]
     answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)
-    bad = [each for each in versions(HostRequirements(hosts, launch.interface, "", ""), answers) if each.status == FAIL]
+    request = HostRequirements(hosts, launch.interface, "", "")
+    bad = [each for each in versions(request, answers) if each.status == FAIL]
     if bad:
         more = f" ({len(bad) - 1} more of this kind: ./run.sh doctor)" if len(bad) > 1 else ""
         what = "" if bad[0].check in ("answer", "machine") else f"{bad[0].check} "
         raise UserError(f"{bad[0].host}: {what}{bad[0].text}: {bad[0].fix}{more}")
+    return _common_interface(request, answers) if launch.launcher == "horovodrun" else ""
+
+
+def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
+    """The interface through which all hosts reach one another. Horovod's own search for it starts a server on each
+    host, with the key to it on a command line. Raises UserError where the hosts use different names for it."""
+    names = {each.host: route_interface(request, each.facts) for each in answers if each.facts}
+    if len(set(names.values())) > 1:
+        listed = ", ".join(f"{host}: {name or 'none'}" for host, name in names.items())
+        raise UserError(
+            f"the hosts reach one another through interfaces with different names ({listed}): give --interface one that"
+            " all hosts have, or --launcher mpirun, which needs no common name"
+        )
+    return next(iter(names.values()), "")
 
 
 class Search:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import horovod.torch as hvd
 import torch
 
 from app.base.errors import UserError
-from app.base.launcher_environment import launcher, launcher_rank, local_slot, rank_is
+from app.base.launcher_environment import launcher, launcher_rank, local_slot, processes_per_host, rank_is
 from app.base.phase import WAITING, phase
 from app.hosts import this_host
 from app.world import connections, gloo_over_mpi
@@ -98,7 +99,9 @@ def current_world(device: torch.device) -> World:
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
-    hosts, spare = zip(*gather_objects((socket.gethostname(), spare_cores())), strict=True)
+    own = socket.gethostname(), spare_cores(), this_host.machine()
+    hosts, spare, machines = zip(*gather_objects(own), strict=True)
+    check_hosts(hosts, machines)
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
         rank=hvd.rank(),
@@ -111,6 +114,27 @@ def current_world(device: torch.device) -> World:
         device=device,
         spare_cores=all(spare),
     )
+
+
+class WrongHosts(UserError):
+    """The launcher has started processes on other hosts than it was asked to."""
+
+    everywhere = True
+
+
+def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
+    """Compares the hosts of a run with those that were asked for. Raises WrongHosts on every process alike.
+
+    hosts, machines: of each rank, its host's name and what tells its machine from others. A launcher that takes two
+    names for one host would else start all processes there, without a word.
+    """
+    asked = processes_per_host()
+    if sum(asked) == len(machines) and sorted(asked) != sorted(Counter(machines).values()):
+        found = ", ".join(f"{host}:{count}" for host, count in Counter(hosts).items())
+        raise WrongHosts(
+            f"the launcher was asked for {len(asked)} hosts with {', '.join(map(str, asked))} processes,"
+            f" but they run on {found}: it takes several names for one host; give the hosts by their addresses"
+        )
 
 
 def stop() -> None:

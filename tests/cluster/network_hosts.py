@@ -142,7 +142,7 @@ class Network:
         ns = Path(f"/proc/{self._bridge.pid}/ns/net")
         _wait_for(lambda: ns.readlink() != own, "the bridge's namespace")
         self._at_bridge("ip link add bridge type bridge; ip link set bridge up")
-        hosts = "".join(f"10.83.0.{number} {name}\n" for number, name in enumerate(names, start=1))
+        hosts = "".join(f"10.83.0.{number} {name} node.{name}\n" for number, name in enumerate(names, start=1))
         for number, name in enumerate(names, start=1):
             folder = self.folder / name
             folder.mkdir()

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_ho
 def network() -> Iterator[Network]:
     network = Network("alpha", "beta")
     network.shape("1gbit")
-    (network.folder / "hosts").write_text("alpha slots=2\nbeta:2\n")
+    (network.folder / "hosts").write_text("node.alpha slots = 2\nnode.beta:2\n")  # one name to its dot
     yield network
     network.close()
 

@@ -1,0 +1,15 @@
+"""The hosts that a run has are those it was asked for."""
+
+import pytest
+
+from app.world.world import WrongHosts, check_hosts
+
+
+def test_the_hosts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_hosts(["a", "a"], ["boot1 a", "boot1 a"])  # nothing was asked for
+    monkeypatch.setenv("APP_PROCESSES_PER_HOST", "2,1")
+    check_hosts(["a", "a", "b"], ["boot1 a", "boot1 a", "boot2 b"])
+    check_hosts(["b", "a", "a"], ["boot2 b", "boot1 a", "boot1 a"])  # a launcher may have an order of its own
+    check_hosts(["a", "a", "a"], ["boot1 a", "boot1 a", "boot2 a"])  # two machines of one name
+    with pytest.raises(WrongHosts, match="asked for 2 hosts with 2, 1 processes, but they run on a:3"):
+        check_hosts(["a", "a", "a"], ["boot1 a"] * 3)
