@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ./run.sh                        sets everything up once, then trains: the same as ./run.sh train
-# ./run.sh setup [OPTIONS]        only sets up: [--cpu|--nccl] [--stock-pillow]
+# ./run.sh setup [OPTIONS]        only sets up: [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE]
+# ./run.sh bundle FILE            packs what setup --bundle FILE needs on a machine without internet
 # ./run.sh test [--cluster|--gpu] [...]  runs the tests; what follows goes to pytest
 # ./run.sh [LAUNCHER OPTIONS] COMMAND [OPTIONS]     see ./run.sh --help
 set -euo pipefail
@@ -9,9 +10,13 @@ python=$root/.venv/bin/python
 [ $# -gt 0 ] || set -- train
 
 if [ "$1" = setup ]; then exec "$root/app/setup/setup.sh" "${@:2}"; fi
-"$root/app/setup/setup.sh" --if-needed
-[ "$1" = test ] || exec "$python" -m app.start "$@"
+if [ "$1" = bundle ]; then exec "$root/app/setup/bundle.sh" "${@:2}"; fi
+if [ "$1" != test ]; then
+  "$root/app/setup/setup.sh" --if-needed
+  exec "$python" -m app.start "$@"
+fi
 
+"$root/app/setup/setup.sh" --if-needed --tests
 cd "$root"
 if [ "${2:-}" = --gpu ]; then exec "$python" -m pytest tests/gpu "${@:3}"; fi
 if [ "${2:-}" = --cluster ]; then exec "$python" -m pytest tests "${@:3}"; fi

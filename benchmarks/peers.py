@@ -91,7 +91,7 @@ def example(file: str, processes: int, network: str = "resnet18", data: str = st
 def stock_pillow(work: Work, folder: str) -> Work:
     """The same with the Pillow that `pip install torchvision` brings, in `folder`, in front of our Pillow-SIMD."""
     stock = Path(folder) / "stock-pillow"
-    (version,) = re.findall(r"^# stock: (pillow==\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    (version,) = re.findall(r"^pillow==\S+", (ROOT / "requirements-source.txt").read_text(), re.MULTILINE)
     subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
     return Work(
         [["env", f"PYTHONPATH={stock}:{ROOT}", *command] for command in work.commands], work.processes, work.images

@@ -53,8 +53,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
     forward_pass = make_forward_pass(run, world)
 
     def step(feed: Iterator[Batch], hooks: Hooks = NO_HOOKS) -> None:
-        smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
-        report = train_step(state, islice(feed, here), forward_pass, minibatch, False, 1.0, hooks, smoothing)
+        report = train_step(state, islice(feed, here), forward_pass, run.plan.minibatch, stop=False, hooks=hooks)
         if world.device.type == "cpu":
             report.tolist()  # as the loop does
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# build_horovod.sh PYTHON VERSION WHEELS [CUDA_HOME]: compiles Horovod against the torch and the MPI that PYTHON sees, with NCCL
-# if a CUDA toolkit is given, and leaves the wheel in the folder WHEELS.
+# build_horovod.sh PYTHON REQUIREMENT WHEELS [CUDA_HOME]: compiles the Horovod that the file REQUIREMENT names, with its hash, against
+# the torch and the MPI that PYTHON sees, with NCCL if a CUDA toolkit is given, and leaves the wheel in the folder WHEELS.
 set -euo pipefail
-python=$1 version=$2 wheels=$3 toolkit=${4:-}
+python=$1 requirement=$2 wheels=$3 toolkit=${4:-}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -12,23 +12,28 @@ ln -s "$(dirname "$(dirname "$python")")" "$work/venv"
 cp "$(dirname "${BASH_SOURCE[0]}")"/*.cmake "$work"
 python=$work/venv/bin/python
 PATH=$work/venv/bin:$PATH
-site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+torch=$("$python" -c 'import importlib.util; print(*importlib.util.find_spec("torch").submodule_search_locations)')
 
 unset "${!HOROVOD_@}"
 export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITH_MPI=1
 if [ -n "$toolkit" ]; then
-  export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED HOROVOD_NCCL_HOME=$work/nccl
+  export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED
   export CUDA_HOME=$toolkit HOROVOD_CUDA_HOME=$toolkit
   PATH=$toolkit/bin:$PATH
-  # torch's NCCL package has libnccl.so.2 only; the linker looks for libnccl.so.
-  mkdir -p "$work/nccl/lib"
-  ln -s "$site/nvidia/nccl/include" "$work/nccl/include"
-  ln -s "$site/nvidia/nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"
+  # The NCCL that torch loads. torch's NCCL package has libnccl.so.2 only; the linker looks for libnccl.so. A vendor's torch without
+  # that package uses the NCCL of the system, which CMake finds by itself.
+  nccl=$(dirname "$torch")/nvidia/nccl
+  if [ -d "$nccl" ]; then
+    export HOROVOD_NCCL_HOME=$work/nccl
+    mkdir -p "$work/nccl/lib"
+    ln -s "$nccl/include" "$work/nccl/include"
+    ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/lib/libnccl.so"
+  fi
 fi
 
 export CMAKE_TOOLCHAIN_FILE=$work/horovod.cmake
 # torch's header refuses older compilers by `__cplusplus < 202002L`, which means C++20.
-SETUP_CXX_STANDARD=$(sed -n 's/.*__cplusplus < 20\([0-9][0-9]\)[0-9]*L.*/\1/p' "$site/torch/include/ATen/ATen.h" | head -n 1)
+SETUP_CXX_STANDARD=$(sed -n 's/.*__cplusplus < 20\([0-9][0-9]\)[0-9]*L.*/\1/p' "$torch/include/ATen/ATen.h" | head -n 1)
 export SETUP_CXX_STANDARD=${SETUP_CXX_STANDARD:?torch no longer says in ATen/ATen.h which C++ standard it needs}
 # Headers which g++ 13 and newer no longer include by the way, and Python.h, which CMake misses in a virtual environment.
 export CXXFLAGS="-include cstdint -include stdexcept -include string -include version ${CXXFLAGS:-}"
@@ -37,7 +42,7 @@ MAKEFLAGS=-j$(nproc)
 export CPATH MAKEFLAGS LDFLAGS="-s ${LDFLAGS:-}"
 
 "$python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-cache-dir --no-deps --no-binary horovod \
-  --wheel-dir "$work/wheel" "horovod==$version"
+  --wheel-dir "$work/wheel" --require-hashes -r "$requirement"
 wheel=$(basename "$work"/wheel/*.whl)
 mkdir -p "$wheels"
 mv "$work/wheel/$wheel" "$wheels/new.$$"

@@ -1,18 +1,21 @@
 # Horovod, compiled for this machine's torch, MPI and Python, or taken from an earlier compilation for the very same ones.
 # shellcheck shell=bash disable=SC2154
 
+cache=${XDG_CACHE_HOME:-~/.cache}
+
 install_horovod() {
-  local build toolkit='' key wheels
+  local build toolkit='' key wheels version
+  version=$(pin horovod requirements-source.txt)
   build=$(choose_build)
-  if [ "$build" = nccl ]; then toolkit=$(cuda_home); fi
-  key="horovod $(pin horovod) $build $toolkit, torch $(pin torch), $(mpirun --version | head -n 1), g++ $(g++ -dumpfullversion)"
-  key="$key, $("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))') $(cat "$here"/build_horovod.sh "$here"/*.cmake | sha256sum)"
+  if [ "$build" = nccl ]; then toolkit=$(fitting_toolkit || toolkit_from_index); fi
+  key=$(horovod_key "$build" "$toolkit")
   is_done horovod "$key" && return
 
-  wheels=${XDG_CACHE_HOME:-~/.cache}/horovod-wheels/$(printf '%s' "$key" | sha256sum | cut -c 1-16)
+  wheels=$(horovod_wheels "$key")
   if ! compgen -G "$wheels/*.whl" >/dev/null; then
-    say "Compiling Horovod $(pin horovod) for $build (gloo, MPI): 6 to 11 minutes of one core"
-    logged "compiling Horovod" "$here/build_horovod.sh" "$python" "$(pin horovod)" "$wheels" "$toolkit"
+    say "Compiling Horovod $version for $build (gloo, MPI): 6 to 11 minutes of one core"
+    requirement horovod requirements-source.txt >"$finished/horovod.txt"
+    logged "compiling Horovod" "$here/build_horovod.sh" "$python" "$finished/horovod.txt" "$wheels" "$toolkit"
   fi
   logged "installing Horovod" pip install --no-deps --no-index --force-reinstall "$wheels"/*.whl
   # A wheel that does not work here is not kept for the next start.
@@ -23,46 +26,81 @@ install_horovod() {
   write "$finished/horovod" "$key"
 }
 
+# horovod_key cpu|nccl TOOLKIT: all that a compiled Horovod depends on. The toolkit's release counts, not where it is.
+horovod_key() {
+  local release=''
+  [ -z "$2" ] || release=$("$2/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+  printf 'horovod %s %s %s, torch %s, %s, g++ %s, %s %s' "$(pin horovod requirements-source.txt)" "$1" "$release" "$(torch_version)" \
+    "$(mpirun --version | head -n 1)" "$(g++ -dumpfullversion)" \
+    "$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')" \
+    "$(cat "$here"/build_horovod.sh "$here"/*.cmake "$root/requirements-source.txt" | sha256sum)"
+}
+
+# horovod_wheels KEY: the folder of the wheel that was or will be compiled for KEY.
+horovod_wheels() { printf '%s/horovod-wheels/%s' "$cache" "$(printf '%s' "$1" | sha256sum | cut -c 1-16)"; }
+
 # imports cpu|nccl
 imports() {
   "$python" -c "import horovod.torch as hvd
 assert hvd.gloo_built() and hvd.mpi_built() and bool(hvd.nccl_built()) == ('$1' == 'nccl')"
 }
 
-# Prints cpu or nccl.
+# Prints cpu or nccl. NCCL needs a CUDA toolkit of torch's major version, because torch and Horovod share one CUDA runtime. Where
+# there is none, it comes from the package index.
 choose_build() {
-  if [ "$operations" = nccl ] && ! toolkit_fits; then
-    fail "setup --nccl: no CUDA $(torch_cuda) toolkit, which torch $(pin torch) needs. Install one, or point CUDA_HOME at it."
-  elif [ "$operations" = nccl ]; then
-    echo nccl
-  elif [ "$operations" = cpu ] || ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
+  if [ "$operations" = cpu ] || { [ "$operations" = auto ] && ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; }; then
     echo cpu
-  elif toolkit_fits; then
+  elif [ -z "$(torch_cuda)" ] && [ "$operations" = nccl ]; then
+    fail "setup --nccl: torch $(torch_version) was built without CUDA. Install a torch with CUDA, or use ./run.sh setup --cpu"
+  elif fitting_toolkit >/dev/null || [ "$(torch_cuda)" = "$(index_cuda)" ]; then
     echo nccl
+  elif [ "$operations" = nccl ]; then
+    fail "setup --nccl: no CUDA $(torch_cuda) toolkit, which torch $(torch_version) needs. Install one, or point CUDA_HOME at it."
   else
     say "There is a GPU, but no CUDA $(torch_cuda) toolkit: Horovod is built without NCCL. Once there is one: ./run.sh setup"
     echo cpu
   fi
 }
 
-# torch and Horovod share one CUDA runtime, so the toolkit must be of torch's major version.
-toolkit_fits() {
-  local folder
-  folder=$(cuda_home) && "$folder/bin/nvcc" --version | grep -q "release $(torch_cuda)\."
-}
+torch_folder() { "$python" -c 'import importlib.util; print(*importlib.util.find_spec("torch").submodule_search_locations)'; }
 
 # As text: importing torch takes seconds.
-torch_cuda() { sed -n "s/^cuda.*'\([0-9]*\)\..*/\1/p" "$venv"/lib/python3*/site-packages/torch/version.py; }
+torch_version() { sed -n "s/^__version__ *= *'\(.*\)'/\1/p" "$(torch_folder)/version.py"; }
 
-# Prints the folder of a whole CUDA toolkit; an nvcc alone is not one.
-cuda_home() {
-  local nvcc folder
+# torch_cuda: the major version of CUDA that torch was built with; nothing for a torch without CUDA.
+torch_cuda() { sed -n "s/^cuda.*'\([0-9]*\)\..*/\1/p" "$(torch_folder)/version.py"; }
+
+# index_cuda: the major version of the toolkit in requirements-cuda.txt.
+index_cuda() { pin cuda-toolkit requirements-cuda.txt | cut -d . -f 1; }
+
+# Prints the folder of the first whole CUDA toolkit that fits torch; an nvcc alone is not one.
+fitting_toolkit() {
+  local nvcc folder major
+  major=$(torch_cuda)
   nvcc=$(readlink -f "$(command -v nvcc || echo /no/bin/nvcc)")
-  for folder in "${CUDA_HOME:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda; do
-    if [ -x "$folder/bin/nvcc" ] && [ -f "$folder/include/cuda_runtime.h" ]; then
+  for folder in "${CUDA_HOME:-}" "${nvcc%/bin/nvcc}" /usr/local/cuda /usr/local/cuda-"$major"*; do
+    if [ -x "$folder/bin/nvcc" ] && [ -f "$folder/include/cuda_runtime.h" ] &&
+      "$folder/bin/nvcc" --version | grep -q "release $major\."; then
       echo "$folder"
       return
     fi
   done
   return 1
+}
+
+# Installs the CUDA toolkit of requirements-cuda.txt, without root, into a folder of its own, and prints that folder. Only compiling
+# needs it.
+toolkit_from_index() {
+  local packages
+  packages=$cache/cuda-toolkit-$(sha256sum <"$root/requirements-cuda.txt" | cut -c 1-16)
+  if [ ! -d "$packages" ]; then
+    say "Installing a CUDA $(index_cuda) toolkit for compiling into $packages: 105 MB to download"
+    rm -rf "$packages.new"
+    logged "installing the CUDA toolkit" pip_install --no-compile --no-deps --target "$packages.new" -r "$root/requirements-cuda.txt"
+    # CMake and the linker look for these names.
+    ln -s lib "$packages.new/nvidia/cu$(index_cuda)/lib64"
+    ln -s "libcudart.so.$(index_cuda)" "$packages.new/nvidia/cu$(index_cuda)/lib/libcudart.so"
+    mv "$packages.new" "$packages"
+  fi
+  echo "$packages/nvidia/cu$(index_cuda)"
 }

@@ -3,21 +3,51 @@
 
 pip() { "$python" -m pip --disable-pip-version-check --no-input "$@"; }
 
-# pin PACKAGE: the version that requirements.txt gives it.
-pin() { sed -n "s/^\(# stock: \)\{0,1\}$1==\([^ ]*\).*/\2/p" "$root/requirements.txt"; }
+# Every file that pip installs must have a hash that the requirements file names.
+pip_install() { pip install --require-hashes "$@"; }
+
+# requirement PACKAGE FILE: prints the version and the hashes that a requirements file gives to PACKAGE.
+requirement() {
+  awk -v start="$1==" 'index($0, start) == 1 { found = 1 } found { print } found && !/\\$/ { exit }' "$root/$2"
+}
+
+# pin PACKAGE FILE: prints the version that a requirements file gives to PACKAGE.
+pin() { requirement "$1" "$2" | sed -n '1s/^[^=]*==\([^ ]*\).*/\1/p'; }
 
 make_venv() {
-  local base key
-  base=$(find_python)
-  key="$root $base"
+  local base key site
+  if [ -z "$torch" ]; then
+    base=$(find_python)
+  else
+    base=$(usable_python "$torch") ||
+      fail "setup --torch: $torch cannot be used: it must be Python 3.11, 3.12 or 3.13 with the module venv and Python.h (python3-dev)."
+    has_torch "$torch" ||
+      fail "setup --torch: $torch must have torch 2.6 or newer and the torchvision that belongs to it. Install them there first."
+  fi
+  key="$root $base${torch:+ $torch}"
   is_done venv "$key" && return
   say "Making $venv with $base"
   rm -rf "$venv"
-  write "$finished/choices" "$operations $pillow"
+  write "$finished/choices" "$choices"
   logged "making the virtual environment" "$base" -m venv "$venv"
+  site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   # `python -m app` by hand, from any folder and under any launcher.
-  printf '%s\n' "$root" >"$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/run_from_here.pth"
+  printf '%s\n' "$root" >"$site/run_from_here.pth"
+  # Packages of the other Python come after those of the virtual environment.
+  [ -z "$torch" ] || package_folders "$torch" >"$site/torch_from_there.pth"
   write "$finished/venv" "$key"
+}
+
+has_torch() {
+  "$1" - <<'PYTHON' 2>/dev/null
+from importlib.metadata import version
+assert tuple(map(int, version("torch").split("+")[0].split(".")[:2])) >= (2, 6)
+version("torchvision")
+PYTHON
+}
+
+package_folders() {
+  "$1" -c 'import pathlib, sys; print(*[p for p in sys.path if pathlib.Path(p).name in ("site-packages", "dist-packages")], sep="\n")'
 }
 
 # pip writes RECORD last and asks only for METADATA: what it was installing or removing when it was killed counts as installed.
@@ -32,21 +62,59 @@ for info in site.glob("*.dist-info"):
 PYTHON
 }
 
-# Three things of requirements.txt need a hand: Horovod is compiled after torch is there, and pip would quietly put stock Pillow
-# over Pillow-SIMD, so that goes in last and is what torchvision's wish for "pillow" is tested against.
+# Pillow-SIMD goes in last, because pip would quietly put stock Pillow over it. torchvision's need of "pillow" is met by the stock
+# Pillow that was there before.
 install_requirements() {
   local key list=$finished/requirements.txt
-  key="$pillow $(sha256sum <"$root/requirements.txt")"
+  key="$pillow${torch:+ $torch} $(cat "$root/requirements.txt" "$root/requirements-source.txt" | sha256sum)"
   is_done requirements "$key" && return
-  grep -v -E '^(horovod|pillow-simd)==' "$root/requirements.txt" >"$list"
-  [ "$pillow" = simd ] || sed -i -e '/^pillow==/d' -e 's/^# stock: //' "$list"
-  say "Installing requirements.txt, with torch $(pin torch): 5.5 GB on a new machine"
-  logged "pip uninstall" pip uninstall -y pillow pillow-simd
-  logged "pip install -r requirements.txt" pip install -r "$list"
+  # nvImageCodec was installed by earlier versions. Its licence allows it only next to NVIDIA's GPUs and CPUs.
+  logged "pip uninstall" pip uninstall -y pillow pillow-simd nvidia-nvimgcodec-cu12
+  requirements_here >"$list"
+  if [ -z "$torch" ]; then
+    say "Installing requirements.txt, with torch $(pin torch requirements.txt): 5.5 GB on a new machine"
+    logged "pip install -r requirements.txt" pip_install -r "$list"
+  else
+    say "Installing what $torch lacks"
+    logged "pip install -r $list" pip_install --no-deps -r "$list"
+  fi
   if [ "$pillow" = simd ]; then
-    logged "building Pillow-SIMD" pip install --no-deps --no-build-isolation --force-reinstall "pillow-simd==$(pin pillow-simd)"
+    requirement pillow-simd requirements-source.txt >"$finished/pillow-simd.txt"
+    logged "building Pillow-SIMD" pip_install --no-deps --no-build-isolation --force-reinstall -r "$finished/pillow-simd.txt"
+    pillow_notice
   fi
   write "$finished/requirements" "$key"
+}
+
+pillow_notice() {
+  say "Pillow-SIMD $(pin pillow-simd requirements-source.txt) is installed. It lacks the fix of CVE-2026-112403: decode only images that you trust," \
+    "such as ImageNet with its checksums. For other images: ./run.sh setup --stock-pillow"
+}
+
+# Prints the requirements to install: those of requirements.txt, with the stock Pillow chosen by --stock-pillow, and without what
+# the Python of --torch has. Packages that belong to torch are left to that Python in any case.
+requirements_here() {
+  local stock
+  stock=$([ "$pillow" = simd ] || requirement pillow requirements-source.txt)
+  "$python" - "$root/requirements.txt" "$torch" "$stock" <<'PYTHON'
+import importlib.metadata, pathlib, re, sys
+file, torch, stock = sys.argv[1:]
+installed = {re.sub("[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions()} if torch else set()
+for requirement in re.findall(r"^[a-z](?:.*\\\n)*.*\n", pathlib.Path(file).read_text(), re.MULTILINE):
+    name = requirement.split("==")[0]
+    if name == "pillow" and stock:
+        print(stock)
+    elif not torch or not (name in installed or re.match("torch|torchvision|triton|cuda-|nvidia-", name)):
+        print(requirement, end="")
+PYTHON
+}
+
+# What the tests and linters need. `./run.sh test` asks for it.
+install_test_tools() {
+  [ -w "$venv" ] || fail "The tools of the tests cannot be installed into $venv: it cannot be written. In a container: docker run --user 0 ..."
+  say "Installing requirements-test.txt, for the tests"
+  logged "pip install -r requirements-test.txt" pip_install --no-deps -r "$root/requirements-test.txt"
+  write "$finished/tests" "$test_tools"
 }
 
 installed_versions() {

@@ -1,52 +1,69 @@
 #!/usr/bin/env bash
-# setup.sh [--if-needed] [--cpu|--nccl] [--stock-pillow]: makes .venv what requirements.txt and this folder say.
+# setup.sh [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE] [--tests] [--if-needed]: makes .venv what the
+# requirements files and this folder say.
+#   --cpu, --nccl    Horovod for CPUs only, or with NCCL; without either, with NCCL where there is a GPU. --nccl needs no GPU.
+#   --stock-pillow   Pillow with its latest security fixes instead of Pillow-SIMD
+#   --torch PYTHON   uses the torch of that Python and installs only what it lacks; . is the python3 that is found first
+#   --bundle FILE    takes all packages from FILE, which `./run.sh bundle FILE` made, and needs no network
+#   --tests          also installs what the tests need
+#   --if-needed      does nothing if everything is in place; keeps the choices of the latest `./run.sh setup`
 #
 # Each step ends by writing what it was done for into .venv/.setup, and is done again when that is missing or differs: an
-# interrupted set-up goes on where it stopped, a changed pin is noticed. --if-needed (every start of run.sh) compares only the
-# last of these files, and keeps the choices of the latest `./run.sh setup`.
+# interrupted set-up goes on where it stopped, and a changed pin is noticed. --if-needed (every start of run.sh) compares only the
+# last of these files.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(dirname "$(dirname "$here")")
-venv=$root/.venv
-python=$venv/bin/python
-finished=$venv/.setup
 . "$here/steps.sh"
 . "$here/system.sh"
 . "$here/python.sh"
 . "$here/horovod.sh"
 . "$here/decoder.sh"
 
-operations=auto pillow=simd if_needed=no
-for option in "$@"; do
-  case $option in
+operations=auto pillow=simd torch='' bundle='' tests=no if_needed=no
+while [ $# -gt 0 ]; do
+  case $1 in
     --if-needed) if_needed=yes ;;
     --cpu) operations=cpu ;;
     --nccl) operations=nccl ;;
     --stock-pillow) pillow=stock ;;
-    *)
-      say "setup: unknown option $option; there are --cpu, --nccl and --stock-pillow"
-      exit 2
+    --tests) tests=yes ;;
+    --torch | --bundle)
+      [ -n "${2:-}" ] || bad_option "$1 needs a value: --torch PYTHON or --torch . and --bundle FILE"
+      if [ "$1" = --torch ]; then torch=$2; else bundle=$2; fi
+      shift
       ;;
+    *) bad_option "unknown option $1; there are --cpu, --nccl, --stock-pillow, --torch, --bundle and --tests" ;;
   esac
+  shift
 done
+if [ -n "$torch" ]; then torch=$(python_path "$torch") || bad_option "--torch: there is no such Python"; fi
+[ -z "$bundle" ] || [ -r "$bundle" ] || bad_option "--bundle $bundle: there is no such file"
 
 require_host_name
-if [ "$if_needed" = yes ] && [ -f "$finished/choices" ]; then read -r operations pillow <"$finished/choices"; fi
-everything="$root $operations $pillow $(cat "$root/requirements.txt" "$here"/* | sha256sum)"
-complete() { [ "$if_needed" = yes ] && [ -x "$python" ] && is_done everything "$everything"; }
+if [ "$if_needed" = yes ]; then read_choices; fi
+choices="$operations $pillow $torch"
+everything="$root $choices $(cat "$root"/requirements{,-source,-cuda}.txt "$here"/* | sha256sum)"
+test_tools=$(sha256sum <"$root/requirements-test.txt")
+complete() {
+  [ "$if_needed" = yes ] && [ -x "$python" ] && is_done everything "$everything" && { [ "$tests" = no ] || is_done tests "$test_tools"; }
+}
 if complete; then exit 0; fi
 
 trap 'exit 130' INT TERM
 one_at_a_time
 if complete; then exit 0; fi
-rm -f "$finished/everything"
-write "$finished/choices" "$operations $pillow"
-install_system_tools
-make_venv
-forget_half_installed
-install_requirements
-install_horovod
-install_decoder
-write "$finished/everything" "$everything"
+if [ -n "$bundle" ]; then use_bundle "$bundle"; fi
+if [ "$if_needed" = no ] || ! is_done everything "$everything"; then
+  rm -f "$finished/everything"
+  write "$finished/choices" "$choices"
+  install_system_tools
+  make_venv
+  forget_half_installed
+  install_requirements
+  install_horovod
+  install_decoder
+  write "$finished/everything" "$everything"
+fi
+if [ "$tests" = yes ] && ! is_done tests "$test_tools"; then install_test_tools; fi
 say "Set up in $SECONDS s: $(installed_versions)"

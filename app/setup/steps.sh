@@ -1,11 +1,38 @@
-# Shared by the steps of setup.sh.
-# shellcheck shell=bash disable=SC2154
+# Shared by setup.sh with its steps and by bundle.sh.
+# shellcheck shell=bash disable=SC2154,SC2034
+
+root=$(dirname "$(dirname "$here")")
+venv=$root/.venv
+python=$venv/bin/python
+finished=$venv/.setup
 
 say() { printf '%s\n' "$*" >&2; }
 
 fail() {
   say "$@"
   exit 1
+}
+
+bad_option() {
+  say "setup: $*"
+  exit 2
+}
+
+# The choices of the latest set-up.
+read_choices() {
+  if [ -f "$finished/choices" ]; then read -r operations pillow torch <"$finished/choices"; fi
+}
+
+# use_bundle FILE: pip takes packages from FILE alone, and a Horovod compiled for a machine like this one is taken as it is.
+use_bundle() {
+  local folder
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2064 # the folder of now
+  trap "rm -rf '$folder'" EXIT
+  tar -C "$folder" --no-same-owner -xf "$1" || fail "$1 is not a file that ./run.sh bundle made."
+  export PIP_NO_INDEX=1 PIP_FIND_LINKS=$folder/packages
+  mkdir -p "$cache/horovod-wheels"
+  cp -rn "$folder"/horovod-wheels/* "$cache/horovod-wheels/"
 }
 
 # is_done STEP KEY: was STEP finished for this very KEY?

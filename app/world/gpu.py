@@ -1,0 +1,166 @@
+"""The GPUs of this host: whether torch can use them, and which of them a process takes.
+
+What is asked of torch here needs no GPU to answer, so that the checks can be tested on any machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from app.base.errors import UserError
+
+_DEVICE_FILES = "/dev/nvidia[0-9]*"  # The driver makes one for each GPU, also where torch cannot use it.
+_LAST_WITH_VOLTA = "2.7.1"  # the last torch whose wheel on PyPI has code for Pascal and Volta (sm_60, sm_70)
+
+
+def choose_kind(device: str) -> str:
+    """Returns "cuda" or "cpu" for a value of --device: auto, cpu or cuda.
+
+    Raises:
+        UserError: The value is unknown, or there is a GPU that torch cannot use.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device} is unknown: choose auto, cpu or cuda")
+    if device == "cpu":
+        return "cpu"
+    problem = find_problem()
+    if problem:
+        raise UserError(problem)
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise UserError(
+        f"--device cuda: torch sees no GPU on {socket.gethostname()}: check nvidia-smi, or give --device cpu"
+    )
+
+
+def find_problem() -> str:
+    """Returns why torch cannot use this host's visible GPUs, with the fix, or "" if it can or there are none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what the error below says.
+        usable = torch.cuda.is_available()
+    if usable:
+        return next(filter(None, map(_missing_code, range(torch.cuda.device_count()))), "")
+    files = list(Path("/").glob(_DEVICE_FILES.lstrip("/")))
+    if not files or _hidden():
+        return ""
+    host, version = socket.gethostname(), torch.__version__
+    if torch.version.cuda is None:
+        return (
+            f"{host} has {len(files)} GPU(s), but torch {version} was built without CUDA:"
+            " install a torch with CUDA, or give --device cpu"
+        )
+    return (
+        f"{host} has {len(files)} GPU(s), but torch {version} (CUDA {torch.version.cuda}) cannot use them: {_reason()}."
+        " Update the driver, or use a torch for an older CUDA (./run.sh setup --torch PYTHON), or give --device cpu"
+    )
+
+
+def _hidden() -> bool:
+    """Returns whether CUDA_VISIBLE_DEVICES says that no GPU is to be used. Slurm writes NoDevFiles."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.strip() in ("", "-1", "NoDevFiles")
+
+
+def _reason() -> str:
+    """Returns what torch says when it is asked to use a GPU, in one line."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())
+        return re.split(r"[.:]? (?:Please|Alternatively)\b", said)[0].rstrip(".")
+    return "it sees none"
+
+
+def _missing_code(index: int) -> str:
+    """Returns what is wrong if torch has no code for the architecture of the GPU, else ""."""
+    capability, built = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
+    if has_code(capability, built):
+        return ""
+    name = f"GPU {index} of {socket.gethostname()}, {torch.cuda.get_device_name(index)},"
+    older = capability < min(_architecture(name) for name in built)
+    other = f"torch {_LAST_WITH_VOLTA}, which has code from Pascal on" if older else "a newer torch"
+    return (
+        f"{name} is sm_{capability[0]}{capability[1]}, and torch {torch.__version__} has code for"
+        f" {', '.join(built)} only: use {other} (./run.sh setup --torch PYTHON), or give --device cpu"
+    )
+
+
+def has_code(capability: tuple[int, int], built: Sequence[str]) -> bool:
+    """Returns whether a torch that was built for these architectures runs on a GPU of this capability.
+
+    Args:
+        capability: (major, minor) of the GPU.
+        built: Names such as sm_80 (machine code, which runs on the same major version with an equal or higher minor
+            one) and compute_90 (PTX, which the driver translates for every newer GPU). An empty list says nothing.
+    """
+    return not built or any(_runs(name, capability) for name in built)
+
+
+def _runs(name: str, capability: tuple[int, int]) -> bool:
+    architecture = _architecture(name)
+    if architecture == capability:
+        return True
+    if name.endswith(("a", "f")):  # for that one architecture or family only
+        return False
+    return architecture <= capability and (name.startswith("compute_") or architecture[0] == capability[0])
+
+
+def _architecture(name: str) -> tuple[int, int]:
+    """Returns (9, 0) for sm_90, sm_90a and compute_90."""
+    digits = re.sub(r"\D", "", name)
+    return int(digits[:-1]), int(digits[-1])
+
+
+def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
+    """Returns which of the visible GPUs a process takes.
+
+    A launcher such as srun with --gpus-per-task shows each process its own GPU only. Whether two processes took the
+    same GPU is found by find_shared().
+
+    Raises:
+        UserError: There are more processes than GPUs.
+    """
+    if gpus == 1:
+        return 0
+    if local_rank >= gpus:
+        raise UserError(f"{local_size} processes but {gpus} GPUs on {socket.gethostname()}: lower its slots or -np")
+    return local_rank
+
+
+def identity(device: torch.device) -> str:
+    """Returns what tells the GPU of this process from all others of this host.
+
+    It is "" for the CPU, and where NCCL is told to allow two ranks on one GPU, as the tests on one card do.
+    """
+    if device.type == "cpu" or os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE", "0") != "0" or "NCCL_HOSTID" in os.environ:
+        return ""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def find_shared(hosts: Sequence[str], identities: Sequence[str]) -> str:
+    """Returns which ranks share a GPU, with the fix, or "" if none do.
+
+    Args:
+        hosts: The host name of each rank.
+        identities: The identity() of each rank.
+    """
+    takers: dict[tuple[str, str], list[int]] = {}
+    for rank, taken in enumerate(zip(hosts, identities, strict=True)):
+        if taken[1]:
+            takers.setdefault(taken, []).append(rank)
+    for (host, _), ranks in takers.items():
+        if len(ranks) > 1:
+            return (
+                f"ranks {', '.join(map(str, ranks))} have the same GPU of {host}: lower its slots or -np,"
+                " or let the launcher show each process its own GPU"
+            )
+    return ""

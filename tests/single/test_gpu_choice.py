@@ -1,0 +1,139 @@
+"""Which GPU a process takes, and what is said where torch cannot use one.
+
+The stand-in for an old driver is a libcuda.so.1 that reports its version to torch's own CUDA runtime. The stand-ins for
+cards are what torch would report of them.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.base.errors import UserError
+from app.world import gpu, world
+
+ROOT = Path(__file__).parents[2]
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+OLD_DRIVER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+static int too_old(void) { return 35; }
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
+int cuGetExportTable(const void **table, const void *id) { *table = 0; return 500; }
+int cuGetProcAddress_v2(const char *name, void **found, int version, unsigned long long flags, int *status) {
+  void *self = dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
+  *found = strcmp(name, "cuGetProcAddress") ? dlsym(self, name) : (void *)cuGetProcAddress_v2;
+  if (!*found) *found = too_old;
+  if (status) *status = 0;
+  return 0;
+}
+int cuGetProcAddress(const char *name, void **found, int version, unsigned long long flags) {
+  return cuGetProcAddress_v2(name, found, version, flags, 0);
+}
+"""
+CHOOSE = """
+import sys
+from app.base.errors import UserError
+from app.world import gpu
+gpu._DEVICE_FILES = sys.argv[1]
+for device in ("cpu", "auto", "cuda"):
+    try:
+        print(device, gpu.choose_kind(device))
+    except UserError as error:
+        print(device, "error:", error)
+"""
+
+
+def choose(files: Path, **variables: str) -> tuple[list[str], str]:
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    command = [sys.executable, "-c", CHOOSE, f"{files}/nvidia[0-9]*"]
+    done = subprocess.run(command, env=environment | variables, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines(), done.stderr
+
+
+@no_gpu
+def test_a_driver_that_is_too_old_for_torch_is_an_error_with_its_fix(tmp_path: Path) -> None:
+    (tmp_path / "cuda.c").write_text(OLD_DRIVER)
+    (tmp_path / "nvidia0").touch()
+    (tmp_path / "nvidiactl").touch()
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "libcuda.so.1", "cuda.c", "-ldl"], cwd=tmp_path, check=True)
+    (cpu, auto, cuda), warned = choose(tmp_path, LD_LIBRARY_PATH=str(tmp_path))
+    assert cpu == "cpu cpu"
+    assert warned == ""
+    for line in (auto, cuda):
+        assert f"has 1 GPU(s), but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use them" in line
+        assert ": The NVIDIA driver on your system is too old (found version 11040). Update the driver, or use" in line
+        assert "./run.sh setup --torch PYTHON" in line
+        assert "--device cpu" in line
+
+
+@no_gpu
+def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path) -> None:
+    assert choose(tmp_path)[0][1] == "auto cpu"
+    (tmp_path / "nvidia0").touch()
+    assert choose(tmp_path)[0][1].startswith("auto error: ")
+    assert choose(tmp_path, CUDA_VISIBLE_DEVICES="")[0][1] == "auto cpu"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((7, 0), ["sm_75", "sm_80", "sm_90"], False),  # V100
+        ((6, 0), ["sm_75", "sm_80", "sm_90"], False),  # P100
+        ((8, 9), ["sm_80", "sm_90"], True),  # machine code of the same major version
+        ((8, 0), ["sm_86", "sm_90"], False),
+        ((10, 3), ["sm_90", "sm_100"], True),
+        ((12, 1), ["sm_90"], False),
+        ((12, 1), ["sm_90", "compute_90"], True),  # PTX is translated by the driver
+        ((9, 0), ["sm_90a"], True),
+        ((10, 3), ["sm_100a", "compute_100a"], False),  # code for one architecture alone
+    ],
+)
+def test_machine_code_and_ptx_run_where_nvidia_says_that_they_run(
+    capability: tuple[int, int], built: list[str], runs: bool
+) -> None:
+    assert gpu.has_code(capability, built) is runs
+
+
+def test_a_card_that_torch_has_no_code_for_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {0: ((9, 0), "NVIDIA H100"), 1: ((7, 0), "Tesla V100-SXM2-16GB")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: cards[index][0])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: cards[index][1])
+    # What torch says without a driver is what it was built for.
+    assert "sm_90" in torch.cuda.get_arch_list()
+    if "sm_70" not in torch.cuda.get_arch_list():
+        with pytest.raises(UserError, match=r"GPU 1 of .*Tesla V100-SXM2-16GB, is sm_70, .*use torch 2\.7\.1.*--torch"):
+            gpu.choose_kind("auto")
+    cards[1] = ((9, 0), "NVIDIA H100")
+    assert gpu.choose_kind("auto") == "cuda"
+
+
+def test_a_process_that_sees_one_gpu_takes_it_whatever_its_local_rank() -> None:
+    assert gpu.choose_index(local_rank=3, local_size=8, gpus=1) == 0
+    assert gpu.choose_index(local_rank=3, local_size=8, gpus=8) == 3
+    with pytest.raises(UserError, match=r"8 processes but 4 GPUs on .*: lower its slots or -np"):
+        gpu.choose_index(local_rank=4, local_size=8, gpus=4)
+
+
+def test_two_ranks_with_one_gpu_are_found_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.find_shared(["a", "a", "b", "b"], ["gpu-1", "gpu-2", "gpu-1", "gpu-2"]) == ""
+    assert gpu.find_shared(["a", "a"], ["", ""]) == ""  # on CPUs
+    said = gpu.find_shared(["a", "b", "a", "b"], ["gpu-1", "gpu-1", "gpu-2", "gpu-1"])
+    assert said.startswith("ranks 1, 3 have the same GPU of b: lower its slots or -np")
+
+    device = world.join(device="cpu")
+    monkeypatch.setattr(gpu, "identity", lambda device: "gpu-1")
+    assert world.current_world(device).size == 1
+    gather = world.gather_objects
+    monkeypatch.setattr(world, "gather_objects", lambda mine: gather(mine) * 2)  # as if there were a second rank
+    with pytest.raises(UserError, match="ranks 0, 1 have the same GPU"):
+        world.current_world(device)
+    world.stop()
