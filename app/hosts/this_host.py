@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import resource
@@ -49,6 +50,17 @@ def machine() -> str:
     except OSError:
         start = ""
     return f"{start} {socket.gethostname()}"
+
+
+def check_shared_memory() -> None:
+    """Raises UserError where this host's shared memory takes no lock, which loader processes need."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        raise UserError(
+            f"/dev/shm takes no lock ({error.strerror}), and loader processes need it: remove what fills it"
+            " (`ls -l /dev/shm`), or give it more room (docker run --shm-size 8g)"
+        ) from None
 
 
 def check_interface(name: str) -> None:

@@ -21,7 +21,7 @@ from app.base import launcher_environment
 from app.base.errors import FAILED, LOST, PREEMPTED, UserError
 from app.base.failure import Failure
 from app.base.program import Command
-from app.base.streams import reader_is_gone, say_last
+from app.base.streams import reader_is_gone, say_last, visible
 from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
@@ -56,6 +56,8 @@ def main(
         if check is not None:
             check(command)  # a wrong flag answers here, at once and once
         distributed = command[0] in commands and commands[command[0]].distributed
+        if distributed:
+            _check_surroundings(command)
         if not distributed or options.launcher == "none":
             return _run_alone(options, command, program, distributed)
         check_not_nested(environ)
@@ -65,6 +67,14 @@ def main(
         if is_first(environ):
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _check_surroundings(command: list[str]) -> None:
+    """Raises UserError for what would end a run with a traceback after its start."""
+    this_host.check_shared_memory()
+    for word in command:
+        if word != word.encode(errors="replace").decode():
+            raise UserError(f"{visible(word)}: the files of a run hold text as UTF-8, and this is none: rename it")
 
 
 def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:

@@ -115,6 +115,79 @@ def test_a_host_that_does_not_answer(network: Network) -> None:
     assert seconds < 40
 
 
+def run_program(network: Network, text: str, hosts: str) -> tuple[int, str]:
+    """Exit code and stderr of ranks that run a program, under horovodrun."""
+    program = network.folder / "program.py"
+    program.write_text(text)
+    start = [sys.executable, str(ROOT / "tests" / "parallel" / "launch_program.py"), str(program)]
+    done = network.hosts[0].run(*start, "-H", hosts, *SSH, "train", **ENVIRON)
+    return done.returncode, done.stderr
+
+
+KILLED = """
+import os, signal, time
+if os.environ["HOROVOD_RANK"] == "0":
+    time.sleep(2)
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(1000)
+"""
+
+
+def test_a_rank_on_another_host_is_ended_with_the_others(network: Network) -> None:
+    """Though it does not listen, and no signal travels."""
+    code, errors = run_program(network, KILLED, "alpha:1,beta:1")
+    assert code == 1
+    assert errors.startswith("error: rank 0 on alpha was ended by SIGKILL")
+    assert not [line for host in network.hosts for line in host.processes("program.py")]
+
+
+def limit_connections(beta: network_hosts.Host, limit: str) -> None:
+    config = beta.folder / "sshd_config"
+    lines = [line for line in config.read_text().splitlines() if "MaxStartups" not in line]
+    config.write_text("\n".join([*lines, f"MaxStartups {limit}\n" if limit else ""]))
+    beta.do("kill -HUP 1; sleep 1")
+
+
+def test_an_sshd_that_takes_few_connections_at_once(network: Network) -> None:
+    beta = network.hosts[1]
+    try:
+        limit_connections(beta, "5:100:5")
+        assert run_program(network, "import time; time.sleep(1)", "beta:12") == (0, "")
+        limit_connections(beta, "1:100:1")
+        code, errors = run_program(network, "import time; time.sleep(100)", "alpha:1,beta:12")
+    finally:
+        limit_connections(beta, "")
+    assert code == 1
+    assert "on beta: ssh to it failed: its sshd drops connections: raise MaxStartups" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("shell", "said"),
+    [
+        ("/usr/sbin/nologin", "error: beta: it did not answer as expected (This account is currently not available.)"),
+        (
+            "{folder}/hangs",
+            "error: beta: it did not answer within 20 s: is it on, is its network up, and does `ssh beta",
+        ),
+    ],
+)
+def test_a_login_shell_that_is_none(shell: str, said: str, network: Network) -> None:
+    beta = network.hosts[1]
+    hangs = network.folder / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 1000\n")
+    hangs.chmod(0o755)
+    shell = shell.format(folder=network.folder)
+    beta.do(f"cp /etc/passwd /root/passwd; sed -i 's|^root:.*|root:x:0:0:root:/root:{shell}|' /etc/passwd")
+    try:
+        code, lines, _ = train(network, *ON, *SSH)
+    finally:
+        beta.do("cp /root/passwd /etc/passwd")
+    assert (code, len(lines)) == (2, 1), lines
+    assert lines[0].startswith(said)
+    assert "--timeout" not in lines[0]
+
+
 def test_the_cause_stands_above_the_launchers_words(network: Network) -> None:
     beta = network.hosts[1]
     beta.overlay(Path("/usr/bin"))

@@ -111,3 +111,21 @@ def test_variables_of_another_job_of_slurm() -> None:
     for hosts in (["localhost"], ["gpu01", "gpu03"]):
         assert without_other_jobs(job, hosts) == {"PATH": "/bin"}
     assert without_other_jobs({"SLURM_JOB_ID": "7", "PATH": "/bin"}, ["localhost"]) == {"PATH": "/bin"}
+
+
+def test_an_argument_that_is_no_text() -> None:
+    """A run could not write its config.json."""
+    command = [sys.executable.encode(), b"-m", b"app.start", b"train", b"--output", b"runs/caf\xe9"]
+    environ = os.environ | {"LANG": "C", "LC_ALL": "C"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+    assert done.stderr.startswith(b"error: runs/caf\\udce9: the files of a run hold text as UTF-8")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="filling /dev/shm in a mount namespace needs root")
+def test_shared_memory_that_is_full() -> None:
+    fill = "mount -t tmpfs -o size=4k,nr_inodes=2 shm /dev/shm; head -c 4096 /dev/zero >/dev/shm/full"
+    command = ["unshare", "--mount", "sh", "-c", f"{fill}; exec {sys.executable} -m app.start -np 2 train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: /dev/shm takes no lock (No space left on device), and loader processes need")
