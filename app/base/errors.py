@@ -45,6 +45,12 @@ class NotFinite(UserError):
     exit_code = NOT_FINITE
 
 
+class NotSaved(UserError):
+    """The last checkpoint or the result could not be written."""
+
+    exit_code = FAILED
+
+
 class Preempted(UserError):
     """The run was asked to leave; its state is saved and the same command goes on."""
 

@@ -12,6 +12,7 @@ from app.recipe.audit import AuditFinding, audit, in_short
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_size
 from app.recipe.options import Parser, resolve, run_parser
+from app.runs.layout import CONFIG, PLAN, is_run
 
 EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"
 DESCRIPTION = "What of the paper a run (or a recipe with its options) follows, and where it deviates."
@@ -34,9 +35,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
         return resolve(given, needs_data=False), "", as_json
     if given:
         raise UserError(f"audit {run}: a run has its recipe; leave out the options, or the run")
-    if not (Path(run) / "config.json").is_file():
-        raise UserError(f"audit {run}: there is no {Path(run) / 'config.json'}; give the folder of a run")
-    return read_config(Path(run) / "config.json"), run, as_json
+    if not is_run(Path(run)):
+        raise UserError(f"audit {run}: there is no {Path(run) / CONFIG}; give the folder of a run")
+    return read_config(Path(run) / CONFIG), run, as_json
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 def images_of(run: str) -> int:
     """Training images of a run, from its plan.json. Raises UserError."""
-    path = Path(run) / "plan.json"
+    path = Path(run) / PLAN
     try:
         return int(json.loads(path.read_text())["images"])
     except (OSError, ValueError, KeyError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import UserError
 from app.recipe.options import Parser
+from app.runs.layout import CONFIG, check_is_run, is_run
 
 
 def make_parser() -> Parser:
@@ -24,9 +26,14 @@ def make_parser() -> Parser:
 def parse(argv: Sequence[str]) -> Namespace:
     """The options. Raises UserError."""
     options = make_parser().parse(argv)
-    for run in options.runs:
-        if not (Path(run) / "config.json").is_file():
-            raise UserError(f"{run} is no run: there is no {Path(run) / 'config.json'}")
+    runs = [run for run in options.runs if is_run(Path(run))]
+    others = [run for run in options.runs if not is_run(Path(run))]
+    missing = [run for run in others if not Path(run).is_dir()]
+    if missing or not runs:
+        check_is_run(Path((missing or others)[0]))
+    if others:  # `runs/*` may name a folder whose run was refused or has just begun
+        print(f"warning: left out, as there is no {CONFIG} in: {', '.join(others)}", file=sys.stderr)
+    options.runs = runs
     return options
 
 
@@ -45,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in drawn.items():
             (folder / f"{name}.png").write_bytes(content)
-        (folder / "report.html").write_text(page(records, drawn), encoding="utf-8")
+        (folder / "report.html").write_text(page(records, drawn), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
-    print(f"{folder / 'report.html'}, and {', '.join(f'{name}.png' for name in drawn)} beside it")
+    print(f"{folder / 'report.html'}, and {', '.join(f'{name}.png' for name in drawn)} next to it")

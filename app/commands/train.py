@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from app.base.errors import UserError
 from app.recipe.config import Config, check_same_recipe, read_config
 from app.recipe.options import Parser, resolve, run_parser
-from app.runs.run_folder import CONFIG, resumed_folder
+from app.runs.layout import CONFIG
+from app.runs.run_folder import resumed_folder
 from app.training.signals import StopRequest
 from app.training.watchdog import Watchdog
 

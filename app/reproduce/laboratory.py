@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from app.base.errors import NOT_FINITE, UserError
+from app.base.files import write_text
 from app.base.program import BY_LAUNCHER, IN_THIS_PROCESS
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
@@ -22,7 +23,7 @@ from app.reproduce.results import break_of, cell_result, results_of
 from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import Task, run_all
 from app.reproduce.tables import table
-from app.runs import run_folder
+from app.runs.folder_lock import lock_folder
 from app.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,7 @@ class Laboratory:
         cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
         runs = {name: {cell.name: self.runs_of(cell.config) for cell in found} for name, found in cells.items()}
         if self.trains:
-            lock = run_folder.claim(self.runs, patience=2)
+            lock = lock_folder(self.runs, patience=2)
             try:
                 every = {run.folder: run for several in runs.values() for some in several.values() for run in some}
                 if "gradient-noise" in runs:
@@ -135,8 +136,8 @@ class Laboratory:
             found["break"] = self.known_break(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run_folder.write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")
-            run_folder.write_text(folder / "table.md", table(found))
+            write_text(folder / "results.json", json.dumps(found, indent=1) + "\n")
+            write_text(folder / "table.md", table(found))
             names = plots.draw(found, folder)
         except OSError as error:
             raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None

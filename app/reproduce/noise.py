@@ -22,13 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.base.files import write_text
 from app.data.order import permutation
 from app.data.sources import Source
 from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
 from app.reproduce.runs import NOISE
-from app.runs import run_folder
+from app.runs.layout import CONFIG, PLAN
 from app.runs.record import read_json
 from app.training import checkpoint
 from app.training.checkpoint_files import numbered
@@ -42,7 +43,7 @@ MOST_CHECKPOINTS = 8
 
 def measure(folder: Path) -> list[dict[str, Any]]:
     """What is found at checkpoints spread over the run in `folder`, the first and the last among them."""
-    config = read_config(folder / run_folder.CONFIG)
+    config = read_config(folder / CONFIG)
     source = open_data(config)
     if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
         raise SystemExit(f"{len(source.train)} images are too few for the noise of workers of {config.per_worker}")
@@ -59,7 +60,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 def epoch_ends(folder: Path) -> list[Path]:
     """The checkpoints at the ends of epochs: what a run that was interrupted saved in between does not count."""
-    steps = read_json(folder / "plan.json")["iterations_per_epoch"]
+    steps = read_json(folder / PLAN)["iterations_per_epoch"]
     return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
 
 
@@ -140,4 +141,4 @@ def square(vector: Tensor) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     RUN = Path(sys.argv[1])
-    run_folder.write_text(RUN / NOISE, json.dumps(measure(RUN), indent=2) + "\n")
+    write_text(RUN / NOISE, json.dumps(measure(RUN), indent=2) + "\n")

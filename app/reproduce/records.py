@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
-from app.runs import run_folder
+from app.base.files import write_text
 from app.runs.json_lines import read_lines
 
 RUNS_FILE = "runs.jsonl"
@@ -50,4 +50,4 @@ def write_records(path: Path, records: Iterable[RunRecord]) -> None:
     """Write records, together with the others that the file has, in the order of their names."""
     merged = read_records(path) | {record.name: record for record in records}
     lines = [json.dumps(asdict(record)) + "\n" for _, record in sorted(merged.items())]
-    run_folder.write_text(path, "".join(lines))
+    write_text(path, "".join(lines))

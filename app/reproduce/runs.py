@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.base.files import write_text
 from app.recipe.config import Config, default_of, option_fields
 from app.recipe.options import arguments
 from app.reproduce.records import RunRecord
-from app.runs import run_folder
 from app.runs.json_lines import read_lines
+from app.runs.layout import CONFIG, ENVIRONMENT, LOG, RESULT
 from app.runs.record import read_json
 
 NOISE = "noise.json"  # in a run's folder, where the noise of its gradient was measured
@@ -37,7 +38,7 @@ class CellRun:
 
     @property
     def done_here(self) -> bool:
-        return (self.folder / run_folder.RESULT).exists() or bool(self.note().get("diverged"))
+        return (self.folder / RESULT).exists() or bool(self.note().get("diverged"))
 
     @property
     def measured(self) -> bool:
@@ -48,7 +49,7 @@ class CellRun:
     @property
     def iteration(self) -> int:
         """The last step that was logged."""
-        return max((int(line["iteration"]) for line in read_lines(self.folder / "log.jsonl")[-1:]), default=0)
+        return max((int(line["iteration"]) for line in read_lines(self.folder / LOG)[-1:]), default=0)
 
     def record(self) -> RunRecord:
         """What is kept of it. It must be done."""
@@ -66,7 +67,7 @@ class CellRun:
             training_curve=[percent(error) for error in training],
             validation_curve=[percent(error) for error in validation],
             seconds=self.note().get("seconds", 0.0),
-            processor=read_json(self.folder / "environment.json")["processor"],
+            processor=read_json(self.folder / ENVIRONMENT)["processor"],
             noise=json.loads(noise.read_text()) if noise.exists() else None,
         )
 
@@ -78,17 +79,17 @@ class CellRun:
         """Adds the seconds to those of its other starts."""
         if self.folder.is_dir():
             note = {"seconds": round(self.note().get("seconds", 0.0) + seconds, 1), "diverged": diverged}
-            run_folder.write_text(self.folder / NOTE, json.dumps(note) + "\n")
+            write_text(self.folder / NOTE, json.dumps(note) + "\n")
 
     def command(self) -> list[str]:
         """What starts it, or goes on with it, after `python -m app`."""
-        if (self.folder / run_folder.CONFIG).exists():
+        if (self.folder / CONFIG).exists():
             return ["train", "--resume", str(self.folder), "--screen", "quiet"]
         return ["train", *arguments(replace(self.config, screen="quiet", output=str(self.folder)))]
 
     def evaluations(self) -> list[dict[str, Any]]:
         """A line of the log for each epoch."""
-        return [line for line in read_lines(self.folder / "log.jsonl") if line["kind"] == "eval"]
+        return [line for line in read_lines(self.folder / LOG) if line["kind"] == "eval"]
 
 
 def percent(fraction: float) -> float:

@@ -1,8 +1,9 @@
 """TensorBoard's event files.
 
-Three folders, since a resumed run must cut each curve where it goes on, and TensorBoard cuts by one number per folder:
-`steps` counts iterations, `images` the images seen (minibatches of different size compare), `epochs` epochs (the
-paper's figures).
+A run that goes on must cut each curve at its position, and TensorBoard cuts all curves of a folder at one number. So
+there is a folder for each unit: `steps` counts iterations, `images` the images seen, by which minibatches of different
+sizes compare, `epochs` epochs, as in the paper's figures. Evaluations have folders of their own: a run that goes on at
+the end of an epoch's steps keeps its last step but evaluates again.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from torch.utils.tensorboard.summary import hparams
 from app.data.order import permutation
 from app.recipe.config import Config
 from app.recipe.plan import Position, describe
+from app.runs.layout import TENSORBOARD
 from app.runs.run import Run
 
+STEPS, IMAGES, EPOCHS = "steps", "images", "epochs"  # the folders
+EVALUATION_STEPS, EVALUATION_IMAGES = "evaluation-steps", "evaluation-images"
 MOST_IMAGES = 64  # of the minibatch shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
 LAYOUT: dict[str, Any] = {
     "paper": {
         "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
-        "rate against epoch": ["Multiline", ["epochs/lr"]],
+        "learning rate against epoch": ["Multiline", ["epochs/lr"]],
     },
     "fraction of the time": {
         "waiting for images, for gradients": ["Multiline", ["train/data_wait", "train/sum_wait"]],
@@ -49,10 +53,14 @@ class Board:
         _leave_full_disks_to_flush()
         self.run, self.plan = run, run.plan
         iteration = run.plan.iteration_at(start)
-        folder = run.folder / "tensorboard"
-        self.steps = SummaryWriter(str(folder / "steps"), purge_step=iteration + 1)
-        self.images = SummaryWriter(str(folder / "images"), purge_step=iteration * run.plan.minibatch + 1)
-        self.epochs = SummaryWriter(str(folder / "epochs"), purge_step=start.epoch + 1)
+        folder, minibatch = run.folder / TENSORBOARD, run.plan.minibatch
+        evaluation = (start.epoch + 1) * run.plan.iterations_per_epoch  # the iteration of the next evaluation
+        after = int(start != Position())  # a run that begins again also writes what belongs to iteration 0 again
+        self.steps = SummaryWriter(str(folder / STEPS), purge_step=iteration + after)
+        self.images = SummaryWriter(str(folder / IMAGES), purge_step=iteration * minibatch + after)
+        self.epochs = SummaryWriter(str(folder / EPOCHS), purge_step=start.epoch + after)
+        self.evaluation_steps = SummaryWriter(str(folder / EVALUATION_STEPS), purge_step=evaluation)
+        self.evaluation_images = SummaryWriter(str(folder / EVALUATION_IMAGES), purge_step=evaluation * minibatch)
         self.confusion: Tensor | None = None
         if start == Position():
             self.steps.add_text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)), 0)
@@ -72,9 +80,9 @@ class Board:
         """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
-        add_scalars(self.steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
+        add_scalars(self.evaluation_steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
         seen = iteration * self.plan.minibatch
-        add_scalars(self.images, {f"images/validation_{name}": value for name, value in found.items()}, seen)
+        add_scalars(self.evaluation_images, {f"images/validation_{name}": value for name, value in found.items()}, seen)
         add_scalars(
             self.epochs,
             {
@@ -85,27 +93,36 @@ class Board:
             epochs,
         )
         self.confusion = confusion
+        self.flush()
+
+    def flush(self) -> None:
+        """Hands all that was drawn to the operating system, so that a kill does not lose it."""
         for writer in self._writers():
             writer.flush()
 
     def finish(self, result: dict[str, float]) -> None:
-        """Confusion, and the recipe's options beside what they led to."""
+        """Draws the confusion, and the recipe's options next to the result.
+
+        All of it is at the epoch after the last: a run that goes on after its last epoch finishes again.
+        """
+        end = self.plan.epochs + 1
         if self.confusion is not None:
             from app.runs.figures import confusion_figure, to_pixels  # half a second that a run may need never
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
-            self.steps.add_image("confusion", to_pixels(drawn), self.plan.iterations, dataformats="HWC")
+            self.epochs.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
         metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
         for summary in hparams(hyperparameters(self.run.config), metrics):
-            self.steps._get_file_writer().add_summary(summary)  # add_hparams would open a folder of its own
-        add_scalars(self.steps, metrics, self.plan.iterations)
+            self.epochs._get_file_writer().add_summary(summary, end)  # add_hparams would open a folder of its own
+        add_scalars(self.epochs, metrics, end)
+        self.flush()
 
     def close(self) -> None:
         for writer in self._writers():
             writer.close()
 
     def _writers(self) -> Iterable[SummaryWriter]:
-        return self.steps, self.images, self.epochs
+        return self.steps, self.images, self.epochs, self.evaluation_steps, self.evaluation_images
 
 
 def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:

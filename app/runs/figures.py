@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +44,9 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
     )
     axes.set(xlabel="predicted", ylabel="label")
     if count <= MOST_NAMES:
-        names = [name if len(name) <= 16 else name[:15] + "…" for name in classes]
-        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axes.set_yticks(range(count), names)
+        names = [shown(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 3 else 0, parse_math=False)
+        axes.set_yticks(range(count), names, parse_math=False)
     if count <= MOST_NAMES // 2:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if fractions[row, column] > 0.5 else "black"
@@ -52,10 +54,22 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
     return drawn
 
 
+def shown(name: str) -> str:
+    """The name of a class as an axis shows it: short."""
+    name = readable(name)
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+def readable(name: str) -> str:
+    """A name of a file, with bytes that are not UTF-8 written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def to_png(drawn: Figure) -> bytes:
     """The file's bytes; the same each time, without a date."""
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", metadata={"Software": None})
+    with quiet_about_glyphs():
+        drawn.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -63,8 +77,17 @@ def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
     """uint8 [h, w, 3]."""
     canvas = drawn.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    canvas.draw()
+    with quiet_about_glyphs():
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@contextlib.contextmanager
+def quiet_about_glyphs() -> Iterator[None]:
+    """Without matplotlib's warnings about characters that its font does not have. It draws a box for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
@@ -73,7 +96,9 @@ def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale:
     axes = drawn.add_subplot()
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}
     for curve in curves:
-        style = {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": curve.name, "linewidth": 1.8}
+        style = (
+            {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": readable(curve.name), "linewidth": 1.8}
+        )
         marker = "o" if len(curve.x) == 1 else None
         axes.plot(curve.x, curve.y, color=colours[curve.name], marker=marker, **style)  # type: ignore[arg-type]
     axes.set(xlabel="epochs", ylabel=label, title=title)
@@ -81,5 +106,6 @@ def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale:
     if log_scale:
         axes.set_yscale("log")
     if colours:
-        axes.legend(fontsize=8)
+        for text in axes.legend(fontsize=8).get_texts():
+            text.set_parse_math(False)  # names of runs
     return drawn

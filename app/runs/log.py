@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from app.recipe.plan import Position
 from app.runs.board import Board
 from app.runs.evaluation import Evaluation
-from app.runs.json_lines import JsonLines
+from app.runs.json_lines import EVALUATION, TRAIN, JsonLines
+from app.runs.layout import LOG
 from app.runs.run import Run
 from app.runs.screen import Screen
 
@@ -26,7 +28,7 @@ class Speed(NamedTuple):
 
 
 class Log:
-    """Says nothing: what ranks other than 0 hold."""
+    """Does nothing: what the ranks other than 0 have."""
 
     def say(self, *lines: str) -> None: ...
 
@@ -36,7 +38,11 @@ class Log:
 
     def evaluation(self, position: Position, result: Evaluation, lr: float) -> None: ...
 
-    def finish(self, result: dict[str, Any], *lines: str) -> None: ...
+    def sync(self) -> None: ...
+
+    def finish(self, result: dict[str, Any], text: str) -> None: ...
+
+    def conclude(self, text: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -50,17 +56,23 @@ class Log:
 
 
 class RunLog(Log):
-    """Writes the three of them. A resumed run continues its files; what lies beyond its position is cut off first."""
+    """Writes all three. A run that goes on continues its files, without what lies after its position.
+
+    Raises:
+        OSError: log.jsonl cannot be read or written. Later errors cost parts of the log, not the run.
+    """
 
     def __init__(self, run: Run, start: Position) -> None:
         self.plan = run.plan
-        self.file = JsonLines(run.folder / "log.jsonl", run.plan.iteration_at(start))
-        self.board = Board(run, start)
         self.screen = Screen(run.plan, run.config.screen, start)
+        self.failed = False
+        self.file = JsonLines(run.folder / LOG, start, lambda text: self.screen.say(f"warning: {text}"))
+        self.board: Board | None = None
+        with self._unharmed():
+            self.board = Board(run, start)
         # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0
-        self.failed = False
 
     def say(self, *lines: str) -> None:
         self.screen.say(*lines)
@@ -77,8 +89,10 @@ class RunLog(Log):
             **speed._asdict(),
             **norms,
         }
-        self._write("train", position, {"steps": len(steps), **values})
-        self._try(lambda: self.board.train(position, steps, values))
+        self._write(TRAIN, position, {"steps": len(steps), **values})
+        if self.board is not None:
+            with self._unharmed():
+                self.board.train(position, steps, values)
         self.screen.train(position, values)
 
     def evaluation(self, position: Position, result: Evaluation, lr: float) -> None:
@@ -94,31 +108,53 @@ class RunLog(Log):
             "skipped_images": self.plan.skipped,
             "images_per_second": self.images_per_second,
         }
-        self._write("eval", position, values)
-        self._try(lambda: self.board.evaluation(position, values, result.confusion))
+        self._write(EVALUATION, position, values)
+        if self.board is not None:
+            with self._unharmed():
+                self.board.evaluation(position, values, result.confusion)
         self.screen.evaluation(position, values)
 
-    def finish(self, result: dict[str, Any], *lines: str) -> None:
-        """The result, and what to say of it."""
-        self._try(lambda: self.board.finish(result))
-        self.screen.finish(result, *lines)
+    def sync(self) -> None:
+        """Makes all that was logged last: called before a checkpoint, whose run will not log it again."""
+        with self._unharmed():
+            self.file.sync()
+        if self.board is not None:
+            with self._unharmed():
+                self.board.flush()
+
+    def finish(self, result: dict[str, Any], text: str) -> None:
+        """Prints the result, then draws it."""
+        self.screen.finish(result, text)
+        if self.board is not None:
+            with self._unharmed():
+                self.board.finish(result)
+
+    def conclude(self, text: str) -> None:
+        """Prints a last line for people."""
+        self.screen.conclude(text)
 
     def close(self) -> None:
         self.screen.close()
-        self._try(self.board.close)
-        self._try(self.file.close)
+        if self.board is not None:
+            with self._unharmed():
+                self.board.close()
+        with self._unharmed():
+            self.file.close()
 
-    def _try(self, write: Callable[[], object]) -> None:
-        """A full disk costs lines of the log, not the run."""
+    @contextlib.contextmanager
+    def _unharmed(self) -> Iterator[None]:
+        """What fails in the block costs parts of the log, not the run. The first failure is reported."""
         try:
-            write()
-        except OSError as error:
+            yield
+        except Exception as error:  # TensorBoard and matplotlib raise many kinds
             if not self.failed:
-                self.say(f"warning: the log could not be written ({error.strerror}); training goes on")
+                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                self.say(f"warning: the log could not be written ({reason}); training goes on")
             self.failed = True
 
     def _write(self, kind: str, position: Position, values: dict[str, float]) -> None:
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
         line = {"kind": kind, **place, **values, "time": time.time()}
-        self._try(lambda: self.file.write(line))
+        with self._unharmed():
+            self.file.write(line)
         self.screen.record(json.dumps(line))

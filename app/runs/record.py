@@ -10,7 +10,8 @@ from typing import Any
 from app.base.errors import UserError
 from app.recipe.config import Config, read_config
 from app.recipe.plan import Plan, make_plan
-from app.runs.json_lines import read_lines
+from app.runs.json_lines import EVALUATION, TRAIN, read_lines
+from app.runs.layout import CONFIG, ENVIRONMENT, LOG, PLAN, RESULT, check_is_run
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,26 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """The record of a run's folder. Raises UserError where it is none."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no run: there is no {folder / 'config.json'}")
-    config = read_config(folder / "config.json")
-    plan = read_json(folder / "plan.json")
+    check_is_run(folder)
+    config = read_config(folder / CONFIG)
+    plan = read_json(folder / PLAN)
     try:
         derived = make_plan(config, plan["images"], plan["validation_images"])
     except KeyError as error:
-        raise UserError(f"{folder / 'plan.json'} lacks {error}: is it a run's?") from None
-    lines = read_lines(folder / "log.jsonl")
+        raise UserError(f"{folder / PLAN} lacks {error}: is it a run's?") from None
+    try:
+        lines = read_lines(folder / LOG)
+    except OSError as error:
+        raise UserError(f"cannot read {folder / LOG}: {error.strerror}") from None
     return Record(
         name=folder.resolve().name,
         config=config,
         plan=derived,
         cluster={"processes": plan.get("processes"), "hosts": plan.get("hosts", [])},
-        train=[line for line in lines if line["kind"] == "train"],
-        evaluations=[line for line in lines if line["kind"] == "eval"],
-        result=read_json(folder / "result.json") if (folder / "result.json").exists() else {},
-        environment=read_json(folder / "environment.json") if (folder / "environment.json").exists() else {},
+        train=[line for line in lines if line["kind"] == TRAIN],
+        evaluations=[line for line in lines if line["kind"] == EVALUATION],
+        result=read_json(folder / RESULT) if (folder / RESULT).exists() else {},
+        environment=read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {},
     )
 
 

@@ -1,25 +1,25 @@
-"""The folder a run leaves: found, claimed by one process, filled. Only rank 0 touches it."""
+"""The folder of a run: which one a command means, and what is written at a start. Only rank 0 touches it."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from app.base.errors import UserError
+from app.base.files import cannot_write, write_text
 from app.recipe.audit import audit_claim
 from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
 from app.recipe.plan import Plan
 from app.runs.environment import environment
+from app.runs.layout import AUDIT, CONFIG, ENVIRONMENT, LOG, PLAN, PREEMPTED, RESULT, check_is_run
 
 RUNS = Path("runs")
-CONFIG, RESULT, PREEMPTED = "config.json", "result.json", "preempted"
 
 
 def find_folder(config: Config) -> Path:
@@ -49,8 +49,7 @@ def resumed_folder(name: str) -> Path:
             raise UserError(f"--resume auto: there is no run under {RUNS}/; start one without --resume")
         return runs[0]
     folder = Path(name)
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"--resume {folder} is no run: there is no {folder / CONFIG}")
+    check_is_run(folder, f"--resume {folder}")
     return folder
 
 
@@ -61,7 +60,7 @@ def newest_runs() -> list[Path]:
 
 
 def last_written(config: Path) -> float:
-    log = config.with_name("log.jsonl")
+    log = config.with_name(LOG)
     return (log if log.exists() else config).stat().st_mtime
 
 
@@ -81,49 +80,29 @@ def new_folder(recipe: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def claim(folder: Path, patience: float) -> IO[str]:
-    """Makes the folder and locks it till the file returned is closed or this process ends. Raises UserError.
-
-    patience: seconds that a process which is just ending may still hold it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise UserError(f"--output {folder} is being written by another run: name another folder") from None
-            time.sleep(0.1)
-        except OSError:
-            break  # a file system without locks
-    (folder / PREEMPTED).unlink(missing_ok=True)
-    return lock
-
-
 def mark_preempted(folder: Path) -> None:
     """For find_folder; --output or --resume find it without."""
     with contextlib.suppress(OSError):  # a full disk
         (folder / PREEMPTED).touch()
 
 
-def write_plan(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
-    """config.json, plan.json, environment.json; audit.json of a run whose recipe names the paper."""
-    write_text(folder / CONFIG, to_json(config))
-    write_text(folder / "plan.json", json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n")
-    write_text(folder / "environment.json", json.dumps(environment(sys.argv, os.environ), indent=2) + "\n")
+def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
+    """Writes what is known when a run starts or goes on: the layout's CONFIG, PLAN, ENVIRONMENT and AUDIT.
+
+    Raises:
+        UserError: a file cannot be written, for example because the disk is full.
+    """
+    files = {
+        CONFIG: to_json(config),
+        PLAN: json.dumps({**plan.to_dict(), **cluster}, indent=2) + "\n",
+        ENVIRONMENT: json.dumps(environment(sys.argv, os.environ), indent=2) + "\n",
+    }
     findings = [asdict(finding) for finding in audit_claim(config, plan.images)]
     if findings:
-        write_text(folder / "audit.json", json.dumps(findings, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        files[AUDIT] = json.dumps(findings, indent=2) + "\n"
+    for name, text in files.items():
+        try:
+            write_text(folder / name, text)
+        except OSError as error:
+            raise cannot_write(folder / name, error) from None
+    (folder / PREEMPTED).unlink(missing_ok=True)  # not before: a start that is refused leaves the run as it was

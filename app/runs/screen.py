@@ -52,21 +52,26 @@ class Screen:
             self.bar.update(self.plan.iteration_at(position) * self.plan.minibatch - self.bar.n)
         elif time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            self.say(f"epoch {self.plan.epochs_at(position):.2f}: {self._training(position)}")
+            training = self._training(position, values["loss"], values["top1_error"])
+            self.say(f"epoch {self.plan.epochs_at(position):.2f}: {training}")
 
     def evaluation(self, position: Position, values: dict[str, float]) -> None:
         self.last_line = time.monotonic()
         skipped = f" ({values['skipped_images']:,} images skipped)" if values["skipped_images"] else ""
         self.say(
             f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {values['top1_error']:.2%}"
-            f" (top-5 {values['top5_error']:.2%}); {self._training(position)}{skipped}"
+            f" (top-5 {values['top5_error']:.2%});"
+            f" {self._training(position, values['train_loss'], values['train_top1_error'])}{skipped}"
         )
 
-    def finish(self, result: dict[str, Any], *lines: str) -> None:
-        if self.mode == "json":
-            self._print(json.dumps({"kind": "result", **result}))
-        else:
-            self._print(*lines)
+    def finish(self, result: dict[str, Any], text: str) -> None:
+        """The result: `text`, or `result` as JSON."""
+        self._print(json.dumps({"kind": "result", **result}) if self.mode == "json" else text)
+
+    def conclude(self, text: str) -> None:
+        """A last line for people."""
+        if self.mode != "json":
+            self._print(text)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -79,16 +84,18 @@ class Screen:
             else:
                 self.bar.write(line, file=sys.stdout)
 
-    def _training(self, position: Position) -> str:
+    def _training(self, position: Position, loss: float, error: float) -> str:
+        """loss, error: the training loss and error to show."""
         last = self.last_steps
-        if not last:
-            return "no step made yet"
+        training = f"training loss {loss:.3f}, error {error:.1%}"
+        if not last:  # a run that went on at the end of an epoch
+            return training
         images = self.plan.iteration_at(position) * self.plan.minibatch
         per_second = (images - self.start_images) / (time.monotonic() - self.started)
         left = (self.plan.iterations * self.plan.minibatch - images) / max(per_second, 1e-9)
         waiting = f", {last['data_wait']:.0%} of the time waiting for data" if last["data_wait"] > MUCH_WAITING else ""
         return (
-            f"training loss {last['loss']:.3f}, error {last['top1_error']:.1%}, rate {last['lr']:.4g},"
+            f"{training}, learning rate {last['lr']:.4g},"
             f" {last['images_per_second']:.0f} images/s{waiting}, {duration(left)} left"
         )
 

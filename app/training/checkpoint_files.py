@@ -11,54 +11,46 @@ from typing import Any
 import torch
 
 from app.base.errors import UserError
+from app.base.files import is_full, sync_folder, wait_for_space, write_whole
+from app.recipe.config import Config
+from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT
 from app.training import checkpoint
 
-FOLDER = "checkpoints"
-LAST = "last.pt"
+PATIENCE = 300.0  # seconds to wait for space on a full disk before the last checkpoint is given up
+
+
+def patience(config: Config) -> float:
+    """Seconds to wait for space. The other processes wait too, and must not take that for a stall."""
+    return min(PATIENCE, config.stall_timeout / 2) if config.stall_timeout else PATIENCE
 
 
 def write(content: dict[str, Any], path: Path) -> None:
     """Writes a temporary file, syncs it and renames it: `path` is always a whole checkpoint. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    whole = {**content, "checksum": checkpoint.digest(content)}
     try:
-        with temporary.open("wb") as file:
-            torch.save({**content, "checksum": checkpoint.digest(content)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, lambda file: torch.save(whole, file))
     except RuntimeError as error:  # of torch's archive writer, which ends after the system's error
         cause = error.__context__
         raise (cause if isinstance(cause, OSError) else OSError(f"{error}".splitlines()[0])) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def point_last_at(path: Path) -> None:
     """Makes last.pt another name of `path`, in one step."""
-    last, temporary = path.with_name(LAST), path.with_name(LAST + ".tmp")
+    last, temporary = path.with_name(LAST_CHECKPOINT), path.with_name(LAST_CHECKPOINT + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
     except OSError:  # a file system without hard links
-        temporary.write_bytes(path.read_bytes())
+        write_whole(last, lambda file: file.write(path.read_bytes()))
+        return
     os.replace(temporary, last)
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames in it last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def numbered(folder: Path) -> list[Path]:
     """The checkpoints of a run's folder, the newest first."""
-    return sorted((folder / FOLDER).glob("iteration-*.pt"), reverse=True)
+    return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
 
 
 def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
@@ -66,7 +58,7 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
 
     Raises UserError where there are some and none can be read.
     """
-    last = folder / FOLDER / LAST
+    last = folder / CHECKPOINTS / LAST_CHECKPOINT
     found = numbered(folder)
     if last.exists() and not any(last.samefile(path) for path in found):
         found.append(last)
@@ -86,26 +78,38 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
 
 
 class Writer:
-    """Writes checkpoints beside the training: `save` returns when the content is handed over.
+    """Writes checkpoints while training goes on: `save` returns when the content is handed over.
 
-    A write that fails (a full disk) is said; what was saved before stays, and training goes on.
+    A write that fails is reported; the checkpoints before it stay, and training goes on.
+
+    Args:
+        folder: the run's folder.
+        keep: how many numbered checkpoints to keep.
+        say: prints a line for the user.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
         self.folder, self.keep, self.say = folder, keep, say
         self.thread: threading.Thread | None = None
-        self.failed = ""
-        for leftover in (folder / FOLDER).glob("*.tmp"):
+        self.unsaved: tuple[dict[str, Any], int] | None = None  # the content that was handed over last, until written
+        self.error: Exception | None = None
+        for leftover in (folder / CHECKPOINTS).glob("*.tmp"):
             leftover.unlink(missing_ok=True)
 
+    @property
+    def failed(self) -> str:
+        """Why the last write failed, "" where it did not."""
+        return "" if self.error is None else getattr(self.error, "strerror", None) or f"{self.error!r}"
+
     def save(self, content: dict[str, Any], iteration: int) -> None:
-        """Starts writing; waits only if the one before is still being written."""
+        """Starts to write a checkpoint. Waits only for the one before, if it is still being written."""
         self.wait()
-        self.thread = threading.Thread(target=self._write, args=(content, iteration), name="checkpoint")
+        self.unsaved = content, iteration
+        self.thread = threading.Thread(target=self._write, name="checkpoint")
         self.thread.start()
 
     def wait(self) -> bool:
-        """Waits for the write under way; whether the last one worked."""
+        """Waits until nothing is being written. Returns whether the last write worked, and reports it if not."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -115,15 +119,29 @@ class Writer:
                 self.say(f"warning: the checkpoint could not be written ({self.failed}); {good}")
         return not self.failed
 
-    def _write(self, content: dict[str, Any], iteration: int) -> None:
-        path = self.folder / FOLDER / f"iteration-{iteration:09}.pt"
-        self.failed = ""
+    def wait_for_space(self, seconds: float) -> bool:
+        """Like `wait`; where the disk is full, tries for up to `seconds` more to write the checkpoint."""
+        if not self.wait() and isinstance(self.error, OSError) and is_full(self.error):
+            try:
+                wait_for_space(self._store, seconds, self.say)
+            except Exception as error:
+                self.error = error
+        return not self.failed
+
+    def _write(self) -> None:
         try:
-            write(content, path)
-            point_last_at(path)
-            found = numbered(self.folder)
-            later = [other for other in found if other.name > path.name]  # damaged, or of steps made once more
-            for old in [*later, *found[len(later) + self.keep :]]:
-                old.unlink(missing_ok=True)
+            self._store()
         except Exception as error:
-            self.failed = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
+            self.error = error
+
+    def _store(self) -> None:
+        assert self.unsaved is not None
+        content, iteration = self.unsaved
+        path = self.folder / CHECKPOINTS / f"iteration-{iteration:09}.pt"
+        write(content, path)
+        point_last_at(path)
+        self.error = self.unsaved = None
+        found = numbered(self.folder)
+        later = [other for other in found if other.name > path.name]  # damaged, or of steps that were made again
+        for old in [*later, *found[len(later) + self.keep :]]:
+            old.unlink(missing_ok=True)

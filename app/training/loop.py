@@ -20,7 +20,7 @@ from app.runs.log import Log
 from app.runs.run import Run
 from app.training.cadence import Cadence, StepReports, Throughput, not_finite, place
 from app.training.checkpoint import snapshot
-from app.training.checkpoint_files import Writer
+from app.training.checkpoint_files import Writer, patience
 from app.training.divergence import compare
 from app.training.evaluation import evaluate, measure_statistics
 from app.training.forward_pass import Batch, make_forward_pass
@@ -29,7 +29,10 @@ from app.training.signals import StopRequest
 from app.training.state import State, norms
 from app.training.step import train_step
 from app.training.watchdog import Watchdog
+from app.world.agreement import on_root
 from app.world.world import World
+
+LEAVE_PATIENCE = 20.0  # seconds to wait for space on a full disk when the run is asked to stop
 
 
 @dataclass
@@ -155,6 +158,7 @@ class TrainingLoop:
         """Copies the state on rank 0 and writes it while training goes on; does nothing where it is not finite."""
         if self.writer is not None and self.state.finite():
             iteration = self.run.plan.iteration_at(self.state.position)
+            self.log.sync()  # first: a run that goes on from the checkpoint does not log these steps again
             self.writer.save(snapshot(self.state, self.run), iteration)
             self.saving.done()
 
@@ -164,11 +168,14 @@ class TrainingLoop:
         run = self.run
         self.check_finite()
         self.save()
-        saved = "saved"
-        if self.writer is not None:
-            if not self.writer.wait():
-                saved = f"not saved ({self.writer.failed})"
+
+        def write_out() -> str:
+            assert self.writer is not None
+            written = self.writer.wait_for_space(min(LEAVE_PATIENCE, patience(run.config)))
             run_folder.mark_preempted(run.folder)
+            return "saved" if written else f"not saved ({self.writer.failed})"
+
+        saved = on_root(write_out)  # the others wait: a launcher may end all processes when the first one ends
         where = place(run, self.state.position)
         raise Preempted(f"stopped at {where} and {saved}; the same command goes on, or --resume {run.folder}")
 

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from app.base.errors import Lost, UserError
+from app.base.errors import Lost, NotSaved, UserError
+from app.base.files import cannot_write, wait_for_space, write_text
 from app.base.launcher_environment import is_elastic
 from app.base.phase import phase, phase_of
 from app.data.loader import check_shared_memory
@@ -22,11 +23,13 @@ from app.recipe.config import Config
 from app.recipe.data_size import data_options
 from app.recipe.plan import check_processes, describe, make_plan
 from app.runs import run_folder
+from app.runs.folder_lock import FolderLock, lock_folder
+from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT
 from app.runs.log import Log, RunLog
 from app.runs.run import Run
 from app.training import checkpoint, evaluation
 from app.training.cadence import place
-from app.training.checkpoint_files import Writer, read_newest
+from app.training.checkpoint_files import Writer, patience, read_newest
 from app.training.divergence import compare
 from app.training.forward_pass import passes_per_step
 from app.training.hooks import NO_HOOKS, Hooks
@@ -51,7 +54,7 @@ class Trainer:
         self.config, self.device, self.stop, self.watchdog = config, device, stop, watchdog
         self.source: Source | None = None
         self.folder: Path | None = None
-        self.lock: IO[str] | None = None
+        self.lock: FolderLock | None = None
         self.state: State | None = None
         self.run_: Run | None = None
         self.writer: Writer | None = None
@@ -82,6 +85,7 @@ class Trainer:
         self.watchdog.beat(place(run, state.position))
         self.hooks.before_comparison(state)
         compare(state, world, "at the start")
+        processes = self.loader_processes(run, world)
         with self.open_log(run, world) as log:
             audited = in_short(audit_claim(run.config, run.plan.images))
             log.say(*world.describe(), *describe(run.plan, run.config), *audited, f"output: {run.folder}")
@@ -89,7 +93,6 @@ class Trainer:
                 log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
             before, started = run.plan.iteration_at(state.position), time.monotonic()
-            processes = self.loader_processes(run, world)
             try:
                 with phase("computing"):
                     TrainingLoop(
@@ -98,10 +101,8 @@ class Trainer:
             finally:
                 if writer is not None:
                     writer.wait()  # also of a run that fails: what it holds is good
-            seconds = time.monotonic() - started
-            if writer is not None:
-                images = (run.plan.iterations - before) * run.plan.minibatch
-                finish(run, state, world, log, images / seconds if images else 0.0)
+            images = (run.plan.iterations - before) * run.plan.minibatch
+            finish(run, state, world, log, writer, images / (time.monotonic() - started))
 
     def prepare(self, world: World) -> Run:
         """Data, plan and folder: agreed on by all processes, or refused by all."""
@@ -117,7 +118,7 @@ class Trainer:
     def find_folder(self, config: Config) -> Path:
         """The run's folder, locked: on rank 0, which may be another process than in the session before."""
         folder = self.folder or run_folder.find_folder(config)
-        self.lock = self.lock or run_folder.claim(folder, patience=2 if self.folder is None else 30)
+        self.lock = self.lock or lock_folder(folder, patience=2 if self.folder is None else 30)
         return folder
 
     def share(self, run: Run, world: World) -> State:
@@ -135,11 +136,20 @@ class Trainer:
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:
-        if world.rank != 0:
-            return Log()
-        assert self.state is not None
-        run_folder.write_plan(run.folder, run.config, run.plan, {"processes": world.size, "hosts": list(world.hosts)})
-        return RunLog(run, self.state.position)
+        """Writes what is known at the start and opens the log, on rank 0. Raises UserError on every process."""
+        logs = [Log()]
+
+        def open_on_root() -> None:
+            assert self.state is not None
+            cluster = {"processes": world.size, "hosts": list(world.hosts)}
+            run_folder.write_start(run.folder, run.config, run.plan, cluster)
+            try:
+                logs[0] = RunLog(run, self.state.position)
+            except OSError as error:
+                raise cannot_write(run.folder / LOG, error) from None
+
+        on_root(open_on_root)
+        return logs[0]
 
     def open_writer(self, run: Run, log: Log) -> Writer:
         """One for all sessions: it may still be writing when a session ends."""
@@ -188,8 +198,15 @@ def resume(run: Run, state: State) -> None:
     checkpoint.restore(state, content)
 
 
-def finish(run: Run, state: State, world: World, log: Log, images_per_second: float) -> None:
-    """Writes result.json and says the result. Errors are fractions; the paper reports the median of the last five."""
+def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None, images_per_second: float) -> None:
+    """Prints the result, then makes sure that the last checkpoint and result.json are written.
+
+    Errors are fractions; the paper reports the median of the last five epochs. A run without result.json can be
+    resumed. So it is written last.
+
+    Raises:
+        NotSaved: on every process, where the disk stays full.
+    """
     top1, top5 = state.errors[-1]
     median = statistics.median(pair[0] for pair in state.errors[-5:])
     result = {
@@ -202,9 +219,24 @@ def finish(run: Run, state: State, world: World, log: Log, images_per_second: fl
         "workers": run.plan.workers,
         "processes": world.size,
     }
-    run_folder.write_text(run.folder / run_folder.RESULT, json.dumps(result, indent=2) + "\n")
-    log.finish(
-        result,
-        f"result: top-1 error {top1:.2%} (median of the last five epochs {median:.2%}), top-5 error {top5:.2%}",
-        f"in {run.folder}: result.json, log.jsonl, checkpoints/last.pt; curves: ./run.sh board {run.folder}",
-    )
+    text = f"top-1 error {top1:.2%} (median of the last five epochs {median:.2%}), top-5 error {top5:.2%}"
+    log.finish(result, f"result: {text}")
+
+    def write_out() -> None:
+        assert writer is not None
+        seconds, missing = patience(run.config), "checkpoint"
+        try:
+            if not writer.wait_for_space(seconds):
+                raise OSError(0, writer.failed)
+            missing = RESULT
+            written = json.dumps(result, indent=2) + "\n"
+            wait_for_space(lambda: write_text(run.folder / RESULT, written), seconds, log.say)
+        except OSError as error:
+            raise NotSaved(
+                f"the last {missing} could not be written to {run.folder} ({error.strerror}): free some space there,"
+                f" then go on with --resume {run.folder}, which makes again what is missing"
+            ) from None
+
+    on_root(write_out)
+    files = f"{RESULT}, {LOG}, {CHECKPOINTS}/{LAST_CHECKPOINT}"
+    log.conclude(f"in {run.folder}: {files}; curves: ./run.sh board {run.folder}")

@@ -18,6 +18,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.integration.conftest import ROOT, App
+from tests.integration.in_process import run_command
 
 PER_EPOCH, MINIBATCH = 11, 128  # 1437 // 128
 
@@ -35,13 +36,14 @@ def log(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def check_curves(run: Path, epochs: int) -> None:
     steps, images, per_epoch = (scalars(run, folder) for folder in ("steps", "images", "epochs"))
+    validation = scalars(run, "evaluation-steps")
     for name in ("loss", "top1_error", "lr"):
         assert [s for s, _ in steps[f"train/{name}"]] == list(range(1, epochs * PER_EPOCH + 1))
     logged, evaluated = log(run, "train"), log(run, "eval")
     for name in ("gradient_norm", "parameter_norm", "images_per_second", "data_wait", "sum_wait"):
         assert steps[f"train/{name}"] == [(x["iteration"], pytest.approx(x[name])) for x in logged]
     assert images["images/train_loss"] == [(x["iteration"] * MINIBATCH, pytest.approx(x["loss"])) for x in logged]
-    assert steps["validation/top1_error"] == [(x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
+    assert validation["validation/top1_error"] == [(x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
     assert per_epoch["epochs/validation_error"] == [
         (i + 1, pytest.approx(100 * x["top1_error"])) for i, x in enumerate(evaluated)
     ]
@@ -58,10 +60,9 @@ def test_curves(trained: Path) -> None:
 
 
 def test_plan_images_and_hyperparameters(trained: Path) -> None:
-    board = EventAccumulator(str(trained / "tensorboard/steps"))
-    board.Reload()
-    assert {"confusion", "first_minibatch"} <= set(board.Tags()["images"])
-    assert "plan/text_summary" in board.Tags()["tensors"]
+    start, board = (EventAccumulator(str(trained / "tensorboard" / folder)).Reload() for folder in ("steps", "epochs"))
+    assert "first_minibatch" in start.Tags()["images"] and "confusion" in board.Tags()["images"]
+    assert "plan/text_summary" in start.Tags()["tensors"]
     result = json.loads((trained / "result.json").read_text())
     assert board.Scalars("result/top1_error")[0].value == pytest.approx(result["top1_error"])
     hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -92,6 +93,22 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
     once = scalars(trained, "steps")["train/loss"]
     assert scalars(run, "steps")["train/loss"] == once
     assert shown_by_tensorboard(run, "steps", "train/loss", len(once)) == once
+
+
+def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
+    """The checkpoint is that of the epoch's last step; the evaluation after it is logged and not saved."""
+    run, options = tmp_path / "run", ["--epochs", "2", "--checkpoint-every", str(PER_EPOCH), "--stall-timeout", "0"]
+    killed = subprocess.run(
+        [sys.executable, "tests/parallel/fault_rank.py", "train", "--output", str(run), "--log-every", "4", *options],
+        cwd=ROOT, env=os.environ | {"FAULT": f"die-unsaved:0:{PER_EPOCH}", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [line["epoch"] for line in log(run, "eval")] == [0]
+    assert [step for step, _ in scalars(run, "steps")["train/loss"]] == list(range(1, PER_EPOCH + 1))  # none is lost
+    assert run_command("train", "--resume", run) == (0, "")
+    assert [line["epoch"] for line in log(run, "eval")] == [0, 1]
+    check_curves(run, 2)
 
 
 def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Checkpoints that cannot be trusted: each gives the one before it, or one clear line; never a silent new start."""
 
+import contextlib
 import io
 import os
 import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from in_process import failure_of, run_command
 
 from app.base.errors import UserError
-from app.training import checkpoint
-from app.training.checkpoint_files import LAST, numbered, read_newest, write
+from app.runs.layout import LAST_CHECKPOINT
+from app.training import checkpoint, checkpoint_files
+from app.training.checkpoint_files import numbered, read_newest, write
 
 OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout", "0"]
 
@@ -27,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert run_command("train", "--output", folder, *OPTIONS) == (0, "")
     assert [path.name for path in numbered(folder)] == ["iteration-000000022.pt", "iteration-000000011.pt"]
-    assert (folder / "checkpoints" / LAST).samefile(numbered(folder)[0])
+    assert (folder / "checkpoints" / LAST_CHECKPOINT).samefile(numbered(folder)[0])
     return folder
 
 
@@ -35,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of it whose last.pt is the newest, as the writer leaves it."""
     shutil.copytree(trained, tmp_path / "run")
-    last = tmp_path / "run" / "checkpoints" / LAST
+    last = tmp_path / "run" / "checkpoints" / LAST_CHECKPOINT
     last.unlink()
     last.hardlink_to(numbered(tmp_path / "run")[0])
     return tmp_path / "run"
@@ -110,7 +112,7 @@ def test_a_folder_in_its_place(run: Path) -> None:
     newest = numbered(run)[0]
     newest.unlink()
     newest.mkdir()
-    (run / "checkpoints" / LAST).unlink()
+    (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     said: list[str] = []
     assert read_newest(run, said.append) is not None and "is a folder" in said[0]
 
@@ -120,7 +122,7 @@ def test_no_permission(trained: Path) -> None:
         run = Path(name) / "run"
         shutil.copytree(trained, run)
         Path(name).chmod(0o755)
-        (run / "checkpoints" / LAST).unlink()
+        (run / "checkpoints" / LAST_CHECKPOINT).unlink()
         numbered(run)[0].chmod(0)
         said: list[str] = []
         user = os.geteuid()
@@ -157,12 +159,12 @@ def test_train_goes_on_from_the_one_before(run: Path, trained: Path, capfd: pyte
     assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
     said = capfd.readouterr().out
     assert "iteration-000000022.pt is damaged" in said and "going on at epoch 1" in said
-    a, b = (checkpoint.read(folder / "checkpoints" / LAST) for folder in (run, trained))
+    a, b = (checkpoint.read(folder / "checkpoints" / LAST_CHECKPOINT) for folder in (run, trained))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
 
 
 def test_train_does_not_start_anew(run: Path) -> None:
-    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST):
+    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST_CHECKPOINT):
         path.write_bytes(b"")
     line = failure_of("train", "--resume", run, "--stall-timeout", "0")
     assert "no checkpoint of" in line and "can be used" in line
@@ -170,16 +172,16 @@ def test_train_does_not_start_anew(run: Path) -> None:
 
 def test_another_models(run: Path, tmp_path: Path) -> None:
     assert run_command("train", "--output", tmp_path / "wide", *OPTIONS, "--width", "5") == (0, "")
-    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST):
+    for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST_CHECKPOINT):
         path.unlink()
-    shutil.copy(tmp_path / "wide" / "checkpoints" / LAST, run / "checkpoints" / LAST)
+    shutil.copy(tmp_path / "wide" / "checkpoints" / LAST_CHECKPOINT, run / "checkpoints" / LAST_CHECKPOINT)
     assert "another model" in failure_of("train", "--resume", run, "--stall-timeout", "0")
 
 
 def test_other_data(run: Path) -> None:
     path = numbered(unfinished(run))[0]
     content = checkpoint.read(path)
-    (run / "checkpoints" / LAST).unlink()
+    (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     write({**content, "fingerprint": "0" * 16}, path)
     line = failure_of("train", "--resume", run, "--stall-timeout", "0")
     assert "other images" in line and "--allow-change data" in line
@@ -198,7 +200,7 @@ def test_another_recipe_is_named_and_can_be_allowed(run: Path) -> None:
 def test_what_may_differ_freely_does(run: Path) -> None:
     free = ["--loader-processes", "1", "--log-every", "3", "--keep", "1", "--stall-timeout", "0"]
     numbered(unfinished(run))[0].unlink()
-    (run / "checkpoints" / LAST).unlink()
+    (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     assert run_command("train", "--resume", run, *free) == (0, "")
     assert [path.name for path in numbered(run)] == ["iteration-000000022.pt"]  # --keep 1
 
@@ -207,21 +209,75 @@ def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
     assert "holds a finished run" in failure_of("train", "--output", trained, *OPTIONS)
 
 
-def test_a_full_disk(tmp_path: Path, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """On a real file system with room for one checkpoint and not for two."""
+@pytest.fixture
+def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
+    """A real file system with room for one checkpoint and not for two. Its file `ballast` may be removed."""
     small = tmp_path / "small"
     small.mkdir()
     size = numbered(trained)[0].stat().st_size
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(1.7 * size) + 400_000}", "tmpfs", str(small)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(2.7 * size) + 400_000}", "tmpfs", str(small)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine does not let the test mount a small tmpfs")
-    try:
-        (small / "ballast").write_bytes(b"\0" * 380_000)
-        assert run_command("train", "--output", small / "run", *OPTIONS) == (0, "")
-        found = capfd.readouterr().out
-        assert "could not be written (No space left on device); the last good one is" in found, found
-        content = checkpoint.read(small / "run" / "checkpoints" / LAST)
-        assert content["position"] == {"epoch": 1, "seen": 0}
-        assert not list((small / "run" / "checkpoints").glob("*.tmp"))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+        pytest.skip("mounting a small tmpfs needs root")
+    (small / "ballast").write_bytes(b"\0" * (size + 380_000))
+    yield small
+    subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_disk_that_stays_full(small: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """The result is shown, the last good checkpoint stays, and the same command goes on when there is space."""
+    monkeypatch.setattr(checkpoint_files, "PATIENCE", 2.0)
+    run = small / "run"
+    line = failure_of("train", "--output", run, *OPTIONS, code=1)
+    assert "the last checkpoint could not be written" in line and "No space left on device" in line
+    found = capfd.readouterr().out
+    assert "could not be written (No space left on device); the last good one is" in found, found
+    assert found.index("result: top-1 error") < found.index("waiting for up to 2 s until some space is freed")
+    assert checkpoint.read(run / "checkpoints" / LAST_CHECKPOINT)["position"] == {"epoch": 1, "seen": 0}
+    assert not list(run.rglob("*.tmp")) and not (run / "result.json").exists()
+    (small / "ballast").unlink()
+    assert run_command("train", "--output", run, *OPTIONS) == (0, "")
+    assert checkpoint.read(run / "checkpoints" / LAST_CHECKPOINT)["position"] == {"epoch": 2, "seen": 0}
+
+
+def test_a_disk_on_which_space_is_freed(small: Path, monkeypatch: Any) -> None:
+    wait = checkpoint_files.wait_for_space
+    monkeypatch.setattr(checkpoint_files, "PATIENCE", 20.0)
+
+    def free_some(write: Any, seconds: float, say: Any) -> None:
+        wait(write, seconds, lambda text: (small / "ballast").unlink())
+
+    monkeypatch.setattr(checkpoint_files, "wait_for_space", free_some)
+    assert run_command("train", "--output", small / "run", *OPTIONS) == (0, "")
+    content = checkpoint.read(small / "run" / "checkpoints" / LAST_CHECKPOINT)
+    assert content["position"] == {"epoch": 2, "seen": 0} and (small / "run/result.json").exists()
+
+
+def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
+    """One line; what the run had is there as before; and it goes on when there is space."""
+    (small / "ballast").unlink()
+    run = small / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("tensorboard", "result.json", "iteration-*"))
+    (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())  # of the first epoch
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with contextlib.suppress(OSError), (small / "ballast").open("wb", buffering=0) as ballast:
+        while True:
+            ballast.write(bytes(4096))
+    line = failure_of("train", "--resume", run, "--stall-timeout", "0")
+    assert "cannot be written: No space left on device: free some space there" in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    (small / "ballast").unlink()
+    assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
+
+
+def test_a_refused_start_leaves_no_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no model" in failure_of("train", "--model", "resnet5", "--stall-timeout", "0")
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_tensorboard_files_that_cannot_be_written_cost_no_run(tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/tensorboard").touch()
+    assert run_command("train", "--output", tmp_path / "run", *OPTIONS, "--epochs", "1") == (0, "")
+    found = capfd.readouterr().out
+    assert "warning: the log could not be written" in found and "result: top-1 error" in found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 
 import psutil
@@ -50,7 +51,12 @@ class Fault(Hooks):
     def happen(self, state: State) -> None:
         if self.kind == "throw":
             raise ZeroDivisionError("the reason")
-        elif self.kind in ("die", "die-unsaved"):
+        elif self.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.kind == "die-unsaved":
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":  # the one of the epoch's last step
+                    thread.join()
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -1,7 +1,10 @@
-"""Which folder a run takes."""
+"""Which folder a run takes, and that it belongs to one process at a time."""
 
+import errno
 import json
 import os
+import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 
 from app.base.errors import UserError
 from app.recipe.config import Config
-from app.runs import run_folder
+from app.runs import folder_lock, run_folder
+from app.runs.folder_lock import FolderLock, lock_folder
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +66,53 @@ def test_resume_auto_takes_the_run_last_written_to() -> None:
 
 
 def test_a_folder_belongs_to_one_run_at_a_time() -> None:
-    lock = run_folder.claim(Path("x"), patience=0)
+    lock = lock_folder(Path("x"), patience=0)
     with pytest.raises(UserError, match="being written by another run"):
-        run_folder.claim(Path("x"), patience=0.2)
+        lock_folder(Path("x"), patience=0.2)
     lock.close()
-    run_folder.claim(Path("x"), patience=0).close()
+    lock_folder(Path("x"), patience=0).close()
+    assert not Path("x").exists()  # nothing was written into it
     Path("file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        run_folder.claim(Path("file/run"), patience=0)
+        lock_folder(Path("file/run"), patience=0)
+
+
+def test_what_was_there_before_a_lock_stays() -> None:
+    for content in ([], ["notes"]):
+        Path("there").mkdir(exist_ok=True)
+        for name in content:
+            (Path("there") / name).touch()
+        lock_folder(Path("there"), patience=0).close()
+        assert [path.name for path in Path("there").iterdir() if path.name != "lock"] == content
+
+
+def test_a_lock_that_its_owner_has_removed_is_taken_again() -> None:
+    first = lock_folder(Path("x"), patience=0)
+    taken: list[FolderLock] = []
+    waiting = threading.Thread(target=lambda: taken.append(lock_folder(Path("x"), patience=20)))
+    waiting.start()
+    time.sleep(0.3)  # it waits for the file that is removed now
+    first.close()
+    waiting.join()
+    with pytest.raises(UserError, match="being written by another run"):
+        lock_folder(Path("x"), patience=0)
+    taken[0].close()
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(folder_lock, "TICK", 0.1)
+    monkeypatch.setattr(folder_lock, "LIFE", 1.0)
+    first = lock_folder(Path("x"), patience=0)
+    with pytest.raises(UserError, match="being written by another run"):
+        lock_folder(Path("x"), patience=0)
+    first.close()
+    assert not Path("x").exists()
+    Path("x").mkdir()
+    (Path("x") / "owner").write_text("some host 123 and an end without a close")
+    lock_folder(Path("x"), patience=0).close()
+    assert list(Path("x").iterdir()) == []

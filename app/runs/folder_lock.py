@@ -1,0 +1,136 @@
+"""Only one process writes a run's folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from app.base.errors import UserError
+from app.runs.layout import LOCK, OWNER
+
+TICK = 1.0  # seconds between two changes of OWNER by the process that owns the folder
+LIFE = 8.0  # seconds without a change after which OWNER belongs to a process that is gone
+
+
+class FolderLock:
+    """A folder that belongs to this process, until `close` or the end of the process."""
+
+    def __init__(self, folder: Path, made: bool, file: IO[str], owner: _Owner | None) -> None:
+        self.folder, self.made, self.file, self.owner = folder, made, file, owner
+
+    def close(self) -> None:
+        """Gives the folder back. Where nothing else is in it, removes the lock, and the folder if it was made here."""
+        if self.owner is not None:
+            self.owner.close()
+        with contextlib.suppress(OSError):
+            if [path.name for path in self.folder.iterdir()] == [LOCK]:
+                (self.folder / LOCK).unlink()
+                if self.made:
+                    self.folder.rmdir()
+        self.file.close()
+
+
+def lock_folder(folder: Path, patience: float) -> FolderLock:
+    """Makes a folder and locks it. Raises UserError where it cannot be written or belongs to another process.
+
+    Args:
+        folder: the folder of a run.
+        patience: how many seconds to wait for a process that may be about to end.
+    """
+    end = time.monotonic() + patience
+    made = not folder.exists()
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / LOCK).open("w")
+        except OSError as error:
+            raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+        locked = _lock(file)
+        if locked is None:  # a file system without locks
+            owner = _Owner(folder / OWNER)
+            if owner.take():
+                return FolderLock(folder, made, file, owner)
+        elif locked and _is_still_there(file, folder / LOCK):
+            return FolderLock(folder, made, file, None)
+        file.close()
+        if locked is not True and time.monotonic() > end:
+            raise UserError(f"--output {folder} is being written by another run: name another folder")
+        time.sleep(0.1)
+
+
+def _lock(file: IO[str]) -> bool | None:
+    """Locks a file. False: another process holds the lock; None: the file system has no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    """Whether the open file still has its name: the process that held the lock may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+class _Owner:
+    """A file that its owner changes all the time, for file systems without locks. One that stays as it is has no owner.
+
+    Clocks of different hosts are not compared: a process that wants the folder watches the file for LIFE seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.me = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}"
+        self.closed = threading.Event()
+
+    def take(self) -> bool:
+        """Whether this process has become the owner."""
+        before, end = self._content(), time.monotonic() + LIFE
+        while before and time.monotonic() < end:
+            time.sleep(TICK / 2)
+            if self._content() != before:
+                return False
+        self._write(0)
+        time.sleep(TICK)  # where two processes have written, the later one owns it
+        if not self._content().startswith(self.me):
+            return False
+        threading.Thread(target=self._keep, name="folder owner", daemon=True).start()
+        return True
+
+    def close(self) -> None:
+        self.closed.set()
+        with contextlib.suppress(OSError):
+            if self._content().startswith(self.me):
+                self.path.unlink()
+
+    def _keep(self) -> None:
+        number = 0
+        while not self.closed.wait(TICK):
+            number += 1
+            with contextlib.suppress(OSError):  # a full disk
+                self._write(number)
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _write(self, number: int) -> None:
+        temporary = self.path.with_name(f"{OWNER}.{os.getpid()}.tmp")
+        temporary.write_text(f"{self.me} {number}")
+        os.replace(temporary, self.path)
+
+    def _content(self) -> str:
+        try:
+            return self.path.read_text()
+        except OSError:
+            return ""
