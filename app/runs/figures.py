@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,8 @@ def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale:
     axes = drawn.add_subplot()
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}
     for curve in curves:
-        style = (
-            {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": readable(curve.name), "linewidth": 1.8}
-        )
+        name = re.sub("^_", " _", readable(curve.name))  # a legend leaves out labels that begin with _
+        style = {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": name, "linewidth": 1.8}
         marker = "o" if len(curve.x) == 1 else None
         axes.plot(curve.x, curve.y, color=colours[curve.name], marker=marker, **style)  # type: ignore[arg-type]
     axes.set(xlabel="epochs", ylabel=label, title=title)

@@ -142,3 +142,13 @@ def test_a_config_repeats_a_run(app: App, trained: Path, tmp_path: Path) -> None
     assert {name for name in old if old[name] != new[name]} == {"output"}
     losses = [[x["loss"] for x in map(json.loads, (run / "log.jsonl").open())] for run in (trained, tmp_path / "again")]
     assert losses[0] == losses[1]
+
+
+def test_folders_that_are_no_runs_are_left_out(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    """`runs/*` also names the folder of a start that was refused."""
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused/lock").touch()
+    report.main([str(trained), str(tmp_path / "refused"), "--output", str(tmp_path / "out")])
+    assert f"left out, as there is no config.json in: {tmp_path / 'refused'}" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is no run"):
+        report.main([str(trained), str(tmp_path / "missing"), "--output", str(tmp_path / "out")])

@@ -170,7 +170,8 @@ def test_an_elastic_run_goes_on_without_a_rank_that_stops(ends: dict[str, Future
 def test_a_loss_that_is_no_number(ends: dict[str, Future[End]], folders: Path, name: str) -> None:
     end = ends[name].result()
     assert end.code == 4, end.text
-    assert re.search(rf"the (loss|network) .* {SEEN}, rate \S+: try a longer --warmup-epochs or a smaller", end.last)
+    hint = r"learning rate \S+: try a longer --warmup-epochs or a smaller"
+    assert re.search(rf"the (loss|network) .* {SEEN}, {hint}", end.last)
     for path in (folders / name.replace(" ", "-") / "checkpoints").glob("*.pt"):
         found = torch.load(path, weights_only=True)
         assert all(tensor.isfinite().all() for tensor in [*found["model"].values(), *found["momentum"]])
