@@ -53,7 +53,8 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
     forward_pass = make_forward_pass(run, world)
 
     def step(feed: Iterator[Batch], hooks: Hooks = NO_HOOKS) -> None:
-        report = train_step(state, islice(feed, here), forward_pass, run.plan.minibatch, stop=False, hooks=hooks)
+        smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
+        report = train_step(state, islice(feed, here), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
             report.tolist()  # as the loop does
 

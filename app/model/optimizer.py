@@ -1,4 +1,4 @@
-"""SGD as the paper has it, and which parameters decay."""
+"""SGD as the paper has it, or LARS; and which parameters decay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from app.model.lars import LARS
 from app.recipe.config import Config
 
 
@@ -15,7 +16,8 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
     """Nesterov SGD with three groups of parameters.
 
     The first group decays; the second is BN's gamma and beta, which do not decay (section 5.1); the third is the
-    piggyback's parameter (app/model/piggyback.py), which has a learning rate of its own.
+    piggyback's parameter (app/model/piggyback.py), which has a learning rate of its own. With --optimizer lars the
+    weights of convolutions and of the last layer are a group of their own, which comes first (app/model/lars.py).
 
     torch keeps the learning rate outside the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9). It
     needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
@@ -24,8 +26,15 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
     special = {id(p) for p in affine}
     decayed = [p for p in network.parameters() if id(p) not in special]
+    layers = [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []  # without the last layer's bias
+    scaled = {"trust_coefficient": config.trust_coefficient, "trust_decay": config.weight_decay}
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay, "learned": True},
+        *([{"params": layers, "weight_decay": 0.0, "learned": True, **scaled}] if layers else []),
+        {
+            "params": [p for p in decayed if p.ndim == 1] if layers else decayed,
+            "weight_decay": config.weight_decay,
+            "learned": True,
+        },
         {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0, "learned": True},
         {
             "params": [piggyback],
@@ -36,7 +45,8 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
             "learned": False,
         },
     ]
-    return SGD(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    kind = LARS if config.optimizer == "lars" else SGD
+    return kind(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -81,6 +81,19 @@ def _image_size(config: Config, images: int) -> str:
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
 
+def _beyond(config: Config, images: int) -> str:
+    """What came after this paper, with the papers that it is from."""
+    found = {
+        "cosine": "--schedule cosine (Loshchilov and Hutter 2017)",
+        "poly": "--schedule poly (You, Gitman and Ginsburg 2017)",
+        "lars": "--optimizer lars (You, Gitman and Ginsburg 2017)",
+    }
+    used = [found[name] for name in (config.schedule, config.optimizer) if name in found]
+    if config.label_smoothing:
+        used.append(f"--label-smoothing {config.label_smoothing:g} (Szegedy et al. 2016)")
+    return "beyond this paper: " + ", ".join(used) if used else ""
+
+
 REMARKS = (
     _values("remark 1", "3", "scaling the loss is not scaling the rate", "the rate is scaled, the weight decay is not",
             scaled="rate"),
@@ -103,6 +116,8 @@ CHOICES = (
     _values("epochs", "5.1", "90", epochs=paper.EPOCHS),
     _values("decays", "5.1", "by 1/10 at epochs 30, 60 and 80", decay_epochs=tuple(map(float, paper.DECAY_EPOCHS)),
             decay_factor=paper.DECAY_FACTOR),
+    Choice("beyond", "5.1", "step decay, SGD, plain labels", ("schedule", "optimizer", "trust_coefficient",
+                                                              "label_smoothing"), _beyond),
     _values("momentum", "5.1", "0.9, Nesterov's", momentum=paper.MOMENTUM, nesterov=True),
     _values("weight decay", "5.1", "0.0001, not scaled", weight_decay=paper.WEIGHT_DECAY),
     _values("weight decay of BN", "5.1", "none on gamma and beta", decay_bn=False),

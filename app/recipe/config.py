@@ -68,9 +68,23 @@ class Config:
     scaled: str = option("rate", "schedule", "what scaling and warmup multiply (paper: rate)", choices=("rate", "loss"))
     warmup: str = option("gradual", "schedule", "used for kn > reference", choices=("gradual", "constant", "none"))
     warmup_epochs: float = option(5.0, "schedule", "length of the warmup")
+    schedule: str = option(
+        "step",
+        "schedule",
+        "fall of the rate after the warmup: at the decay epochs (paper: step), or to zero at the end by"
+        " a cosine or by a polynomial of degree 2",
+        choices=("step", "cosine", "poly"),
+    )
     decay_epochs: tuple[float, ...] = option((), "schedule", "default: 30, 60, 80 of 90 epochs, in proportion")
     decay_factor: float = option(0.1, "schedule", "of the rate at each of the decay epochs")
 
+    optimizer: str = option(
+        "sgd", "optimizer", "rule of the update (paper: sgd); lars: scaled layer by layer", choices=("sgd", "lars")
+    )
+    trust_coefficient: float = option(0.001, "optimizer", "eta of LARS, the trust in each layer's ratio of norms")
+    label_smoothing: float = option(
+        0.0, "optimizer", "share of each label that is spread evenly over all classes (paper: none)"
+    )
     loss_divisor: str = option("kn", "optimizer", "of a worker's summed loss (paper: kn)", choices=("kn", "n"))
     momentum: float = option(0.9, "optimizer", "of SGD")
     nesterov: bool = option(True, "optimizer", "Nesterov's form of momentum")
@@ -119,15 +133,15 @@ class Config:
 def check(config: Config) -> None:
     """Raises UserError for values no run can have."""
     for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
-                 "decay_factor", "synthetic_images", "synthetic_classes", "downsample", "log_every", "keep",
-                 "commit_every"):  # fmt: skip
+                 "decay_factor", "trust_coefficient", "synthetic_images", "synthetic_classes", "downsample",
+                 "log_every", "keep", "commit_every"):  # fmt: skip
         if not getattr(config, name) > 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
     for name in ("image_size", "resize", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout",
                  "precise_bn"):  # fmt: skip
         if not getattr(config, name) >= 0:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
-    for name in ("momentum", "bn_momentum"):
+    for name in ("momentum", "bn_momentum", "label_smoothing"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number from 0 to 1")
     if config.nesterov and config.momentum == 0:

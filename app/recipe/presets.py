@@ -62,6 +62,34 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"paper-{row.name}": _of_figure_1(row) for row in paper.FIGURE_1},
     "paper-8k-no-warmup": _of_table_1("none"),
     "paper-8k-constant-warmup": _of_table_1("constant"),
+    "lars-32k": (
+        f"beyond the paper's break: {paper.LARS_32K.name}, {paper.LARS_32K.workers} x {paper.PER_WORKER},"
+        f" error {paper.LARS_32K.error}",
+        {
+            **IMAGENET,
+            "minibatch": paper.LARS_32K.minibatch,
+            "reference_lr": paper.LARS_32K.lr * paper.REFERENCE_MINIBATCH / paper.LARS_32K.minibatch,
+            "optimizer": "lars",
+            "schedule": "poly",
+            "nesterov": False,
+            "weight_decay": 5e-4,
+        },
+    ),
+    "nvidia-90": (
+        f"NVIDIA's recipe of 90 epochs: 8 x {paper.NVIDIA_90_PER_WORKER}, cosine, label smoothing,"
+        f" error {paper.NVIDIA_90.error}",
+        {
+            **IMAGENET,
+            "minibatch": paper.NVIDIA_90.minibatch,
+            "per_worker": paper.NVIDIA_90_PER_WORKER,
+            "reference_lr": paper.NVIDIA_90.lr / 8,
+            "schedule": "cosine",
+            "label_smoothing": 0.1,
+            "momentum": 0.875,
+            "nesterov": False,
+            "weight_decay": 2.0**-15,
+        },
+    ),
 }
 
 

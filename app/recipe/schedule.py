@@ -29,6 +29,8 @@ def learning_rate(config: Config, epoch: float) -> float:
 
     Gradual warmup rises linearly from eta (not 0) at the first step to the peak after `warmup_epochs`, by a constant
     amount each step (section 2.2); the decays count from the run's start, not from the end of warmup (section 5.1).
+    The schedules beyond this paper fall from the end of the warmup to zero at the end of the run: a cosine (Loshchilov
+    and Hutter 2017, without restarts), or a polynomial of degree 2 (You, Gitman and Ginsburg 2017).
     """
     rate = peak = peak_lr(config)
     if warms_up(config) and epoch < config.warmup_epochs:
@@ -36,7 +38,11 @@ def learning_rate(config: Config, epoch: float) -> float:
             rate = config.reference_lr
         else:
             rate = config.reference_lr + (peak - config.reference_lr) * epoch / config.warmup_epochs
-    return rate * config.decay_factor ** sum(epoch >= d for d in config.decay_epochs)
+    if config.schedule == "step":
+        return rate * config.decay_factor ** sum(epoch >= d for d in config.decay_epochs)
+    start = config.warmup_epochs if warms_up(config) else 0.0
+    done = min(1.0, max(0.0, (epoch - start) / (config.epochs - start)))
+    return rate * ((1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else (1 - done) ** 2)
 
 
 def loss_factor(config: Config, epoch: float) -> float:

@@ -93,7 +93,8 @@ class TrainingLoop:
             hooks.before_step(state)
             batches = beating(islice(feed, self.workers_here), self.watchdog)
             factor = loss_factor(run.config, plan.epochs_at(state.position))
-            reports.add(train_step(state, batches, self.forward_pass, plan.minibatch, self.stop.asked, factor, hooks))
+            more = (self.forward_pass, plan.minibatch, self.stop.asked, factor, hooks, run.config.label_smoothing)
+            reports.add(train_step(state, batches, *more))
             state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
             if self.reading.is_due(plan.iteration_at(state.position), 1) or self.at_end_of_epoch():
                 self.after_steps(reports, throughput)

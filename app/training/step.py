@@ -18,7 +18,7 @@ REPORT_SIZE = 3
 
 def train_step(
     state: State, batches: Iterable[Batch], forward_pass: ForwardPass, minibatch: int, stop: bool,
-    loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS,
+    loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Makes a step with this process's share of the minibatch.
 
@@ -33,6 +33,7 @@ def train_step(
         stop: whether this process was asked to stop.
         loss_factor: 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
         hooks: called as the step goes on.
+        label_smoothing: the share of each label that is spread evenly over all classes (0 in the paper).
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class
@@ -46,7 +47,8 @@ def train_step(
         logits = forward_pass.compute(state.network, x)
         hooks.after_forward()
         # Remark 3 (section 3): a sum over the worker's images divided by kn, not by n; Horovod sums over workers.
-        loss = F.cross_entropy(logits.to(forward_pass.mean.dtype), labels, reduction="sum") / minibatch
+        logits = logits.to(forward_pass.mean.dtype)
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / minibatch
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])

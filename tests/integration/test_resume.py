@@ -90,3 +90,14 @@ def test_20_random_sigkills(apps: AppServer, alone: Path, tmp_path: Path) -> Non
         assert interrupt(apps, folder, child, signal.SIGKILL, at) == -signal.SIGKILL
     assert apps.end(apps.start(*train(folder))) == 0
     assert_same_run(folder, alone)
+
+
+def test_what_is_beyond_the_paper_resumes_too(apps: AppServer, tmp_path: Path) -> None:
+    """LARS, another schedule, smoothed labels and BN statistics measured anew; interrupted once in the middle."""
+    extra = ["--optimizer", "lars", "--schedule", "cosine", "--label-smoothing", "0.1", "--precise-bn", "160"]
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    assert apps.end(apps.start(*train(alone, *extra))) == 0
+    child = apps.start(*train(folder, *extra))
+    assert interrupt(apps, folder, child, signal.SIGTERM, STEPS // 2) == 75
+    assert apps.end(apps.start(*train(folder, *extra))) == 0
+    assert_same_run(folder, alone)

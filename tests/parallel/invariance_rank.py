@@ -19,7 +19,10 @@ def variants(images: str) -> dict[str, dict[str, Any]]:
     return {
         "fp64": fp64 | {"loader_processes": 0},
         "fp64-loaders": fp64 | {"loader_processes": 2},
-        "fp64-precise": fp64 | {"loader_processes": 0, "epochs": 1, "precise_bn": 72},  # 9 batches
+        # 9 batches for BN's statistics, and what is beyond the paper
+        "fp64-beyond": fp64
+        | {"loader_processes": 0, "epochs": 1, "precise_bn": 72, "optimizer": "lars", "trust_coefficient": 0.02}
+        | {"schedule": "cosine", "label_smoothing": 0.1},
         "fp32": {"epochs": 3, "loader_processes": 0},
     }
 

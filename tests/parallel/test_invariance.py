@@ -77,7 +77,7 @@ def test_any_number_of_processes_gives_the_same_run(
     expected = checkpoint(alone / "fp64")
     for name in ("fp64", "fp64-loaders"):
         assert_equal(checkpoint(tmp_path / name), expected, 1e-10)
-    assert_equal(checkpoint(tmp_path / "fp64-precise"), checkpoint(alone / "fp64-precise"), 1e-10)
+    assert_equal(checkpoint(tmp_path / "fp64-beyond"), checkpoint(alone / "fp64-beyond"), 1e-10)
     assert len(losses(tmp_path / "fp32")) == 50
     assert losses(tmp_path / "fp32") == pytest.approx(losses(alone / "fp32"), rel=1e-3)
     result = json.loads((tmp_path / "fp64" / "result.json").read_text())

@@ -42,6 +42,24 @@ def test_minibatch_8192(iteration: int, rate: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        # After 5 epochs of warmup 85 are left: at a quarter, the half and three quarters of them, and at the end.
+        ("cosine", (3.2, 3.2 * (1 + 0.5**0.5) / 2, 1.6, 3.2 * (1 - 0.5**0.5) / 2, 0.0)),
+        ("poly", (3.2, 3.2 * 9 / 16, 0.8, 0.2, 0.0)),
+    ],
+)
+def test_schedules_beyond_the_paper_fall_from_the_warmups_end_to_zero(schedule: str, rates: tuple[float, ...]) -> None:
+    config = Config(minibatch=8192, schedule=schedule)
+    for quarter, rate in enumerate(rates):
+        assert learning_rate(config, 5 + 85 * quarter / 4) == pytest.approx(rate, abs=1e-12)
+    assert learning_rate(config, 2.5) == learning_rate(Config(minibatch=8192), 2.5)  # the warmup is the paper's
+    without = Config(minibatch=256, schedule=schedule)  # none at the reference minibatch
+    assert learning_rate(without, 0) == 0.1
+    assert learning_rate(without, 45) == pytest.approx(0.05 if schedule == "cosine" else 0.025)
+
+
+@pytest.mark.parametrize(
     ("iteration", "rate"),
     [
         (0, 0.1),

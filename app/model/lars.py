@@ -1,0 +1,52 @@
+"""Layer-wise adaptive rate scaling: You, Gitman and Ginsburg 2017, "Large Batch Training of Convolutional Networks"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import SGD
+
+
+class LARS(SGD):
+    """SGD in which each layer's step is scaled by the ratio of the norms of its weights and of its gradient.
+
+    With w a layer's weights, g its gradient, beta the weight decay, eta the trust coefficient and gamma the learning
+    rate (arXiv 1708.03888, algorithm 1):
+
+        lambda = eta |w| / (|g| + beta |w|)
+        v <- m v + gamma lambda (g + beta w)
+        w <- w - v
+
+    The learning rate is kept outside the velocity (v = gamma u), as everywhere here, so that no momentum correction is
+    needed when it changes. Only groups of parameters with a "trust_coefficient" are scaled; their weight decay is the
+    group's "trust_decay", as SGD must not add it a second time. All other groups are plain SGD's. Where a norm is zero,
+    lambda is 1.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Makes SGD's step with the scaled gradients, then puts the gradients back for those who log them."""
+        kept = []
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None] if "trust_coefficient" in group else []
+            kept += [(p, p.grad) for p in parameters]
+            scale(parameters, group)
+        result = super().step(closure)
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+        return result
+
+
+def scale(parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
+    """Replaces each gradient by lambda (g + beta w). Does not wait for the device."""
+    if not parameters:
+        return
+    decay, coefficient = group["trust_decay"], group["trust_coefficient"]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    weights = [p.detach() for p in parameters]
+    weight_norms, gradient_norms = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
+    ratios = coefficient * weight_norms / (gradient_norms + decay * weight_norms)
+    ratios = torch.where((weight_norms > 0) & (gradient_norms > 0), ratios, torch.ones_like(ratios))
+    for parameter, gradient, ratio in zip(parameters, gradients, ratios.unbind(), strict=True):
+        parameter.grad = gradient.add(parameter, alpha=decay).mul_(ratio)
