@@ -1,22 +1,25 @@
-"""The exact command by which horovodrun or mpirun starts a run. Pure: nothing is started or looked up here."""
+"""The launchers, and the exact command by which each of them starts a run. Nothing is started or looked up here.
+
+LAUNCHERS is the only list of launchers: options, help, completion, doctor and the launch itself follow from it.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.hosts.hostfile import Host, launcher_hosts
 from app.hosts.ssh import SSH
 from app.launch.environment import travels
 
-# Seconds after which the slot of a process that died is used again: the least and the most.
+# The least and the most seconds after which an elastic run uses the slot of a process that died again.
 _COOLDOWN = ["5", "60"]
 
 
 @dataclass(frozen=True)
 class Elastic:
-    """Between how many processes a run lives, and what finds their hosts: a command for a shell."""
+    """The limits of an elastic run. discovery: the shell command that prints the hosts there are at the moment."""
 
     least: int
     most: int | None
@@ -25,39 +28,72 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is to be started, where and how."""
+    """What is started, where and how.
 
-    launcher: str  # "horovodrun" or "mpirun"
+    launcher: a name in LAUNCHERS. remote: whether a host is not this machine. collectives: the command's --collectives.
+    program: the command that each process runs. additions: variables that the environment of the processes gets.
+    """
+
+    launcher: str
     processes: int
     hosts: list[Host]
-    remote: bool  # some host is not this one
-    collectives: str  # as the command's --collectives
-    program: list[str]  # what each rank runs
+    remote: bool
+    collectives: str
+    program: list[str]
     interface: str | None = None
     ssh_port: int | None = None
     ssh_identity: str | None = None
     elastic: Elastic | None = None
-    additions: Mapping[str, str] | None = None  # environment variables of ours for the ranks
+    additions: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a launcher's command depends on besides the launch.
+
+    environ: the environment that the launcher gets. open_mpi: the major version of Open MPI, where it is used. root:
+    whether the user is root.
+    """
+
+    environ: Mapping[str, str]
+    open_mpi: int = 4
+    root: bool = False
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A program that starts the processes of a run.
+
+    text: what --help says of it. command: returns its command line. module: this program's module that runs in place of
+    the command's first word, if any. open_mpi: whether Open MPI starts the processes whatever the collectives are.
+    elastic: whether it can start elastic runs. one_interface: whether all hosts must use one name for the interface
+    between them.
+    """
+
+    text: str
+    command: Callable[[Launch, Surroundings], list[str]]
+    module: str = ""
+    open_mpi: bool = False
+    elastic: bool = False
+    one_interface: bool = False
 
 
 def command_line(launch: Launch, environ: Mapping[str, str], *, open_mpi: int = 4, root: bool = False) -> list[str]:
-    """The launcher's command. environ: of the launcher; open_mpi: its major version; root: whether root starts it."""
-    if launch.launcher == "mpirun":
-        return _mpirun(launch, environ, open_mpi, root)
-    return _horovodrun(launch, open_mpi)
+    """Returns the launcher's command. For the other arguments see Surroundings."""
+    return LAUNCHERS[launch.launcher].command(launch, Surroundings(environ, open_mpi, root))
 
 
 def uses_mpirun(launch: Launch) -> bool:
-    """Whether mpirun starts the ranks: itself, or through horovodrun --mpi."""
-    return launch.launcher == "mpirun" or launch.collectives == "mpi"
+    """Returns whether mpirun starts the processes, itself or through horovodrun --mpi."""
+    return LAUNCHERS[launch.launcher].open_mpi or launch.collectives == "mpi"
 
 
 def shell_line(command: list[str], additions: Mapping[str, str]) -> str:
-    """The command as one line to paste into a shell."""
+    """Returns the command as one line that can be pasted into a shell."""
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in additions.items()), shlex.join(command)])
 
 
-def _horovodrun(launch: Launch, open_mpi: int) -> list[str]:
+def _horovodrun(launch: Launch, where: Surroundings) -> list[str]:
     command = ["horovodrun", "-np", str(launch.processes)]
     if launch.elastic:
         command += ["--min-np", str(launch.elastic.least), "--host-discovery-script", launch.elastic.discovery]
@@ -65,7 +101,7 @@ def _horovodrun(launch: Launch, open_mpi: int) -> list[str]:
         command += ["--blacklist-cooldown-range", *_COOLDOWN]
     else:
         command += ["-H", launcher_hosts(launch.hosts)]
-    # Without its cache, which for an hour believes in interfaces and ssh connections that are gone.
+    # Without Horovod's cache, which keeps interfaces and ssh connections for an hour after they are gone.
     command += ["--disable-cache", "--mpi" if launch.collectives == "mpi" else "--gloo"]
     interface = launch.interface if launch.remote or launch.elastic else None
     interface = interface or (None if launch.remote else "lo")
@@ -76,32 +112,33 @@ def _horovodrun(launch: Launch, open_mpi: int) -> list[str]:
     if launch.remote and launch.ssh_identity:
         command += ["-i", launch.ssh_identity]
     if launch.collectives == "mpi":
-        command += [f"--mpi-args={shlex.join([*_yielding(), *_remote_options(launch, open_mpi)])}"]
+        command += [f"--mpi-args={shlex.join([*_yielding(), *_remote_options(launch, where.open_mpi)])}"]
     return command + launch.program
 
 
-def _mpirun(launch: Launch, environ: Mapping[str, str], open_mpi: int, root: bool) -> list[str]:
+def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command = ["mpirun", "-np", str(launch.processes), "-H", launcher_hosts(launch.hosts)]
-    command += ["--allow-run-as-root"] if root else []
-    # More processes than cores are welcome; a rank has threads of its own, so it is bound to no core.
+    command += ["--allow-run-as-root"] if where.root else []
+    # There may be more processes than cores. A process has several threads and is not bound to one core.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
     command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib", *_yielding()]
     interfaces = {}
     if launch.interface:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
-        command += ["--prtemca", "prte_if_include"] if open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
+        command += ["--prtemca", "prte_if_include"] if where.open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
         interfaces["HOROVOD_GLOO_IFACE"] = launch.interface
-        if "NCCL_SOCKET_IFNAME" not in environ:  # the user may want another one for NCCL
+        if "NCCL_SOCKET_IFNAME" not in where.environ:  # the user may want another one for NCCL
             interfaces["NCCL_SOCKET_IFNAME"] = launch.interface
-    command += _remote_options(launch, open_mpi)
-    for name in sorted({name for name in environ if travels(name)} | set(launch.additions or {}) | set(interfaces)):
+    command += _remote_options(launch, where.open_mpi)
+    tuning = {name for name in where.environ if travels(name)}
+    for name in sorted(tuning | set(launch.additions or {}) | set(interfaces)):
         command += ["-x", f"{name}={interfaces[name]}" if name in interfaces else name]
     return command + launch.program
 
 
 def _yielding() -> list[str]:
-    """Ranks that wait leave their core to loader processes and to other ranks: MPI spins otherwise."""
+    """The option by which a rank that waits leaves its core to loader processes and other ranks."""
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 
@@ -114,8 +151,17 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
-    # No tree: else each host would have to reach the others by ssh, not only the first.
+    # Without a tree, in which each host would have to reach the others by ssh and not only the first.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
-    # Else node.a.example and node.b.example would both be "node", and one host.
+    # Without this option node.a.example and node.b.example would both be "node", and so one host.
     names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]
     return [*names, kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments)]
+
+
+LAUNCHERS = {
+    "horovodrun": Launcher(
+        "Horovod's launcher", _horovodrun, module="app.launch.horovodrun", elastic=True, one_interface=True
+    ),
+    "mpirun": Launcher("Open MPI's launcher", _mpirun, open_mpi=True),
+}
+DEFAULT_LAUNCHER = "horovodrun"

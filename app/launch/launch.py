@@ -25,7 +25,7 @@ from app.base.streams import reader_is_gone, say_last, visible
 from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
-from app.launch.command_line import Elastic, Launch, command_line, shell_line, uses_mpirun
+from app.launch.command_line import LAUNCHERS, Elastic, Launch, command_line, shell_line, uses_mpirun
 from app.launch.environment import check_not_nested, cleaned, is_first, without_other_jobs
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Alone, Job, handle
@@ -129,7 +129,7 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
         this_host.check_interface(options.interface)
     most = options.max_np
     return Launch(
-        launcher="horovodrun",
+        launcher=options.launcher,
         processes=options.np or min(slots, most or slots),
         hosts=hosts,
         remote=remote,
@@ -173,9 +173,9 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
         environ = without_other_jobs(environ, [host.name for host in launch.hosts])
     this_host.allow_open_files(256 + 16 * launch.processes)
     command = command_line(launch, environ, open_mpi=version, root=root)
-    if launch.launcher == "horovodrun":
+    if module := LAUNCHERS[launch.launcher].module:
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
-        command[:1] = [sys.executable, "-m", "app.launch.horovodrun"]
+        command[:1] = [sys.executable, "-m", module]
     # mpirun passes SIGUSR1 on to every rank and waits; by SIGTERM it would kill them after a second.
     return _watch(Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM), launch)
 

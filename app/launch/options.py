@@ -12,6 +12,7 @@ from typing import NoReturn
 from app.base.errors import EXIT_CODES, UserError
 from app.hosts import hostfile
 from app.hosts.hostfile import Host
+from app.launch.command_line import DEFAULT_LAUNCHER, LAUNCHERS
 
 
 def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
@@ -67,8 +68,9 @@ def check_elastic(options: argparse.Namespace) -> None:
         return
     if options.hosts or options.hostfile:
         raise UserError("--host-discovery-script says where to run: leave out -H and --hostfile")
-    if options.launcher != "horovodrun":
-        raise UserError(f"elastic runs are started by horovodrun: leave out --launcher {options.launcher}")
+    able = [name for name, launcher in LAUNCHERS.items() if launcher.elastic]
+    if options.launcher not in able:
+        raise UserError(f"elastic runs are started by {', '.join(able)}: leave out --launcher {options.launcher}")
     if not os.access(options.discovery, os.X_OK):
         raise UserError(f"--host-discovery-script {options.discovery}: no such file, or it cannot be run (chmod +x)")
     if any(limit is not None and limit < 1 for limit in limits):
@@ -118,9 +120,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--hostfile", metavar="FILE", help="the same from a file, a host a line: see hostfiles/")
     add(
         "--launcher",
-        choices=["horovodrun", "mpirun", "none"],
-        default="horovodrun",
-        help="default: horovodrun",
+        choices=[*LAUNCHERS, "none"],
+        default=DEFAULT_LAUNCHER,
+        help="program that starts the processes: "
+        + ", ".join(f"{name} ({launcher.text})" for name, launcher in LAUNCHERS.items())
+        + f", or none for one process without a launcher; default: {DEFAULT_LAUNCHER}",
     )
     add(
         "--interface",

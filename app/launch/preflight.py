@@ -8,7 +8,7 @@ from app.base.errors import UserError
 from app.hosts import hostfile, this_host
 from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Ssh, ask
-from app.launch.command_line import Launch
+from app.launch.command_line import LAUNCHERS, Launch
 
 PATIENCE = 20.0  # seconds for a host to answer before a launch
 SHORT = 5.0  # and after a failure
@@ -39,7 +39,7 @@ def check_hosts(launch: Launch) -> str:
         more = f" ({len(bad) - 1} more of this kind: ./run.sh doctor)" if len(bad) > 1 else ""
         what = "" if bad[0].check in ("answer", "machine") else f"{bad[0].check} "
         raise UserError(f"{bad[0].host}: {what}{bad[0].text}: {bad[0].fix}{more}")
-    return _common_interface(request, answers) if launch.launcher == "horovodrun" else ""
+    return _common_interface(request, answers) if LAUNCHERS[launch.launcher].one_interface else ""
 
 
 def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:

@@ -63,6 +63,14 @@ def main(argv):
 """),
 ]  # fmt: skip
 
+LAUNCHER: Edits = [
+    ("app/launch/command_line.py", "LAUNCHERS = {\n", """
+    "sh": Launcher("one process", lambda launch, where: [
+        "sh", "-c", '"$@" | sed -u "s/^/[0]<stdout>:/"', "sh", *launch.program
+    ]),
+"""),
+]  # fmt: skip
+
 CASES = {  # what is added: edits, what is run then, what it shows
     "network": (NETWORK, ["plan", "--model", "resnet26", "--json"], '"parameters"'),
     "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,437 training"),
@@ -108,6 +116,21 @@ def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
         run(tmp_path, "-m", "app", "train", "--data", "inverted", "--skip-list", "list.txt")
     options = ["--model", "resnet26", "--width", "4", "--data", "inverted", "--recipe", "digits", "--epochs", "1"]
     assert "result: top-1 error" in run(tmp_path, "-m", "app", "train", *options, "--output", "run")
+
+
+def test_a_launcher_launches(tmp_path: Path) -> None:
+    """It is known to help and to doctor, and starts a run."""
+    assert re.search(r"\*\*A launcher\.\*\* One place: an entry of `LAUNCHERS` in `app/launch/command_line.py`", PAGE)
+    copy_with(LAUNCHER, tmp_path)
+    assert "sh (one process), horovodrun (Horovod's launcher)" in " ".join(
+        run(tmp_path, "-m", "app.start", "--help").split()
+    )
+    start = ["-m", "app.start", "--launcher", "sh", "-np", "1"]
+    options = ["train", "--width", "4", "--epochs", "1", "--device", "cpu", "--output", "run"]
+    assert run(tmp_path, *start, "--dry-run", *options).startswith("sh -c ")
+    assert "result: top-1 error" in run(tmp_path, *start, *options)
+    found = json.loads(run(tmp_path, "-m", "app.start", "doctor", *start[2:], "--json"))["findings"]
+    assert [each["status"] for each in found if each["check"] == "allreduce"] == ["ok"]
 
 
 def test_a_warmup_warms_up(tmp_path: Path) -> None:
