@@ -1,4 +1,4 @@
-"""`board`: TensorBoard on runs."""
+"""`board`: shows runs in TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "folder", nargs="?", default="runs", metavar="DIR", help="a run, or a folder of runs (default: runs)"
     )
-    parser.add_argument("--port", type=int, default=6006, help="to serve at (default: 6006)")
+    parser.add_argument("--port", type=int, default=6006, help="port to serve at (default: 6006)")
     parser.add_argument(
         "--host", default="localhost", help="address to serve at; 0.0.0.0 opens it to the network (default: localhost)"
     )
@@ -32,14 +32,14 @@ def parse(argv: Sequence[str]) -> Namespace:
     """The options. Raises UserError where there is nothing to show."""
     options = make_parser().parse(argv)
     if not Path(options.folder).is_dir():
-        raise UserError(f"no folder {options.folder}: give that of a run, or train first")
+        raise UserError(f"no folder {options.folder}: give the folder of a run, or train first")
     if not any(Path(options.folder).rglob("events.out.tfevents.*")):
         raise UserError(f"{options.folder} holds no run: there are no TensorBoard files in it")
     return options
 
 
 def main(argv: Sequence[str]) -> None:
-    """Becomes TensorBoard."""
+    """Replaces this process by TensorBoard."""
     options = parse(argv)
     arguments = ["--logdir", options.folder, "--port", str(options.port), "--host", options.host]
     sys.stdout.flush()

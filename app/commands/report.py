@@ -1,4 +1,4 @@
-"""`report`: runs side by side on one page that needs nothing else."""
+"""`report`: compares runs on one page that needs no other file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from app.runs.layout import CONFIG, check_is_run, is_run
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh report",
-        description="Compare runs: one HTML file that holds everything, and its pictures as PNG.",
+        description="Compare runs on one HTML page, and write its pictures as PNG files too.",
         epilog="example: ./run.sh report runs/digits-* --output report",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, finished or not")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, which may still be running")
     parser.add_argument("--output", default="report", metavar="DIR", help="folder to write (default: report)")
     return parser
 

@@ -28,7 +28,7 @@ from app.runs.run import Run
 
 STEPS, IMAGES, EPOCHS = "steps", "images", "epochs"  # the folders
 EVALUATION_STEPS, EVALUATION_IMAGES = "evaluation-steps", "evaluation-images"
-MOST_IMAGES = 64  # of the minibatch shown
+MOST_IMAGES = 64  # the most images of the first minibatch to show
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
 LAYOUT: dict[str, Any] = {
@@ -47,7 +47,7 @@ LAYOUT: dict[str, Any] = {
 
 
 class Board:
-    """Draws one run, from its position `start` on."""
+    """Writes the event files of one run, from its position `start` on."""
 
     def __init__(self, run: Run, start: Position) -> None:
         _leave_full_disks_to_flush()
@@ -68,7 +68,7 @@ class Board:
             self.epochs.add_custom_scalars(LAYOUT)
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
-        """The last `steps` before a position one by one, and what was measured over them."""
+        """Draws each of the last `steps` before a position, and the values measured over them."""
         iteration = self.plan.iteration_at(position)
         for number, step in enumerate(steps, iteration - len(steps) + 1):
             add_scalars(self.steps, {f"train/{name}": step[name] for name in OF_A_STEP}, number)
@@ -77,7 +77,7 @@ class Board:
         add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
-        """Fractions by step and by images; percent by epoch, as the paper's figures have them."""
+        """Draws errors as fractions by step and by images, and in percent by epoch, as in the paper's figures."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
         add_scalars(self.evaluation_steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
@@ -107,7 +107,7 @@ class Board:
         """
         end = self.plan.epochs + 1
         if self.confusion is not None:
-            from app.runs.figures import confusion_figure, to_pixels  # half a second that a run may need never
+            from app.runs.figures import confusion_figure, to_pixels  # takes half a second, which most runs do not need
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.epochs.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
@@ -126,13 +126,13 @@ class Board:
 
 
 def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:
-    """All of them in one event: each event wakes the thread that writes, in the middle of training."""
+    """Adds values as one event, because each event wakes the thread that writes, in the middle of training."""
     found = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     writer._get_file_writer().add_summary(Summary(value=found), step)
 
 
 def _leave_full_disks_to_flush() -> None:
-    """TensorBoard's writing threads raise what flush() and close() raise too, and the log says: no traceback for it."""
+    """Prevents tracebacks of TensorBoard's threads: flush() and close() raise the same error, which the log reports."""
     before = threading.excepthook
     if before.__module__ == __name__:
         return
@@ -145,7 +145,7 @@ def _leave_full_disks_to_flush() -> None:
 
 
 def hyperparameters(config: Config) -> dict[str, str | float | bool]:
-    """The fields that change what is computed, in types that TensorBoard has."""
+    """The options that change what is computed, as types that TensorBoard has."""
     fields = Config.__dataclass_fields__
     chosen = {name: value for name, value in asdict(config).items() if not fields[name].metadata["free"]}
     chosen |= {"recipe": config.recipe, "data": config.data}

@@ -1,4 +1,4 @@
-"""What an evaluation found, as counts of validation images."""
+"""The result of an evaluation, as counts of validation images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts of validation images. confusion: int64 [classes, classes], of each label (row) predicted as each class;
-    missed5: int64 [classes], of each label not among the five likeliest. loss: the mean."""
+    """Counts of validation images.
+
+    confusion: how often each label (row) was predicted as each class (column), int64 [classes, classes].
+    missed5: the images of each label whose label is not among the five most likely classes, int64 [classes].
+    loss: the mean over all images.
+    """
 
     confusion: Tensor
     missed5: Tensor
@@ -22,10 +26,10 @@ class Evaluation:
 
     @property
     def top1_error(self) -> float:
-        """A fraction."""
+        """The fraction of images whose most likely class is not their label."""
         return (self.images - int(self.confusion.trace())) / self.images
 
     @property
     def top5_error(self) -> float:
-        """A fraction."""
+        """The fraction of images whose label is not among the five most likely classes."""
         return int(self.missed5.sum()) / self.images

@@ -1,4 +1,4 @@
-"""What a run says: on the screen, in log.jsonl and in TensorBoard. Rank 0 only."""
+"""The log of a run: on the screen, in log.jsonl and in TensorBoard. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from app.runs.screen import Screen
 
 
 class Speed(NamedTuple):
-    """Of the steps since the last line. data_wait, sum_wait: the fractions of the time in which rank 0 waited for
-    images, and for gradients that other processes and the network had not delivered yet; in the rest it computed."""
+    """The speed of the steps since the last line.
+
+    data_wait, sum_wait: the fractions of the time in which rank 0 waited for images, and for the gradients of other
+    processes. In the rest of the time it computed.
+    """
 
     images_per_second: float
     data_wait: float
@@ -78,7 +81,7 @@ class RunLog(Log):
         self.screen.say(*lines)
 
     def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
-        """One line in log.jsonl for these steps; each of them in TensorBoard."""
+        """Writes one line of log.jsonl for these steps, and each of them to TensorBoard."""
         sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
         self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
         self.images_per_second = speed.images_per_second

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read back."""
+"""Reads what a run left in its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from app.runs.layout import CONFIG, ENVIRONMENT, LOG, PLAN, RESULT, check_is_run
 
 @dataclass(frozen=True)
 class Record:
-    """A run that may not have ended yet. train, evaluations: lines of log.jsonl; result: {} while it is running."""
+    """A run, which may not have ended yet.
+
+    train, evaluations: the records of log.jsonl. result: {} until the run has ended.
+    """
 
     name: str
     config: Config
@@ -28,14 +31,14 @@ class Record:
     environment: dict[str, Any]
 
     def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """Epochs and values. kind: "train" or "evaluations"."""
+        """The epochs and values of a curve. kind: "train" or "evaluations"; name: a number of these records."""
         lines = getattr(self, kind)
         epochs = [line["iteration"] / self.plan.iterations_per_epoch for line in lines]
         return epochs, [line[name] for line in lines]
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a run's folder. Raises UserError where it is none."""
+    """Reads the folder of a run. Raises UserError where it holds no run or a damaged one."""
     check_is_run(folder)
     config = read_config(folder / CONFIG)
     plan = read_json(folder / PLAN)
@@ -60,7 +63,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of a file. Raises UserError."""
+    """Reads a JSON object from a file. Raises UserError."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:

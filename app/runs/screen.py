@@ -1,4 +1,4 @@
-"""What a run shows: lines, with a progress bar on a terminal; only the result; or JSON for another program."""
+"""What a run prints: lines, with a progress bar on a terminal; the result only; or JSON for another program."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
 SECONDS_BETWEEN_LINES = 10.0
-MUCH_WAITING = 0.2  # of the time, for data: worth more loader processes
+MUCH_WAITING = 0.2  # the fraction of the time spent in waiting for data from which the line reports it
 
 
 class Screen:
-    """mode: "lines", "quiet" (the result only) or "json" (the lines of log.jsonl, then the result)."""
+    """Prints one run. mode: "lines", "quiet" (the result only) or "json" (the lines of log.jsonl, then the result)."""
 
     def __init__(self, plan: Plan, mode: str, start: Position) -> None:
         self.plan, self.mode = plan, mode
@@ -34,12 +34,12 @@ class Screen:
         self.last_steps: dict[str, float] = {}
 
     def say(self, *lines: str) -> None:
-        """Text for people."""
+        """Prints lines for people."""
         if self.mode == "lines":
             self._print(*lines)
 
     def record(self, line: str) -> None:
-        """A line of log.jsonl."""
+        """Prints a line of log.jsonl, in the mode "json"."""
         if self.mode == "json":
             self._print(line)
 
@@ -65,11 +65,11 @@ class Screen:
         )
 
     def finish(self, result: dict[str, Any], text: str) -> None:
-        """The result: `text`, or `result` as JSON."""
+        """Prints the result: `text`, or `result` as JSON."""
         self._print(json.dumps({"kind": "result", **result}) if self.mode == "json" else text)
 
     def conclude(self, text: str) -> None:
-        """A last line for people."""
+        """Prints a last line for people."""
         if self.mode != "json":
             self._print(text)
 
@@ -101,7 +101,7 @@ class Screen:
 
 
 def terminal_columns() -> int:
-    """Width of the terminal the run shows on, 0 for none. The launcher knows; under mpirun a rank guesses wrong."""
+    """The width of the terminal that the run prints on, 0 for none. The launcher tells it: a rank may not know it."""
     told = os.environ.get("APP_TERMINAL_COLUMNS")
     if told is not None:
         return int(told or 0)

@@ -1,4 +1,4 @@
-"""Processes that do not hold the same state any more: found, named, stopped."""
+"""Finds processes that do not hold the same state any more, names them and stops the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ class Diverged(UserError):
 
 
 def compare(state: State, world: World, when: str) -> None:
-    """Raises Diverged on every process where a tensor of the state differs between two of them."""
+    """Compares checksums of the state's tensors over all processes, which all must call it.
+
+    Args:
+        state: this process's state.
+        world: the processes.
+        when: the moment, as the message names it.
+
+    Raises:
+        Diverged: on every process, where a tensor differs between two of them.
+    """
     own = {name: zlib.crc32(t.cpu().contiguous().numpy().tobytes()) for name, t in state.tensors().items()}
     own["position"] = zlib.crc32(repr(state.position).encode())
     rows: list[dict[str, int]] = gather_objects(own)
@@ -26,7 +35,7 @@ def compare(state: State, world: World, when: str) -> None:
     for name in own:
         values = [row.get(name) for row in rows]
         if len(set(values)) > 1:
-            usual = Counter(values).most_common(1)[0][0]  # of two ranks the first is taken for right
+            usual = Counter(values).most_common(1)[0][0]  # of two ranks the first is taken to be right
             different += [(rank, name) for rank, value in enumerate(values) if value != usual]
     if different:
         rank, name = different[0]

@@ -1,4 +1,7 @@
-"""Validation error, exact on any number of processes: every image once, none padded, counts summed, divided once."""
+"""Validation error, exact on any number of processes.
+
+Every image is evaluated once and none is padded; the processes sum counts, which are divided once.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,19 @@ def evaluate(
     network: nn.Module, source: Source, world: World, forward_pass: ForwardPass, processes: int,
     asked: Callable[[], bool], hooks: Hooks = NO_HOOKS,
 ) -> Evaluation | None:  # fmt: skip
-    """The network in evaluation mode on all validation images.
+    """Evaluates a network on all validation images. All processes must call it.
 
-    asked: called at each batch, whether this process was asked to stop; None, everywhere, if any was.
+    Args:
+        network: the network; it is in evaluation mode here and in training mode afterwards.
+        source: the data.
+        world: the processes.
+        forward_pass: how this process computes the network.
+        processes: the number of loader processes of this process.
+        asked: tells whether this process was asked to stop; called at each batch.
+        hooks: called before each batch.
+
+    Returns:
+        The counts over all processes; None, on every process, where any of them was asked to stop.
     """
     images, classes = len(source.validation), len(source.classes)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64)
@@ -40,15 +53,16 @@ def evaluate(
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size)
     if source.validation.in_memory:
-        processes = 0  # started anew for each evaluation, they would cost more than they save
+        processes = 0  # they are started for each evaluation, and would cost more than they save
     network.eval()
     try:
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for _ in range(rounds):
-                for pixels, labels in islice(loader, 1):  # the last round may have none left for this process
+                for pixels, labels in islice(loader, 1):  # in the last round this process may have none
                     hooks.before_evaluation_batch()
                     logits, labels = forward_pass.logits(network, pixels), labels.to(world.device)
-                    counts += batch_counts(logits, labels, classes).cpu()
+                    cells = counted_cells(logits, labels, classes).cpu()
+                    counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
                     loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
                 if sum_over_processes(torch.tensor([int(asked())]))[0]:
                     return None
@@ -60,12 +74,15 @@ def evaluate(
     return result
 
 
-def batch_counts(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """int64 [classes, classes + 1]: how often each label was predicted as each class, and missed by the first five."""
+def counted_cells(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The cells of a table [classes, classes + 1] that a batch adds 1 to, as indices into its flat view, int64.
+
+    A row is a label. Its columns count the predictions of each class, and the images whose label is not among the five
+    most likely classes. With thousands of classes the table is much larger than a batch.
+    """
     best = logits.topk(min(5, classes), dim=1).indices
     missed = (best != labels[:, None]).all(1)
-    cells = torch.cat([labels * (classes + 1) + best[:, 0], labels[missed] * (classes + 1) + classes])
-    return torch.bincount(cells, minlength=classes * (classes + 1)).view(classes, classes + 1)
+    return torch.cat([labels * (classes + 1) + best[:, 0], labels[missed] * (classes + 1) + classes])
 
 
 @phase("measuring BN statistics")

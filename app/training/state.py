@@ -1,4 +1,4 @@
-"""All that a run is at a moment: the same on every process after every step."""
+"""The state of a run. It is the same on every process after every step."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from app.recipe.plan import Position
 
 @dataclass
 class State:
-    """The live objects of a run and its position. `errors` holds each epoch's top-1 and top-5 validation error."""
+    """The objects that training changes, and the run's position.
+
+    optimizer: what app.world.world.distribute returns. loss_scale: for fp16 only. errors: top-1 and top-5 validation
+    error of each epoch, as fractions.
+    """
 
     network: nn.Module
     piggyback: Piggyback
-    optimizer: Any  # what app.world.world.distribute returns
-    loss_scale: LossScale | None = None  # for fp16
+    optimizer: Any
+    loss_scale: LossScale | None = None
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that the next steps depend on, live, by name."""
+        """Every tensor that the next steps depend on, by name: the tensors themselves, not copies."""
         network = self.network.state_dict()
         named = {f"model.{name}": t for name, t in network.items() if not name.endswith("num_batches_tracked")}
         named |= {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
@@ -35,14 +39,15 @@ class State:
         return named
 
     def finite(self) -> bool:
-        """Whether every tensor is. Waits for the device."""
+        """Whether no tensor has NaN or infinite values. Waits for the device."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())
 
 
 def norms(state: State) -> dict[str, float]:
-    """Euclidean norms of all that SGD learns and of its last gradient. Waits for the device: for logged steps only.
+    """The Euclidean norms of all learned parameters and of their last gradient.
 
-    The gradients are those of all workers already, so that this needs no communication.
+    It waits for the device, and is therefore used for logged steps only. The gradients are sums over all workers
+    already, so that it needs no communication.
     """
     learned = learned_parameters(state.optimizer)
     gradients = [p.grad for p in learned if p.grad is not None]

@@ -1,4 +1,7 @@
-"""A run that stalls ends itself, and says where: a thread that watches the main one, and tells the guard."""
+"""Ends a process that stalls, and says where it was.
+
+A thread watches the main thread, and tells the guard (app/world/guard.py) what that does.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from app.base.errors import FAILED
 from app.base.phase import WAITING, current_phase
 from app.world import guard
 
-GRACE = 5.0  # seconds more for those that only wait, so that the one they wait for speaks first
-ENDING = 10.0  # seconds that the end of a run may take, GRACE among them: a time-out of minutes counts them in
-_TICK = 1.0  # seconds between two words to the guard
+GRACE = 5.0  # seconds more for processes that wait for others, so that the one they wait for reports first
+ENDING = 10.0  # seconds that the end of a run may take, with GRACE; a time-out of a minute or more includes them
+_TICK = 1.0  # seconds between two messages to the guard
 
 
 class Watchdog:
-    """Ends this process with its place and stack when `beat` was not called for `timeout` seconds; 0 never does. From a
-    minute on it does so earlier by what the end takes, so that the whole run is over then.
+    """Ends this process, with its place and stack, when `beat` was not called for `timeout` seconds; 0 never does.
 
-    Made by the main thread, before anything that may hang.
+    With a time-out of a minute or more it does so ENDING seconds earlier, so that the whole run has ended in time.
+    The main thread must make it, before anything that may hang.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -35,7 +38,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, place: str = "") -> None:
-        """Says that the run goes on, and where it is."""
+        """Tells the watchdog that the run goes on. place: where it is now, "" for the same place as before."""
         self.place, self.silent = place or self.place, 0.0
 
     def where(self, phase: str) -> str:
@@ -50,7 +53,7 @@ class Watchdog:
         guard.dismiss()
 
     def _watch(self) -> None:
-        """Time is counted in ticks: that of a host which was suspended, or of a rank stopped for a while, is none."""
+        """Counts time in ticks, so that the time in which a host or this process was suspended does not count."""
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
         while not self.stopped.wait(tick):
             frame, phase = sys._current_frames().get(self.main), current_phase()
