@@ -12,6 +12,7 @@ from app.base.errors import DONE, EXIT_CODES, FAILED, Lost, UserError
 from app.base.failure import end, leave, leave_silently
 from app.base.launcher_environment import launcher_rank
 from app.base.streams import make_safe
+from app.base.version import describe_version
 from app.commands import COMMANDS, module_of
 
 HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
@@ -35,6 +36,9 @@ def main(argv: Sequence[str], **more: Any) -> int:
     """Runs a command and returns its exit code. `more` is passed to the command's `main`."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
+        return DONE
+    if argv[0] in ("-V", "--version", "version"):
+        print(describe_version())
         return DONE
     try:
         importlib.import_module(module_of(argv[0])).main(argv[1:], **more)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import sys
 
 from app import commands
+from app.base.errors import DONE
 from app.base.program import IN_THIS_PROCESS
 from app.base.streams import make_safe
+from app.base.version import describe_version
 from app.launch import launch
 
 
 def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
     """Starts a command, and returns the exit code. program: what a rank runs; another one reads its own options."""
+    if argv[:1] in (["version"], ["--version"], ["-V"]):
+        print(describe_version())
+        return DONE
+    if argv == ["help"]:
+        argv = ["--help"]
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     check = commands.check if program is IN_THIS_PROCESS else None
     return launch.main(argv, commands.COMMANDS, program, check)
 

@@ -20,7 +20,14 @@ EXIT_CODES = """exit codes:
 
 
 class UserError(Exception):
-    """A user's mistake; its text is one line and says the fix."""
+    """A mistake that the user can correct. Its text is one line: what is wrong, where, and what to do.
+
+    Characters that a terminal would act on, line breaks among them, are written as escapes, because the text may repeat
+    what a file or a command line holds.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
     exit_code = BAD_INPUT
     everywhere = False  # raised by every process of a run alike, so that rank 0 alone needs to say it

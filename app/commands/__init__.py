@@ -40,4 +40,9 @@ def module_of(command: str) -> str:
 def check(argv: Sequence[str]) -> None:
     """Reads a command line as its command would, starting nothing. Raises UserError; `--help` prints and exits."""
     module = importlib.import_module(module_of(argv[0]))
-    module.parse(argv[1:])
+    try:
+        module.parse(argv[1:])
+    except OSError as error:  # of a path that the system refuses to look at: too long, a loop of links
+        raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
+    except ValueError:  # of a path with a null byte
+        raise UserError("a path holds a null byte: give another path") from None

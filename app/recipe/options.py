@@ -10,6 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from app.base.errors import UserError
 from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config
+from app.recipe.familiar import familiar
 from app.recipe.presets import PRESETS, default_recipe, preset
 
 
@@ -27,6 +28,8 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].split("=")[0]
+            if advice := familiar(name, self.prog):
+                raise UserError(f"unknown option {name}: {advice}")
             near = difflib.get_close_matches(name, self._option_string_actions, 1)
             hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
             raise UserError(f"unknown option {name}: {hint}")

@@ -1,0 +1,57 @@
+"""The names that other programs use for our options, so that a wrong option is answered with the right one."""
+
+from __future__ import annotations
+
+# What users of torchvision, timm, pycls, Composer and torchrun type -> what to use here.
+FAMILIAR = {
+    "--lr": "--reference-lr, the learning rate at --reference-minibatch images",
+    "--learning-rate": "--reference-lr, the learning rate at --reference-minibatch images",
+    "--base-lr": "--reference-lr, the learning rate at --reference-minibatch images",
+    "--batch-size": "--minibatch, the images of a step for all processes together",
+    "-b": "--minibatch, the images of a step for all processes together",
+    "--train-batch-size": "--minibatch, the images of a step for all processes together",
+    "--batches-per-allreduce": "--minibatch; how many workers a process computes follows from it",
+    "--grad-accum-steps": "--minibatch; how many workers a process computes follows from it",
+    "--workers": "--loader-processes, the processes that decode images",
+    "--num-workers": "--loader-processes, the processes that decode images",
+    "-j": "--loader-processes, the processes that decode images",
+    "--wd": "--weight-decay",
+    "--opt": "--optimizer",
+    "--arch": "--model",
+    "-a": "--model",
+    "--data-path": "--data",
+    "--data-dir": "--data",
+    "--train-dir": "--data, a folder with train/ and val/",
+    "--output-dir": "--output",
+    "--amp": "--precision bf16 or --precision fp16",
+    "--fp16": "--precision fp16",
+    "--fp16-allreduce": "--compression fp16",
+    "--torchcompile": "--compile",
+    "--no-cuda": "--device cpu",
+    "--lr-warmup-epochs": "--warmup-epochs",
+    "--lr-step-size": "--decay-epochs",
+    "--lr-gamma": "--decay-factor",
+    "--decay-milestones": "--decay-epochs",
+    "--img-size": "--image-size",
+    "--checkpoint-dir": "--output",
+    "--gpus": "-np before the command, as in `./run.sh -np 8 train`",
+    "--nproc-per-node": "-np before the command, as in `./run.sh -np 8 train`",
+    "--nproc_per_node": "-np before the command, as in `./run.sh -np 8 train`",
+    "--world-size": "-np before the command, as in `./run.sh -np 8 train`",
+}
+LEFT_OUT = {"--pretrained": "training starts from random weights, as in the paper"}
+BEFORE_THE_COMMAND = (
+    "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",
+    "--min-np", "--max-np", "--dry-run",
+)  # fmt: skip
+
+
+def familiar(name: str, program: str) -> str:
+    """The advice for an option that this program does not have, "" where none is known. program: `./run.sh COMMAND`."""
+    if name in BEFORE_THE_COMMAND:
+        start, _, command = program.partition(" ")
+        value = "" if name == "--dry-run" else "..."
+        return f"it stands before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"
+    if name in LEFT_OUT:
+        return LEFT_OUT[name]
+    return f"use {FAMILIAR[name]}" if name in FAMILIAR else ""

@@ -1,0 +1,55 @@
+"""Options that users of other programs type are answered with ours, and the words that every program knows exist."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.base.errors import UserError
+from app.commands import check
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["--lr", "0.1"], "--reference-lr"),
+        (["--batch-size", "32"], "--minibatch"),
+        (["--workers", "4"], "--loader-processes"),
+        (["--gpus", "2"], "`./run.sh -np 8 train`"),
+        (["--wd", "0"], "--weight-decay"),
+        (["--amp"], "--precision bf16"),
+        (["--pretrained"], "training starts from random weights"),
+        (["-np", "2"], "before the command, as in `./run.sh -np ... train`"),
+        (["--dry-run"], "before the command, as in `./run.sh --dry-run train`"),
+    ],
+)
+def test_names_of_other_programs_lead_to_ours(words: list[str], advice: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(["train", *words])
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["app", "app.start"])
+def test_help_and_version(module: str) -> None:
+    def shown(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert shown("--version") == shown("version")
+    assert "horovod 0.28.1" in shown("--version") and "commit " in shown("--version")
+    assert "prepare-imagenet" in shown("help") and "prepare-imagenet" in shown("--help")
+
+
+def test_an_error_is_one_line_whatever_it_repeats() -> None:
+    assert str(UserError("no class a\nb \x1b[31mred caf\udce9 caf\u00e9")) == (
+        "no class a\\nb \\x1b[31mred caf\\udce9 caf\u00e9"
+    )
+
+
+def test_a_path_that_the_system_refuses() -> None:
+    with pytest.raises(UserError, match="File name too long; give another path"):
+        check(["audit", "9" * 5000])
