@@ -122,6 +122,7 @@ def open_folder(options: DataOptions) -> Source:
     if resize < size:
         raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
     index, skipped = read_folder(options)
+    warnings = [*_left_out_warning(index), *_resize_warning(size, resize)]
     return Source(
         name=options.data,
         classes=index.classes,
@@ -133,4 +134,25 @@ def open_folder(options: DataOptions) -> Source:
         std=IMAGENET_STD,
         fingerprint=index.fingerprint,
         skipped=skipped,
+        warnings=tuple(warnings),
     )
+
+
+def _left_out_warning(index: Index) -> list[str]:
+    count, names = index.left_out
+    if not count:
+        return []
+    return [
+        f"warning: {count:,} files are not read, as they are no .jpg, .jpeg or .png in a class folder:"
+        f" {', '.join(names)}{', ...' if count > len(names) else ''} (check-data lists them)"
+    ]
+
+
+def _resize_warning(size: int, resize: int) -> list[str]:
+    """Return a warning where validation sees a part of its images that is far from the usual 224 / 256 = 0.875."""
+    if resize <= 2 * size:
+        return []
+    return [
+        f"warning: validation sees only the central {size / resize:.0%} of an image's shorter side (--image-size {size}"
+        f" of --resize {resize}); without --resize it would be 88 %"
+    ]

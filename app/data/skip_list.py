@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,4 +65,5 @@ def leave_out(index: Index, path: str) -> tuple[Index, int]:
         what = some([index.classes[label] for label in empty]) if empty else "the validation"
         raise UserError(f"--skip-list {path} leaves no image for {what}: replace the images instead")
     digest = hashlib.sha256(b"\0".join([index.fingerprint.encode(), *sorted(skipped)]))
-    return Index(index.classes, train, validation, digest.hexdigest()[:16]), dropped
+    kept_index = replace(index, train=train, validation=validation, fingerprint=digest.hexdigest()[:16])
+    return kept_index, dropped

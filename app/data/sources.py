@@ -77,6 +77,7 @@ class Source:
     std: tuple[float, ...]
     fingerprint: str
     skipped: int = 0  # images that --skip-list leaves out
+    warnings: tuple[str, ...] = ()  # for the start of a run
 
     def describe(self) -> dict[str, Any]:
         """Return what a user of the trained network must know of the data, as plain types."""

@@ -16,6 +16,7 @@ SHOWN = 5  # findings of a kind in the text
 KINDS = {
     "layout": (True, "train/ or val/ is not there, or has no image"),
     "missing-class": (True, "in one of train/ and val/ only"),
+    "unlistable": (True, "a folder that cannot be read, or no file under an image's name"),
     "empty-class": (True, "a folder without images"),
     "unreadable": (True, "no JPEG or PNG, or the file cannot be read"),
     "truncated": (True, "not decodable to its end"),
@@ -24,6 +25,7 @@ KINDS = {
     "broken-exif": (False, "training ignores EXIF"),
     "small": (False, f"a side below {SMALLEST_SIDE} pixels; training enlarges it"),
     "duplicate": (False, "the same bytes in train/ and val/: the validation error is too good"),
+    "left-out": (False, "not read by training: no .jpg, .jpeg or .png in a class folder"),
     "counts": (False, "not ImageNet's number"),
 }
 

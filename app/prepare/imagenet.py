@@ -19,7 +19,7 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.progress import Progress
 from app.base.text import some, volume
-from app.data.index import list_split
+from app.data.index import Listing, list_split, printable
 from app.prepare.archives import AGAIN, DEVKIT, TRAIN, VALIDATION, list_members
 from app.prepare.devkit import Devkit, read_devkit
 from app.prepare.findings import IMAGENET
@@ -177,5 +177,12 @@ def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
 
 def _counts(output: Path, split: str) -> dict[str, tuple[int, int]]:
     """The images and their bytes of each class."""
-    classes = list_split(str(output), split, {})
-    return {os.fsdecode(name): (len(images), sum(size for _, size in images)) for name, images in classes.items()}
+    listing, top = Listing(), output / split
+    classes = list_split(str(output), split, listing)
+    if listing.faults:
+        path, reason, remedy = listing.faults[0]
+        raise UserError(f"{printable(path)} {reason}; {remedy}, and run the same command again")
+    return {
+        os.fsdecode(name): (len(images), sum((top / os.fsdecode(image)).stat().st_size for image in images))
+        for name, images in classes.items()
+    }

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from app.base.errors import UserError
 from app.base.progress import Progress
 from app.data.images import open_image
-from app.data.index import cache_path, list_split
+from app.data.index import ENDINGS, Listing, cache_path, list_split
 from app.prepare.findings import IMAGENET, SMALLEST_SIDE, DataFinding, Report
 from app.prepare.journal import Journal
 from app.prepare.parallel import in_parallel
@@ -46,9 +46,10 @@ def inspect(folder: str, processes: int) -> Report:
     root = str(Path(folder).absolute())
     if not Path(root).is_dir():
         raise UserError(f"no such data folder: {root}")
-    classes = {split: list_split(root, split, {}) for split in SPLITS if Path(root, split).is_dir()}
-    findings = list(_look_at_layout(classes))
-    names = {split: tuple(name for images in classes[split].values() for name, _ in images) for split in classes}
+    listing = Listing()
+    classes = {split: list_split(root, split, listing) for split in SPLITS if Path(root, split).is_dir()}
+    findings = [*_look_at_layout(classes), *_look_at_listing(root, listing)]
+    names = {split: tuple(name for images in classes[split].values() for name in images) for split in classes}
     records = _inspect_images(root, names, processes)
     for record in records:
         for place, kind, detail in record["findings"]:
@@ -63,7 +64,17 @@ def _path(split: str, name: bytes) -> str:
     return f"{split}/{os.fsdecode(name)}"
 
 
-def _look_at_layout(classes: dict[str, dict[bytes, list[tuple[bytes, int]]]]) -> Iterator[DataFinding]:
+def _look_at_listing(root: str, listing: Listing) -> Iterator[DataFinding]:
+    for path, reason, remedy in listing.faults:
+        yield DataFinding("unlistable", os.path.relpath(os.fsdecode(path), root), f"{reason}; {remedy}")
+    for path in listing.left_out:
+        nowhere = Path(os.fsdecode(path)).is_symlink() and not Path(os.fsdecode(path)).exists()
+        flat = path.lower().endswith(ENDINGS)
+        detail = "a link that leads nowhere" if nowhere else "in no class folder" if flat else "another ending"
+        yield DataFinding("left-out", os.path.relpath(os.fsdecode(path), root), detail)
+
+
+def _look_at_layout(classes: dict[str, dict[bytes, list[bytes]]]) -> Iterator[DataFinding]:
     for split in SPLITS:
         images = classes.get(split)
         if images is None:
@@ -84,7 +95,7 @@ def _look_at_layout(classes: dict[str, dict[bytes, list[tuple[bytes, int]]]]) ->
             yield from _compare_with_imagenet(classes)
 
 
-def _compare_with_imagenet(classes: dict[str, dict[bytes, list[tuple[bytes, int]]]]) -> Iterator[DataFinding]:
+def _compare_with_imagenet(classes: dict[str, dict[bytes, list[bytes]]]) -> Iterator[DataFinding]:
     counts = {"classes": len(classes["train"])}
     counts |= {split: sum(len(images) for images in classes[split].values()) for split in SPLITS}
     for what, count in counts.items():
@@ -155,7 +166,8 @@ def inspect_image(path: str) -> tuple[str, list[tuple[str, str]]]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        return "", [("unreadable", error.strerror or type(error).__name__)]
+        nowhere = Path(path).is_symlink() and not Path(path).exists()
+        return "", [("unreadable", "a link that leads nowhere" if nowhere else error.strerror or type(error).__name__)]
     if not content:
         return "", [("unreadable", "an empty file")]
     try:

@@ -88,7 +88,13 @@ class Trainer:
         processes = self.loader_processes(run, world)
         with self.open_log(run, world) as log:
             audited = in_short(audit_claim(run.config, run.plan.images))
-            log.say(*world.describe(), *describe(run.plan, run.config), *audited, f"output: {run.folder}")
+            log.say(
+                *world.describe(),
+                *describe(run.plan, run.config),
+                *audited,
+                *run.source.warnings,
+                f"output: {run.folder}",
+            )
             if state.position != (0, 0):
                 log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None

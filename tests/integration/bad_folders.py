@@ -125,6 +125,30 @@ def flatten(folder: Path) -> None:
             path.rmdir()
 
 
+def dangling(folder: Path) -> None:
+    """Links to a file that is gone, and links to these links."""
+    for path in sorted((folder / "train/dog").iterdir()):
+        replace(path, lambda path: path.symlink_to("nowhere"))
+    for path in sorted((folder / "train/cat").iterdir()):
+        replace(path, lambda path: path.symlink_to("../dog/0.JPEG"))
+
+
+def own_link(folder: Path) -> None:
+    for path in sorted(folder.glob("train/*/*")):
+        replace(path, lambda path: path.symlink_to(folder / "train/dog/0.JPEG"))
+
+
+def deep_circle(folder: Path) -> None:
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "a/b/up").symlink_to("../..")
+
+
+def other_names(folder: Path) -> None:
+    for name in ("train/cat/x.jfif", "train/cat/x.jpe", "train/dog/noext", "val/dog/y.webp", "train/flat.jpg"):
+        (folder / name).write_bytes(JPEG)
+    (folder / "train/gone").symlink_to("nowhere")  # a class
+
+
 def rename(old: str, new: bytes | str) -> Case:
     """An image under an odd name is as good as any."""
     return Case(lambda f: (f / old).rename(f / os.fsdecode(new)), 0, set(), 0, "")
@@ -148,23 +172,27 @@ BAD_FOLDERS: dict[str, Case] = {
     "no train/": layout(lambda f: remove(f / "train"), {"layout"}, "has no train/"),
     "no val/": layout(lambda f: remove(f / "val"), {"layout"}, "has no val/"),
     "val/ is a file": layout(lambda f: replace_by_file(f / "val"), {"layout"}, "has no val/"),
-    "no classes in train/": layout(lambda f: flatten(f / "train"), {"layout"}, "no images in"),
+    "no classes in train/": layout(lambda f: flatten(f / "train"), {"layout", "left-out"}, "no images in"),
     "no images at all": layout(lambda f: [empty(f / "train" / c) for c in CLASSES], {"layout"}, "no images in"),
     "empty class in train/": layout(lambda f: empty(f / "train/dog"), {"empty-class"}, "has no images for dog"),
     "empty class in val/": layout(lambda f: empty(f / "val/cat"), {"empty-class"}, "has no images for cat"),
     "class of texts": layout(
-        lambda f: (empty(f / "val/cat"), (f / "val/cat/a.txt").write_text("a")), {"empty-class"}, "no images for cat"
+        lambda f: (empty(f / "val/cat"), (f / "val/cat/a.txt").write_text("a")),
+        {"empty-class", "left-out"},
+        "no images for cat",
     ),
     "class in train/ only": layout(lambda f: remove(f / "val/cat"), {"missing-class"}, "val/ lacks cat"),
     "class in val/ only": layout(lambda f: remove(f / "train/cat"), {"missing-class"}, "train/ lacks cat"),
     "classes of other names": layout(
         lambda f: (f / "val/cat").rename(f / "val/Cat"), {"missing-class"}, "train/ lacks Cat"
     ),
-    "link to nowhere": refused(lambda f: (f / "train/dog/a.jpg").symlink_to("nowhere"), "dog/a.jpg: No such file"),
-    "link to itself": refused(lambda f: (f / "train/dog/a.jpg").symlink_to("a.jpg"), "dog/a.jpg: Too many levels"),
-    "folders in a circle": refused(lambda f: (f / "train/dog/up").symlink_to(".."), "Too many levels"),
-    "a pipe": refused(lambda f: os.mkfifo(f / "train/dog/a.jpg"), "train/dog/a.jpg is no regular file"),
+    "folder in itself": layout(lambda f: (f / "train/dog/up").symlink_to("."), {"unlistable"}, "folder that holds it"),
+    "a folder deep in itself": layout(lambda f: deep_circle(f / "train/dog"), {"unlistable"}, "a folder that holds it"),
+    "a pipe": layout(lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is no regular file"),
+    "files of other names": Case(other_names, 0, {"left-out"}, 0, ""),
     # images that a run stops on
+    "links to nowhere": Case(dangling, 1, {"unreadable"}, 3, "there is no image"),
+    "link to itself": Case(own_link, 1, {"unreadable"}, 3, "levels of symbolic links"),
     "empty file": unreadable(b""),
     "text": unreadable(b"not an image\n" * 50),
     "web page": unreadable(b"<!DOCTYPE html><title>404</title>"),
@@ -208,7 +236,11 @@ BAD_FOLDERS: dict[str, Case] = {
         lambda f: [(f / s / "dog").rename(f / s / "dog, hound") for s in ("train", "val")], 0, set(), 0, ""
     ),
     "other files beside": Case(
-        lambda f: ((f / "train/dog/.a.JPEG").write_text("a"), (f / "train/list.txt").write_text("a")), 0, set(), 0, ""
+        lambda f: [(f / name).write_text("a") for name in ("train/dog/.a.JPEG", "train/list.txt")],
+        0,
+        {"left-out"},
+        0,
+        "",
     ),
     "link to an image": Case(
         lambda f: replace(f / "train/dog/1.JPEG", lambda p: p.symlink_to("2.JPEG")), 0, set(), 0, ""
