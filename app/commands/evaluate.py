@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,8 @@ def main(argv: Sequence[str]) -> None:
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )
     on_root(lambda: report.make_folder(options.output))
+    if world.rank == 0 and source.warnings:
+        print("\n".join(source.warnings), file=sys.stderr)
     processes = options.loader_processes
     if processes < 0:
         processes = default_loader_processes(source, world.local_size)

@@ -18,6 +18,9 @@ FORMATS = {
 }
 
 
+CHECKPOINTS = "checkpoints"  # the folder of a run
+
+
 def make_parser() -> Parser:
     formats = "\n".join(f"  {name:12} {ending:13} {text}" for name, (ending, text) in FORMATS.items())
     parser = Parser(
@@ -50,8 +53,23 @@ def parse(argv: Sequence[str]) -> Namespace:
         raise UserError(f"--output {path}: there is no folder {path.parent}")
     if not 18 <= options.opset <= 23:
         raise UserError(f"--opset {options.opset}: give 18 to 23")
+    _refuse_to_overwrite(path, Path(options.weights))
     options.format = endings[path.suffix]
     return options
+
+
+def _refuse_to_overwrite(path: Path, weights: Path) -> None:
+    """Raises UserError where --output, or the JSON next to it, would replace a file that is no export."""
+    if path.exists() and ((weights.exists() and path.samefile(weights)) or path.absolute().parent.name == CHECKPOINTS):
+        raise UserError(f"--output {path} would overwrite the weights themselves: name another file")
+    beside = path.with_suffix(".json")
+    if beside.exists():
+        try:
+            content = json.loads(beside.read_text())
+        except (OSError, ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict) or not {"classes", "format", "image_size"} <= set(content):
+            raise UserError(f"--output {path} would overwrite {beside}, which is no export: name another file")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from app.base.errors import UserError
 from app.recipe.options import Parser
@@ -33,6 +34,10 @@ def parse(argv: Sequence[str]) -> Namespace:
     options = make_parser().parse(argv)
     if options.top < 1:
         raise UserError(f"--top {options.top}: give 1 or more")
+    missing = [path for path in options.images if not Path(path).exists()]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(f"there is no image {missing[0]}{more}: give the paths of JPEG or PNG files")
     return options
 
 

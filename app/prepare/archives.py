@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import tarfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.base.errors import UserError
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 AGAIN = "download it again"
+LARGEST_HEADER = 2**20  # bytes of the headers of one member
 
 
 class Member(NamedTuple):
@@ -32,7 +34,7 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
     members: list[Member] = []
     try:
         end = within.offset + within.size if within else Path(archive).stat().st_size
-        with Path(archive).open("rb") as file:
+        with _HeaderReader(archive) as file:
             file.seek(within.offset if within else 0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 members = [_checked(what, pattern, entry) for entry in tar if entry.offset < end]
@@ -48,6 +50,15 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
     if len({member.name for member in members}) < len(members):
         raise UserError(f"{what} holds files of the same name: {AGAIN}")
     return members
+
+
+class _HeaderReader(io.FileIO):
+    """A file for tarfile to read headers from. One that claims to be huge would be read into memory as a whole."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {size:,} bytes")
+        return super().read(size) or b""
 
 
 def _checked(what: str, pattern: str, entry: tarfile.TarInfo) -> Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import tarfile
@@ -16,7 +17,7 @@ from app.prepare.archives import AGAIN, DEVKIT
 
 SYNSETS = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-LARGEST = 2**26  # bytes of one of its files; the official ones have less than 1 MB
+LARGEST = 2**26  # bytes of all of it, unpacked; the official one has a few MB
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ def read_devkit(path: str) -> Devkit:
 
 def _read_member(path: str, ending: str) -> bytes:
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with gzip.open(path) as unpacked:
+            content = unpacked.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST // 2**20} MiB")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for entry in tar:
-                if entry.name.endswith("/" + ending) and entry.isreg() and entry.size <= LARGEST:
+                if entry.name.endswith("/" + ending) and entry.isreg():
                     file = tar.extractfile(entry)
                     assert file is not None
                     return file.read()

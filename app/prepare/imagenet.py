@@ -117,6 +117,8 @@ def _open_journal(output: Path, settings: dict[str, Any]) -> Iterator[Journal]:
         raise UserError(f"{output} holds other files: name a new folder, or one that prepare-imagenet began")
     journal = Journal(path)
     try:
+        parts = [record for record in journal.records[1:] if _is_part(record)]
+        journal.rewrite([*journal.records[:1], *parts])
         if not journal.records:
             journal.append(settings)
         if journal.records[0] != settings:
@@ -124,6 +126,10 @@ def _open_journal(output: Path, settings: dict[str, Any]) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
+
+
+def _is_part(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("part"), str) and isinstance(record.get("bytes"), int)
 
 
 def _write_names(path: Path, devkit: Devkit) -> None:

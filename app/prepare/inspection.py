@@ -22,7 +22,7 @@ from app.base.errors import UserError
 from app.base.progress import Progress
 from app.data.images import open_image
 from app.data.index import ENDINGS, Listing, cache_path, list_split
-from app.prepare.findings import IMAGENET, SMALLEST_SIDE, DataFinding, Report
+from app.prepare.findings import IMAGENET, KINDS, SMALLEST_SIDE, DataFinding, Report
 from app.prepare.journal import Journal
 from app.prepare.parallel import in_parallel
 
@@ -108,7 +108,7 @@ def _inspect_images(root: str, names: dict[str, tuple[bytes, ...]], processes: i
     """The records of all chunks, in order; from the journal where they are known."""
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = _open_journal(root, elsewhere)
-        known = {(r["split"], r["first"]): r for r in journal.records if r.get("format") == FORMAT}
+        known = {(r["split"], r["first"]): r for r in journal.records if _is_record(r)}
         chunks = [
             Chunk(root, split, first, names[split][first : first + CHUNK], known.get((split, first), {}).get("key"))
             for split in names
@@ -125,6 +125,25 @@ def _inspect_images(root: str, names: dict[str, tuple[bytes, ...]], processes: i
                     journal.append(record)
                 progress.add(len(chunk.names))
     return [records[chunk[1:3]] for chunk in chunks]
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Return whether a record of the journal is one that `inspect_chunk` makes."""
+    findings, hashes = record.get("findings"), record.get("hashes")
+    return (
+        record.get("format") == FORMAT
+        and record.get("split") in SPLITS
+        and isinstance(record.get("first"), int)
+        and isinstance(record.get("key"), str)
+        and isinstance(hashes, list)
+        and all(isinstance(digest, str) for digest in hashes)
+        and isinstance(findings, list)
+        and all(
+            isinstance(each, list) and len(each) == 3 and isinstance(each[0], int) and 0 <= each[0] < len(hashes)
+            and each[1] in KINDS and isinstance(each[2], str)
+            for each in findings
+        )
+    )  # fmt: skip
 
 
 def _open_journal(root: str, elsewhere: str) -> Journal:

@@ -40,7 +40,7 @@ def _whole(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than Python reads
             continue
         if isinstance(record, dict):
             yield record

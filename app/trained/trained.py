@@ -23,6 +23,7 @@ from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
 from app.training import checkpoint
+from app.training.checkpoint import is_list_of
 from app.training.checkpoint_files import read_newest
 from app.training.forward_pass import AUTOCAST, ForwardPass
 
@@ -33,11 +34,15 @@ ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
 }
 
 
+PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel's and of torch.compile's networks
+
+
 @dataclass(frozen=True)
 class TrainedNetwork:
     """network: with plain batch normalisation, in evaluation mode, on the CPU. An image goes in as float [n, channels,
     image_size, image_size], its shorter side made `resize` first, from [0, 1] normalised by mean and std (by channel).
-    data: what it was trained on, "" where the file does not say; config: of its run, else of the network only."""
+    data: what it was trained on, "" where the file does not say; config: of its run, else of the network only.
+    classes_known: whether the file, or the .json next to it, says what the classes are."""
 
     network: nn.Module
     config: Config
@@ -47,6 +52,7 @@ class TrainedNetwork:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     data: str = ""
+    classes_known: bool = True
 
     @property
     def channels(self) -> int:
@@ -120,7 +126,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
     """The network of a checkpoint of this program. Raises UserError."""
-    config = from_dict(content["config"])
+    config = _config_of(content)
     size = content["image_size"]
     return TrainedNetwork(
         network=rebuild(content["model"], config),
@@ -134,13 +140,25 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
     )
 
 
+def _config_of(content: dict[str, Any]) -> Config:
+    """Return the config of a checkpoint. Raises UserError."""
+    try:
+        return from_dict(content["config"])
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"the checkpoint's config has values of other kinds ({' '.join(str(error).split())})") from None
+
+
 def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
     """The network of a bare state_dict, also as training scripts nest and prefix it. Raises UserError."""
     nested = content.get("state_dict", content.get("model", content))
-    weights = {name.removeprefix("module."): value for name, value in nested.items()}
+    if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
+        raise UserError(f"{path} holds no state_dict: give one of names and tensors, as torch.save(net.state_dict())")
+    weights = {PREFIXES.sub("", str(name)): value for name, value in nested.items()}
     model = architecture(weights, path)
     beside = path.with_suffix(".json")
     known = read_beside(beside) if beside.is_file() else {}
+    if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:
+        raise UserError(f"{path} is no state_dict of torchvision's ResNets: its layers have other shapes")
     count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
     if not known and channels != 3:
         raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export beside it")
@@ -151,9 +169,10 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
         config=config,
         classes=tuple(known.get("classes", default)),
         image_size=known.get("image_size", IMAGE_SIZE),
-        resize=known.get("resize", 256),
+        resize=known.get("resize", default_resize(IMAGE_SIZE)),
         mean=tuple(known.get("mean", IMAGENET_MEAN)),
         std=tuple(known.get("std", IMAGENET_STD)),
+        classes_known=bool(known),
     )
     if len(trained.classes) != count or trained.channels != channels:
         raise UserError(f"{beside} is of another network than {path}: remove it, or export again")
@@ -177,10 +196,9 @@ def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
         channels, classes = weights["conv1.weight"].shape[1], len(weights["fc.weight"])
         network = make_network(config, channels, classes, partial(nn.BatchNorm2d, eps=config.bn_eps))
         network.to(weights["fc.weight"].dtype).load_state_dict(weights)
-    except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"the weights are of another network than {config.model}: {str(error).splitlines()[-1]}"
-        ) from None
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(f"the weights are of another network than {config.model}: {reason}") from None
     return network.eval()
 
 
@@ -188,11 +206,21 @@ def read_beside(path: Path) -> dict[str, Any]:
     """The preprocessing that `export` left. Raises UserError."""
     try:
         known: dict[str, Any] = json.loads(path.read_text())
-        return {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not what export writes ({type(error).__name__} {error}): mend or remove it"
-        ) from None
+        found = {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__} {error}"
+    else:
+        sizes = (found["image_size"], found["resize"])
+        if (
+            is_list_of(str, found["classes"])
+            and all(is_list_of(float, found[name]) and found[name] for name in ("mean", "std"))
+            and len(found["mean"]) == len(found["std"])
+            and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+            and 0 < sizes[0] <= sizes[1]
+        ):
+            return found
+        reason = "its values are of other kinds"
+    raise UserError(f"{path} is not what export writes ({reason}): export again, or remove it")
 
 
 def imagenet_names() -> list[str]:
@@ -203,8 +231,9 @@ def imagenet_names() -> list[str]:
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
     """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if there."""
     words = {}
-    with contextlib.suppress(OSError, ValueError):
-        words = json.loads((Path(data) / "classes.json").read_text())
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        read = json.loads((Path(data) / "classes.json").read_text())
+        words = read if isinstance(read, dict) else {}
     if not words and len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes):
         words = dict(zip(classes, imagenet_names(), strict=True))
     return tuple(f"{words[name]} ({name})" if name in words else name for name in classes)
@@ -219,7 +248,8 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
         )
     size = image_size or trained.image_size
     options = replace(
-        data_options(trained.config), data=name, image_size=size, resize=resize or max(trained.resize, size),
+        data_options(trained.config), data=name, image_size=size,
+        resize=resize or round(size * trained.resize / trained.image_size),
         augmentation="none", skip_list=skip_list, synthetic_classes=len(trained.classes),
     )  # fmt: skip
     source = open_data_set(options)
@@ -228,7 +258,7 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
     if len(source.classes) != len(trained.classes):
         raise UserError(f"{name} has {len(source.classes)} classes, the network knows {len(trained.classes)}")
     known = {source.classes, tuple(imagenet_names()) if len(source.classes) == 1000 else ()}
-    if trained.data and trained.classes not in known:
+    if trained.classes_known and trained.classes not in known:
         first = next(
             i for i, pair in enumerate(zip(source.classes, trained.classes, strict=True)) if pair[0] != pair[1]
         )

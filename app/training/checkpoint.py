@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def restore(state: State, content: dict[str, Any]) -> None:
         state.network.load_state_dict(content["model"])
     except RuntimeError as error:
         raise UserError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from None
-    for buffer, value in zip(momentum_buffers(state.optimizer), content["momentum"], strict=True):
+    buffers = list(momentum_buffers(state.optimizer))
+    if [buffer.shape for buffer in buffers] != [value.shape for value in content["momentum"]]:
+        raise UserError("the checkpoint is of another model: its momentum has other shapes")
+    for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
     if state.loss_scale is not None and content["loss_scale"]:  # else trained in another precision so far
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
@@ -97,9 +101,46 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is no checkpoint of this program")
+    if not isinstance(content["format"], int):
+        raise UserError(f"{path} is no checkpoint of this program: its format is no number")
     if content["format"] != FORMAT:
         raise UserError(f"{path} has format {content['format']}, and this version reads format {FORMAT} only")
     checksum = content.pop("checksum", None)
     if checksum != digest(content):
         raise UserError(f"{path} is damaged: its checksum does not fit")
+    wrong = [name for name, is_right in FORM.items() if not is_right(content.get(name))]
+    if wrong:
+        raise UserError(f"{path} is no checkpoint of this program: its {wrong[0]} is missing or of another kind")
     return content
+
+
+def is_list_of(kind: type, value: object) -> bool:
+    """Return whether a value is a list whose elements are all of a kind; whole numbers count as float."""
+    kinds = (int, float) if kind is float else kind
+    return isinstance(value, list) and all(isinstance(each, kinds) and not isinstance(each, bool) for each in value)
+
+
+def _is_dict_of(kind: type, value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+# What each part of a checkpoint has to be. The checksum only tells that the file is as it was written.
+FORM: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: _is_dict_of(Tensor, value),
+    "momentum": lambda value: is_list_of(Tensor, value),
+    "loss_scale": lambda value: is_list_of(float, value),
+    "position": lambda value: _is_dict_of(int, value) and set(value) == set(Position._fields)
+    and all(map(_is_count, value.values())),
+    "errors": lambda value: isinstance(value, list)
+    and all(is_list_of(float, pair) and len(pair) == 2 for pair in value),
+    "config": lambda value: _is_dict_of(object, value),
+    "classes": lambda value: is_list_of(str, value),
+    "fingerprint": lambda value: isinstance(value, str),
+    "image_size": lambda value: _is_count(value) and value > 0,
+    "mean": lambda value: is_list_of(float, value) and bool(value),
+    "std": lambda value: is_list_of(float, value) and bool(value),
+}  # fmt: skip

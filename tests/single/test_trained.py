@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from torch import nn
 
 from app.base.errors import CorruptImage, UserError
 from app.commands import board, evaluate, export, predict
+from app.data.splits import FolderSplit
 from app.model.networks import LARGE, make_network
 from app.recipe.config import Config
 from app.trained import exports
-from app.trained.trained import architecture, in_words, load
+from app.trained.trained import architecture, in_words, load, validation_source
+from app.training import checkpoint
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
@@ -73,7 +76,8 @@ def test_the_ways_to_hold_a_state_dict(resnet50: nn.Module, weights: Path, tmp_p
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
     torch.save({"model": state, "epoch": 3}, tmp_path / "c.pt")
-    for name in ("a.safetensors", "b.pt", "c.pt"):
+    torch.save({f"module._orig_mod.{name}": value for name, value in state.items()}, tmp_path / "d.pt")  # compiled
+    for name in ("a.safetensors", "b.pt", "c.pt", "d.pt"):
         found = load(str(tmp_path / name)).network.state_dict()
         assert all(torch.equal(found[key], value) for key, value in state.items())
 
@@ -163,6 +167,81 @@ def test_classes_in_words(tmp_path: Path) -> None:
     assert in_words(wnids, "")[1] == "goldfish (n00000001)"
 
 
+def test_an_export_knows_its_classes(small: Path, tmp_path: Path) -> None:
+    """A folder with as many classes of other names is refused, whatever file the network came from."""
+    for split in ("train", "val"):
+        for name in "abce":
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (9, 9)).save(tmp_path / split / name / "1.png")
+    trained = replace(load(str(small)), mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(UserError, match="number 3 is e, it was d"):
+        validation_source(trained, str(tmp_path), 0, 0, "")
+    source = validation_source(replace(trained, classes_known=False), str(tmp_path), 0, 0, "")
+    assert len(source.validation) == 4
+
+
+def test_another_image_size_keeps_the_share_that_validation_sees(weights: Path, tmp_path: Path) -> None:
+    trained = load(str(weights))
+    for split in ("train", "val"):
+        for number in range(1000):
+            (tmp_path / split / f"{number:03}").mkdir(parents=True)
+            (tmp_path / split / f"{number:03}" / "1.png").touch()
+    for size, resize, expected in ((0, 0, 256), (28, 0, 32), (288, 0, 329), (28, 256, 256)):
+        source = validation_source(trained, str(tmp_path), size, resize, "")
+        assert isinstance(source.validation, FolderSplit) and source.validation.resize == expected
+        assert [line.split(" (")[0] for line in source.warnings] == (
+            ["warning: validation sees only the central 11% of an image's shorter side"] if resize else []
+        )
+
+
+ODD = [
+    None,
+    0,
+    -1,
+    2**70,
+    "text",
+    [],
+    {},
+    [1],
+    ["a"],
+    [[1, 2, 3]],
+    {"a": 1},
+    torch.zeros(2),
+    [torch.zeros(1)],
+    float("nan"),
+]
+
+
+def test_crafted_checkpoints_are_one_line(small: Path, tmp_path: Path) -> None:
+    """Parts that are missing or of another kind, with a checksum that fits: read, or refused in one line."""
+    config = Config(width=8)
+    model = torch.load(small)
+    whole = {
+        "format": checkpoint.FORMAT, "model": model, "momentum": [torch.zeros(2)], "loss_scale": [],
+        "position": {"epoch": 1, "seen": 0}, "errors": [[0.5, 0.1]], "config": asdict(config),
+        "classes": ["a", "b", "c", "d"], "fingerprint": "0" * 16, "image_size": 8, "mean": [0.5], "std": [0.25],
+    }  # fmt: skip
+    assert read_back(whole, tmp_path) == ""
+    cases = [{name: value for name, value in whole.items() if name != gone} for gone in whole]
+    cases += [whole | {name: value} for name in whole for value in ODD]
+    cases += [whole | {"config": asdict(config) | {name: value}} for name in asdict(config) for value in ODD[3:6]]
+    cases += [whole | {"model": model | {name: value}} for name in model for value in (torch.zeros(()), torch.zeros(3))]
+    said = {read_back(case, tmp_path) for case in cases}
+    assert len(said) > 30
+
+
+def read_back(content: dict[str, object], folder: Path) -> str:
+    """What `load` says of a checkpoint of this content; "" where it takes it."""
+    content = content | {"checksum": checkpoint.digest(content)}
+    torch.save(content, folder / "crafted.pt")
+    try:
+        load(str(folder / "crafted.pt"))
+    except UserError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    return ""
+
+
 def bad_files(folder: Path, small: Path) -> None:
     (folder / "text.pt").write_text("no tensors")
     (folder / "text.png").write_text("no image")
@@ -178,6 +257,11 @@ def bad_files(folder: Path, small: Path) -> None:
     torch.save({n: v for n, v in state.items() if not n.startswith("layer2")}, folder / "partial.pt")
     torch.save(state, folder / "beside.pt")
     (folder / "beside.json").write_text("{}")
+    (folder / "plan.json").write_text('{"images": 3}')
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/last.pt").touch()
+    torch.save({"state_dict": 3}, folder / "odd.pt")
+    torch.save(state | {"fc.weight": torch.zeros(())}, folder / "flat.pt")
     Image.effect_noise((90, 90), 99).save(folder / "cut.png")
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:2000])
 
@@ -197,7 +281,12 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (predict, "{}/beside.pt {}/text.png", "not what export writes"),
     (predict, "{s} {}/text.png", "neither JPEG nor PNG"),
     (predict, "{s} {}/cut.png", "cannot decode the image"),
-    (predict, "{s} {}/none.png", "No such file"),
+    (predict, "{s} {}/none.png {}/text.png {}/gone.png", "none.png (and 1 more): give the paths of JPEG or PNG files"),
+    (predict, "{}/odd.pt {}/text.png", "holds no state_dict"),
+    (predict, "{}/flat.pt {}/text.png", "its layers have other shapes"),
+    (export, "{s} --output {}/plan.pt", "plan.json, which is no export"),
+    (export, "{s} --output {s}", "overwrite the weights themselves"),
+    (export, "{s} --output {}/checkpoints/last.pt", "overwrite the weights themselves"),
     (predict, "{s} {}/empty", "cannot decode the image"),
     (predict, "{s}", "required: IMAGE"),
     (predict, "{s} {}/text.png --top 0", "--top 0"),
