@@ -27,7 +27,11 @@ RUNS = "runs/reproduce"
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """What the command line asks for. base: the baseline with the first seed; said: the command line itself."""
+    """What the command line asks for.
+
+    base: the config of the baseline with the first seed; known: the file with records of finished runs;
+    said: the command line itself.
+    """
 
     names: tuple[str, ...]
     base: Config
@@ -47,24 +51,38 @@ def make_parser() -> Any:
     parser = run_parser("./run.sh reproduce", description, EXAMPLE, groups)
     parser.add_argument("name", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="what to reproduce")
     group = parser.add_argument_group("reproduce")
-    group.add_argument("--seeds", type=int, default=5, metavar="N", help="of each cell, from --seed on (default: 5)")
-    group.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (default: the machine's cores)")
-    group.add_argument("--output", default="", metavar="DIR", help=f"for results (default: {RUNS}/NAME)")
     group.add_argument(
-        "--runs", default=f"{RUNS}/runs", metavar="DIR", help=f"for runs, of all that share them (default: {RUNS}/runs)"
+        "--seeds", type=int, default=5, metavar="N", help="runs of each cell, with seeds from --seed on (default: 5)"
     )
     group.add_argument(
-        "--launch", default="", metavar="OPTIONS", help="each run by the launcher with these, as '-np 8' (default: not)"
+        "--jobs", type=int, default=0, metavar="N", help="runs that are trained at once (default: one for each core)"
+    )
+    group.add_argument("--output", default="", metavar="DIR", help=f"folder for the results (default: {RUNS}/NAME)")
+    group.add_argument(
+        "--runs", default=f"{RUNS}/runs", metavar="DIR", help=f"folder of all runs (default: {RUNS}/runs)"
     )
     group.add_argument(
-        "--known", default="", metavar="FILE", help="records of finished runs, as docs/results/runs.jsonl: not trained"
+        "--launch",
+        default="",
+        metavar="OPTIONS",
+        help="start each run by the launcher with these options, as '-np 8' (default: without launcher)",
     )
-    group.add_argument("--only-finished", action="store_true", help="results of the runs that are done; train nothing")
+    group.add_argument(
+        "--known",
+        default="",
+        metavar="FILE",
+        help="records of finished runs, which are not trained again, as docs/results/runs.jsonl",
+    )
+    group.add_argument(
+        "--only-finished",
+        action="store_true",
+        help="write the results of the runs that are finished, and train nothing",
+    )
     return parser
 
 
 def parse(argv: Sequence[str]) -> ReproduceOptions:
-    """The request. Raises UserError."""
+    """Return what the command line asks for. Raises UserError."""
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
     known, only_finished = given.pop("known"), given.pop("only_finished")
@@ -98,7 +116,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     from app.training.signals import StopRequest
 
     stop = StopRequest()

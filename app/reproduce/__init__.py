@@ -1,1 +1,1 @@
-"""The paper's tables and figures run again: cells as data, runs over the cores, statistics, tables, plots."""
+"""The paper's tables and figures trained again: the experiments as data, their runs, statistics, tables and plots."""

@@ -1,7 +1,7 @@
-"""The paper's tables and figures as data: cells to train, each beside the paper's number, and the claims they bear out.
+"""The paper's tables and figures as data: the cells to train, the paper's number for each, and the paper's claims.
 
-Everything is stated for a *base*: the config of the baseline, one column of the paper's Table 1. A minibatch is a
-multiple of its reference minibatch, so the same lines give the paper's own cells on ImageNet and small ones elsewhere.
+Everything is stated relative to a *base*, the config of the baseline. Minibatches are multiples of its reference
+minibatch. The same definitions therefore give the paper's own cells on ImageNet, and smaller ones on other data.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 from app.recipe import paper
 from app.recipe.config import Config
 
-LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH  # the paper's large minibatch: 32 baselines'
-# Where other data break earlier: the largest minibatch before it, in reference minibatches. docs/results/README.md
+LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH  # the paper's large minibatch, 32 baselines'
+# The same for data on which the error rises earlier (docs/reproduce.md says how it was settled).
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
-SMALLEST_STEPS = 8  # steps an epoch must have for a minibatch to be tried
+PRECISE_BN = "gradual warmup, precise BN"
+SMALLEST_STEPS = 8  # steps that an epoch must have for a minibatch to be part of Figure 1
+PRECISE_BN_IMAGES = 8192  # as in pycls
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table: a config (of the first seed) and the paper's row, None where it has none."""
+    """One row of a table: the config of its first seed, and the paper's row, None where the paper has none."""
 
     name: str
     config: Config
@@ -47,7 +49,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """title: with the paper's table or figure; cells: from the base and the number of training images."""
+    """A table or figure.
+
+    title: names the paper's table or figure.
+    cells: makes the cells from the base and the number of training images.
+    claims: makes the paper's claims about these cells.
+    """
 
     title: str
     cells: Callable[[Config, int], list[Cell]]
@@ -55,19 +62,19 @@ class Experiment:
 
 
 def large(base: Config) -> int:
-    """The large minibatch of the tables, in reference minibatches."""
+    """Return the large minibatch of the tables, as a multiple of the reference minibatch."""
     return LARGE_OF.get(base.data, LARGE)
 
 
 def at(base: Config, factor: float, **changes: Any) -> Config:
-    """The base at `factor` reference minibatches; n stays, but for a minibatch smaller than n."""
+    """Return the base with `factor` times its reference minibatch. n stays, except for a minibatch smaller than n."""
     minibatch = int(base.reference_minibatch * factor)
     return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
 
 
 def baseline(base: Config) -> Cell:
-    """Its checkpoints are kept, a network each: gradient-noise reads them."""
-    config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")  # twice: interruptions add some
+    """The baseline. All its checkpoints are kept, as gradient-noise reads them."""
+    config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")  # twice, as interruptions add checkpoints
     return Cell("baseline", config, paper.TABLE_1["baseline"])
 
 
@@ -76,7 +83,7 @@ def gradual(base: Config) -> Cell:
 
 
 def table_1(base: Config, images: int) -> list[Cell]:
-    """Table 1: what warmup is worth."""
+    """Table 1: the kinds of warmup at the large minibatch."""
     others = [
         Cell(f"{'no' if warmup == 'none' else warmup} warmup", at(base, large(base), warmup=warmup), row)
         for warmup, row in paper.TABLE_1.items()
@@ -94,7 +101,7 @@ TABLE_1_CLAIMS = [
 
 
 def figure_1(base: Config, images: int) -> list[Cell]:
-    """Figures 1 and 3: the error against the minibatch, those of the paper that the data can feed."""
+    """Figures 1 and 3: the error against the minibatch, for those of the paper's that the data have enough images."""
     cells = []
     for row in paper.FIGURE_1:
         factor = row.minibatch / paper.REFERENCE_MINIBATCH
@@ -120,7 +127,7 @@ def figure_1_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def table_2a(base: Config, images: int) -> list[Cell]:
-    """Table 2a: other rates, and other rules than the linear one."""
+    """Table 2a: other learning rates, and other scaling rules than the linear one."""
     many, eta = large(base), base.reference_lr
     half, tenth, fifth = paper.TABLE_2A[:3]
     scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]
@@ -164,8 +171,14 @@ TABLE_2B_CLAIMS = [
 
 
 def figures_2_4(base: Config, images: int) -> list[Cell]:
-    """Figures 2, 3 and 4: curves of the runs of Table 1 and Figure 1."""
-    return table_1(base, images) + [c for c in figure_1(base, images) if c.config.minibatch != base.reference_minibatch]
+    """Figures 2, 3 and 4: curves of the runs of Table 1 and Figure 1, and one with BN statistics measured anew.
+
+    Figure 4's caption explains noise of the validation error by running statistics that lag behind.
+    """
+    sizes = [cell for cell in figure_1(base, images) if cell.config.minibatch != base.reference_minibatch]
+    count = min(PRECISE_BN_IMAGES, images) // base.per_worker * base.per_worker
+    measured = Cell(PRECISE_BN, replace(gradual(base).config, precise_bn=count))
+    return [*table_1(base, images), *sizes, measured]
 
 
 FIGURES_2_4_CLAIMS = [
@@ -185,7 +198,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Section 3: each remark broken on purpose at the large minibatch."""
+    """Section 3: the large minibatch with the mistake that each remark warns of."""
     many = large(base)
     return [
         gradual(base),
@@ -197,12 +210,12 @@ def remarks(base: Config, images: int) -> list[Cell]:
 
 
 def claims(base: Config, images: int) -> list[Cell]:
-    """What write-ups of the paper recommend and it does not."""
+    """What other descriptions of the paper recommend, and the paper does not."""
     many = large(base)
     decay = base.weight_decay
     return [
         gradual(base),
-        # Statistics over all workers of a step are those of one worker that has all images.
+        # BN statistics over all workers of a step are those of a single worker that has all images of the step.
         Cell("BN over all workers", at(base, many, per_worker=gradual(base).config.minibatch)),
         Cell("weight decay times k", at(base, many, weight_decay=decay * many)),
         Cell("weight decay divided by k", at(base, many, weight_decay=decay / many)),
@@ -211,7 +224,7 @@ def claims(base: Config, images: int) -> list[Cell]:
 
 
 def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
-    """The paper's way is better than each of the others."""
+    """Claims that the paper's way, the first cell, is better than each of the others."""
     return [
         Claim(f"better than {cell.name}", "lower", cells[0].name, cell.name)
         for cell in cells[1:]
@@ -219,7 +232,7 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """McCandlish et al. 2018, arXiv 1812.06162: the noise of the gradient along the baseline's runs."""
+    """The noise of the gradient in the course of the baseline's runs: McCandlish et al. 2018, arXiv 1812.06162."""
     return [baseline(base)]
 
 
@@ -229,7 +242,7 @@ EXPERIMENTS = {
     "table-2a": Experiment("Table 2a: learning rates", table_2a, lambda cells: TABLE_2A_CLAIMS),
     "table-2b": Experiment("Table 2b: gamma of the last BN", table_2b, lambda cells: TABLE_2B_CLAIMS),
     "figures-2-4": Experiment("Figures 2 to 4: curves", figures_2_4, lambda cells: FIGURES_2_4_CLAIMS),
-    "remarks": Experiment("Section 3: the remarks, broken on purpose", remarks, worse_than_gradual),
-    "claims": Experiment("What write-ups claim against the paper", claims, worse_than_gradual),
+    "remarks": Experiment("Section 3: the mistakes that the remarks warn of", remarks, worse_than_gradual),
+    "claims": Experiment("What other descriptions of the paper recommend", claims, worse_than_gradual),
     "gradient-noise": Experiment("The noise of the gradient", gradient_noise, lambda cells: []),
 }

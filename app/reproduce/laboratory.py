@@ -1,4 +1,4 @@
-"""Experiments carried out: their runs made where they are not there yet, then results, tables and plots written."""
+"""Carries out experiments: trains the runs that are missing, then writes results, tables and plots."""
 
 from __future__ import annotations
 
@@ -60,9 +60,14 @@ class Laboratory:
         self.images = data_size(base).images
 
     def run(self, outputs: Mapping[str, Path], records: Path, command: str) -> None:
-        """Experiments by name into their folders. Raises Preempted, saved, where it is asked to stop.
+        """Carry out experiments.
 
-        records: the file for records of the runs that were used.
+        Args:
+            outputs: The folder for the results of each experiment, by the experiment's name.
+            records: The file for records of the runs that were used.
+            command: The command line, which the results state.
+
+        Raises Preempted where this process was asked to stop; what the runs did is saved.
         """
         cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
         runs = {name: {cell.name: self.runs_of(cell.config) for cell in found} for name, found in cells.items()}
@@ -84,15 +89,20 @@ class Laboratory:
         write_records(records, (run.record() for run in done.values()))
 
     def runs_of(self, config: Config) -> list[CellRun]:
-        """Seed by seed."""
+        """Return the runs of a cell, one for each seed."""
         return [run_of(replace(config, seed=config.seed + i), self.runs, self.known) for i in range(self.seeds)]
 
     def train(self, runs: Iterable[CellRun]) -> None:
-        """Those that are not done, the smallest minibatches first: they take longest, and the end should be even."""
+        """Train the runs that are not done.
+
+        The smallest minibatches come first: they take longest, and no core should be idle at the end.
+        """
         waiting = sorted((run for run in runs if not run.done), key=lambda run: run.config.minibatch)
         run_all([self.training(run) for run in waiting], self.jobs, self.environ(), lambda: self.stop.asked)
 
     def training(self, run: CellRun) -> Task:
+        """Return the task that trains a run, or continues it."""
+
         def ended(code: int, words: str, seconds: float) -> None:
             run.write_note(seconds, words if code == NOT_FINITE else "")
 
@@ -104,7 +114,7 @@ class Laboratory:
         return Task(run.folder.name, command, output, lambda: run.iteration / steps, ended)
 
     def measure_noise(self, runs: Iterable[CellRun]) -> None:
-        """Of those that were not measured yet."""
+        """Measure the noise of the gradient in the course of each run for which this was not done."""
         waiting = [run for run in runs if not run.measured]
         tasks = [
             Task(
@@ -119,19 +129,23 @@ class Laboratory:
         run_all(tasks, self.jobs, self.environ(), lambda: self.stop.asked)
 
     def environ(self) -> dict[str, str]:
-        """One thread a process, as there is one for each core; the launcher shares the cores out itself."""
+        """Return the environment of the runs: one thread for each, as there is one for each core.
+
+        The launcher, if one is used, divides the cores itself.
+        """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return dict(os.environ) | {"PYTHONPATH": path} | ({} if self.launch else {"OMP_NUM_THREADS": "1"})
 
     def write(
         self, name: str, cells: list[Cell], runs: Mapping[str, list[CellRun]], folder: Path, command: str
     ) -> None:
-        """results.json, table.md and plots, of the runs that are done."""
+        """Write results.json, table.md and the plots of an experiment, from the runs that are done."""
         usable = {cell: [run for run in some if self.usable(name, run)] for cell, some in runs.items()}
-        if not any(usable.values()):
-            print(f"{name}: no run is finished")
-            return
         found = {"command": command, **results_of(name, cells, usable, folder)}
+        untested = all(claim["p"] is None for claim in found["verdicts"])
+        if not self.trains and (untested if found["verdicts"] else not found["cells"]):
+            print(f"{name}: too few runs are finished to test a claim")
+            return
         if name == "gradient-noise":
             found["break"] = self.known_break(folder)
         try:
@@ -140,16 +154,16 @@ class Laboratory:
             write_text(folder / "table.md", table(found))
             names = plots.draw(found, folder)
         except OSError as error:
-            raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+            raise UserError(f"--output {folder} cannot be written: {error.strerror}; give another folder") from None
         print(table(found))
         print(f"in {folder}: results.json, table.md, {', '.join(names)}", flush=True)
 
     def usable(self, name: str, run: CellRun) -> bool:
-        """Whether a run can be part of an experiment's results now."""
+        """Return whether a run has all that the results of an experiment need."""
         return run.measured if name == "gradient-noise" else run.done
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:
-        """Where Figure 1 breaks, if all its runs are there."""
+        """Return where the error of Figure 1 rises, or None if some of its runs are not done."""
         cells = figure_1(self.base, self.images)
         runs = {cell.name: self.runs_of(cell.config) for cell in cells}
         if not all(run.done for several in runs.values() for run in several):

@@ -1,10 +1,12 @@
-"""The noise of the gradient at the checkpoints of a run: how it falls with the minibatch, and its simple noise scale.
+"""Measures the noise of the gradient at the checkpoints of a run: python -m app.reproduce.noise RUN_FOLDER.
 
-McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2: with G the
-gradient over all images and Sigma the covariance of one image's, B = tr(Sigma) / |G|^2 is the minibatch at which the
-noise is as large as the gradient: below it linear scaling should hold, beyond it not. The unit here is a worker: n
-images that share BN statistics. An image's gradient exists only within its worker's, and tr(Sigma) is n times the
-variance of these.
+McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2. Let G be the
+gradient over all images, and Sigma the covariance of the gradients of single images. Then B = tr(Sigma) / |G|^2, the
+simple noise scale, is the minibatch at which the noise is as large as the gradient. Linear scaling should hold for
+minibatches below it, and not for those beyond it.
+
+The unit here is a worker, as its n images share BN statistics: a single image has no gradient of its own. tr(Sigma) is
+n times the variance of the workers' gradients.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ MOST_CHECKPOINTS = 8
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """What is found at checkpoints spread over the run in `folder`, the first and the last among them."""
+    """Return what is found at checkpoints spread over the run in `folder`, including the first and the last."""
     config = read_config(folder / CONFIG)
     source = open_data(config)
     if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
@@ -59,20 +61,20 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def epoch_ends(folder: Path) -> list[Path]:
-    """The checkpoints at the ends of epochs: what a run that was interrupted saved in between does not count."""
+    """Return the checkpoints at the ends of epochs, without those that an interrupted run saved in between."""
     steps = read_json(folder / PLAN)["iterations_per_epoch"]
     return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
 
 
 def spread(paths: list[Path], most: int) -> list[Path]:
-    """At most so many of them, evenly, both ends included."""
+    """Return at most `most` of the paths, at even distances, including the first and the last."""
     if len(paths) <= most:
         return paths
     return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
 
 
 def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn.Module:
-    """The network of a checkpoint as it trains: BN by each worker's own statistics."""
+    """Return the network of a checkpoint in training mode, in which BN uses each worker's own statistics."""
     norm = partial(WorkerBatchNorm2d, eps=config.bn_eps)
     network = make_network(config, source.channels, len(source.classes), norm).to(dtype(config))
     network.load_state_dict(weights)
@@ -80,9 +82,9 @@ def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn
 
 
 def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: int) -> Iterator[Tensor]:
-    """The gradient of the mean loss over each worker's n images, [parameters], in the order of an epoch's shuffle.
+    """Yield the gradient of the mean loss over each worker's n images, float64 [parameters].
 
-    Of the loss alone, without weight decay.
+    The workers are those of an epoch's shuffle. Weight decay is not part of the gradient.
     """
     parameters = list(network.parameters())
     device, n = parameters[0].device, config.per_worker
@@ -98,10 +100,17 @@ def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: 
 
 
 def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
-    """The variance of a minibatch's gradient (its trace) for minibatches of 1, 2, 4, ... workers, the slope of its
-    logarithm over the minibatch's, and the noise scale in images.
+    """Return how the noise of the gradient depends on the minibatch.
 
-    gradients: of a power of two of workers. Holds the sum of one minibatch for each size, not the gradients.
+    Args:
+        gradients: The gradients of workers, whose number is a power of two. They are not kept in memory together.
+        n: The number of images of a worker.
+
+    Returns:
+        variances: For minibatches of 1, 2, 4, ... workers the number of images, and the trace of the covariance of the
+            minibatch's gradient.
+        slope: Of the logarithm of this variance against the logarithm of the minibatch.
+        trace: tr(Sigma). gradient_square: |G|^2. noise_scale: B, in images. images: The number of images used.
     """
     sizes = [2**power for power in range(MOST_WORKERS.bit_length())]
     sums: dict[int, Tensor] = {}
@@ -120,21 +129,21 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         if (groups := count // size) >= FEWEST_GROUPS
     ]
     of_worker = variances[0][1]
-    own = of_worker / count  # the mean over `count` workers has noise of its own
+    own = of_worker / count  # the noise of the mean over `count` workers
     gradient_square = mean_square - own
     return {
         "variances": variances,
         "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
         "trace": n * of_worker,
         "gradient_square": gradient_square,
-        # None: more than the images measured, whose noise then hides the gradient
+        # None where it is more than the number of images used: their noise then hides the gradient.
         "noise_scale": n * of_worker / gradient_square if gradient_square > own else None,
         "images": n * count,
     }
 
 
 def square(vector: Tensor) -> float:
-    """|vector|^2."""
+    """Return |vector|^2."""
     return float(vector.square().sum())
 
 

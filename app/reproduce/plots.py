@@ -1,6 +1,7 @@
-"""Plots in the form of the paper's figures, from results alone: the same results give the same bytes.
+"""Plots in the form of the paper's figures, made from results alone: the same results give the same bytes.
 
-Readable in black and white: cells differ by marker and line, ours are filled and solid, the paper's open and dashed.
+They can be read in black and white: cells differ by marker and line. Ours are black and solid, the paper's grey, with
+open markers and dashed lines.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from app.recipe import paper
+from app.reproduce.experiments import PRECISE_BN
 from app.reproduce.results import noise_summary, paper_row
 from app.reproduce.tables import value
 
@@ -27,7 +29,7 @@ ERROR = "top-1 validation error (%)"
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[str]:
-    """Writes each plot of an experiment as PNG and SVG; the files' names."""
+    """Write each plot of an experiment as PNG and SVG. Return the names of the files."""
     written = []
     for name, figure in figures(results).items():
         for ending, undated in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -38,27 +40,30 @@ def draw(results: dict[str, Any], folder: Path) -> list[str]:
 
 
 def figures(results: dict[str, Any]) -> dict[str, Figure]:
-    """The plots of an experiment by name."""
+    """Return the plots of an experiment by name."""
     name = results["experiment"]
     special: dict[str, Callable[[], dict[str, Figure]]] = {
         "figure-1": lambda: {"figure-1": figure_1(results)},
         "figures-2-4": lambda: figures_2_4(results),
-        # none where every run diverged
+        # There is none where every run diverged.
         "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
     }
     return special.get(name, lambda: {name: cells(results)})()
 
 
 def empty(width: float, height: float) -> Figure:
-    """That many inches."""
+    """Return an empty figure of a size in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def cells(results: dict[str, Any]) -> Figure:
-    """A table as rows: our runs as open dots, their mean, and a bar from the lowest to the highest; on an axis of its
-    own the paper's mean and deviation, as it printed no single runs. Runs that diverged are counted in the labels."""
+    """Return a table as a plot, with a row for each cell.
+
+    On the left are our runs as open dots, their mean, and a bar from the lowest to the highest; runs that diverged are
+    counted in the labels. On the right, on an axis of their own, are the paper's mean and deviation.
+    """
     rows = results["cells"]
     papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
     figure = empty(8.4 if papers else 6.4, 1.3 + 0.5 * len(rows))
@@ -86,13 +91,16 @@ def cells(results: dict[str, Any]) -> Figure:
 
 
 def converged(row: dict[str, Any]) -> list[float]:
-    """The errors of a cell's runs that did not diverge."""
+    """Return the errors of a cell's runs that did not diverge."""
     return [seed["error"] for seed in row["seeds"] if not seed["diverged"]]
 
 
 def figure_1(results: dict[str, Any]) -> Figure:
-    """Error against minibatch. Ours: each run, the mean, a band from the lowest to the highest; runs that diverged as
-    crosses at their place. The paper's: a band of two deviations, as in its Figure 1."""
+    """Return the error against the minibatch.
+
+    On the left are our runs, their mean, and a band from the lowest to the highest; crosses are runs that diverged. On
+    the right is the paper's Figure 1, with a band of two deviations.
+    """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
     rows = results["cells"]
@@ -123,8 +131,10 @@ def figure_1(results: dict[str, Any]) -> Figure:
 
 
 def against_minibatch(axes: Axes, sizes: Sequence[int]) -> None:
-    """Axes of an error against minibatches. The error is on a logarithmic scale: a tenth of an error is as much
-    everywhere, and what breaks leaves the flat part visible."""
+    """Set up axes of an error against minibatches.
+
+    The error has a logarithmic scale, on which the flat part stays visible next to the high errors.
+    """
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [short(size) for size in sizes])
     axes.set_yscale("log")
@@ -139,12 +149,12 @@ def against_minibatch(axes: Axes, sizes: Sequence[int]) -> None:
 
 
 def short(minibatch: int) -> str:
-    """The paper's way to write a minibatch: 256, 8k."""
+    """Return a minibatch as the paper writes it: 256, 8k."""
     return f"{minibatch // 1024}k" if minibatch >= 1024 and minibatch % 1024 == 0 else str(minibatch)
 
 
 def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
-    """Figure 2: training error by warmup; 3: by minibatch; 4: training and validation, baseline and gradual."""
+    """Return Figure 2, training errors of the warmups; 3, those of minibatches; 4, training and validation errors."""
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
@@ -154,12 +164,12 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
     return {
         "figure-2": panels(results, rows[base], [rows[name] for name in warmups], 3),
         "figure-3": panels(results, rows[base], [rows[name] for name in sizes], 4),
-        "figure-4": figure_4(results, rows[base], rows["gradual warmup"]),
+        "figure-4": figure_4(results, rows[base], rows["gradual warmup"], rows.get(PRECISE_BN)),
     }
 
 
 def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str, Any]], columns: int) -> Figure:
-    """Training error over epochs, a panel for each cell beside the baseline; final errors in the legends."""
+    """Return training errors over epochs: a panel for each cell, with the baseline; final errors in the legends."""
     lines = -(-len(others) // columns)
     figure = empty(3.1 * columns, 0.4 + 2.7 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -178,8 +188,13 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
     return figure
 
 
-def figure_4(results: dict[str, Any], base: dict[str, Any], large: dict[str, Any]) -> Figure:
-    """Both errors of both."""
+def figure_4(
+    results: dict[str, Any], base: dict[str, Any], large: dict[str, Any], measured: dict[str, Any] | None
+) -> Figure:
+    """Return training and validation errors of the baseline and the large minibatch.
+
+    measured: the large minibatch with BN statistics measured before each evaluation, None where it was not run.
+    """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()
     every = max(1, base["config"]["epochs"] // 12)
@@ -187,6 +202,16 @@ def figure_4(results: dict[str, Any], base: dict[str, Any], large: dict[str, Any
         for kind, line in (("training", "--"), ("validation", "-")):
             style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 4, "markevery": every}
             curve(axes, results, row, kind, style, f"{kind}, kn = {short(row['minibatch'])}")
+    if measured is not None:
+        dotted = {"color": "black", "linestyle": ":"}
+        curve(
+            axes,
+            results,
+            measured,
+            "validation",
+            dotted,
+            f"validation, kn = {short(measured['minibatch'])}, precise BN",
+        )
     axes.set(xlabel="epoch", ylabel="error (%)")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
@@ -196,7 +221,7 @@ def figure_4(results: dict[str, Any], base: dict[str, Any], large: dict[str, Any
 def curve(
     axes: Axes, results: dict[str, Any], row: dict[str, Any], kind: str, style: dict[str, Any], label: str = ""
 ) -> None:
-    """The mean over the seeds, epoch by epoch."""
+    """Draw the mean over the seeds, epoch by epoch."""
     means = [mean for mean, _ in results["curves"][row["name"]][kind]]
     ended = f"{row['diverged']} diverged" if row["diverged"] else value(row, ".1f")
     text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {ended}"
@@ -204,7 +229,11 @@ def curve(
 
 
 def gradient_noise(results: dict[str, Any]) -> Figure:
-    """Left: variance against minibatch and the 1/kn law; right: the noise scale along the run, Figure 1's break."""
+    """Return the noise of the gradient.
+
+    On the left is the variance against the minibatch, next to the 1/kn law. On the right is the noise scale in the
+    course of the run, with the minibatches at which Figure 1's error is flat and higher.
+    """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
     first_seed = results["noise"][0]
@@ -228,7 +257,7 @@ def gradient_noise(results: dict[str, Any]) -> Figure:
     if beyond:
         marks = {"marker": "^", "linestyle": "", "color": "black", "markerfacecolor": "white"}
         epochs, images = [row["epoch"] for row in beyond], [row["images"] for row in beyond]
-        right.plot(epochs, images, label="B beyond what was measured", **marks)
+        right.plot(epochs, images, label="B larger than the images used", **marks)
     found = results["break"] or {}
     for name, line, text in (("flat", "--", "flat up to (Figure 1)"), ("broken", ":", "worse from (Figure 1)")):
         if found.get(name):

@@ -10,7 +10,6 @@ from typing import Any
 
 from app.base.errors import UserError
 from app.base.files import write_text
-from app.runs.json_lines import read_lines
 
 RUNS_FILE = "runs.jsonl"
 
@@ -41,8 +40,9 @@ class RunRecord:
 def read_records(path: Path) -> dict[str, RunRecord]:
     """Return the records of a file by name, none where there is no such file. Raises UserError."""
     try:
-        return {line["name"]: RunRecord(**line) for line in read_lines(path)}
-    except (KeyError, TypeError) as error:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {record.name: record for record in (RunRecord(**json.loads(line)) for line in lines)}
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no file of finished runs: {error}; give one that `reproduce` wrote") from None
 
 

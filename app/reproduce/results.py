@@ -22,9 +22,13 @@ Runs = Mapping[str, Sequence[CellRun]]  # of each cell by its name, seed by seed
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
-    """All that tables and plots are made of, of runs that are done. results: the folder that paths of runs start from.
+    """Return all that tables and plots show.
 
-    A cell without runs is left out; a claim about it is undecided.
+    Args:
+        name: The experiment.
+        cells: Its cells. A cell without runs is left out, and a claim about it is undecided.
+        runs: The runs of each cell that are done.
+        results: The folder of the results, from which the paths of the runs start.
     """
     rows = [cell_result(cell, runs[cell.name], results) for cell in cells if runs[cell.name]]
     records = [run.record() for several in runs.values() for run in several]
@@ -32,7 +36,7 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
         "experiment": name,
         "title": EXPERIMENTS[name].title,
         "processor": ", ".join(sorted({record.processor for record in records})),
-        "core_hours": round(sum(record.seconds for record in records) / 3600, 3),
+        "hours": round(sum(record.seconds for record in records) / 3600, 3),
         "cells": rows,
         "verdicts": judged([claim_result(claim, rows) for claim in EXPERIMENTS[name].claims(list(cells))]),
     }
@@ -48,7 +52,7 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
 
 
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
-    """A cell's runs, errors in %. The error of a run that diverged is that of guessing."""
+    """Return a cell with its runs. Errors are in %; the error of a run that diverged is that of guessing."""
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
     seeds = [seed_result(run, guess, results) for run in runs]
     config = cell.config
@@ -68,8 +72,11 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
 
 
 def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
-    """A run's errors and curves in %, and why it counts as diverged: its loss was not finite any more, or it ends with
-    a training error closer to guessing than to none."""
+    """Return a run's errors and curves in %, and in "diverged" why it counts as diverged, or "".
+
+    A run counts as diverged where its loss was not finite any more, or where its training error at the end is closer to
+    that of guessing (`guess`, in %) than to zero.
+    """
     record = run.record()
     diverged = record.diverged
     if record.training_error is not None and record.training_error > guess / 2:
@@ -86,7 +93,7 @@ def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
 
 
 def paper_row(row: paper.PublishedResult | None) -> dict[str, Any] | None:
-    """A row of the paper's, as plain data."""
+    """Return a row of the paper's tables as plain data."""
     if row is None:
         return None
     error = {"mean": None, "std": None} if row.error is None else asdict(row.error)
@@ -94,19 +101,21 @@ def paper_row(row: paper.PublishedResult | None) -> dict[str, Any] | None:
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and deviation of values; the deviation of a single value is None."""
     sample = Sample.of(values)
     return {"mean": round(sample.mean, 4), "std": None if math.isnan(sample.std) else round(sample.std, 4)}
 
 
 def sample(row: dict[str, Any], of: str = "error") -> Sample:
+    """Return the errors of a cell's runs as the tests need them."""
     return Sample.of([seed[of] for seed in row["seeds"]])
 
 
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A claim with its test, not yet corrected.
+    """Return a claim with the result of its test, whose p-values are not corrected yet.
 
-    difference: of the means, the second less the first, in points; of curves: where it is largest.
-    p: of the claim's own test; p_different: of the test that there is no difference.
+    "difference" is the second mean less the first, in points; for curves where it is largest. "p" is that of the
+    claim's own test, "p_different" that of the hypothesis that there is no difference.
     """
     by_name = {row["name"]: row for row in rows}
     if not {claim.first, claim.second} <= set(by_name):
@@ -124,7 +133,7 @@ def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two cells by the errors of their runs. Where one of these diverged, by their ranks."""
+    """Compare two cells by the errors of their runs; where a run diverged, by the order of the errors."""
     one, other = sample(first, claim.of), sample(second, claim.of)
     found: dict[str, Any] = {"difference": round(other.mean - one.mean, 4)}
     if first["diverged"] or second["diverged"]:
@@ -137,8 +146,11 @@ def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 
 
 def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two cells epoch by epoch: equivalent where they are at every epoch, so that the largest p-value counts; different
-    where they are at any, so that the smallest counts, times the number of epochs (Bonferroni)."""
+    """Compare two cells epoch by epoch.
+
+    Curves are equivalent where they are at every epoch, so that the largest p-value counts. They are different where
+    they are at any epoch, so that the smallest p-value counts, multiplied by the number of epochs (Bonferroni).
+    """
     found = {"test": f"TOST, {CURVE_MARGIN:g} point, at each epoch"}
     if first["diverged"] or second["diverged"]:
         return {**found, "difference": None, "p": math.nan, "p_different": math.nan}
@@ -156,7 +168,7 @@ def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 
 
 def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Claims of a table with their verdicts, by p-values corrected for their number."""
+    """Return the claims of a table with their verdicts, by p-values corrected for the number of claims."""
     corrected = holm([claim["p"] for claim in claims])
     different = holm([claim["p_different"] for claim in claims])
     return [
@@ -173,18 +185,21 @@ def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain(p: float) -> float | None:
-    """A p-value of three digits as JSON has it."""
+    """Return a p-value with three digits, None for nan, which JSON does not have."""
     return None if math.isnan(p) else float(f"{p:.3g}")
 
 
 def is_reference(row: dict[str, Any]) -> bool:
-    """Whether a cell is trained at the reference minibatch."""
+    """Return whether a cell is trained at the reference minibatch."""
     return bool(row["minibatch"] == row["config"]["reference_minibatch"])
 
 
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
-    """flat: the largest minibatch up to which all are equivalent to the baseline; broken: the smallest from which on
-    all are worse. By the tests of the claims, corrected for the number of minibatches above the baseline's."""
+    """Return where the error of Figure 1 is flat, and from where on it is higher.
+
+    "flat" is the largest minibatch up to which all are equivalent to the baseline; "broken" is the smallest from which
+    on all are worse, or None. The tests are those of the claims, corrected for the number of larger minibatches.
+    """
     reference = next(row for row in rows if is_reference(row))
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]
     claims = [Claim("", kind, reference["name"], row["name"]) for kind in ("same", "lower") for row in larger]
@@ -203,7 +218,7 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
 
 
 def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Errors in % at the end of each epoch, mean and deviation over the runs that did not diverge."""
+    """Return the errors in % at the end of each epoch: mean and deviation over the runs that did not diverge."""
     found = {}
     for kind in ("training", "validation"):
         lines = [seed[f"{kind}_curve"] for seed in row["seeds"] if not seed["diverged"]]
@@ -213,8 +228,10 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Over the seeds, epoch by epoch: means of slope, trace and |G|^2, mean and deviation of the noise scale; None
-    where a seed's is beyond the images measured."""
+    """Return the noise over all seeds, epoch by epoch: means, and for the noise scale mean and deviation.
+
+    The noise scale is None where that of any seed is larger than the number of images used.
+    """
     rows = []
     for same in zip(*found, strict=True):
         row = {name: statistics.fmean(one[name] for one in same) for name in ("slope", "trace", "gradient_square")}

@@ -1,4 +1,4 @@
-"""The training runs of experiments: where each is kept, what it is started by, what it ended with."""
+"""The training runs of experiments: their folders, the commands that start them, and their results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from app.runs.layout import CONFIG, ENVIRONMENT, LOG, RESULT
 from app.runs.record import read_json
 
 NOISE = "noise.json"  # in a run's folder, where the noise of its gradient was measured
-NOTE = "reproduce.json"  # in a run's folder: seconds it took, over all its starts, and how it diverged
-LAST_EPOCHS = 5  # section 5.1: a run's error is the median of the last five epochs'
+NOTE = "reproduce.json"  # in a run's folder: the seconds that it took, over all its starts, and how it diverged
+LAST_EPOCHS = 5  # section 5.1: a run's error is the median over its last five epochs
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """A config with its seed, the folder in which every experiment with this config finds the run, and its record where
-    it was finished elsewhere."""
+    """A run that experiments need, finished or not.
+
+    config: With the run's seed.
+    folder: The run's folder, which is the same for all experiments that need this run.
+    known: Its record where it was finished elsewhere, else None.
+    """
 
     config: Config
     folder: Path
@@ -34,15 +38,17 @@ class CellRun:
 
     @property
     def done(self) -> bool:
+        """Whether it is finished, here or elsewhere."""
         return self.done_here or self.known is not None
 
     @property
     def done_here(self) -> bool:
+        """Whether it is finished in its folder."""
         return (self.folder / RESULT).exists() or bool(self.note().get("diverged"))
 
     @property
     def measured(self) -> bool:
-        """Whether the noise of its gradient is known, or cannot be, as it diverged."""
+        """Whether the noise of its gradient was measured, or cannot be because it diverged."""
         record = self.record() if self.done else None
         return record is not None and (record.noise is not None or bool(record.diverged))
 
@@ -52,7 +58,7 @@ class CellRun:
         return max((int(line["iteration"]) for line in read_lines(self.folder / LOG)[-1:]), default=0)
 
     def record(self) -> RunRecord:
-        """What is kept of it. It must be done."""
+        """Return what is kept of it. It must be done."""
         if not self.done_here:
             assert self.known is not None
             return self.known
@@ -72,33 +78,37 @@ class CellRun:
         )
 
     def note(self) -> dict[str, Any]:
+        """Return what `write_note` wrote."""
         path = self.folder / NOTE
         return read_json(path) if path.exists() else {}
 
     def write_note(self, seconds: float, diverged: str = "") -> None:
-        """Adds the seconds to those of its other starts."""
+        """Keep the seconds that it took, added to those of its other starts, and how it diverged."""
         if self.folder.is_dir():
             note = {"seconds": round(self.note().get("seconds", 0.0) + seconds, 1), "diverged": diverged}
             write_text(self.folder / NOTE, json.dumps(note) + "\n")
 
     def command(self) -> list[str]:
-        """What starts it, or goes on with it, after `python -m app`."""
+        """Return the command that starts or continues it, without the program."""
         if (self.folder / CONFIG).exists():
             return ["train", "--resume", str(self.folder), "--screen", "quiet"]
         return ["train", *arguments(replace(self.config, screen="quiet", output=str(self.folder)))]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """A line of the log for each epoch."""
+        """Return the log's line of each epoch."""
         return [line for line in read_lines(self.folder / LOG) if line["kind"] == "eval"]
 
 
 def percent(fraction: float) -> float:
-    """An error in %."""
+    """Return a fraction in %."""
     return round(100 * fraction, 4)
 
 
 def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = None) -> CellRun:
-    """The run of a config, seed included, under the folder of all runs; known: records of finished ones by name."""
+    """Return the run of a config with its seed.
+
+    runs: the folder of all runs; known: the records of finished runs by their names.
+    """
     name = f"{key(config)}-s{config.seed}"
     record = (known or {}).get(name)
     if record is not None and record.config != said(config):
@@ -107,7 +117,10 @@ def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = N
 
 
 def said(config: Config) -> dict[str, Any]:
-    """What of a config decides on the result, without defaults: an option that is added later changes nothing here."""
+    """Return the fields of a config that decide on the result and are not the default.
+
+    An option that is added later, with a default that changes nothing, is not among them.
+    """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in asdict(config).items() if name in kept}
     values = {name: value for name, value in values.items() if name == "data" or value != default_of(name)}
@@ -116,6 +129,6 @@ def said(config: Config) -> dict[str, Any]:
 
 
 def key(config: Config) -> str:
-    """A name of what is computed, apart from the seed: the same for the same recipe, whatever experiment it is of."""
+    """Return a name of what a config computes, apart from the seed. It is the same for all experiments."""
     values = {name: value for name, value in said(config).items() if name != "seed"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

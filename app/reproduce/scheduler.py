@@ -1,4 +1,4 @@
-"""Processes over the machine's cores: as many at once as asked for, each left in order when the user stops it."""
+"""Runs processes on the machine's cores, a given number at once, and ends them in an orderly way."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ SAY_EVERY = 60.0  # seconds between progress lines, at most
 
 @dataclass(frozen=True)
 class Task:
-    """command: with its program; output: file that its words are added to; progress: the fraction that is done, now;
-    ended: called with its exit code, its last words and the seconds it took."""
+    """A process to run.
+
+    command: The program and its arguments.
+    output: The file to which its output is appended.
+    progress: Returns the fraction of its work that is done.
+    ended: Called with its exit code, the last line of its output, and the seconds that it took.
+    """
 
     name: str
     command: Sequence[str]
@@ -32,7 +37,7 @@ class Task:
 
 @dataclass
 class Started:
-    """A task under way. before: the fraction that was done when it started."""
+    """A task that is running. before: the fraction of its work that was done when it was started."""
 
     task: Task
     process: subprocess.Popen[bytes]
@@ -41,9 +46,11 @@ class Started:
 
 
 def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Callable[[], bool]) -> None:
-    """Runs the tasks in their order, `jobs` at once, with a progress line whenever one ends and each minute.
+    """Run tasks in their order, `jobs` at once. Print a line of progress when one ends, and at least each minute.
 
-    asked: whether to stop. Raises Preempted then, once all have saved and ended, and UserError where one fails.
+    asked: Returns whether to stop. All running tasks then save and end, and Preempted is raised.
+
+    Raises UserError where a task fails.
     """
     waiting, progress = list(tasks), TaskProgress(len(tasks))
     running: list[Started] = []
@@ -51,8 +58,8 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
         while waiting or running:
             if asked():
                 raise Preempted(
-                    f"stopped with {len(waiting) + len(running)} of {len(tasks)} runs to do; what they did is saved:"
-                    " the same command goes on"
+                    f"stopped: {len(waiting) + len(running)} of {len(tasks)} runs are not finished; what they did is"
+                    " saved, and the same command continues"
                 )
             while waiting and len(running) < jobs:
                 running.append(start(waiting.pop(0), environ))
@@ -68,7 +75,10 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 
 
 def start(task: Task, environ: dict[str, str]) -> Started:
-    """In a session of its own: Ctrl-C is for this process, which then asks each to save. So does its death."""
+    """Start a task in a session of its own: Ctrl-C reaches only this process, which then asks each task to save.
+
+    If this process is killed, the kernel sends SIGTERM to the tasks, which then save and end, too.
+    """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     before, since = task.progress(), time.monotonic()
     with task.output.open("ab") as output:
@@ -85,16 +95,19 @@ def start(task: Task, environ: dict[str, str]) -> Started:
 
 
 def finish(one: Started) -> None:
-    """Hands the task its end. Raises UserError where that is no end of a run."""
+    """Report to a task that its process ended. Raises UserError where the process failed."""
     code = one.process.wait()
     words = last_line(one.task.output)
     one.task.ended(code, words, time.monotonic() - one.since)
     if code not in (DONE, NOT_FINITE):
-        raise UserError(f"{one.task.name} ended with exit code {code}: {words} (all of it: {one.task.output})")
+        raise UserError(
+            f"{one.task.name} ended with exit code {code}: {words}; its output is in {one.task.output},"
+            " and the same command starts it again"
+        )
 
 
 def stop(running: Sequence[Started]) -> None:
-    """Asks all to save and leave, and waits for them."""
+    """Ask all running tasks to save and end, and wait for them."""
     for one in running:
         one.process.send_signal(signal.SIGTERM)
     for one in running:
@@ -103,12 +116,13 @@ def stop(running: Sequence[Started]) -> None:
 
 
 def last_line(path: Path) -> str:
+    """Return the last line of a file that is not empty."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 class TaskProgress:
-    """How much is done, and how long the rest will take at the pace so far."""
+    """How many tasks are done, and how long the others will take at the speed so far."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.made = total, 0, 0.0
@@ -119,7 +133,7 @@ class TaskProgress:
         self.made += 1 - one.before
 
     def say(self, running: Sequence[Started], waiting: Sequence[Task]) -> None:
-        """A line with the time left."""
+        """Print a line with the time left."""
         self.said = time.monotonic()
         fractions = [one.task.progress() for one in running]
         made = self.made + sum(now - one.before for now, one in zip(fractions, running, strict=True))

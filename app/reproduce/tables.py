@@ -9,7 +9,7 @@ from app.reproduce.results import noise_summary
 
 
 def table(results: dict[str, Any]) -> str:
-    """The whole page."""
+    """Return the page."""
     parts = [f"# {results['title']}", about(results), cells_table(results["cells"])]
     if results["verdicts"]:
         parts.append(verdicts_table(results["verdicts"]))
@@ -21,17 +21,18 @@ def table(results: dict[str, Any]) -> str:
 
 
 def about(results: dict[str, Any]) -> str:
-    """Where the numbers come from."""
+    """Return where the numbers come from."""
     return (
-        "Errors are top-1 in %: mean ± deviation over the seeds, each run's the median of its last five epochs.\n\n"
+        "Errors are top-1 errors in %: mean ± deviation over the seeds. The error of a run is the median over its last"
+        " five epochs.\n\n"
         f"    {results['command']}\n\n"
-        f"Processor: {results['processor']}. The runs took {results['core_hours']:.2f} hours of a core"
-        " (those shared with other tables included)."
+        f"Processor: {results['processor']}. The runs took {results['hours']:.2f} hours, one after the other; some of"
+        " them are part of other tables, too."
     )
 
 
 def cells_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each cell."""
+    """Return a line for each cell."""
     lines = [
         "| | k | n | kn | rate | **ours** | training | seeds | paper's kn | rate | **paper** |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -55,14 +56,14 @@ def cells_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def errors(row: dict[str, Any], of: str) -> str:
-    """A cell's mean and deviation, or where a run diverged each run: `10.31, 10.52, diverged`."""
+    """Return a cell's mean and deviation, or where a run diverged every run: `10.31, 10.52, diverged`."""
     if not row["diverged"]:
         return value(row if of == "error" else row[of])
     return ", ".join("diverged" if seed["diverged"] else f"{seed[of]:.2f}" for seed in row["seeds"])
 
 
 def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each claim, and how it was decided."""
+    """Return a line for each claim, and how claims are judged."""
     lines = [
         "| claim | difference, ours | test | p | corrected | difference, paper | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -90,8 +91,8 @@ HOW_JUDGED = (
 
 
 def break_text(found: dict[str, int | None]) -> str:
-    """What Figure 1 says in a sentence."""
-    broken = f"from kn = {found['broken']} on all are worse" if found["broken"] else "none is worse from some kn on"
+    """Return what Figure 1 shows, in a sentence."""
+    broken = f"from kn = {found['broken']} on all are worse" if found["broken"] else "the largest kn is not worse"
     return (
         f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch). Both tests are"
         " corrected for the number of minibatches."
@@ -99,7 +100,7 @@ def break_text(found: dict[str, int | None]) -> str:
 
 
 def noise_text(results: dict[str, Any]) -> str:
-    """The noise along the run, the law and the break."""
+    """Return the noise in the course of the run, next to where Figure 1's error rises."""
     lines = [
         "| epoch | slope of log variance over log kn | tr(Sigma) | \\|G\\|² | noise scale B (images) |",
         "|---|---|---|---|---|",
@@ -110,22 +111,23 @@ def noise_text(results: dict[str, Any]) -> str:
         cells = (f"{row['slope']:.3f}", f"{row['trace']:.4g}", f"{row['gradient_square']:.4g}", scale)
         lines.append(f"| {row['epoch']} | {' | '.join(cells)} |")
     found = results["break"]
-    beside = f"Beside it, Figure 1: {break_text(found)}" if found else "Figure 1 has not been run on these data."
+    beside = f"Figure 1: {break_text(found)}" if found else "Not all runs of Figure 1 are finished on these data."
     return (
         "\n".join(lines)
-        + "\n\nB = tr(Sigma) / |G|² (McCandlish et al. 2018): the minibatch at which the noise is as large as the"
+        + "\n\nB = tr(Sigma) / |G|² (McCandlish et al. 2018) is the minibatch at which the noise is as large as the"
         " gradient. The variance of a minibatch's gradient falls as 1/kn where the slope is -1. Where B is more than"
-        " the images measured, their noise hides the gradient.\n\n"
+        " the number of images used, their noise hides the gradient.\n\n"
         f"{beside}"
     )
 
 
 def value(row: dict[str, Any], form: str = ".2f") -> str:
-    """`23.60 ± 0.12`."""
+    """Return a mean with its deviation, as `23.60 ± 0.12`."""
     if row["mean"] is None:
         return "-"
     return f"{row['mean']:{form}}" + ("" if row["std"] is None else f" ± {row['std']:{form}}")
 
 
 def number(found: float | None, form: str) -> str:
+    """Return a number in a format, or `-` for None."""
     return "-" if found is None else f"{found:{form}}"

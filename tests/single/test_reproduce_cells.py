@@ -88,7 +88,7 @@ def test_a_broken_cell_differs_in_what_it_breaks_alone(name: str, cell: int, cha
 def test_runs_shared_between_tables_have_one_folder() -> None:
     everything = [c.config for name in EXPERIMENTS for c in cells(name, OURS, OUR_IMAGES)]
     folders = {run_of(config, Path("runs")).folder for config in everything}
-    assert len(everything) == 48 and len(folders) == 26
+    assert len(everything) == 49 and len(folders) == 27
     assert key(OURS) == key(replace(OURS, seed=3, keep=9, output="x", device="cpu", recipe="digits"))
     # An option that is added later, with the default that changes nothing, must not change the names.
     assert key(OURS) == "2875bea50c43"

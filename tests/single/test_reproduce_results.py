@@ -145,7 +145,7 @@ FIGURE_1 = [
 
 
 def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    about = {"title": name, "command": "./run.sh reproduce", "processor": "a processor", "core_hours": 1.0}
+    about = {"title": name, "command": "./run.sh reproduce", "processor": "a processor", "hours": 1.0}
     return {"experiment": name, **about, "cells": rows, "verdicts": [], **more}
 
 
@@ -195,8 +195,10 @@ def finished(folder: Path, training: float, said: str = "", config: Config = OUR
     run.write_note(60.0, said)
     (run.folder / "environment.json").write_text(json.dumps({"processor": "a processor"}))
     (run.folder / "result.json").write_text(json.dumps({"median_top1_error": 0.12}))
-    line = {"kind": "eval", "iteration": 1, "train_top1_error": training, "top1_error": 0.12}
-    (run.folder / "log.jsonl").write_text(config.epochs * (json.dumps(line) + "\n"))
+    place = {"kind": "eval", "epoch": 0, "seen": 60_000, "iteration": 1}
+    others = dict.fromkeys(("loss", "train_loss", "top5_error", "lr", "images_per_second"), 0.1)
+    line = json.dumps({**place, **others, "train_top1_error": training, "top1_error": 0.12})
+    (run.folder / "log.jsonl").write_text(config.epochs * (line + "\n"))
     return run
 
 
@@ -216,17 +218,19 @@ def test_a_record_takes_the_place_of_its_run(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None:
-    """Two baselines, one of them a record, and one run of gradual warmup: no claim can be decided."""
+    """Two baselines, one of them a record, and two runs of gradual warmup: one claim of Table 1 can be tested."""
     finished(tmp_path / "runs", 0.1)
-    finished(tmp_path / "runs", 0.1, config=cells("table-1", OURS, OUR_IMAGES)[3].config)
+    for seed in (0, 1):
+        finished(tmp_path / "runs", 0.1, config=replace(cells("table-1", OURS, OUR_IMAGES)[3].config, seed=seed))
     write_records(tmp_path / "known.jsonl", [finished(tmp_path / "else", 0.1, config=replace(OURS, seed=1)).record()])
     options = ["--runs", str(tmp_path / "runs"), "--known", str(tmp_path / "known.jsonl"), "--only-finished"]
     main(["all", *options, "--output", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out/table-1/results.json").read_text())
-    assert [(row["name"], len(row["seeds"])) for row in found["cells"]] == [("baseline", 2), ("gradual warmup", 1)]
-    assert {claim["verdict"] for claim in found["verdicts"]} == {UNDECIDED}
-    assert len(read_records(tmp_path / "out/runs.jsonl")) == 3
-    assert found["core_hours"] == 0.05 and found["processor"] == "a processor"
+    assert [(row["name"], len(row["seeds"])) for row in found["cells"]] == [("baseline", 2), ("gradual warmup", 2)]
+    assert [claim["verdict"] for claim in found["verdicts"]] == [REPRODUCED, UNDECIDED, UNDECIDED, UNDECIDED]
+    assert not (tmp_path / "out/remarks").exists()  # whose claims cannot be tested yet
+    assert len(read_records(tmp_path / "out/runs.jsonl")) == 4
+    assert found["hours"] == 0.067 and found["processor"] == "a processor"
     assert (tmp_path / "out/figures-2-4/figure-4.png").exists()
 
 
