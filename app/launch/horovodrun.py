@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from horovod.runner.launch import run_commandline
+from horovod.runner import gloo_run, launch
 from horovod.runner.util import network
 
 from app.launch import horovodrun_ranks
+from app.launch.elastic_driver import MeetingDriver
+from app.world import rendezvous
+from app.world.rendezvous import ClosedServer
 
 _addresses_of_interfaces = network.get_local_host_addresses
 
@@ -28,7 +31,35 @@ def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
     _execve(path, [*argv[:-1], f"exec {argv[-1]}"], environ)
 
 
+def close_to_strangers() -> None:
+    """Makes horovodrun's servers answer the processes of its own job only."""
+    static, elastic = launch.gloo_run, launch.gloo_run_elastic
+
+    def run(settings: Any, nics: Any, environ: Any, address: str, command: Any) -> None:
+        server = _serve_on(address, settings)
+        static(settings, nics, environ, server, command)
+
+    def run_elastic(settings: Any, *arguments: Any) -> Any:
+        _serve_on(network.get_driver_ip(settings.nics or ["lo"]), settings)
+        return elastic(settings, *arguments)
+
+    launch.gloo_run, launch.gloo_run_elastic = run, run_elastic
+    gloo_run.create_rendezvous_handler = rendezvous.elastic_handler
+    gloo_run.ElasticDriver = MeetingDriver
+    rendezvous.close_services()
+
+
+def _serve_on(address: str, settings: Any) -> str:
+    """Makes the run that follows use a closed store on this address."""
+    server = ClosedServer(address, settings.verbose)
+    variables = gloo_run.create_run_env_vars
+    gloo_run.RendezvousServer = lambda verbose: server
+    gloo_run.create_run_env_vars = lambda address, *rest: variables(server.environment_address(), *rest)
+    return address
+
+
 if __name__ == "__main__":
     horovodrun_ranks.install()
+    close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
-    run_commandline()
+    launch.run_commandline()

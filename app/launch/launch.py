@@ -34,6 +34,7 @@ from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
+_STARTS = 4  # of an elastic run: the first, and those after all of its processes have died
 _FAILURE_GRACE = 20  # seconds in which the others end by themselves once a rank has said why it failed
 
 
@@ -177,10 +178,39 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
         command[:1] = [sys.executable, "-m", module]
     # mpirun passes SIGUSR1 on to every rank and waits; by SIGTERM it would kill them after a second.
-    return _watch(Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM), launch)
+    return _run(command, environ, launch)
 
 
-def _watch(job: Job, launch: Launch) -> int:
+def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
+    """Runs the job to its end and returns the exit code.
+
+    An elastic run whose processes have all died is started again and goes on from its checkpoint, a few times.
+    """
+    for start in range(1, _STARTS + 1):
+        job = Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM)
+        code, words, all_died, folder = _watch(job, launch)
+        if not all_died or job.asked is not None or start == _STARTS:
+            break
+        print(
+            f"warning: {words.strip().removeprefix('error: ')}\n"
+            f"warning: no process is left: the run starts again from its checkpoint ({start} of {_STARTS - 1} times)",
+            file=sys.stderr,
+            flush=True,
+        )
+        if folder and not any(word.startswith(("--output", "--resume")) for word in launch.program):
+            command = [*command, "--output", folder]
+            launch = replace(launch, program=[*launch.program, "--output", folder])
+    say_last(words)
+    return code
+
+
+def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
+    """Shows what a job says until its end.
+
+    Returns:
+        The exit code, the last words, whether all processes of an elastic run died without a reason of their own, and
+        the run's folder if it is known.
+    """
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
     alone = Alone(job) if launch.elastic else None
@@ -204,8 +234,8 @@ def _watch(job: Job, launch: Launch) -> int:
         words = f"error: no process was left for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
-    say_last(words)
-    return code
+    died = launch.elastic and launcher_code and output.reasoned(None) is None and (output.failures or output.killed())
+    return code, words, bool(died or (alone and alone.found)), output.folder
 
 
 def _grace(failures: list[Failure], launch: Launch) -> float:

@@ -37,6 +37,7 @@ class Output:
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
     kept_back: str = ""
+    folder: str = ""  # of the run, as its rank 0 says
     begun: bool = False  # a rank has spoken, or the launcher itself must be heard
 
     def __post_init__(self) -> None:
@@ -130,6 +131,8 @@ class Output:
         elif stream == "err" and (self._ending() or _CONSEQUENCE.match(line)):
             self.kept_back += line
         else:
+            if stream == "out" and line.startswith("output: "):
+                self.folder = line.removeprefix("output: ").strip()
             plain = rank == 0 or (self.elastic and stream == "out")
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
 

@@ -14,13 +14,25 @@ import stat
 
 import horovod.torch as hvd
 
+from app.base.errors import DONE
+from app.base.failure import leave_silently
+from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
+from app.world import rendezvous
 
 _opened: set[int] = set()  # inodes of the sockets that hvd.init() opened
 
 
 def init() -> None:
-    """Calls hvd.init(), where all processes of the run meet, and notes the sockets that it opens."""
+    """Calls hvd.init(), where all processes of the run meet, and notes the sockets that it opens.
+
+    A process of an elastic run that is not wanted any more ends here.
+    """
+    if is_elastic():
+        with phase(WAITING):
+            rank = rendezvous.wait_for_place()
+        if rank < 0:
+            leave_silently(DONE)
     before = set(_sockets())
     try:
         with phase(WAITING):

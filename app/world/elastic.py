@@ -6,6 +6,7 @@ back what was last committed, and calls the session again with the processes tha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from horovod.common.exceptions import HorovodInternalError
 
 from app.base.errors import LOST, Lost
 from app.base.launcher_environment import is_elastic
-from app.world import connections
+from app.world import connections, rendezvous
 from app.world.world import broadcast_numbers
 
 Commit = Callable[[], None]
@@ -47,6 +48,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
     """
     try:
         if is_elastic():
+            rendezvous.close_services(os.environ["HOROVOD_GLOO_IFACE"])
             # Horovod: its elastic mode.
             run_fn(lambda committed: session(committed.commit), _meet_again)(_Committed(save, restore))
         else:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import psutil
 from horovod.runner.common.util.hosts import SlotInfo
-from horovod.runner.http.http_server import RendezvousServer
 
 from app.base.errors import UserError
+from app.world.rendezvous import ClosedServer
 
 _INTERFACE = "HOROVOD_GLOO_IFACE"
 
@@ -36,13 +36,13 @@ def prepare() -> Callable[[], None]:
     slots = world.allgather(slot)
     one_host = node.size == world.size
 
-    server = RendezvousServer() if world.rank == 0 else None
-    port = world.bcast(_serve(server, slots) if server else None)
     other = next((each.hostname for each in slots if each.hostname != hostname), hostname)
     address = world.bcast("127.0.0.1" if one_host else _own_address(towards=other))
+    server = ClosedServer(address) if world.rank == 0 else None
+    store, port = world.bcast(_serve(server, slots) if server else None)
     interface = "lo" if one_host else _interface_of(_own_address(towards=address if server is None else other))
 
-    described = _described(slot, address, port, os.environ.get(_INTERFACE, interface))
+    described = _described(slot, store, port, os.environ.get(_INTERFACE, interface))
     before = {name: os.environ.get(name) for name in described}
     os.environ |= described
     for communicator in (across, node):
@@ -60,13 +60,14 @@ def prepare() -> Callable[[], None]:
     return end
 
 
-def _serve(server: RendezvousServer, slots: list[SlotInfo]) -> int:
-    port = int(server.start())
+def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
+    """Starts the store; what its processes find it by, and its port."""
+    port = server.start()
     server.init(slots)
-    return port
+    return server.environment_address(), port
 
 
-def _described(slot: SlotInfo, address: str, port: int, interface: str) -> dict[str, str]:
+def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
     """The variables that horovodrun sets, by their names in Horovod's gloo_run.py."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
@@ -78,7 +79,7 @@ def _described(slot: SlotInfo, address: str, port: int, interface: str) -> dict[
         "HOROVOD_LOCAL_SIZE": str(slot.local_size),
         "HOROVOD_CROSS_RANK": str(slot.cross_rank),
         "HOROVOD_CROSS_SIZE": str(slot.cross_size),
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": store,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
         _INTERFACE: interface,
     }

@@ -27,11 +27,23 @@ RECIPE = [
 ]  # fmt: skip
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
+# Less than the 120 s that Horovod gives a process which does not answer: nothing may wait for a process that has died.
+PATIENCE = 110
+
+
+class Run:
+    """The elastic run of the test, and what it has said."""
+
+    def __init__(self, job: subprocess.Popen[bytes], log: Path) -> None:
+        self.job, self.log = job, log
+
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+        """Fails with the run's words where it ends before the condition is true, or after the time."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.job.poll() is None, f"the run ended before {what}: {self.log.read_text()}"
+            assert time.monotonic() < end, f"waited {seconds} s for {what}: {self.log.read_text()}"
+            time.sleep(0.05)
 
 
 def members(folder: Path) -> list[int]:
@@ -81,13 +93,13 @@ def settled(folder: Path, slots: int) -> int:
     return there if there == processes(folder) <= slots else 0
 
 
-def on_slot(folder: Path, slot: int) -> bool:
-    """Whether a process trains on that slot of this machine, 1 the first: each has a loopback name of its own."""
-    environs = []
+def on_slot(folder: Path, slot: int) -> int:
+    """The process on that slot of this machine, 1 the first, or 0: each slot has a loopback name of its own."""
     for pid in members(folder):
         with contextlib.suppress(OSError):
-            environs.append(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    return any(f"HOROVOD_HOSTNAME=127.0.0.{slot}".encode() in environ for environ in environs)
+            if f"HOROVOD_HOSTNAME=127.0.0.{slot}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                return pid
+    return 0
 
 
 @pytest.fixture
@@ -112,6 +124,8 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     with log.open("w") as out:
         job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=ENVIRON, stdout=out, stderr=out)
     started.append(job)
+    run = Run(job, log)
+    wait_for = run.wait_for
     draw, slots, done = random.Random(3), 2, []
     wait_for(lambda: checkpoints(folder), "the first epoch")
     for event in PLAN:
@@ -126,13 +140,19 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
             slots = slots + 1 if event == "join" else slots - 1
             hosts.write_text(f"localhost:{slots}\n")
         done.append(event)
+        if event == "join":
+            wait_for(lambda slots=slots: on_slot(folder, slots), "the new process to start")  # type: ignore[misc]
+            if done.count(event) == 2:  # one that dies before it can take part costs nothing
+                os.kill(on_slot(folder, slots), signal.SIGKILL)
         if event == "leave":  # else the next event may kill the only one that stays: nobody would have the state
             wait_for(lambda slots=slots: not on_slot(folder, slots + 1), "the slot to be left")  # type: ignore[misc]
         wait_for(lambda slots=slots: settled(folder, slots), f"processes after {event}")  # type: ignore[misc]
         before = iteration(folder)
         wait_for(lambda before=before: iteration(folder) > before + draw.randint(3, 9), f"steps after {event}")  # type: ignore[misc]
-        assert job.poll() is None, log.read_text()
     assert len(done) == 10
+    for pid in members(folder):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "the run starts again from its checkpoint" in log.read_text(), "the next start")
     seen = checkpoints(folder)
     wait_for(lambda: len(checkpoints(folder) - seen) >= 2, "two more epochs")
     last = sorted(checkpoints(folder))[-2]  # whole, as the next one has been begun after it
@@ -144,7 +164,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
         [*launch, "--launcher", "none", *RECIPE, "--output", alone], env=ENVIRON, stdout=subprocess.DEVNULL
     )
     started.append(single)
-    wait_for(lambda: last in checkpoints(alone), "the undisturbed run", 400)
+    Run(single, log).wait_for(lambda: last in checkpoints(alone), "the undisturbed run", 400)
     a, b = (torch.load(run / "checkpoints" / last, weights_only=True) for run in (folder, alone))
     assert a["position"] == b["position"] and a["errors"] == b["errors"]
     pairs = [(name, a["model"][name], b["model"][name]) for name in b["model"]]

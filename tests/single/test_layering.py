@@ -29,6 +29,7 @@ HEAVY = {"torch", "torchvision", "numpy"}
 IN_A_RANK = {"horovod", "mpi4py"}
 OUTSIDE_RANKS = {
     "hosts/libraries.py",
+    "launch/elastic_driver.py",
     "launch/horovodrun.py",
     "launch/horovodrun_ranks.py",
 }  # programs of their own, which use Horovod too

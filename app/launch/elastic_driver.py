@@ -1,0 +1,222 @@
+"""Who takes part in an elastic run and when its processes meet, in place of Horovod's own rules.
+
+With Horovod's rules the processes that stay wait inside hvd.init() while a new one starts, for half a minute. If the
+new one dies meanwhile, the end of their wait is an abort. Here a process asks for its place (app.world.rendezvous)
+before hvd.init() and gets it when all others have asked too. A process that dies before that is left out and the
+places are dealt again. Where hosts are added, their processes are started first, and the others go on training until
+these ask for a place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from horovod.runner.elastic.driver import DISCOVER_HOSTS_FREQUENCY_SECS, ElasticDriver
+from horovod.runner.elastic.worker import HostUpdateResult
+
+Key = tuple[str, int]  # host, slot of it
+
+
+class MeetingDriver(ElasticDriver):
+    """Horovod's driver of an elastic run with other rules for its meetings.
+
+    A meeting has members. It is open until each of them has asked for its place or one has died; then it begins, or a
+    new one with other members is opened. Once it has begun, the next one is opened when each member has asked again or
+    died. `_changed` guards what the threads share: one for each process, one for each request, the thread that looks
+    for hosts, and the one that leads the meetings.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._changed = threading.Condition()
+        self._members: set[Key] = set()
+        self._begun = False
+        self._number = 0  # of the meeting
+        self._running: set[Key] = set()
+        self._asking: set[Key] = set()  # have asked for a place and wait for it
+        self._early: set[Key] = set()  # were started for a later meeting and have not asked yet
+        self._ended: dict[Key, int] = {}  # members that have ended, with their exit codes
+        self._notifier: threading.Thread | None = None
+        super().__init__(*arguments, **options)
+
+    # What Horovod and the requests call
+
+    def start(self, num_proc: int, create_worker_fn: Any) -> None:
+        """Starts the first processes."""
+        self._create_worker_fn = create_worker_fn
+        self._open(num_proc)
+        threading.Thread(target=self._lead, daemon=True).start()
+
+    def wait_for_place(self, host: str, slot: int) -> None:
+        """Returns when the meeting begins in which this process has a place, or when the run goes on without it."""
+        key = host, slot
+        with self._changed:
+            self._asking.add(key)
+            self._early.discard(key)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: key not in self._asking or self.finished())
+
+    def get_results(self) -> Any:
+        """Waits for the end of the run."""
+        self._shutdown.wait()
+        return super().get_results()
+
+    def stop(self, error_message: str | None = None) -> None:
+        """Ends the run."""
+        super().stop(error_message)
+        with self._changed:
+            self._changed.notify_all()
+
+    # Meetings
+
+    def _lead(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self.finished() or self._is_over())
+                ended = dict(self._ended)
+            if self.finished():
+                return
+            if any(code == 0 for code in ended.values()) or len(ended) == len(self._members):
+                self.stop()  # the training is done, or nobody is left who has its state
+            elif self._begun or ended:
+                for host, _ in ended:
+                    self._host_manager.blacklist(host)
+                try:
+                    self._open(self._min_num_proc)
+                except Exception:
+                    logging.exception("no meeting can be opened, the run ends")
+                    self.stop()
+            else:
+                self._begin()
+
+    def _is_over(self) -> bool:
+        """Whether the state of the meeting changes: nobody is missing, or one died before it has begun."""
+        missing = self._members - self._asking - self._ended.keys()
+        return not missing or (not self._begun and bool(self._ended))
+
+    def _open(self, least: int) -> None:
+        """Opens a meeting of the processes that run and of those for which there is a slot, which are started."""
+        hosts = self.wait_for_available_slots(least)
+        self._update_host_assignments(hosts)
+        with self._changed:
+            slots = list(self._rank_assignments.values())
+            self._members = {_key(slot) for slot in slots}
+            self._begun = False
+            self._number += 1
+            self._ended.clear()
+            self._asking &= self._members | {key for key in self._asking if self._has_slot(key)}
+            self._early -= self._members
+            missing = [slot for slot in slots if _key(slot) not in self._running]
+            self._changed.notify_all()
+        self._start_worker_processes(missing)
+
+    def _begin(self) -> None:
+        with self._changed:
+            self._begun = True
+            self._asking -= self._members
+            self._changed.notify_all()
+
+    def _get_host_assignments(self, current_hosts: Any) -> Any:
+        """As Horovod's, without hosts whose new processes are not ready yet, if the others are enough."""
+        late = {host for host, _ in self._early} - {host for host, _ in self._members}
+        ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
+        enough = ready.count_available_slots() >= self._min_num_proc
+        return super()._get_host_assignments(ready if enough else current_hosts)
+
+    def _has_slot(self, key: Key) -> bool:
+        hosts = self._host_manager.current_hosts
+        return key[0] in hosts.available_hosts and key[1] < hosts.get_slots(key[0])
+
+    # Processes
+
+    def _start_worker_process(self, slot_info: Any) -> None:
+        events = [self._shutdown, self._host_manager.get_host_event(slot_info.hostname)]
+        with self._changed:
+            self._running.add(_key(slot_info))
+
+        def run() -> None:
+            code, when = self._create_worker_fn(slot_info, events)
+            self._has_ended(_key(slot_info), code, when)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self._results.expect(thread)
+
+    def _has_ended(self, key: Key, code: int, when: float) -> None:
+        with self._changed:
+            early = key in self._early and all(host != key[0] for host, _ in self._members)
+            for keys in (self._running, self._asking, self._early):
+                keys.discard(key)
+            number = self._number
+            if key in self._members:
+                self._ended[key] = code
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self.finished() or self._number != number)
+                if self.finished() and self._number == number:
+                    self._results.add_result(f"{key[0]}[{key[1]}]", (code, when))
+        if early:
+            self._host_manager.blacklist(key[0])  # or it would be started again each second
+
+    # Hosts
+
+    def _discover_hosts(self) -> None:
+        first = True
+        while not self.finished():
+            try:
+                changed = self._host_manager.update_available_hosts() != HostUpdateResult.no_update
+            except BaseException as error:
+                if first:  # the script is wrong: the run does not start
+                    self._shutdown.set()
+                logging.warning(str(error))
+                changed = first
+            if changed:
+                with self._wait_hosts_cond:
+                    self._wait_hosts_cond.notify_all()
+            if self._begun:
+                self._look_for_changes()
+            first = False
+            self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
+
+    def _look_for_changes(self) -> None:
+        """Starts processes on new slots, and tells the run while other processes than its own should take part.
+
+        It is told again each second until it changes: a message that comes while processes meet is lost.
+        """
+        hosts = self._host_manager.current_hosts
+        if hosts.count_available_slots() >= self._min_num_proc:
+            with self._changed:
+                slots = super()._get_host_assignments(hosts)[1]
+                new = [slot for slot in slots if _key(slot) not in self._running | self._members]
+                self._early |= {_key(slot) for slot in new}
+            self._start_worker_processes(new)
+            if {_key(slot) for slot in self._get_host_assignments(hosts)[1]} == self._members:
+                return
+        coordinator = self.get_coordinator_info()
+        client = coordinator and self.get_worker_client(coordinator)
+        if client and not (self._notifier and self._notifier.is_alive()):
+            self._notifier = threading.Thread(target=self._tell, args=(client,), daemon=True)
+            self._notifier.start()
+
+    def _tell(self, client: Any) -> None:
+        """In a thread of its own: a host that is gone without a word answers after minutes."""
+        try:
+            client.notify_hosts_updated(int(time.time()), HostUpdateResult.mixed)
+        except Exception as error:
+            logging.info("the run was not told that its hosts changed: %s", error)
+
+
+class _Hosts:
+    """Some of the hosts that Horovod has discovered."""
+
+    def __init__(self, discovered: Any, order: list[str]) -> None:
+        self.host_assignment_order = order
+        self.get_slots = discovered.get_slots
+
+    def count_available_slots(self) -> int:
+        return sum(self.get_slots(host) for host in self.host_assignment_order)
+
+
+def _key(slot: Any) -> Key:
+    return slot.hostname, slot.local_rank

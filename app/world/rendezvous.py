@@ -1,0 +1,185 @@
+"""Horovod's HTTP store and its services, closed to everyone who does not belong to the job.
+
+The processes of a job find one another at an HTTP store. Horovod's own one listens on all network interfaces, answers
+everyone, stores values of any size, and unpickles what elastic processes put there. This one listens on one address
+and answers only requests whose path begins with a random token. The token reaches the processes through their
+environment, in HOROVOD_GLOO_RENDEZVOUS_ADDR: Horovod puts that variable and the port together to
+`http://ADDR:PORT/SCOPE/KEY`, so that an ADDR of `10.0.0.1:4242/TOKEN` gives the path `/TOKEN:PORT/SCOPE/KEY`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import http.client
+import io
+import logging
+import os
+import pickle
+import secrets
+import socketserver
+import struct
+import threading
+from typing import Any
+
+import psutil
+from horovod.runner.common.util import network
+from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
+
+LARGEST = 2**20  # bytes of a stored value and of a message; those of gloo have a few hundred
+PLACE = "place"  # the scope where a process of an elastic run asks for its place
+RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names of its scopes
+_PATIENCE = 600.0  # seconds that a process waits for its place
+
+
+class ClosedServer(RendezvousServer):
+    """Horovod's store on one address, behind a token."""
+
+    def __init__(self, address: str, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.address = address
+        self.token = secrets.token_hex(16)
+
+    def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
+        """Starts to answer, and returns the port, which the system chooses."""
+        self._httpd = RendezvousHTTPServer((self.address, 0), _closed(handler_cls, self.token), self._verbose)
+        self._httpd.daemon_threads = True
+        self._listen_thread = threading.Thread(target=self._httpd.serve_forever, daemon=True)
+        self._listen_thread.start()
+        return int(self._httpd.server_address[1])
+
+    def environment_address(self) -> str:
+        """The value of HOROVOD_GLOO_RENDEZVOUS_ADDR for the processes of the job."""
+        return f"{self.address}:{self._httpd.server_address[1]}/{self.token}"
+
+
+def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHandler]:
+    class ClosedHandler(handler):
+        path: str
+
+        def parse_request(self) -> bool:
+            """Reads the request's line and headers. Returns False where the request has been refused."""
+            if not super().parse_request():
+                return False
+            first, _, rest = self.path.removeprefix("/").partition("/")
+            given = first.partition(":")[0]
+            length = self.headers.get("Content-Length", "0")
+            if not hmac.compare_digest(given.encode(), token.encode()) or self.command not in ("GET", "PUT", "DELETE"):
+                return self._refuse(404)
+            if rest.count("/") != 1 or not length.isdecimal():
+                return self._refuse(400)
+            if int(length) > LARGEST:
+                return self._refuse(413)
+            self.path = f"/{rest}"
+            return True
+
+        def _refuse(self, status: int) -> bool:
+            self.close_connection = True
+            self.send_status_code(status)
+            return False
+
+    return ClosedHandler
+
+
+def elastic_handler(driver: Any) -> type[RendezvousHandler]:
+    """What answers the processes of an elastic run. driver: app.launch.elastic_driver.MeetingDriver."""
+
+    class MeetingHandler(RendezvousHandler):
+        def _get_value(self, scope: str, key: str) -> bytes | None:
+            if scope in (PLACE, RANK_AND_SIZE):
+                host, _, slot = key.rpartition(":")
+                if scope == PLACE:
+                    driver.wait_for_place(host, int(slot))
+                found: bytes = driver.get_slot_info(host, int(slot)).to_response_string().encode()
+                return found
+            value: bytes | None = super()._get_value(scope, key)
+            return value
+
+        def _put_value(self, scope: str, key: str, value: bytes) -> None:
+            if scope != WORKER_ADDRESSES:
+                super()._put_value(scope, key, value)
+                return
+            host, _, slot = key.rpartition(":")
+            try:
+                addresses, secret = plain(base64.b64decode(value, validate=True))
+                driver.register_worker_server(host, int(slot), addresses, secret)
+            except (pickle.UnpicklingError, ValueError, TypeError, EOFError, binascii.Error) as error:
+                logging.warning("a message to %s was refused: %s", key, error)
+
+    return MeetingHandler
+
+
+def plain(data: bytes) -> Any:
+    """Unpickles numbers, words, bytes and containers of them. Raises pickle.UnpicklingError for anything else."""
+    return _NoClasses(io.BytesIO(data)).load()
+
+
+class _NoClasses(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it holds an object of {module}.{name}")
+
+
+def wait_for_place() -> int:
+    """Asks the launcher of an elastic run for this process's place in the next meeting, and waits until it begins.
+
+    The launcher answers when all processes that take part have asked, so that none meets one that is not there yet, or
+    dies before it is. Sets Horovod's variables in the environment.
+
+    Returns:
+        This process's rank, -1 where the run goes on without it.
+    """
+    server, _, token = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].partition("/")
+    key = f"{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
+    connection = http.client.HTTPConnection(server, timeout=_PATIENCE)
+    try:
+        connection.request("GET", f"/{token}/{PLACE}/{key}")
+        numbers = connection.getresponse().read().decode().split(",")
+    finally:
+        connection.close()
+    if int(numbers[0]) >= 0:
+        names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+        os.environ |= {f"HOROVOD_{name}": number for name, number in zip(names, numbers, strict=True)}
+    return int(numbers[0])
+
+
+_read = network.Wire.read
+
+
+def close_services(interface: str | None = None) -> None:
+    """Makes Horovod's other services of this process, which ask for the job's key, refuse messages above LARGEST; with
+    an interface, they listen only there."""
+    network.Wire.read = _read_limited
+    address = address_of(interface) if interface else ""
+    if address:
+        network.find_port = lambda serve: _bound(serve((address, 0)))
+
+
+def _bound(server: socketserver.TCPServer) -> tuple[socketserver.TCPServer, int]:
+    return server, int(server.server_address[1])
+
+
+def _read_limited(self: Any, stream: Any) -> Any:
+    head = stream.read(36)  # a digest of 32 bytes, the length in 4
+    if len(head) < 36:
+        raise EOFError
+    if not 0 <= struct.unpack("i", head[32:])[0] <= LARGEST:
+        raise EOFError(f"a message of more than {LARGEST} bytes was refused")
+    return _read(self, _Joined(head, stream))
+
+
+class _Joined:
+    """A stream that begins with bytes which were read from it before."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = io.BytesIO(head), rest
+
+    def read(self, size: int) -> bytes:
+        found: bytes = self._head.read(size) or self._rest.read(size)
+        return found
+
+
+def address_of(interface: str) -> str:
+    """The IPv4 address of a network interface of this host, "" without one."""
+    found = [each.address for each in psutil.net_if_addrs().get(interface, []) if each.family.name == "AF_INET"]
+    return found[0] if found else ""
