@@ -1,4 +1,4 @@
-"""`python -m app.start [LAUNCHER OPTIONS] COMMAND [OPTIONS]`: what ./run.sh runs."""
+"""`python -m app.start [LAUNCH OPTIONS] COMMAND [OPTIONS]`: the program that ./run.sh runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from app.launch import launch
 
 
 def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
-    """Starts a command, and returns the exit code. program: what a rank runs; another one reads its own options."""
+    """Starts a command and returns the exit code.
+
+    program: what a rank runs. A program other than this one reads the command's options itself.
+    """
     if argv[:1] in (["version"], ["--version"], ["-V"]):
         print(describe_version())
         return DONE

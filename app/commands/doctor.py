@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with the hosts a run is meant for, each with its fix."""
+"""`doctor`: finds what is wrong with the hosts of a run, each fault with its fix."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh doctor",
-        description="Asks every host by ssh what would stop or slow a run there, then times an allreduce between all.",
+        description="Asks every host by ssh for what would stop or slow a run, then measures the network between them.",
         epilog="example: ./run.sh doctor --hostfile hostfiles/two-nodes --data /imagenet",
     )
     options.add_options(parser)
-    parser.add_argument("--data", default="", metavar="FOLDER", help="that every host must see alike")
-    parser.add_argument("--output", default="", metavar="FOLDER", help="that runs will write to")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT, help=f"seconds for an answer (default: {TIMEOUT:g})")
-    parser.add_argument("--json", action="store_true", help="findings as JSON")
+    parser.add_argument("--data", default="", metavar="FOLDER", help="folder of images that every host must have")
+    parser.add_argument("--output", default="", metavar="FOLDER", help="folder that runs will write to")
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT, help=f"seconds that a host has to answer (default: {TIMEOUT:g})"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options, with .listed: the hosts. Raises UserError."""
+    """Returns the options; their attribute `listed` holds the hosts. Raises UserError."""
     given = make_parser().parse(argv)
     options.check(given)
     if not 1 <= given.timeout <= 3600:
@@ -50,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError; exits with 1 where something has failed."""
+    """Runs the command. Raises UserError; exits with code 1 where a check has failed."""
     given = parse(argv)
     from app.doctor.doctor import examine
     from app.hosts.remote import Ssh
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def launching(given: argparse.Namespace) -> list[str]:
-    """The launcher's options of a run on the same hosts."""
+    """Returns the launch options of a run on the same hosts."""
     values = {
         "-np": given.np,
         "-H": given.hosts,
@@ -82,7 +84,7 @@ def launching(given: argparse.Namespace) -> list[str]:
 
 
 def lines(found: list[HostFinding], colours: bool) -> list[str]:
-    """A line for a check that is the same and ok on all hosts, else one for each host."""
+    """Returns one line for a check that is ok and the same on all hosts, otherwise one line for each host."""
     width = max(len(each.host) for each in found)
     shown = []
     for _, each_of_check in groupby(found, key=lambda each: each.check):
@@ -102,6 +104,6 @@ def _line(each: HostFinding, width: int, colours: bool) -> str:
 
 
 def summary(found: list[HostFinding]) -> str:
-    """The last line."""
+    """Returns the last line, with the number of findings of each status."""
     failed, warned = (sum(each.status == status for each in found) for status in (FAIL, WARN))
     return f"doctor: {failed} failed, {warned} to look at, {len(found) - failed - warned} ok"

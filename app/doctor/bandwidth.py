@@ -1,8 +1,8 @@
-"""What the network gives: `python -m app.doctor.bandwidth LAUNCHER OPTIONS` starts all processes and prints JSON.
+"""Measures the network: `python -m app.doctor.bandwidth LAUNCH OPTIONS` starts all processes and prints JSON.
 
-First a plain stream from each host to the next, all at once: what the interface gives. Then a short allreduce between
-all processes. A ring of P processes that sums B bytes sends 2 (P - 1)/P B through each of its links, and a host's
-interface is one of them, as launchers number the ranks of a host one after the other: so both are compared.
+First each host sends a plain TCP stream to the next, all at once. Then all processes make a short allreduce. A ring of
+P processes that sums B bytes sends 2 (P - 1)/P B through each of its links. A host's interface is one of these links,
+because launchers number the ranks of a host one after the other. So the two rates can be compared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPEATS = 3
 
 
 def measure() -> None:
-    """A rank's part; rank 0 prints the result. Rates are in Gbit/s."""
+    """Measures as one rank of the job. Rank 0 prints the result, with rates in Gbit/s."""
     from app.world import world
 
     here = world.start()
@@ -53,7 +53,7 @@ def measure() -> None:
 
 
 def _allreduce(here: World) -> tuple[int, float]:
-    """(bytes, seconds of the quickest one)."""
+    """Returns the bytes of an allreduce and the seconds that the fastest one took."""
     import torch
 
     from app.world.world import broadcast_object
@@ -74,7 +74,7 @@ def _seconds(tensor: torch.Tensor) -> float:
 
 
 def _stream(here: World) -> float:
-    """What the slowest host receives from the one before it, 0 where there is one host. Every process must call it."""
+    """Returns the rate at which the slowest host receives in Gbit/s, 0 for one host. Every process must call it."""
     from app.world.world import gather_objects
 
     server = socket.create_server(("", 0)) if here.local_rank == 0 else None
@@ -110,7 +110,7 @@ def _receive(server: socket.socket) -> float:
 
 
 def _address() -> str:
-    """This host's address on the interface that gloo uses, or its name."""
+    """Returns this host's address on the interface that gloo uses, or its name."""
     addresses = psutil.net_if_addrs().get(os.environ.get("HOROVOD_GLOO_IFACE", ""), [])
     of_family = (str(each.address) for each in addresses if each.family == socket.AF_INET)
     return next(of_family, socket.gethostname())

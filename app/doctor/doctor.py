@@ -1,6 +1,6 @@
-"""Looks for what would stop or slow a run on the hosts it is to run on, before it does: asks them, then lets them talk.
+"""Looks for what would stop or slow a run on its hosts: asks the hosts, then measures the network between them.
 
-Needs nothing but ssh to say what is wrong with a host; the allreduce needs hosts that can run.
+Asking needs only ssh and python3 on a host. The measurement needs hosts on which a run can start.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, chec
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch import job
 
-ENOUGH = 0.5  # of what there should be; one stream of TCP seldom fills 100 Gbit/s
-HARMLESS = ("data", "output", "clock", "/dev/shm")  # what does not keep processes from talking
+ENOUGH = 0.5  # of the expected rate; one TCP stream seldom fills 100 Gbit/s
+HARMLESS = ("data", "output", "clock", "/dev/shm")  # checks whose failures do not prevent the measurement
 
 
 def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
-    """All findings. timeout: seconds for the hosts' answers, and as many for the allreduce; launching: its options."""
+    """Returns all findings.
+
+    timeout: seconds for the hosts' answers, and again for the measurement. launching: the launch options of a run.
+    """
     names = [host.name for host in request.hosts]
     answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output, option="--timeout")
     found = check_hosts(request, answers)
     if any(each.status == FAIL and each.check not in HARMLESS for each in found):
-        skipped = HostFinding("all", "allreduce", WARN, "not tried", "mend the faults above, then ask again")
+        skipped = HostFinding("all", "allreduce", WARN, "not tried", "fix the faults above, then run doctor again")
         return [*found, skipped]
     return found + _measure(request, answers, timeout, launching)
 
@@ -47,14 +50,17 @@ def _measure(
 
 
 def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
-    """Gbit/s that the slowest interface between the hosts says it has; 0 where none says it."""
+    """Returns the stated speed of the slowest interface between the hosts in Gbit/s, 0 where none states it."""
     facts = [answer.facts for answer in answers if answer.facts]
     used = [each["interfaces"].get(route_interface(request, each), {}) for each in facts]
     return min((interface["speed"] for interface in used if interface.get("speed")), default=0) / 1000
 
 
 def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
-    """What the bandwidths (of app.doctor.bandwidth) say. speed: the interface's in Gbit/s, 0 where it is not known."""
+    """Returns findings about the rates that app.doctor.bandwidth measured.
+
+    speed: the stated speed of the interface in Gbit/s, 0 where it is not known.
+    """
     found, stream = measured["allreduce"], measured["stream"]
     text = (
         f"{found:.2f} Gbit/s by {measured['collectives']} between {measured['processes']} processes"
@@ -69,8 +75,8 @@ def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
     ]
 
 
-_NETWORK = "give --interface the fast one, and look for other traffic or a slow switch"
-_ALLREDUCE = "look for busy cores, or for too many slots"
+_NETWORK = "give --interface the fastest one, and look for other traffic or a slow switch"
+_ALLREDUCE = "look for busy cores or too many slots"
 
 
 def _compare(check: str, text: str, found: float, wanted: float, fix: str) -> HostFinding:
@@ -79,13 +85,13 @@ def _compare(check: str, text: str, found: float, wanted: float, fix: str) -> Ho
 
 
 def _run(command: list[str], timeout: float) -> tuple[int | None, str, str]:
-    """(exit code, stdout, stderr); None as the code where it had to be ended."""
+    """Returns (exit code, stdout, stderr). The exit code is None if the command did not end in time."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             out, err = process.communicate(timeout=timeout)
             return process.returncode, out, err
         except subprocess.TimeoutExpired:
-            process.terminate()  # app.launch.launch asks its job to end, and ends it at the second time
+            process.terminate()  # app.launch.launch asks its job to end, and kills it at the second SIGTERM
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2)
         process.terminate()

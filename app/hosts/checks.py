@@ -1,7 +1,7 @@
-"""What is right and wrong on hosts, from what they answered: a finding for each check and host, with the fix.
+"""Findings about hosts from their answers: one for each check and host, with the fix.
 
-Pure: nothing is asked or started here. Where hosts must agree, the odd one is the one that differs from most of them,
-and of two the second.
+Nothing is asked or started here. Where hosts must agree, the finding is about the host that differs from most others,
+and of two hosts about the second one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLOCKS = 1.0  # seconds: logs of hosts are read side by side, and make and cache
 
 @dataclass(frozen=True)
 class HostFinding:
-    """fix: what to do about it, "" where it is ok."""
+    """The result of one check on one host. fix: what to do, "" where the status is ok."""
 
     host: str
     check: str
@@ -37,7 +37,7 @@ class HostFinding:
 
 @dataclass(frozen=True)
 class HostRequirements:
-    """What the hosts are wanted for. data, output: folders, "" where none was given."""
+    """What the hosts are needed for. data, output: folders, "" where none was given."""
 
     hosts: list[Host]
     interface: str | None
@@ -49,7 +49,7 @@ class HostRequirements:
 
 
 def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """All findings, check by check; a host that did not answer has one, about that."""
+    """Returns all findings, check by check. A host that did not answer has one finding about that."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in _CHECKS:
@@ -58,7 +58,7 @@ def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFi
 
 
 def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """The findings without which no run can start, from the short form of the probe."""
+    """Returns the findings that a start needs, from the short form of the probe."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in (_twice, _python, _packages, _app, _interface):
@@ -74,7 +74,7 @@ def _answered(answer: Answer) -> HostFinding:
 
 
 def _twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
-    """One machine under two names: its launchers would give it two times the processes."""
+    """Finds one machine under two names. The launchers would start all processes there twice."""
     known: dict[tuple[str, ...], str] = {}
     for host, facts in _facts(there):
         machine = (facts["name"], *sorted(each["address"] for each in facts["interfaces"].values()))
@@ -262,7 +262,7 @@ def _between(request: HostRequirements, facts: dict[str, Any]) -> str:
 
 
 def route_interface(request: HostRequirements, facts: dict[str, Any]) -> str:
-    """The interface through which a host reaches the others, "" where there is none."""
+    """Returns the interface through which a host reaches the others, "" where there is none."""
     if request.interface:
         return request.interface if request.interface in facts["interfaces"] else ""
     addresses = {address for name, address in facts["routes"].items() if facts["resolves"].get(name) != address}
@@ -278,7 +278,7 @@ def _same(
     status: str = FAIL,
     empty: str = "",
 ) -> Iterator[HostFinding]:
-    """Whether the hosts agree in a value. empty: what "" means where it is no fault."""
+    """Yields whether the hosts agree in a value. empty: the meaning of "" where it is no fault."""
     values = {host: of(facts) for host, facts in _facts(there)}
     most = Counter(value for value in values.values() if value or empty).most_common(1)
     usual = most[0][0] if most else ""

@@ -1,7 +1,8 @@
-"""What an elastic run asks each second: `python -m app.hosts.discover SCRIPT`, the hosts of the user's script.
+"""The program that an elastic run starts every second: `python -m app.hosts.discover SCRIPT`.
 
-Horovod bars a whole host for a while when one of its processes dies. This machine's slots are therefore listed one by
-one, under the loopback names 127.0.0.1, 127.0.0.2, ..., so that a process that dies costs its own slot only.
+It prints the hosts that the user's script prints. When a process dies, Horovod does not use its whole host for a while.
+So each slot of this machine is listed as a host of its own, under the loopback addresses 127.0.0.1, 127.0.0.2 and so
+on, and a process that dies only costs its own slot.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from app.base.errors import UserError
 from app.hosts import hostfile, this_host
 from app.hosts.hostfile import Host
 
-SECONDS = 30  # for the script to answer
+SECONDS = 30  # that the script has to answer
 MOST_LOCAL = 254  # 127.0.0.1 to 127.0.0.254
 
 
 def discover(script: str) -> list[Host]:
-    """The hosts and slots that the script prints, `host:slots` a line. Raises UserError where it fails."""
+    """Returns the hosts that the script prints, one `host:slots` in each line. Raises UserError where it fails."""
     try:
         found = subprocess.run([script], capture_output=True, timeout=SECONDS, check=False)
     except OSError as error:
@@ -32,7 +33,7 @@ def discover(script: str) -> list[Host]:
 
 
 def split_local(hosts: list[Host]) -> list[Host]:
-    """Each slot of this machine as a host of its own; the others as they are. Raises UserError for too many slots."""
+    """Returns each slot of this machine as a host, and the others unchanged. Raises UserError for too many slots."""
     result = []
     local = 0
     for host in hosts:
@@ -49,7 +50,7 @@ def split_local(hosts: list[Host]) -> list[Host]:
 
 
 def main(script: str) -> int:
-    """Prints `host:slots` lines. A script that fails once keeps its run: Horovod asks again."""
+    """Prints `host:slots` lines. If the script fails, the run continues, and Horovod asks again."""
     try:
         hosts = split_local(discover(script))
     except UserError as error:

@@ -1,9 +1,9 @@
-"""Hosts and their slots, as users of horovodrun and of mpirun write them, read once and written for each launcher.
+"""Hosts and their slots, in the forms that users of horovodrun and mpirun know.
 
-A host file has a host a line: `name`, `name:8`, `name slots=8`, `name slots=8 max_slots=16` (or `max-slots`), blank
-lines and `#` comments. A bare name has one slot; max_slots is read, but slots bind. -H takes `name` and `name:8`,
-between commas. Host names are letters, digits, dots, hyphens and underscores, so nothing which a shell would read
-passes.
+A host file has one host in each line: `name`, `name:8`, `name slots=8` or `name slots=8 max_slots=16` (or `max-slots`).
+It may have blank lines and `#` comments. A name alone has one slot. max_slots is read but not used. -H takes `name` and
+`name:8`, separated by commas. Host names consist of letters, digits, dots, hyphens and underscores, so that no shell
+finds anything else in them.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _LIKE = "write `name slots=8` or `name:8`"
 
 @dataclass(frozen=True)
 class Host:
-    """A host's name or address (IPv6 without brackets) and how many processes run there at most."""
+    """A host's name or address (IPv6 without brackets), and the largest number of processes on it."""
 
     name: str
     slots: int
 
 
 def read_hostfile(path: str) -> list[Host]:
-    """The hosts of a file in its order. UserError names the file, the line and the fix."""
+    """Returns the hosts of a file in its order. Raises UserError with the file, the line and the fix."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(
-            f"the host file {path} cannot be read ({reason}): give --hostfile a text file with a host a line"
+            f"the host file {path} cannot be read ({reason}): give --hostfile a text file with one host in each line"
         ) from None
     hosts = parse_lines(lines, path)
     if not hosts:
-        raise UserError(f"the host file {path} names no host: {_LIKE}, a host a line")
+        raise UserError(f"the host file {path} names no host: {_LIKE}, one host in each line")
     return hosts
 
 
 def parse_lines(lines: list[str], name: str) -> list[Host]:
-    """The hosts of a file's lines, none if there are none. UserError names the line and the fix."""
+    """Returns the hosts of a file's lines, possibly none. Raises UserError with the line and the fix."""
     entries = [
         (f"{name}, line {number}", _fields(line, f"{name}, line {number}")) for number, line in enumerate(lines, 1)
     ]
@@ -53,7 +53,7 @@ def parse_lines(lines: list[str], name: str) -> list[Host]:
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """The hosts of -H: `a:8,b:8`. UserError names the entry and the fix."""
+    """Returns the hosts of -H, as in `a:8,b:8`. Raises UserError with the entry and the fix."""
     entries = [(f"-H {text!r}, entry {number}", entry.split()) for number, entry in enumerate(text.split(","), start=1)]
     for place, fields in entries:
         if len(fields) != 1:
@@ -62,7 +62,7 @@ def parse_hosts(text: str) -> list[Host]:
 
 
 def check_slots(hosts: list[Host], processes: int) -> None:
-    """UserError where the hosts have fewer slots than there are processes."""
+    """Raises UserError where the hosts have fewer slots than there are processes."""
     slots = sum(host.slots for host in hosts)
     if processes > slots:
         listed = ", ".join(f"{host.name}:{host.slots}" for host in hosts[:8]) + (", ..." if len(hosts) > 8 else "")
@@ -72,7 +72,7 @@ def check_slots(hosts: list[Host], processes: int) -> None:
 
 
 def launcher_hosts(hosts: list[Host]) -> str:
-    """`a:8,b:8`, which horovodrun and mpirun read. UserError for an IPv6 address: neither can (Open MPI 4.1 tried)."""
+    """Returns `a:8,b:8`, which horovodrun and mpirun read. Raises UserError for an IPv6 address, which they do not."""
     for host in hosts:
         if ":" in host.name:
             raise UserError(
@@ -82,7 +82,7 @@ def launcher_hosts(hosts: list[Host]) -> str:
 
 
 def processes_on(hosts: list[Host], processes: int) -> list[int]:
-    """How many of the processes each host gets: the launchers fill host by host."""
+    """Returns the number of processes on each host. The launchers fill one host after the other."""
     counts = []
     for host in hosts:
         counts.append(min(host.slots, processes))
@@ -91,7 +91,7 @@ def processes_on(hosts: list[Host], processes: int) -> list[int]:
 
 
 def _fields(line: str, place: str) -> list[str]:
-    """The words of a line without its comment; `slots = 4` is one word, as Open MPI reads it."""
+    """Returns the words of a line without its comment. `slots = 4` is one word, as for Open MPI."""
     text, hash_sign, comment = line.partition("#")
     if hash_sign and "slots" in comment and re.fullmatch(r"\s*[^\s:]+", text):
         raise UserError(

@@ -1,4 +1,4 @@
-"""`python -m app.hosts.libraries`: what torch, Horovod and mpi4py are on this host, in one line of JSON."""
+"""`python -m app.hosts.libraries` prints one line of JSON about torch, Horovod and mpi4py on this host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Imports them all; MPI is not started. Raises ImportError where Horovod does not fit the torch that is there."""
+    """Imports all of them without starting MPI. Raises ImportError where Horovod was built for another torch."""
     import horovod.torch as hvd
     import mpi4py
     import torch

@@ -1,8 +1,8 @@
-"""What a host is and has, in a line of JSON: the program that app.hosts.remote sends to a host's `python3 -`.
+"""The program that app.hosts.remote sends to the `python3 -` of a host. It prints the facts of the host as JSON.
 
-Needs Python 3.7 and nothing else, so that it also answers where the app is missing. main() gets the question:
-root, python, site (the folder of the packages): the app's, as they are where the user is; hosts, interface, data,
-output; deep: whether to import torch and Horovod and read the data; timeout in seconds.
+It needs Python 3.7 and nothing else, so that it also answers where the app is missing. main() gets a question with
+these keys: root, python and site (the app's folder, interpreter and folder of packages on the user's machine), hosts,
+data, output, deep (whether to import torch and Horovod and to read the data) and timeout (seconds).
 """
 
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207
@@ -31,7 +31,7 @@ _IFF_UP, _IFF_LOOPBACK = 1, 8
 
 
 def main(question: dict[str, Any]) -> None:
-    """Prints the clock at once, then the facts; ends by itself when the time is over."""
+    """Prints the clock at once, then the facts. Ends by itself after the timeout."""
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {
@@ -61,7 +61,7 @@ def main(question: dict[str, Any]) -> None:
 
 
 def _words(command: list[str]) -> str:
-    """What a command prints, "" where it is missing, fails or hangs."""
+    """Returns what a command prints, "" where it is missing, fails or hangs."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE
@@ -79,7 +79,7 @@ def _address(name: str) -> str:
 
 
 def _packages(site: str) -> dict[str, str]:
-    """Versions by the names of the folders that pip leaves: nothing is imported."""
+    """Returns versions from the names of the folders that pip makes. Nothing is imported."""
     found: dict[str, str] = {}
     for path in glob.glob(os.path.join(glob.escape(site), "*.dist-info")):
         name, _, version = os.path.basename(path)[: -len(".dist-info")].partition("-")
@@ -89,7 +89,7 @@ def _packages(site: str) -> dict[str, str]:
 
 
 def _digest(root: str) -> str:
-    """Of the app's source, "" where there is none."""
+    """Returns a digest of the app's source, "" where there is none."""
     digest, files = hashlib.sha256(), 0
     for folder, folders, names in os.walk(os.path.join(root, "app")):
         folders.sort()
@@ -104,14 +104,14 @@ def _digest(root: str) -> str:
 
 
 def _git(root: str) -> str:
-    """The commit, and whether files differ from it; "" where root is no checkout."""
+    """Returns the commit and whether files differ from it, "" where root is no checkout."""
     git = ["git", "-c", "safe.directory=*", "-C", root]
     commit = _words([*git, "rev-parse", "--short", "HEAD"])
     return commit and commit + (" with changes" if _words([*git, "status", "--porcelain", "-uno"]) else "")
 
 
 def interfaces() -> dict[str, Any]:
-    """Those that are up and lead somewhere, with IPv4 address, MTU and speed in Mbit/s (0: it does not say)."""
+    """Returns the interfaces that are up, without loopback: IPv4 address, MTU and speed in Mbit/s (0 if unknown)."""
     found: dict[str, Any] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -138,7 +138,7 @@ def _read(interface: str, what: str) -> str:
 
 
 def _route(name: str) -> str:
-    """This host's own address on the way to another one. Connecting a UDP socket sends nothing."""
+    """Returns this host's own address on the route to another host. Connecting a UDP socket sends nothing."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((name, 9))
@@ -155,7 +155,7 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Of the folder, or of the nearest one above it that there is."""
+    """Describes the folder, or the nearest folder above it that exists."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -163,7 +163,7 @@ def _output(path: str) -> dict[str, Any]:
 
 
 def _data(path: str) -> dict[str, Any]:
-    """How many files, and a digest of their names and sizes."""
+    """Returns the number of files and a digest of their names and sizes."""
     digest, files = hashlib.sha256(), 0
     try:
         os.listdir(path)
@@ -179,7 +179,7 @@ def _data(path: str) -> dict[str, Any]:
 
 
 def _libraries(root: str, python: str) -> dict[str, Any]:
-    """What app.hosts.libraries says there, or why it cannot."""
+    """Returns what app.hosts.libraries prints there, or its error."""
     command = [python, "-m", "app.hosts.libraries"]
     try:
         done = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)

@@ -1,6 +1,7 @@
-"""Asks hosts over ssh, all at once, by a program sent to their python3: no host needs the app, no shell sees a name.
+"""Asks hosts over ssh, all at once.
 
-What ssh says when it cannot is put into one line with its fix (app.launch.explain).
+A program (app.hosts.probe) is sent to the python3 of each host, so that hosts do not need the app. If ssh fails,
+app.hosts.ssh puts the reason and the fix into one line.
 """
 
 from __future__ import annotations
@@ -30,21 +31,25 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Ssh:
-    """How the hosts are reached; None: as ~/.ssh/config says."""
+    """Port and private key of ssh. Where they are None, ~/.ssh/config decides."""
 
     port: int | None = None
     identity: str | None = None
 
     def arguments(self, timeout: int) -> list[str]:
-        """ssh's options; timeout: seconds to connect."""
-        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # of two values ssh takes the first
+        """Returns the options of ssh. timeout: seconds for connecting."""
+        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # ssh takes the first of two values
         words += ["-p", str(self.port)] if self.port else []
         return words + (["-i", self.identity] if self.identity else [])
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one host: the facts of app.hosts.probe, and its clock's seconds ahead of ours; or why there are none."""
+    """The answer of one host.
+
+    facts: what app.hosts.probe found, None where there is no answer; error then says why. here: whether the host is
+    this machine. ahead: seconds that its clock is ahead of ours.
+    """
 
     host: str
     here: bool
@@ -127,13 +132,13 @@ def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answ
 
 
 def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None, str]:
-    """(seconds that the host's clock is ahead, its facts, the last line of what else it writes)."""
+    """Returns (seconds that the host's clock is ahead, its facts, the last other line that it printed)."""
     assert process.stdin and process.stdout
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(program)
         process.stdin.close()
     ahead, facts, words = 0.0, None, ""
-    for line in process.stdout:  # a login script of the host may have words of its own
+    for line in process.stdout:  # a login script of the host may print lines too
         if line.startswith(probe.CLOCK):
             ahead = float(line[len(probe.CLOCK) :]) - time.time()
         elif line.startswith(probe.FACTS):

@@ -1,7 +1,7 @@
-"""`python -m app.hosts.slurm`: the host file of the Slurm job that it runs in.
+"""`python -m app.hosts.slurm` prints the host file of the Slurm job that it runs in.
 
-Slurm writes `node[01-03,7],gpu[1-2]n[1-2]` for the hosts and `8(x3),4(x5)` for their tasks; jobs of several components
-(`sbatch --het-group`) have both once for each.
+Slurm writes hosts as `node[01-03,7],gpu[1-2]n[1-2]` and their tasks as `8(x3),4(x5)`. Jobs of several components
+(`sbatch --het-group`) have both for each component.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
-    """The hosts of the job and its tasks on each, component by component. UserError outside of a job."""
+    """Returns the hosts of the job with its tasks on each as slots. Raises UserError outside of a job."""
     hosts: dict[str, int] = {}
     for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(_components(environ)))]:
         nodes = environ.get(f"SLURM_JOB_NODELIST{suffix}", "")
@@ -32,7 +32,7 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
                     f"Slurm lists {len(names)} nodes and tasks for {len(slots_of)}: give a host file instead"
                 )
             for name, slots in zip(names, slots_of, strict=True):
-                hosts.setdefault(name, slots)  # a job of components names the first of them without its suffix too
+                hosts.setdefault(name, slots)  # a job of several components has the first one without a suffix too
     if not hosts:
         raise UserError("this is no job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it")
     return [Host(name, slots) for name, slots in hosts.items()]
@@ -44,7 +44,7 @@ def _components(environ: Mapping[str, str]) -> int:
 
 
 def expand(nodes: str) -> list[str]:
-    """`a[01-02,7]n[1-2],b` in full: a01n1, a01n2, a02n1, ... UserError where it cannot be read."""
+    """Returns the names of a list, for example a1, a2 and b of `a[1-2],b`. Raises UserError for a wrong list."""
     names: list[str] = []
     at = 0
     while at < len(nodes):
@@ -58,7 +58,7 @@ def expand(nodes: str) -> list[str]:
 
 
 def counts(tasks: str) -> list[int]:
-    """`8(x3),4` in full: 8, 8, 8, 4. UserError where it cannot be read."""
+    """Returns the numbers of a list, for example 8, 8, 8, 4 of `8(x3),4`. Raises UserError for a wrong list."""
     numbers: list[int] = []
     for piece in tasks.split(","):
         found = _TASKS.fullmatch(piece)
@@ -69,7 +69,7 @@ def counts(tasks: str) -> list[int]:
 
 
 def _range(text: str) -> list[str]:
-    """`01-03,7`: 01, 02, 03, 7. Zeros in front are kept."""
+    """Returns the numbers of a range, for example 01, 02, 03, 7 of `01-03,7`. Leading zeros are kept."""
     numbers: list[str] = []
     for piece in text.split(","):
         found = _RANGE.fullmatch(piece)

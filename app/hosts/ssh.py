@@ -1,4 +1,4 @@
-"""How this program calls ssh, and what ssh says when it cannot reach a host, in one line with the fix."""
+"""The options of ssh, and the reason why ssh could not reach a host in one line with the fix."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "C
 
 @dataclass(frozen=True)
 class Cause:
-    """pattern: in the words of the launcher, with a group `host` where they name it; text: the cause and its fix; here:
-    it is about the host of the launcher."""
+    """A cause of a failure.
+
+    pattern: found in the text of the launcher or ssh; its group `host` is the host. text: the cause and its fix. here:
+    whether the cause is on the machine of the launcher.
+    """
 
     pattern: str
     text: str
@@ -79,7 +82,7 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
 
 
 def failed_because(host: str, words: str, code: int, port: int | None) -> str:
-    """Why ssh failed, from what it said and its exit code."""
+    """Returns why ssh failed. words: what it wrote to standard error; code: its exit code."""
     if found := first_cause(SSH_CAUSES, words):
         return say_cause(found[0], found[1], host, port)
     last = words.strip().splitlines()[-1:]

@@ -1,4 +1,4 @@
-"""What this machine is and has, found out without torch: names and addresses, interfaces, GPUs, Open MPI."""
+"""This machine: its names and addresses, interfaces, GPUs, Open MPI and limits. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 20  # seconds for a program of this machine to answer
 
 
 def check_name() -> None:
-    """UserError where this host's own name does not resolve: gloo would end in a SIGSEGV."""
+    """Raises UserError where this host's own name does not resolve. Gloo would end by SIGSEGV."""
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, None)
@@ -30,7 +30,7 @@ def check_name() -> None:
 
 
 def is_here(name: str) -> bool:
-    """Whether a host is this machine. UserError where its name does not resolve."""
+    """Returns whether a host is this machine. Raises UserError where its name does not resolve."""
     try:
         family, _, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_DGRAM)[0]
     except OSError:
@@ -44,7 +44,7 @@ def is_here(name: str) -> bool:
 
 
 def machine() -> str:
-    """What tells this machine, container or network namespace from others, also from those with the same name."""
+    """Returns text that differs between machines and containers, also where they have the same name."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -64,19 +64,19 @@ def check_shared_memory() -> None:
 
 
 def check_interface(name: str) -> None:
-    """UserError where this host has no such network interface."""
+    """Raises UserError where this host has no such network interface."""
     interfaces = [each for _, each in socket.if_nameindex()]
     if name not in interfaces:
         raise UserError(f"--interface {name} is not on {socket.gethostname()}: it has {', '.join(interfaces)}")
 
 
 def addresses() -> list[str]:
-    """The IPv4 addresses of this host's network interfaces, without loopback."""
+    """Returns the IPv4 addresses of this host's network interfaces without loopback."""
     return [each["address"] for each in probe.interfaces().values()]
 
 
 def gpus(device: str | None) -> int:
-    """How many GPUs a run on this machine has, without importing torch."""
+    """Returns the number of GPUs that a run on this machine has. Raises UserError where nvidia-smi hangs."""
     if device == "cpu" or not shutil.which("nvidia-smi"):
         return 0
     listing = _output_of(["nvidia-smi", "-L"])
@@ -89,7 +89,9 @@ def gpus(device: str | None) -> int:
 
 
 def visible_gpus(listing: str, visible: str | None) -> int:
-    """How many GPUs CUDA shows to a process. listing: what `nvidia-smi -L` prints; visible: CUDA_VISIBLE_DEVICES.
+    """Returns the number of GPUs that CUDA shows to a process.
+
+    listing: what `nvidia-smi -L` prints. visible: the value of CUDA_VISIBLE_DEVICES.
 
     CUDA reads the variable up to the first entry that is no GPU of this machine. An entry that occurs twice hides all.
     Of the parts of divided GPUs (MIG) a process gets one.
@@ -117,7 +119,7 @@ def visible_gpus(listing: str, visible: str | None) -> int:
 
 
 def open_mpi_version() -> int:
-    """Open MPI's major version. UserError where mpirun is missing or is not Open MPI's."""
+    """Returns Open MPI's major version. Raises UserError where mpirun is missing or is not Open MPI's."""
     if not shutil.which("mpirun"):
         raise UserError("there is no mpirun: run ./run.sh setup, or leave out --launcher mpirun and --collectives mpi")
     words = _output_of(["mpirun", "--version"])
@@ -133,7 +135,7 @@ def open_mpi_version() -> int:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raises the limit of open files of this process, if it is lower, as far as it may; returns what it is then."""
+    """Raises this process's limit of open files to `wanted` where it is lower and may be raised. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted if soft == resource.RLIM_INFINITY else soft
@@ -143,7 +145,8 @@ def allow_open_files(wanted: int) -> int:
 
 
 def _output_of(command: list[str]) -> str | None:
-    """What a program prints, None where it does not end in time. One that hangs in the kernel is left there."""
+    """Returns what a program prints, None where it does not end in time. It does not wait for a program that hangs in
+    the kernel."""
     with tempfile.TemporaryFile() as out:
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL)

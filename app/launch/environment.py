@@ -44,8 +44,11 @@ def travels(name: str) -> bool:
 
 
 def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a run: without what describes a rank of another job, and with every proxy left out on the
-    way to this host, as Horovod's processes talk to one another by HTTP. Raises UserError for a wrong value."""
+    """Returns the environment for a run. Raises UserError for a wrong value.
+
+    It lacks the variables that describe a rank of another job. It names this host as one that is reached without a
+    proxy, because Horovod's processes talk to one another by HTTP.
+    """
     for name, value in environ.items():
         if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
             raise UserError(f"{name}={value!r} in the environment is no whole number: correct it, or `unset {name}`")
@@ -62,8 +65,10 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str, str]:
-    """The environment without Slurm's variables where they are of a job that does not have these hosts. mpirun would
-    believe them, and refuse the hosts."""
+    """Returns the environment without Slurm's variables where they belong to a job that does not have these hosts.
+
+    mpirun reads these variables and would refuse the hosts.
+    """
     if not any(name.startswith("SLURM_") for name in environ):
         return dict(environ)
     try:
@@ -75,15 +80,21 @@ def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str
     return {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
 
 
-def check_not_nested(environ: Mapping[str, str]) -> None:
-    """Raises UserError where a launcher has started this command several times. Each would start a run of its own."""
+def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
+    """Returns the launcher that has started this process and the number of its processes; None without one."""
     above = set(_programs_above())
     for name, programs in _LAUNCHERS.items():
         size = environ.get(name, "")
-        found = [program for program in programs if program in above]
-        if not found or not size.isdigit() or (name == "SLURM_STEP_NUM_TASKS" and int(size) < 2):
-            continue
-        outer = programs[0]
+        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # Slurm starts shells and scripts as one task too
+        if size.isdigit() and int(size) >= least and above.intersection(programs):
+            return programs[0], int(size)
+    return None
+
+
+def check_not_nested(environ: Mapping[str, str]) -> None:
+    """Raises UserError where a launcher has started this command several times. Each would start a run of its own."""
+    if found := outer_launcher(environ):
+        outer, size = found
         raise UserError(
             f"{outer} has started this command {size} times, and each of them would start a whole run:"
             f" leave out {outer}, as ./run.sh starts the processes itself (./run.sh -np {size} ...),"

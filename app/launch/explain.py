@@ -1,4 +1,4 @@
-"""What ssh, mpirun and horovodrun say when they cannot start, in one line with the host and the fix."""
+"""Explains in one line, with the host and the fix, why ssh, mpirun or horovodrun could not start."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from app.hosts.ssh import HOST, SSH_CAUSES, Cause, first_cause, say_cause
 _LAUNCHERS = [
     Cause(
         r"There are not enough slots available",
-        "more processes than slots: give the hosts more slots, or lower -np",
+        "there are more processes than slots: give the hosts more slots, or lower -np",
         here=True,
     ),
     Cause(
         r"mpirun has detected an attempt to run as root",
-        "mpirun refuses root: start by ./run.sh, which allows it, or as another user",
+        "mpirun refuses root: start it by ./run.sh, which allows root, or as another user",
         here=True,
     ),
     Cause(
@@ -50,7 +50,7 @@ _LAUNCHERS = [
 
 
 def explain(words: str, remote: list[str]) -> str:
-    """The likely cause in what a launcher said, "" if none is known. remote: the hosts that it could be about."""
+    """Returns the likely cause in what a launcher wrote, "" if none is known. remote: the hosts that may be meant."""
     found = first_cause([*SSH_CAUSES, *_LAUNCHERS], words)
     if not found:
         return ""

@@ -1,7 +1,7 @@
-"""A launcher and all that it starts on this host, as one thing which is asked to end, and at the latest is ended.
+"""A launcher and all processes that it starts on this host: they are asked to end together, and killed if they do not.
 
-Linux only: orphans come back to this process (PR_SET_CHILD_SUBREAPER), so that none survives it; and the launcher gets
-a SIGTERM when this process is killed (PR_SET_PDEATHSIG).
+Linux only. Orphans become children of this process (PR_SET_CHILD_SUBREAPER), so that none survives it. The
+launcher gets SIGTERM when this process is killed (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # ask a run to save and leave
-GRACE = 30.0  # seconds that ranks have to save once they are asked to end
-_LAUNCHER_GRACE = 5.0  # seconds that the launcher has to tidy up once its ranks are gone
+GRACE = 30.0  # seconds that ranks have to save after they are asked to end
+_LAUNCHER_GRACE = 5.0  # seconds that the launcher has to end after its ranks
 
 
 class Job:
-    """Runs `command` in a session of its own; `stop_signal` to it makes the ranks save and leave.
+    """Runs a launcher's command in a session of its own. `stop_signal` to it makes the ranks save and leave.
 
     A signal of STOPPING to this process asks the job to end, and a second one ends it at once. Signals that are ignored
     when this process starts (nohup, background jobs of a script) stay ignored.
@@ -45,7 +45,7 @@ class Job:
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe: what the ranks say stays before what the launcher says about it
+            stderr=subprocess.STDOUT,  # one pipe keeps the ranks' words before what the launcher says about them
             start_new_session=True,
             preexec_fn=_prepare_launcher,
         )
@@ -70,15 +70,15 @@ class Job:
             self.ask(signal.SIGPIPE)
 
     def limit(self, seconds: float) -> None:
-        """The job ends within so many seconds from now, in any case."""
+        """Makes sure that the job ends within this many seconds from now."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def chunks(self) -> Iterator[bytes]:
-        """What the job writes, as it comes, until the launcher has ended; b"" at least every 0.2 seconds."""
+        """Yields what the job writes until the launcher has ended, and b"" after 0.2 seconds without output."""
         assert self._launcher and self._launcher.stdout
         pipe = self._launcher.stdout.fileno()
         ended_at = float("inf")
-        while time.monotonic() < ended_at + 1:  # orphans could hold the pipe for ever
+        while time.monotonic() < ended_at + 1:  # orphans could keep the pipe open for ever
             ready = bool(select.select([pipe], [], [], 0.2)[0])
             chunk = os.read(pipe, 65536) if ready else b""
             if ready and not chunk:
@@ -90,7 +90,7 @@ class Job:
                 self._kill_ranks()
 
     def close(self) -> int:
-        """Ends whatever is left; the launcher's exit code, negative for a signal."""
+        """Kills all processes that are left. Returns the launcher's exit code, -N where signal N ended it."""
         assert self._launcher
         try:
             code = self._launcher.wait(_LAUNCHER_GRACE)
@@ -106,7 +106,8 @@ class Job:
         return code
 
     def _kill_ranks(self) -> None:
-        """The ranks of this host first: the launcher then tells the other hosts. If it does not, it goes too."""
+        """Kills the ranks of this host, after which the launcher ends those on other hosts. The second time it kills
+        the launcher too."""
         assert self._launcher
         left = [] if self._ranks_killed else _descendants(self._launcher.pid)
         _kill(left or [self._launcher.pid])
@@ -114,21 +115,21 @@ class Job:
         self._deadline = time.monotonic() + _LAUNCHER_GRACE
 
     def has_ranks(self) -> bool:
-        """Whether horovodrun keeps a rank running, here or by ssh, through the rank's parent process."""
+        """Returns whether horovodrun has a rank, here or on another host: each has a parent process or an ssh here."""
         assert self._launcher
         return any(b"rank_parent.py" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
 class Alone:
-    """Notices that an elastic run has no process any more. When all died at once, Horovod may wait for ever."""
+    """Finds out that an elastic run has no process any more. If all died at once, Horovod may wait for ever."""
 
     def __init__(self, job: Job, patience: float = 100.0) -> None:
-        """patience: seconds; the slot of a process that died is used again after 60 at most."""
+        """patience: seconds. The slot of a process that died is used again after at most 60 s."""
         self.job, self.patience, self.found = job, patience, 0.0
         self._alive = self._looked = time.monotonic()
 
     def for_long(self) -> bool:
-        """Whether it has none for longer than `patience`: true once. Looks once a second."""
+        """Returns whether the run has had no process for longer than `patience`. True once; looks once a second."""
         now = time.monotonic()
         if self.found or now < self._looked + 1:
             return False
@@ -174,7 +175,7 @@ def _reap() -> None:
 
 
 def _descendants(ancestor: int) -> list[int]:
-    """The living processes below a process."""
+    """Returns the process ids of all living descendants of a process."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,7 +1,7 @@
-"""Starts a command of the app: training ones on many processes by horovodrun or mpirun, all others in this process.
+"""Starts a command: a distributed one on several processes by a launcher, any other one in this process.
 
-It stays their parent: it shows what rank 0 says, ends the job when it must end, and gives the user one line for a
-failure, with its exit code.
+This process stays the parent of the launcher. It shows what rank 0 prints, ends the job when it must end, and reports a
+failure as one line with an exit code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
 from app.launch.command_line import LAUNCHERS, Elastic, Launch, command_line, shell_line, uses_mpirun
-from app.launch.environment import check_not_nested, cleaned, is_first, without_other_jobs
+from app.launch.environment import check_not_nested, cleaned, is_first, outer_launcher, without_other_jobs
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Alone, Job, handle
 from app.launch.options import listed_hosts, parse
@@ -35,7 +35,7 @@ from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STARTS = 4  # of an elastic run: the first, and those after all of its processes have died
-_FAILURE_GRACE = 20  # seconds in which the others end by themselves once a rank has said why it failed
+_FAILURE_GRACE = 20  # seconds that the other ranks have to end by themselves after one has reported its failure
 
 
 def main(
@@ -46,21 +46,24 @@ def main(
 ) -> int:
     """Runs `[launcher options] [COMMAND] [OPTIONS]` and returns the exit code.
 
-    commands: the commands by name. program: what a rank runs, before the command. check: reads a command line without
-    running it, and raises UserError where it is wrong.
+    Args:
+        argv: The command line.
+        commands: The commands by name.
+        program: What a rank runs; the command and its options follow it.
+        check: Reads a command's options without running it, and raises UserError where they are wrong.
     """
     environ = dict(os.environ)
     try:
         options, command = parse(argv, {name: each.text for name, each in commands.items()})
-        if command[0] == "doctor":  # looks at what a run with these options would meet
+        if command[0] == "doctor":  # it takes the launcher's options itself
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         if check is not None:
-            check(command)  # a wrong flag answers here, at once and once
+            check(command)  # so that a wrong option is reported at once, and only once
         distributed = command[0] in commands and commands[command[0]].distributed
         if distributed:
             _check_surroundings(command)
         if not distributed or options.launcher == "none":
-            return _run_alone(options, command, program, distributed)
+            return _run_alone(options, command, program, distributed, environ)
         check_not_nested(environ)
         plan = _plan_elastic if options.discovery else _plan
         return _launch(plan(options, command, program), cleaned(environ), options.dry_run)
@@ -104,8 +107,10 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
 
 
 def _check_local(hosts: list[Host], processes: int) -> None:
-    """Raises UserError where this machine is listed under two names: its processes would not share out its cores and
-    GPUs, as each name would count for a host of its own."""
+    """Raises UserError where this machine is listed under two names.
+
+    Each name would count as a host of its own, and its processes would use all cores and the same GPUs.
+    """
     used = zip(hosts, hostfile.processes_on(hosts, processes), strict=True)
     here = [host for host, count in used if count and this_host.is_here(host.name)]
     if len(here) > 1:
@@ -165,11 +170,11 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
         environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    # By default mpirun kills a second after it has asked to end: too short to save. Both names, for Open MPI 4 and 5.
+    # By default mpirun kills ranks one second after SIGTERM, which is too short to save. Each name is of one Open MPI.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
-    # The first to arrive wait for the last, who may still import torch from a slow disk; 30 seconds by default.
+    # The first ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
-    environ["PYTHONUNBUFFERED"] = "1"  # else horovodrun's words come late, into a pipe
+    environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes into a pipe, and its words would come late
     if uses_mpirun(launch):
         environ = without_other_jobs(environ, [host.name for host in launch.hosts])
     this_host.allow_open_files(256 + 16 * launch.processes)
@@ -177,7 +182,6 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
     if module := LAUNCHERS[launch.launcher].module:
         environ["PYTHONPATH"] = _python_path(Path("/"))["PYTHONPATH"]
         command[:1] = [sys.executable, "-m", module]
-    # mpirun passes SIGUSR1 on to every rank and waits; by SIGTERM it would kill them after a second.
     return _run(command, environ, launch)
 
 
@@ -187,6 +191,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
     An elastic run whose processes have all died is started again and goes on from its checkpoint, a few times.
     """
     for start in range(1, _STARTS + 1):
+        # mpirun passes SIGUSR1 on to every rank and waits. After SIGTERM it would kill them a second later.
         job = Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM)
         code, words, all_died, folder = _watch(job, launch)
         if not all_died or job.asked is not None or start == _STARTS:
@@ -231,7 +236,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     code, words = _verdict(output, launcher_code, job.asked, launch)
     if alone and alone.found:
         code = FAILED
-        words = f"error: no process was left for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
+        words = f"error: the run had no process for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
     died = launch.elastic and launcher_code and output.reasoned(None) is None and (output.failures or output.killed())
@@ -239,19 +244,19 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
 
 
 def _grace(failures: list[Failure], launch: Launch) -> float:
-    """Seconds that the others have to end by themselves after these: a rank may wait for a failed one for ever."""
+    """Returns the seconds that the other ranks have to end by themselves. A rank may wait for a failed one for ever."""
     codes = {each.code for each in failures}
     if launch.elastic and codes == {FAILED}:
-        return float("inf")  # the others go on
+        return float("inf")  # the other ranks continue
     return GRACE if codes == {PREEMPTED} else _FAILURE_GRACE
 
 
 def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
-    """The exit code and the last words, the cause in the last line."""
+    """Returns the exit code and what is printed at the end. Its last line says the cause."""
     if cause := output.documented():
         return cause.code, _caused(cause)
     if launcher_code == 0:
-        return 0, "" if launch.elastic else output.kept_back  # of processes that the run went on without
+        return 0, "" if launch.elastic else output.kept_back  # an elastic run may have continued without some processes
     killed = output.killed()
     cause = output.reasoned(killed[0] if killed else None)
     if asked is None and cause:
@@ -286,7 +291,10 @@ def _host_of(rank: int, launch: Launch) -> str:
     return next(host.name for index, host in enumerate(launch.hosts) if rank < sum(counts[: index + 1]))
 
 
-def _run_alone(options: argparse.Namespace, command: list[str], program: list[str], distributed: bool) -> int:
+def _run_alone(
+    options: argparse.Namespace, command: list[str], program: list[str], distributed: bool, environ: dict[str, str]
+) -> int:
+    """Replaces this process by the command. Under a launcher around ./run.sh it is one process of that run."""
     if options.hosts or options.hostfile or options.np not in (None, 1):
         alone = "--launcher none starts" if distributed else f"{command[0]} is"
         raise UserError(f"{alone} one process: leave out -np, -H and --hostfile")
@@ -294,7 +302,9 @@ def _run_alone(options: argparse.Namespace, command: list[str], program: list[st
         print(shell_line([*program, *command], _python_path(Path.cwd())))
         return 0
     sys.stdout.flush()
-    os.execve(program[0], [*program, *command], dict(os.environ) | _python_path(Path.cwd()))
+    if distributed and not outer_launcher(environ):
+        environ = cleaned(environ)
+    os.execve(program[0], [*program, *command], environ | _python_path(Path.cwd()))
 
 
 def _without(words: list[str], word: str) -> list[str]:
@@ -303,14 +313,14 @@ def _without(words: list[str], word: str) -> list[str]:
 
 
 def _python_path(folder: Path) -> dict[str, str]:
-    """What lets `python -m app` find the app from another folder than its own."""
+    """Returns the PYTHONPATH by which `python -m app` finds the app from another folder than its own."""
     if folder == _ROOT:
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def _value(command: list[str], option: str) -> str | None:
-    """The last value that the command's own options give to `option`."""
+    """Returns the last value that the command's own options give to `option`."""
     value = None
     for word, following in zip(command, [*command[1:], None], strict=True):
         if word == option:

@@ -1,4 +1,4 @@
-"""The launcher's own options, which stand before the command."""
+"""The options that say where and how processes are started. On the command line they stand before the command."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from app.launch.command_line import DEFAULT_LAUNCHER, LAUNCHERS
 
 
 def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's options; the command with its own, ["train"] where there is none. UserError names the nearest.
+    """Returns the launch options, and the command with its own options (["train"] where there is none).
 
-    commands: what --help lists, by name.
+    commands: the commands' texts by name, which --help lists. Raises UserError, with the nearest name of an unknown
+    option.
     """
     parser = _parser(commands)
     known = parser._option_string_actions
@@ -35,7 +36,7 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
 
 
 def check(options: argparse.Namespace) -> None:
-    """UserError for values that no launch can have."""
+    """Raises UserError for values that no launch can have."""
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np}: a run has at least one process")
     if options.hosts and options.hostfile:
@@ -53,14 +54,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def listed_hosts(options: argparse.Namespace) -> list[Host]:
-    """The hosts of --hostfile or -H, none where neither is given. UserError as app.hosts.hostfile."""
+    """Returns the hosts of --hostfile or -H, none where neither is given. Raises UserError as app.hosts.hostfile."""
     if options.hostfile:
         return hostfile.read_hostfile(options.hostfile)
     return hostfile.parse_hosts(options.hosts) if options.hosts else []
 
 
 def check_elastic(options: argparse.Namespace) -> None:
-    """UserError where the options of an elastic run do not fit."""
+    """Raises UserError where the options of an elastic run do not fit together."""
     limits = (options.min_np, options.max_np)
     if not options.discovery:
         if limits != (None, None):
@@ -99,25 +100,25 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         "--host-discovery-script",
         dest="discovery",
         metavar="S",
-        help="elastic run: S prints the hosts there are now, host:slots a line; it is asked each second",
+        help="program that prints the hosts of an elastic run, one host:slots in each line; it is run every second",
     )
-    add("--min-np", type=int, metavar="N", help="elastic run: processes below which it waits; default: 1")
-    add("--max-np", type=int, metavar="N", help="elastic run: most processes; default: all slots")
-    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and end")
+    add("--min-np", type=int, metavar="N", help="number of processes below which an elastic run waits; default: 1")
+    add("--max-np", type=int, metavar="N", help="largest number of processes of an elastic run; default: all slots")
+    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and start nothing")
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options which say where and how processes are started."""
+    """Adds the options that doctor has too."""
     add = parser.add_argument
     add(
         "-np",
         type=int,
         metavar="N",
-        help="processes; default: the slots of the hosts, else one per GPU, else two",
+        help="number of processes; default: all slots of the hosts, or one for each GPU, or two",
     )
-    add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="where to run; default: this machine")
-    add("--hostfile", metavar="FILE", help="the same from a file, a host a line: see hostfiles/")
+    add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="hosts with their slots; default: this machine")
+    add("--hostfile", metavar="FILE", help="file with one host in each line: see hostfiles/")
     add(
         "--launcher",
         choices=[*LAUNCHERS, "none"],
@@ -129,13 +130,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--interface",
         metavar="IF",
-        help="network interface between hosts, as eth0; default: the launcher finds one",
+        help="network interface between the hosts, such as eth0; default: the one that leads to them",
     )
     add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
-    add("--ssh-identity", metavar="F", help="private key for the hosts")
+    add("--ssh-identity", metavar="F", help="private key of ssh for the hosts")
 
 
 def _unknown(name: str, known: list[str]) -> str:
     nearest = get_close_matches(name, known, n=1)
     hint = f": did you mean {nearest[0]}?" if nearest else ", see ./run.sh --help"
-    return f"unknown launcher option {name}{hint} (a command's own options go behind it: ./run.sh train {name} ...)"
+    return f"unknown launcher option {name}{hint} (a command's own options come after it: ./run.sh train {name} ...)"

@@ -1,4 +1,4 @@
-"""What a job prints, as its user should see it: rank 0 plainly, others behind `[rank]`, a failure once, at the end."""
+"""What a job prints, as the user sees it: rank 0 as it is, other ranks after `[rank]`, a failure once at the end."""
 
 from __future__ import annotations
 
@@ -16,40 +16,42 @@ _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
-# From the shell that horovodrun started a rank by, and from gloo when another rank is gone
+# From a shell about a process of a rank, and from gloo about another rank that is gone
 _CONSEQUENCE = re.compile(r"(Killed|Terminated)\s*$|.*Horovod background loop uncaught exception")
 _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILINE)
 
 
 @dataclass
 class Output:
-    """Takes the launcher's stream piece by piece; knows afterwards what the ranks reported.
+    """Reads the launcher's stream piece by piece, and collects what the ranks report.
 
-    The launcher's words are held until a rank speaks: if none does, the cause of it comes above them. Once a rank has
-    said why it ends, what goes to stderr is a consequence of it, and so are the launcher's words about the end. They
-    are kept back, for the case that nothing else explains the end.
+    What the launcher writes is held back until a rank writes something. If no rank does, the cause is printed before
+    it. After a rank has reported why it ends, further text on standard error and the launcher's messages about the end
+    are consequences. They are held back too, and printed only if nothing else explains the end.
     """
 
     out: TextIO
     err: TextIO
-    elastic: bool = False  # then rank 0 is now this process, now that one, and only it speaks
+    elastic: bool = False  # then the process that is rank 0 changes, and only rank 0 prints
     failures: list[Failure] = field(default_factory=list)
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
     kept_back: str = ""
-    folder: str = ""  # of the run, as its rank 0 says
-    begun: bool = False  # a rank has spoken, or the launcher itself must be heard
+    folder: str = ""  # folder of the run, as rank 0 prints it
+    begun: bool = False  # whether a rank has written something, or the launcher's own words must be shown at once
 
     def __post_init__(self) -> None:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._space: bool | None = None  # whether tags end in a space, as the first one shows: no rank begins with one
+        self._space: bool | None = (
+            None  # whether a space belongs to the tags. The first tag shows it, as no rank begins with a space
+        )
         self._speaker: tuple[int, str] | None = None  # (rank, "out" or "err"), None: the launcher
-        self._lines: dict[tuple[int, str] | None, str] = {}  # begun, not ended
+        self._lines: dict[tuple[int, str] | None, str] = {}  # lines that have not ended yet
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the stream, cut anywhere."""
+        """Takes the next bytes of the stream, which may be cut anywhere."""
         self._rest += self._decoder.decode(data)
         end = 0
         for found in _PIECE.finditer(self._rest):
@@ -58,7 +60,7 @@ class Output:
         self._rest = self._rest[end:]
 
     def finish(self) -> None:
-        """The stream has ended: what is left is shown."""
+        """Shows what is left after the end of the stream."""
         if self._rest:
             self._piece(self._rest + "\n")
         for speaker, line in self._lines.items():
@@ -67,32 +69,33 @@ class Output:
         self._rest, self._lines = "", {}
 
     def documented(self) -> Failure | None:
-        """The first failure that a rank explained; a rank that only saved and left comes after all others."""
+        """Returns the first failure with an exit code of its own. A rank that only saved and left comes last."""
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 
     def reasoned(self, killed: int | None) -> Failure | None:
-        """The first failure with a reason: not of a rank that lost another, nor of one that ended without a word.
+        """Returns the first failure with a reason of its own.
 
-        killed: the rank that was ended by a signal, if one was; then only its own words explain the end.
+        The failures of ranks that lost another rank, or that ended without a message, have none. killed: the rank that
+        a signal ended, if any; then only its own message explains the end.
         """
         candidates = [each for each in self.failures if not each.message.startswith((LOST, GONE))]
         return next((each for each in candidates if killed in (None, each.rank)), None)
 
     def place_of(self, rank: int) -> str:
-        """Where a rank was when it ended without a word, as its guard says."""
+        """Returns where a rank was when it ended without a message, as its guard reports."""
         found = (each.message.removeprefix(GONE) for each in self.failures if each.rank == rank)
         return next((place for place in found if place.startswith(", ")), "")
 
     def killed(self) -> tuple[int, str | None, int] | None:
-        """(rank, its host where the launcher says so, signal) where the first rank to end was ended by a signal."""
+        """Returns (rank, host if the launcher names it, signal) if a signal ended the first rank that ended."""
         if found := _SIGNAL.search(self.launcher_said):
             return int(found[1]), found[2], int(found[3])
         found = _STATUS.search(self.launcher_said)
         return (int(found[1]), None, int(found[2]) - 128) if found and int(found[2]) > 128 else None
 
     def _piece(self, piece: str) -> None:
-        """One piece of the stream that ends in \\n or \\r; mpirun puts a tag wherever it began to write."""
+        """Takes one piece of the stream that ends in \\n or \\r. mpirun puts a tag wherever it began to write."""
         end = 0
         for tag in _TAG.finditer(piece):
             self._say(piece[end : tag.start()])
@@ -143,7 +146,7 @@ class Output:
             self._write(self.err, line)
 
     def _ending(self) -> bool:
-        """Whether the job ends: an elastic run goes on without a rank that failed."""
+        """Returns whether the job ends. An elastic run continues without a rank that failed."""
         return any(not self.elastic or each.code != FAILED for each in self.failures)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Asks the other hosts before a launch, in a second: what would end there in a launcher's riddle is one line here."""
+"""Asks the other hosts before a launch, so that an obscure error of a launcher becomes one clear line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
 
-PATIENCE = 20.0  # seconds for a host to answer before a launch
-SHORT = 5.0  # and after a failure
+PATIENCE = 20.0  # seconds that a host has to answer before a launch
+SHORT = 5.0  # seconds that it has after a failure
 
 
 def other_hosts(launch: Launch) -> list[str]:
-    """The hosts that get processes, without this one."""
+    """Returns the names of the hosts that get processes, without this one."""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
     used = [host.name for host, count in zip(launch.hosts, counts, strict=True) if count]
     return [name for name in used if not this_host.is_here(name)]
@@ -43,8 +43,11 @@ def check_hosts(launch: Launch) -> str:
 
 
 def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
-    """The interface through which all hosts reach one another. Horovod's own search for it starts a server on each
-    host, with the key to it on a command line. Raises UserError where the hosts use different names for it."""
+    """Returns the interface through which all hosts reach one another.
+
+    Horovod's own search starts a server on each host and puts the key to it on a command line. Raises UserError where
+    the interfaces have different names.
+    """
     names = {each.host: route_interface(request, each.facts) for each in answers if each.facts}
     if len(set(names.values())) > 1:
         listed = ", ".join(f"{host}: {name or 'none'}" for host, name in names.items())
@@ -56,7 +59,7 @@ def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
 
 
 class Search:
-    """Looks for other hosts that no longer answer, beside a job that fails. `found`: them in words, "" so far."""
+    """Looks in a thread for other hosts that no longer answer, while a job fails. `found` names them, "" so far."""
 
     def __init__(self, launch: Launch) -> None:
         self.found = ""
@@ -65,7 +68,7 @@ class Search:
         self._thread.start()
 
     def result(self) -> str:
-        """What it has found in the end; "" where all answer."""
+        """Waits for the end of the search. Returns the hosts that do not answer in words, "" where all do."""
         self._thread.join()
         return self.found
 

@@ -33,9 +33,9 @@ def by_ssh(options: str) -> list[str]:
 FAILURES = [
     (
         ["mpirun", "--allow-run-as-root", "-np", "4", "-H", "alpha:1"],
-        "more processes than slots: give the hosts more slots",
+        "there are more processes than slots: give the hosts more slots",
     ),
-    (["mpirun", "-np", "1"], "mpirun refuses root: start by ./run.sh"),
+    (["mpirun", "-np", "1"], "mpirun refuses root: start it by ./run.sh"),
     (
         by_ssh(f"{KEY} -o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null"),
         "beta: its ssh host key is not known here: `ssh beta` once by hand",

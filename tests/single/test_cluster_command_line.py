@@ -101,7 +101,7 @@ def test_the_command_and_its_options_stand_apart() -> None:
     ("argv", "said"),
     [
         (["--hostfil", "f"], r"unknown launcher option --hostfil: did you mean --hostfile\?"),
-        (["--epochs", "3"], r"a command's own options go behind it: ./run.sh train --epochs"),
+        (["--epochs", "3"], r"a command's own options come after it: ./run.sh train --epochs"),
         (["-np", "0"], "at least one process"),
         (["-np", "two"], "-np: invalid int value: 'two'"),
         (["-np"], "-np: expected one argument"),

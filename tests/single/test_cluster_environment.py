@@ -102,3 +102,35 @@ def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None
     assert ("srun has started this command 8 times" in done.stderr) == (code == 2)
     silent = subprocess.run(command, cwd=ROOT, env=environ | {"SLURM_PROCID": "1"}, capture_output=True, check=False)
     assert (silent.returncode, silent.stderr) == (code, b"")
+
+
+def test_one_process_without_a_launcher(tmp_path: Path) -> None:
+    """What a launcher left over is dropped here too; below a launcher the process needs it."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os; print(sorted(n for n in os.environ if n in ('HOROVOD_RANK', 'PMIX_RANK', 'OMP_NUM_THREADS')))"
+    )
+    start = [
+        sys.executable,
+        str(ROOT / "tests/parallel/launch_program.py"),
+        str(program),
+        "--launcher",
+        "none",
+        "train",
+    ]
+    environ = os.environ | {"HOROVOD_RANK": "1", "OMP_NUM_THREADS": "0", "PYTHONPATH": str(ROOT)}
+    outer = ["mpirun", "--allow-run-as-root", "-np", "1"]
+    shown = []
+    for command in (start, [*outer, *start]):
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        shown.append(done.stdout)
+    assert shown == ["[]\n", "['HOROVOD_RANK', 'OMP_NUM_THREADS', 'PMIX_RANK']\n"]
+
+
+def test_horovodrun_refuses_a_changed_host_key_and_asks_for_no_password() -> None:
+    program = (
+        "from app.launch import horovodrun_ranks; horovodrun_ranks.install();"
+        "from horovod.runner.util.remote import get_remote_command as ssh; print(ssh('true', 'host', 2222))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split("ConnectTimeout=10")[0] == "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o "
