@@ -1,4 +1,4 @@
-"""What `benchmark` measures: steps on data in memory and on the real data, the loader alone, the allreduce alone."""
+"""The measurements of `benchmark`: steps on data in memory and on real data, the loader alone, the allreduce alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from app.training.state import State
 from app.training.step import train_step
 from app.world.world import World, gather_objects, sum_over_processes
 
-WARM_UP = 3  # steps before the clock starts: allocators, convolution algorithms, prefetching
+WARM_UP = 3  # steps before the clock starts, in which memory is allocated, algorithms are chosen and batches prefetched
 SIZES = tuple(4**power for power in range(6, 14))  # of the allreduce, in bytes: 4 KiB to 64 MiB
 
 
 def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
-    """This process's worker batches, epoch by epoch without end."""
+    """The items of this process's batches of one worker each, epoch after epoch without end."""
     for epoch in count():
         yield from worker_batches(
             seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
@@ -35,7 +35,7 @@ def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
 
 
 def made_up(run: Run, world: World) -> Iterator[Batch]:
-    """One step's batches of noise of the source's shape, over and over."""
+    """The batches of noise of one step, again and again without end; they have the shape of the real ones."""
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     generator = torch.Generator().manual_seed(world.rank)
     side, n = run.source.image_size, run.plan.per_worker
@@ -48,7 +48,18 @@ def made_up(run: Run, world: World) -> Iterator[Batch]:
 
 
 def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], steps: int) -> dict[str, Any]:
-    """images/s of unwatched steps, then the phases of watched ones over the processes. The same on every process."""
+    """Measures steps: first their images/s, then, in as many steps more, the time of each of their phases.
+
+    Args:
+        run: the run whose step is measured.
+        state: its state, which the steps change.
+        world: the processes; all must call this function.
+        feed: the batches of this process.
+        steps: how many steps to measure each time.
+
+    Returns:
+        The same on every process: "images_per_second", "step_seconds", and "phases" as over_ranks returns them.
+    """
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     forward_pass = make_forward_pass(run, world)
 
@@ -80,7 +91,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
 
 
 def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """For each phase seconds as min, median and max over the processes, and the rank of the max."""
+    """For each key of the rows, one row a process: min, median and max over the processes, and the rank of the max."""
     found = {}
     for phase in rows[0]:
         values = [row[phase] for row in rows]
@@ -94,7 +105,7 @@ def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def timed(work: Callable[[], object], world: World) -> float:
-    """Seconds from when all processes are ready to when the slowest has ended."""
+    """The seconds from the moment when all processes are ready until the slowest has done `work`."""
     sum_over_processes(torch.zeros(1))
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
@@ -107,7 +118,7 @@ def timed(work: Callable[[], object], world: World) -> float:
 
 
 def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[str, Any]:
-    """images/s of the loader alone, of all processes, and as min, median and max over them."""
+    """The images/s of the loader alone: of all processes together, and as min, median and max over them."""
     with Loader(
         run.source.train, real_batches(run, world), processes=processes, pin_memory=world.device.type == "cuda"
     ) as loader:
@@ -126,7 +137,7 @@ def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[
 
 
 def measure_collectives(world: World, repeats: int) -> dict[str, Any]:
-    """Allreduces of rising size: seconds, bytes/s, and latency and bandwidth that fit them best."""
+    """Measures allreduces of rising size: their seconds and bytes/s, and the latency and bandwidth that fit best."""
     rows = []
     for size in SIZES:
         tensor = torch.zeros(size // 4, device=world.device)
@@ -140,9 +151,15 @@ def measure_collectives(world: World, repeats: int) -> dict[str, Any]:
 
 
 def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """latency and bandwidth of seconds = latency + bytes / bandwidth, by least squares of the *relative* error.
+    """Fits seconds = latency + bytes / bandwidth by least squares of the *relative* error.
 
-    Without weights the largest size alone would decide.
+    With absolute errors the largest size alone would decide.
+
+    Args:
+        points: pairs of bytes and seconds.
+
+    Returns:
+        The latency in seconds and the bandwidth in bytes/s.
     """
     rows = torch.tensor([[1 / s, b / s] for b, s in points], dtype=torch.float64)
     scale = rows.norm(dim=0)

@@ -1,4 +1,4 @@
-"""What `scaling` makes of its rates: efficiencies with intervals, the model's prediction, table and plot."""
+"""The results of `scaling`: efficiencies with intervals, the prediction of `plan`'s model, a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,31 +21,38 @@ def rows_of(
     cluster: Cluster | None,
     overlaps: dict[int, bool],
 ) -> list[dict[str, Any]]:
-    """A row for each number of processes. measured: images/s, round by round, by number and kind of data; overlaps: by
-    number, whether cores are left to sum the gradients while others compute."""
+    """A row for each number of processes.
+
+    Args:
+        measured: images/s of each round, by the number of processes and the kind of data.
+        per_worker: n, the images of each process and step.
+        gradient_bytes: the bytes that each process gives to the allreduce.
+        cluster: the measured interconnect; None where there is one process only.
+        overlaps: by the number of processes, whether gradients are summed while the backward pass goes on.
+    """
     first = min(measured)
     rows = []
     for np, kinds in measured.items():
         row: dict[str, Any] = {"np": np, "minibatch": np * per_worker, "overlaps": overlaps[np]}
-        for kind, rates in kinds.items():
+        for kind, speeds in kinds.items():
             base = measured[first][kind]
-            ratios = [rate * first / (np * other) for rate, other in zip(rates, base, strict=True)]
+            ratios = [speed * first / (np * other) for speed, other in zip(speeds, base, strict=True)]
             work = Work(per_worker, statistics.median(base) / first, first, gradient_bytes, overlaps=overlaps[np])
             model = predicted(work, np, cluster)
             row[kind] = {
-                "images_per_second": statistics.median(rates),
-                "rounds": rates,
+                "images_per_second": statistics.median(speeds),
+                "rounds": speeds,
                 "efficiency": statistics.fmean(ratios),
                 "interval": None if np == first else interval(ratios),
                 "model": model,
-                "model_over_measured": model / statistics.median(rates),
+                "model_over_measured": model / statistics.median(speeds),
             }
         rows.append(row)
     return rows
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """Student's, of the mean, at 95 %; None of fewer than two."""
+    """Student's confidence interval of the mean, at 95 %; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -56,12 +63,12 @@ def interval(values: Sequence[float]) -> list[float] | None:
 
 
 def predicted(work: Work, np: int, cluster: Cluster | None) -> float:
-    """images/s of `np` processes by the model of `plan`."""
+    """The images/s of `np` processes that the model of `plan` predicts."""
     return np * (work.images / step_time(work, cluster, np).seconds if cluster else work.images_per_second)
 
 
 def table(results: dict[str, Any]) -> str:
-    """A line a number of processes."""
+    """The results as a Markdown table."""
     lines = [
         f"    {results['command']}",
         "",
@@ -83,7 +90,11 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Images/s against processes, as the paper's Figure 8; the same results give the same bytes. Raises OSError."""
+    """Draws images/s against processes, as the paper's Figure 8. The same results give the same bytes.
+
+    Raises:
+        OSError: the pictures cannot be written.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -94,10 +105,10 @@ def draw(results: dict[str, Any], folder: Path) -> None:
     rows = results["rows"]
     x = [row["np"] for row in rows]
     for kind, marker, line in (("synthetic", "o", "-"), ("real", "s", "--")):
-        rates = [[row[kind]["images_per_second"] for row in rows], [row[kind]["model"] for row in rows]]
-        axes.plot(x, rates[0], marker=marker, linestyle=line, color="black", label=f"{kind} data, measured")
+        speeds = [[row[kind]["images_per_second"] for row in rows], [row[kind]["model"] for row in rows]]
+        axes.plot(x, speeds[0], marker=marker, linestyle=line, color="black", label=f"{kind} data, measured")
         axes.plot(
-            x, rates[1], marker=marker, linestyle=":", color="0.5", markerfacecolor="white", label=f"{kind}, model"
+            x, speeds[1], marker=marker, linestyle=":", color="0.5", markerfacecolor="white", label=f"{kind}, model"
         )
     ideal = [np * rows[0]["synthetic"]["images_per_second"] / x[0] for np in x]
     axes.plot(x, ideal, color="0.7", linewidth=1, label="ideal")

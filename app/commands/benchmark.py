@@ -1,4 +1,4 @@
-"""`benchmark`: where the time of a real step goes, what the loader gives, what an allreduce costs."""
+"""`benchmark`: measures where the time of a step goes, how fast the loader is, and what an allreduce costs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from app.recipe.options import Parser, resolve, run_parser
 EXAMPLE = "./run.sh -np 2 benchmark --data /imagenet --model resnet50"
 OWN = ("steps", "input", "json")
 LIBRARIES = ("auto", "nccl", "mpi", "gloo")
-MEASURED = "the allreduce alone, from 4 KiB to 64 MiB; as in other commands, a library may be named"
+MEASURED = "measure the allreduce alone, from 4 KiB to 64 MiB, of this library (default: auto)"
 
 
 def make_parser() -> Parser:
     parser = run_parser("./run.sh benchmark", "Measure a run's step, its input and its allreduce.", EXAMPLE)
     parser.conflict_handler = "resolve"  # --collectives measures here
     group = parser.add_argument_group("benchmark")
-    group.add_argument("--steps", type=int, default=30, help="to measure, and as many once more (default: 30)")
-    group.add_argument("--input", action="store_true", help="the loader alone")
+    group.add_argument("--steps", type=int, default=30, help="steps to measure, twice (default: 30)")
+    group.add_argument("--input", action="store_true", help="measure the loader alone")
     group.add_argument("--collectives", nargs="?", const="auto", choices=LIBRARIES, help=MEASURED)
-    group.add_argument("--json", metavar="FILE", help="write what was measured")
+    group.add_argument("--json", metavar="FILE", help="file to write the results to, as JSON")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Pictures, drawn without a display."""
+"""Draws pictures without a display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_NAMES = 40  # classes that are named on an axis
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a picture."""
+    """A curve of a picture."""
 
     name: str
     x: Sequence[float]
@@ -35,7 +35,10 @@ def figure(width: float, height: float) -> Figure:
 
 
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Rows are labels, columns predictions; each cell the fraction of its label's images. Few classes show counts."""
+    """Draws the fraction of each label's images (rows) that were predicted as each class (columns).
+
+    Up to MOST_NAMES classes are named, and up to half as many also show counts.
+    """
     count = len(classes)
     drawn = figure(6.4, 5.6)
     axes = drawn.add_subplot()
@@ -67,7 +70,7 @@ def readable(name: str) -> str:
 
 
 def to_png(drawn: Figure) -> bytes:
-    """The file's bytes; the same each time, without a date."""
+    """The bytes of a PNG file; the same each time, because it has no date."""
     buffer = io.BytesIO()
     with quiet_about_glyphs():
         drawn.savefig(buffer, format="png", metadata={"Software": None})
@@ -75,7 +78,7 @@ def to_png(drawn: Figure) -> bytes:
 
 
 def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
-    """uint8 [h, w, 3]."""
+    """The pixels of a figure, uint8 [h, w, 3]."""
     canvas = drawn.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     with quiet_about_glyphs():
@@ -92,7 +95,7 @@ def quiet_about_glyphs() -> Iterator[None]:
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
-    """Curves over epochs; a dashed one belongs to the solid one of the same name and is named by it."""
+    """Draws curves over epochs. A dashed curve belongs to the solid one of the same name, and is not named itself."""
     drawn = figure(7.2, 4.2)
     axes = drawn.add_subplot()
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}

@@ -1,4 +1,4 @@
-"""The state of a run as plain data: taken, checked, put back."""
+"""The state of a run as plain data: copied out, checked and put back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 def snapshot(state: State, run: Run) -> dict[str, Any]:
-    """The state copied to host memory, as plain types that `torch.load(weights_only=True)` reads.
+    """Copies the state to host memory, as plain types that `torch.load(weights_only=True)` reads.
 
     "model" is a state_dict with torchvision's names; "momentum" follows the optimizer's order of parameters.
     """
@@ -49,7 +49,7 @@ def model_state(network: nn.Module, iteration: int) -> dict[str, Tensor]:
 
 
 def restore(state: State, content: dict[str, Any]) -> None:
-    """Puts a snapshot back. Raises UserError where it is of another model."""
+    """Puts a snapshot back into the state. Raises UserError where it belongs to another model."""
     try:
         state.network.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -59,7 +59,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError("the checkpoint is of another model: its momentum has other shapes")
     for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
-    if state.loss_scale is not None and content["loss_scale"]:  # else trained in another precision so far
+    if state.loss_scale is not None and content["loss_scale"]:  # else it was trained in another precision
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
             tensor.fill_(number)
     state.position = Position(**content["position"])
@@ -67,7 +67,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
 
 
 def digest(content: Any) -> str:
-    """A hash of names, values and tensors' bytes, whatever file holds them."""
+    """A hash of names, values and the bytes of tensors; it does not depend on the file that holds them."""
     found = hashlib.blake2b(digest_size=16)
     _feed(found, content)
     return found.hexdigest()
@@ -90,7 +90,7 @@ def _feed(found: Any, content: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A whole and unchanged checkpoint. Raises UserError, with what is wrong, for anything else."""
+    """Reads a checkpoint that is whole and unchanged. Raises UserError with the reason for anything else."""
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint")
     try:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run in its folder: each complete whenever it exists, the newest good one found again."""
+"""The checkpoint files of a run: writes them so that each is always whole, and finds the newest good one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def patience(config: Config) -> float:
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Writes a temporary file, syncs it and renames it: `path` is always a whole checkpoint. Raises OSError."""
+    """Writes a checkpoint; `path` is always a whole one. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {**content, "checksum": checkpoint.digest(content)}
     try:
@@ -36,7 +36,7 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 
 def point_last_at(path: Path) -> None:
-    """Makes last.pt another name of `path`, in one step."""
+    """Makes last.pt another name of `path`; there is a whole last.pt at any moment."""
     last, temporary = path.with_name(LAST_CHECKPOINT), path.with_name(LAST_CHECKPOINT + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -54,9 +54,17 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole; None where the run has none yet. What is passed over is said.
+    """Reads the newest checkpoint that is whole.
 
-    Raises UserError where there are some and none can be read.
+    Args:
+        folder: the run's folder.
+        say: prints a warning that names the damaged checkpoints, where there are any.
+
+    Returns:
+        The content; None where the run has no checkpoint yet.
+
+    Raises:
+        UserError: there are checkpoints and none of them can be read.
     """
     last = folder / CHECKPOINTS / LAST_CHECKPOINT
     found = numbered(folder)

@@ -1,4 +1,4 @@
-"""A request to leave: noted when the signal comes, acted on at the next step that all processes agree on."""
+"""The request to leave: a signal sets it, and the loop acts on it at the next step that all processes agree on."""
 
 from __future__ import annotations
 
