@@ -1,9 +1,13 @@
-"""What each kind of fault costs a run: `python -m benchmarks.reliability [--tries N] [--json FILE] [KIND ...]`.
+"""A soak: random faults at random moments, as long as asked, and what each of them costs a run.
 
-Each try starts a small run (digits, 2 processes, fp64), does one fault at a random step, lets the run go on (by the
-same command, where it ended) past the next epoch, and compares that epoch's checkpoint with that of a run left alone.
-Seconds lost: the longest time without a step that had not been made before. All of it is start-up of processes, unless
-steps are made again. Needs root for the full disk (a tmpfs); leaves that out otherwise.
+`python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` starts small runs one after the other: digits,
+fp64, 1 to 3 processes on this machine. Each gets one fault at a random moment and goes on, by the same command where it
+ended, past the next epoch. That epoch's checkpoint is compared with the one of a run left alone, its log is searched
+for steps that are missing or doubled, and the machine for processes that are left over. Seconds lost: the longest time
+without a step that had not been made before. All of it is start-up of processes, unless steps are made again.
+
+`--table FILE` writes the table of docs/reliability.md from such a file. The full disk needs root (a tmpfs) and is left
+out otherwise.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -22,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,30 +38,34 @@ RECIPE = [
     "--epochs", "400", "--checkpoint-every", "5", "--commit-every", "3", "--keep", "1000", "--log-every", "1",
 ]  # fmt: skip
 STEPS = 22  # an epoch: 1,437 images, 64 a step
-COMPARED = 14  # epochs that the undisturbed run makes
+COMPARED = 30  # epochs that the undisturbed run makes
 MOST = 1e-10  # relative difference of any value of any tensor
+DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
 TMPFS = 4 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class Try:
-    """survived: it went on, in an equal state; lost: steps missing in the log; twice: steps that are in it twice."""
+    """survived: it went on, in an equal state; lost: steps missing in the log; twice: steps that are in it twice; left:
+    processes left over at its end; words: why it did not survive."""
 
     kind: str
     iteration: int
     survived: bool
-    lost: int
-    twice: int
-    difference: float
-    seconds: float
-    exit_codes: list[int]
+    lost: int = 0
+    twice: int = 0
+    left: int = 0
+    difference: float = 0.0
+    seconds: float = 0.0
+    exit_codes: tuple[int, ...] = ()
+    words: str = ""
 
 
 class Trial:
     """One run with one fault."""
 
-    def __init__(self, folder: Path, slots: int, at: int) -> None:
-        self.folder, self.at, self.codes = folder, at, list[int]()
+    def __init__(self, folder: Path, slots: int, at: int, draw: random.Random) -> None:
+        self.folder, self.at, self.draw, self.codes = folder, at, draw, list[int]()
         self.hosts, self.script = folder.with_name("hosts"), folder.with_name("discover.sh")
         folder.parent.mkdir(parents=True)
         self.list_slots(slots)
@@ -77,6 +87,7 @@ class Trial:
     def reach_fault(self) -> None:
         self.start()
         self.job.wait_for(lambda: iteration(self.folder) >= self.at, 300)
+        time.sleep(self.draw.uniform(0, 0.5))  # in the middle of a step, a commit or a checkpoint too
         self.highest, self.since = iteration(self.folder), time.monotonic()
 
     def go_on(self, done: Callable[[], object]) -> None:
@@ -128,6 +139,48 @@ def resized(slots: int, trial: Trial) -> None:
     trial.go_on(lambda: json.loads(plan.read_text())["processes"] == slots)
 
 
+def killed_while_meeting(trial: Trial) -> None:
+    """Of three processes one is killed, and another while the rest meet again."""
+    trial.be_elastic()
+    trial.reach_fault()
+    ranks = trial.job.ranks()
+    for rank in trial.draw.sample(sorted(ranks), 2):
+        os.kill(ranks[rank], signal.SIGKILL)
+        time.sleep(trial.draw.uniform(0, 1))
+
+
+def killed_while_joining(trial: Trial) -> None:
+    """A process that joins is killed before it takes part."""
+    trial.be_elastic()
+    trial.reach_fault()
+    before = set(members(trial.folder))
+    trial.list_slots(2)
+    trial.go_on(lambda: set(members(trial.folder)) - before)
+    time.sleep(trial.draw.uniform(0, 3))
+    for pid in set(members(trial.folder)) - before:
+        os.kill(pid, signal.SIGKILL)
+
+
+def all_killed(trial: Trial) -> None:
+    """Every process of an elastic run is killed at once: the run starts again by itself."""
+    trial.be_elastic()
+    trial.reach_fault()
+    for pid in trial.job.ranks().values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def members(folder: Path) -> list[int]:
+    """The processes of any kind with the folder on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
 def damaged(trial: Trial) -> None:
     """Both processes are killed, and the newest checkpoint is cut in the middle."""
     trial.reach_fault()
@@ -141,7 +194,7 @@ def damaged(trial: Trial) -> None:
 
 
 def full_disk(trial: Trial) -> None:
-    """Till a checkpoint could not be written; then there is room again."""
+    """Until a checkpoint could not be written; then there is room again."""
     checkpoints = trial.folder / "checkpoints"
     checkpoints.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", checkpoints], check=True)
@@ -166,6 +219,11 @@ KINDS: dict[str, tuple[int, Callable[[Trial], None]]] = {  # slots at the start,
     "SIGKILL of rank 1, resumed": (2, partial(killed, "rank 1")),
     "elastic: SIGKILL of rank 0": (2, partial(elastic_killed, "rank 0")),
     "elastic: SIGKILL of rank 1": (2, partial(elastic_killed, "rank 1")),
+    "elastic: SIGKILL of rank 0 of 3": (3, partial(elastic_killed, "rank 0")),
+    "elastic: SIGKILL of rank 1 of 3": (3, partial(elastic_killed, "rank 1")),
+    "elastic: SIGKILL while the others meet": (3, killed_while_meeting),
+    "elastic: SIGKILL of a process that joins": (1, killed_while_joining),
+    "elastic: SIGKILL of all": (2, all_killed),
     "elastic: a process joins": (1, partial(resized, 2)),
     "elastic: a process leaves": (2, partial(resized, 1)),
     "killed, newest checkpoint damaged": (2, damaged),
@@ -173,10 +231,10 @@ KINDS: dict[str, tuple[int, Callable[[Trial], None]]] = {  # slots at the start,
 }
 
 
-def attempt(kind: str, at: int, folder: Path, alone: Path) -> Try:
-    """One try, to the first checkpoint of an epoch's end after the fault. Leaves nothing running."""
+def attempt(kind: str, at: int, folder: Path, alone: Path, draw: random.Random) -> Try:
+    """One try, to the first checkpoint of an epoch's end after the fault. Ends all that it started."""
     slots, fault = KINDS[kind]
-    trial = Trial(folder, slots, at)
+    trial = Trial(folder, slots, at, draw)
     try:
         fault(trial)
         trial.go_on(lambda: trial.highest > at)
@@ -187,13 +245,28 @@ def attempt(kind: str, at: int, folder: Path, alone: Path) -> Try:
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         steps = [line["iteration"] for line in lines if line["kind"] == "train" and line["iteration"] <= end]
         lost, twice = end - len(set(steps)), len(steps) - len(set(steps))
-        survived = found <= MOST and not lost and not twice
-        return Try(kind, at, survived, lost, twice, found, trial.longest, trial.codes)
-    finally:
-        trial.job.process.terminate()
+        left = close(trial)
+        survived = found <= MOST and not lost and not twice and not left
+        return Try(kind, at, survived, lost, twice, left, found, trial.longest, tuple(trial.codes))
+    except (AssertionError, subprocess.TimeoutExpired, OSError, ValueError) as error:
+        return Try(kind, at, False, left=close(trial), exit_codes=tuple(trial.codes), words=str(error)[-2000:])
+
+
+def close(trial: Trial) -> int:
+    """Ends the run of a try; how many of its processes were left over."""
+    trial.job.process.terminate()
+    try:
         trial.job.process.wait(60)
-        if (folder / "checkpoints").is_mount():
-            subprocess.run(["umount", folder / "checkpoints"], check=True)
+    except subprocess.TimeoutExpired:
+        trial.job.process.kill()
+        trial.job.process.wait()
+    time.sleep(0.5)
+    left = members(trial.folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    if (trial.folder / "checkpoints").is_mount():
+        subprocess.run(["umount", trial.folder / "checkpoints"], check=True)
+    return len(left)
 
 
 def difference(one: Path, other: Path) -> float:
@@ -248,50 +321,80 @@ def time_of_saving(folder: Path) -> dict[str, float]:
 
 
 def table(tries: list[Try]) -> str:
-    """Markdown."""
-    lines = ["| fault | tried | survived | images lost | seen twice | seconds lost: median (min - max) |"]
-    lines.append("|---|---|---|---|---|---|")
-    for kind in dict.fromkeys(each.kind for each in tries):
-        rows = [each for each in tries if each.kind == kind]
+    """Markdown: a line for each kind of fault and one for all."""
+    head = ["fault", "tried", "survived", "images lost", "seen twice", "processes left over"]
+    lines = [f"| {' | '.join(head)} | seconds lost: quartiles, most |", "|---|---|---|---|---|---|---|"]
+    kinds = list(dict.fromkeys(each.kind for each in tries))
+    groups = {kind: [each for each in tries if each.kind == kind] for kind in sorted(kinds)} | {"all": tries}
+    for kind, rows in groups.items():
         seconds = [each.seconds for each in rows]
+        quartiles = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
         counts = [
             len(rows),
             sum(r.survived for r in rows),
             64 * sum(r.lost for r in rows),
             64 * sum(r.twice for r in rows),
+            sum(r.left for r in rows),
         ]
-        span = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})"
+        span = ", ".join(f"{each:.1f}" for each in [*quartiles, max(seconds)])
         lines.append(f"| {kind} | {' | '.join(map(str, counts))} | {span} |")
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tries", type=int, default=3, help="of each kind")
-    parser.add_argument("--json", type=Path, help="file for the tries, one by one")
-    parser.add_argument("--seed", type=int, default=0, help="of the steps at which the faults come")
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help="words of the kinds to try; default: all")
-    options = parser.parse_args()
-    draw = random.Random(options.seed)
+def write_table(file: Path) -> None:
+    """Puts the table of a soak's file into docs/reliability.md, between its two marks."""
+    found = json.loads(file.read_text())
+    text = table([Try(**each) for each in found["tries"]])
+    largest = max(each["difference"] for each in found["tries"])
+    text += f"\n\nLargest relative difference of any tensor from the undisturbed run: {largest:.0e}."
+    before, first, rest = DOCS.read_text().partition("<!-- table -->\n")
+    _, second, after = rest.partition("<!-- end of the table -->")
+    assert first and second, f"{DOCS} has no marks for the table"
+    DOCS.write_text(f"{before}{first}{text}\n{second}{after}")
+
+
+def soak(options: argparse.Namespace, folder: Path) -> None:
+    """Tries every kind once in a random order, then again, until the time is over."""
+    draw, tries = random.Random(options.seed), list[Try]()
     chosen = [kind for kind in KINDS if not options.kinds or any(word in kind for word in options.kinds)]
     if os.geteuid() != 0:
         chosen = [kind for kind in chosen if not kind.startswith("disk full")]
-    tries: list[Try] = []
-    with tempfile.TemporaryDirectory(prefix="reliability-") as name:
-        folder = Path(name)
-        saving = time_of_saving(folder / "saving")
-        print(json.dumps(saving), flush=True)
-        run_alone(folder / "alone" / "run")
-        for number in range(options.tries):
-            for kind in chosen:
-                at = draw.randint(STEPS // 2, 3 * STEPS)
-                place = folder / re.sub(r"\W+", "-", f"{number} {kind}") / "run"
-                tries.append(attempt(kind, at, place, folder / "alone" / "run"))
-                print(json.dumps(asdict(tries[-1])), flush=True)
-                if options.json:
-                    result = {"saving": saving, "tries": [asdict(each) for each in tries]}
-                    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    end = time.monotonic() + 60 * options.minutes
+    result: dict[str, Any] = {"seed": options.seed}
+    if options.saving:
+        result["saving"] = time_of_saving(folder / "saving")
+    run_alone(folder / "alone" / "run")
+    waiting: list[str] = []
+    while time.monotonic() < end:
+        waiting = waiting or draw.sample(chosen, len(chosen))
+        kind = waiting.pop()
+        place = folder / re.sub(r"\W+", "-", f"{len(tries)} {kind}") / "run"
+        tries.append(attempt(kind, draw.randint(STEPS // 2, 3 * STEPS), place, folder / "alone" / "run", draw))
+        print(json.dumps(asdict(tries[-1])), flush=True)
+        if tries[-1].survived:
+            shutil.rmtree(place.parent)
+        if options.json:
+            result["tries"] = [asdict(each) for each in tries]
+            options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(table(tries))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="minutes after which no other try begins")
+    parser.add_argument("--json", type=Path, help="file for the tries, one by one")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order and the moments of the faults")
+    parser.add_argument("--saving", action="store_true", help="measure the writing of a ResNet-50 checkpoint too")
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="only write the table of docs/reliability.md from FILE"
+    )
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="words of the kinds to try (default: all kinds)")
+    options = parser.parse_args()
+    if options.table:
+        write_table(options.table)
+        return
+    with tempfile.TemporaryDirectory(prefix="reliability-") as name:
+        soak(options, Path(name))
 
 
 if __name__ == "__main__":

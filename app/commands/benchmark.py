@@ -44,15 +44,15 @@ def main(argv: Sequence[str]) -> None:
     config, options = parse(argv)
 
     from app.bench.benchmark import lines, run_benchmark
-    from app.world import world as cluster
+    from app.world import world
     from app.world.tuning import Tuning
 
     tuning = Tuning.of(config)
-    world = cluster.current_world(cluster.join(config.collectives, config.device, tuning))
+    here = world.current_world(world.join(config.collectives, config.device, tuning))
     only = "collectives" if options.collectives else "input" if options.input else ""
-    found = run_benchmark(config, world, steps=options.steps, only=only)
-    if world.rank == 0:
-        print(*world.describe(), *lines(found), sep="\n", flush=True)
+    found = run_benchmark(config, here, steps=options.steps, only=only)
+    if here.rank == 0:
+        print(*here.describe(), *lines(found), sep="\n", flush=True)
         if options.json:
             Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
-    cluster.stop()
+    world.stop()

@@ -66,28 +66,28 @@ def main(argv: Sequence[str]) -> None:
     from app.trained.trained import in_words, load, validation_source
     from app.training.evaluation import evaluate
     from app.training.signals import StopRequest
-    from app.world import world as cluster
+    from app.world import world
     from app.world.agreement import on_root, together
 
     stop = StopRequest()
-    world = cluster.start(options.collectives, options.device)
+    here = world.start(options.collectives, options.device)
     trained = together(lambda: load(options.weights))
     source = together(
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )
     on_root(lambda: report.make_folder(options.output))
-    if world.rank == 0 and source.warnings:
+    if here.rank == 0 and source.warnings:
         print("\n".join(source.warnings), file=sys.stderr)
     processes = options.loader_processes
     if processes < 0:
-        processes = default_loader_processes(source, world.local_size)
-    forward_pass = trained.forward_pass(world.device)
-    result = evaluate(trained.network.to(world.device), source, world, forward_pass, processes, lambda: stop.asked)
+        processes = default_loader_processes(source, here.local_size)
+    forward_pass = trained.forward_pass(here.device)
+    result = evaluate(trained.network.to(here.device), source, here, forward_pass, processes, lambda: stop.asked)
     if result is None:
         raise Preempted("the evaluation was stopped: start it again")
-    if world.rank == 0:
+    if here.rank == 0:
         classes = in_words(source.classes, source.name)
         print(report.as_json(result, source.classes) if options.json else report.as_text(result, classes), flush=True)
         if options.output:
             report.write(Path(options.output), result, source.classes, classes)
-    cluster.stop()
+    world.stop()

@@ -1,4 +1,4 @@
-"""What can fail on one process only, made the same on all: every process goes on, or every process raises."""
+"""Agreement on errors: where something fails on one process only, all processes raise the same error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ T = TypeVar("T")
 
 
 def on_root(function: Callable[[], T]) -> T:
-    """`function`'s result on rank 0, on every process; a UserError it raises there is raised on every process."""
+    """Calls `function` on rank 0 and returns its result on every process.
+
+    Raises:
+        UserError: on every process, where `function` raises one on rank 0.
+    """
     result: T | None = None
     error: UserError | None = None
     if hvd.rank() == 0:
@@ -30,7 +34,11 @@ def on_root(function: Callable[[], T]) -> T:
 
 
 def together(function: Callable[[], T]) -> T:
-    """`function`'s own result on each process; if it raises UserError on any, the first of these is raised on all."""
+    """Calls `function` on every process and returns to each its own result.
+
+    Raises:
+        UserError: on every process, where `function` raises one on any process; that of the lowest rank.
+    """
     result: T | None = None
     error: UserError | None = None
     try:

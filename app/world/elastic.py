@@ -1,7 +1,7 @@
-"""Sessions: the times between two changes of the cluster. A static run has one, an elastic run as many as it takes.
+"""Sessions: a session is the part of a run between two changes of its processes. A static run has one session.
 
-Horovod's elastic mode notices that a process died (the collectives fail) or that hosts came or left (at a commit), puts
-back what was last committed, and calls the session again with the processes that there are then.
+Horovod's elastic mode notices that a process has died, because collectives fail, or that hosts were added or removed,
+at a commit. It then restores what was committed last and calls the session again with the processes that there are.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _TRIES = 10
 
 
 class _Committed(State):
-    """What Horovod's elastic mode asks to save and to restore; the session itself sends it to the others."""
+    """What Horovod's elastic mode saves and restores. The session itself sends the state to the other processes."""
 
     def __init__(self, save: Callable[[], None], restore: Callable[[], None]) -> None:
         super().__init__(bcast_object=_broadcast, get_rank=hvd.rank)
         self.save, self.restore = save, restore
 
     def sync(self) -> None:
-        """Nothing: a process that has just joined runs the session from its start, and all must do the same."""
+        """Does nothing: every process runs the session from its start, whether it is new or not."""
 
 
 def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
@@ -41,10 +41,15 @@ def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
 
 
 def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], restore: Callable[[], None]) -> None:
-    """Calls `session(commit)` until it returns, again after every change of the cluster.
+    """Calls `session(commit)`, and calls it again after every change of the processes, until it returns.
 
-    `save` keeps a copy of the state in memory, at each `commit()`; `restore` puts it back after a failure. In a static
-    run commit() does nothing and a failure is raised: Lost.
+    Args:
+        session: trains; it calls `commit()` at points where the processes may change.
+        save: keeps a copy of the state in memory. It is called at each `commit()` of an elastic run.
+        restore: goes back to that copy, after a process has died.
+
+    Raises:
+        Lost: another process of a static run has ended.
     """
     try:
         if is_elastic():
@@ -58,7 +63,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
 
 
 def _meet_again() -> None:
-    """Leaves the old world and joins the new one. Another process may die meanwhile: then this one tries again."""
+    """Leaves the old processes and joins the new ones. If another process dies meanwhile, this one tries again."""
     for tries_left in reversed(range(_TRIES)):
         try:
             connections.shutdown()
@@ -71,6 +76,6 @@ def _meet_again() -> None:
 
 
 def deal_again(optimizer: Any, passes: int) -> None:
-    """Makes a distributed optimizer fit for a new session: other passes per step, no sums under way."""
+    """Prepares a distributed optimizer for a new session: `passes` backward passes per step, and no pending sums."""
     optimizer.set_backward_passes_per_step(passes)
     optimizer.load_state_dict(optimizer.state_dict())  # Horovod drops its handles here; the tensors stay

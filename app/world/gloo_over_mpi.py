@@ -1,7 +1,7 @@
-"""gloo under mpirun: Horovod has no way of its own (HOROVOD_CPU_OPERATIONS=gloo alone is a SIGSEGV there).
+"""gloo under mpirun. Horovod itself does not support it: HOROVOD_CPU_OPERATIONS=gloo alone ends in a SIGSEGV.
 
-Gloo's ranks meet at a small HTTP store, which horovodrun normally runs and describes in HOROVOD_* variables. Here rank
-0 runs it and mpi4py tells everyone: from hvd.init() on, no rank calls MPI again.
+The ranks of gloo find one another at an HTTP store, which horovodrun normally runs and describes in HOROVOD_*
+variables. Here rank 0 runs the store, and mpi4py tells the other ranks. After hvd.init() no rank calls MPI any more.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ _INTERFACE = "HOROVOD_GLOO_IFACE"
 
 
 def prepare() -> Callable[[], None]:
-    """Describes this MPI job to gloo in os.environ; to be called on all ranks before hvd.init().
+    """Describes this MPI job to gloo in os.environ. All ranks call it before hvd.init().
 
-    Returns what ends it after hvd.shutdown(). UserError for an interface which is not on this host.
+    Returns:
+        A function to call after hvd.shutdown(), which restores the environment and ends the store.
+
+    Raises:
+        UserError: the interface of --interface is not on this host, or the other hosts cannot be reached.
     """
     from mpi4py import (
         MPI,
@@ -68,7 +72,7 @@ def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
 
 
 def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
-    """The variables that horovodrun sets, by their names in Horovod's gloo_run.py."""
+    """The variables that horovodrun sets; their names are those in Horovod's gloo_run.py."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -86,7 +90,7 @@ def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[st
 
 
 def _own_address(towards: str) -> str:
-    """This host's address on --interface where it is given, else on the route to another host."""
+    """The address of this host: that of --interface if it is given, else that of the route to the host `towards`."""
     interface = os.environ.get(_INTERFACE)
     if interface:
         for address in psutil.net_if_addrs().get(interface, []):
@@ -102,7 +106,7 @@ def _own_address(towards: str) -> str:
             probe.connect((towards, 9))
         except OSError as error:
             raise UserError(
-                f"{socket.gethostname()} finds no way to {towards} ({error.strerror}): give --interface"
+                f"{socket.gethostname()} cannot reach {towards} ({error.strerror}): give --interface"
             ) from None
         return str(probe.getsockname()[0])
 

@@ -1,8 +1,10 @@
-"""A small process beside each rank, which speaks for it once it cannot: killed, stopped, or stuck in foreign code.
+"""A small process next to each rank, which reports about the rank when the rank itself cannot.
 
-The rank tells it now and then where it is. When the rank is gone without saying why, the guard says where that was;
-when it answers no more, the guard says so and ends it, so that neither a launcher nor the other ranks wait for it.
-A process of its own, as no thread runs in a rank that is stopped, and on the rank's own host, as no signal travels.
+The rank regularly tells its guard what it is doing. If the rank ends without a message, for example by SIGKILL, the
+guard reports what the rank did last. If the rank does not answer any more, because it is stopped or stuck in a library,
+the guard reports that and ends it, so that neither the launcher nor other ranks wait for it. The guard is a process and
+not a thread because no thread runs in a stopped process, and it is on the rank's host because signals do not reach
+other hosts.
 """
 
 from __future__ import annotations
@@ -19,25 +21,29 @@ from pathlib import Path
 from app.base import failure, launcher_environment
 from app.base.errors import FAILED
 
-MARGIN = 2.0  # seconds more than the rank's own watchdog takes, which knows better
+MARGIN = 2.0  # seconds more than the rank's own watchdog takes, which can say more
 _POLL = 0.2
 _process: subprocess.Popen[bytes] | None = None
 
 
 def start(limit: float, timeout: float) -> None:
-    """Guards this process from now on; it is ended when it tells nothing for `limit` seconds, 0: never. timeout: what
-    --stall-timeout said."""
+    """Starts the guard of this process.
+
+    Args:
+        limit: seconds without a word after which the guard ends this process, 0 for never.
+        timeout: the value of --stall-timeout, for the message.
+    """
     global _process
     command = [sys.executable, "-m", "app.world.guard", str(os.getpid()), str(limit), str(timeout)]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     _process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, start_new_session=True)
     assert _process.stdin
-    os.set_blocking(_process.stdin.fileno(), False)  # a rank never waits for its guard
+    os.set_blocking(_process.stdin.fileno(), False)  # a rank must not wait for its guard
     failure.before_leaving = dismiss
 
 
 def tell(where: str, stack: str) -> None:
-    """Where this process is."""
+    """Tells the guard where this process is, and its stack."""
     if _process and _process.stdin:
         with contextlib.suppress(OSError):  # a guard that is gone, or has not read yet
             os.write(
@@ -47,7 +53,7 @@ def tell(where: str, stack: str) -> None:
 
 
 def dismiss() -> None:
-    """This process speaks for itself, or ends in order."""
+    """Ends the guard: this process reports its own end, or ends as it should."""
     global _process
     if _process and _process.stdin:
         with contextlib.suppress(OSError):
@@ -58,7 +64,8 @@ def dismiss() -> None:
 
 
 def watch(pid: int, limit: float, timeout: float) -> None:
-    """The guard's life. Silence is counted in its own time: a whole host that was suspended is no stall."""
+    """Watches the process `pid` until it ends. Silence is counted in the guard's own running time, so that a host which
+    was suspended is not taken for a stall."""
     silent, rest, where, stack = 0.0, b"", "the start", ""
     while True:
         if select.select([sys.stdin], [], [], _POLL)[0]:  # first: a rank may have said why, and be gone

@@ -1,4 +1,4 @@
-"""How Horovod and NCCL reduce: read from the environment when Horovod starts."""
+"""Settings of Horovod and NCCL, which they read from the environment when Horovod starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
-LEAVE = -1.0  # as Horovod has it, or as its own variables or horovodrun's options say
+LEAVE = -1.0  # leave it to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
 SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles: its end and that of the first sums fall together
 LONGEST_MS = 25.0  # other collectives, as of a commit, wait for a cycle too

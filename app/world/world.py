@@ -1,6 +1,6 @@
-"""The processes of a run and what passes between them. With app.world.elastic the only user of Horovod.
+"""The processes of a run and their collectives. Only this folder uses Horovod inside a rank.
 
-Every collective has a name of its own and is blocking: names that Horovod makes up count calls, and would differ
+Every collective has a fixed name and waits for its end. The names that Horovod makes up count calls, and would differ
 between a process that was there before and one that joined later.
 """
 
@@ -48,7 +48,7 @@ _end_of_gloo_over_mpi: Callable[[], None] | None = None
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands, and what is really in use (not what was asked for)."""
+    """The place of this process among the others, and what is really in use, whatever was asked for."""
 
     rank: int
     size: int
@@ -61,7 +61,7 @@ class World:
     spare_cores: bool = False  # on every host, one for each process beside those that compute
 
     def describe(self) -> list[str]:
-        """Who computes, in lines for people."""
+        """Describes the processes in lines of text."""
         hosts = ", ".join(f"{host} ({self.hosts.count(host)})" for host in dict.fromkeys(self.hosts))
         return [
             f"processes: {self.size} on {hosts}, device {self.device.type};"
@@ -70,7 +70,7 @@ class World:
 
 
 def start(collectives: str = "auto", device: str = "auto") -> World:
-    """Joins the run and says who is there: join() and current_world()."""
+    """Joins the run and returns its processes, by join() and current_world()."""
     return current_world(join(collectives, device))
 
 
@@ -95,7 +95,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
 
 
 def current_world(device: torch.device) -> World:
-    """The processes that there are now; every one of them must call it."""
+    """Returns the processes that there are now. Every one of them must call it."""
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
@@ -140,7 +140,7 @@ def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
 
 
 def stop() -> None:
-    """Leaves the run in an orderly way, together with the others. start() works again afterwards."""
+    """Leaves the run together with the other processes. start() works again afterwards."""
     global _end_of_gloo_over_mpi
     with phase(WAITING):
         hvd.shutdown()
@@ -150,7 +150,7 @@ def stop() -> None:
 
 
 def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
-    """The elementwise sum over all processes, of the same shape and dtype on each; a new tensor."""
+    """Returns the elementwise sum over all processes as a new tensor. Shape and dtype are the same on each process."""
     return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
 
 
@@ -174,7 +174,7 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
-    """The object of the process `root`, on every process; app.world.packing says which objects can be sent."""
+    """Returns the object of the process `root` on every process. app.world.packing says which objects can be sent."""
     # As hvd.broadcast_object and hvd.allgather_object do, but for their wait: see _wait.
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
@@ -184,13 +184,13 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
-    """The whole numbers of the process `root`, as many on every process."""
+    """Returns the whole numbers of the process `root`, of which every process has the same number."""
     received: list[int] = _done(hvd.broadcast_async(torch.tensor(numbers), root, name)).tolist()  # Horovod: few of one
     return received
 
 
 def gather_objects(obj: Any) -> list[Any]:
-    """The objects of all processes, by rank, on every process."""
+    """Returns the objects of all processes on every process, ordered by rank."""
     packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
     joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: objects of all
     return unpack_all(joined.numpy().tobytes(), hvd.size())
@@ -198,7 +198,7 @@ def gather_objects(obj: Any) -> list[Any]:
 
 @torch.no_grad()
 def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
-    """Overwrites the tensors by those of `root`; same names, shapes and dtypes everywhere, any memory format."""
+    """Overwrites the tensors with those of `root`. Names, shapes and dtypes are the same on every process."""
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
     handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
@@ -244,8 +244,8 @@ def distribute(
 
 
 def _wait(handle: int) -> None:
-    """Till a collective is done. Horovod's own wait calls sched_yield in a loop, which takes the core that its thread,
-    making the sums, needs where processes fill the cores."""
+    """Waits until a collective is done. Horovod's own wait calls sched_yield in a loop. Where processes use all cores,
+    this takes the core that Horovod's thread needs to make the sums."""
     nap, longest = _NAPS
     with phase(WAITING):
         while not hvd.poll(handle):
@@ -309,7 +309,7 @@ def _choose_controller(collectives: str) -> None:
 
 
 def _limit_threads() -> None:
-    """Shares the cores out to this host's processes, unless OMP_NUM_THREADS says otherwise: torch takes them all."""
+    """Divides the cores of this host among its processes unless OMP_NUM_THREADS is set. torch would use all of them."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
 
