@@ -8,6 +8,7 @@ rounds alike on every machine.
 
 from __future__ import annotations
 
+from importlib.metadata import distribution
 from typing import NamedTuple
 
 import numpy as np
@@ -36,12 +37,11 @@ class Images(NamedTuple):
 
 def digits() -> tuple[Images, Images]:
     """1,437 training and 360 validation images, 8 x 8, of the 10 classes; 36 of each class validate."""
-    # Imported here, as it takes a second, which a run on other data need not pay.
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = labels.astype(np.int64)
+    # The file that sklearn.datasets.load_digits reads. It is read here because importing sklearn takes a second.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), delimiter=",")
+    images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = rows[:, -1].astype(np.int64)
     draws = uniform(SPLIT_SEED, 0, np.arange(len(labels)), 1)[:, 0]
     validates = np.zeros(len(labels), bool)
     for label in range(len(CLASSES)):

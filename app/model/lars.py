@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.optim import SGD
+
+from app.model.sgd import EagerSGD
 
 
-class LARS(SGD):
+class LARS(EagerSGD):
     """SGD in which each layer's step is scaled by the ratio of the norms of its weights and of its gradient.
 
     With w a layer's weights, g its gradient, beta the weight decay, eta the trust coefficient and gamma the learning

@@ -1,4 +1,4 @@
-"""The networks by name: torchvision's ResNets and small ones of the same blocks for small images."""
+"""The networks by name: torchvision's ResNets, and small ones of the same block for small images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from app.base.errors import UserError
 from app.forecast.model_size import LARGE_BLOCKS as LARGE
@@ -16,6 +14,33 @@ from app.forecast.model_size import SMALL_BLOCKS as SMALL
 from app.recipe.config import Config
 
 NormLayer = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """He et al. 2015, Figure 5 (left): two 3x3 convolutions and a shortcut.
+
+    It is the block of torchvision's resnet18, with the same names. It stands here because `import torchvision.models`
+    takes about as long as `import torch`, and the small networks need nothing else from there.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, shortcut: nn.Module | None, norm_layer: NormLayer
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = norm_layer(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(outputs)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        x += shortcut
+        activation: Tensor = self.relu(x)
+        return activation
 
 
 class SmallResNet(nn.Module):
@@ -44,8 +69,8 @@ def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: Norm
     shortcut = None
     if stride != 1 or inputs != outputs:
         shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
-    first = BasicBlock(inputs, outputs, stride, shortcut, norm_layer=norm_layer)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs, norm_layer=norm_layer) for _ in range(blocks - 1)))
+    first = BasicBlock(inputs, outputs, stride, shortcut, norm_layer)
+    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, None, norm_layer) for _ in range(blocks - 1)))
 
 
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
@@ -54,6 +79,8 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
     if config.model in SMALL:
         network: nn.Module = SmallResNet(SMALL[config.model], config.width, channels, classes, norm_layer)
     elif config.model in LARGE:
+        from torchvision.models import resnet
+
         network = getattr(resnet, config.model)(norm_layer=norm_layer, num_classes=classes)
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
@@ -80,6 +107,7 @@ def initialise(network: nn.Module, config: Config) -> None:
             nn.init.zeros_(module.bias)
     # Blocks come after their own BNs in no fixed order: set these last.
     for module in network.modules():
-        if isinstance(module, Bottleneck | BasicBlock):
-            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+        # Only residual blocks have a bn2; those with three convolutions have a bn3 too.
+        last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
+        if last is not None:
             nn.init.constant_(last.weight, config.last_gamma)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from app.model.lars import LARS
+from app.model.sgd import EagerSGD
 from app.recipe.config import Config
 
 
@@ -45,7 +46,7 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
             "learned": False,
         },
     ]
-    kind = LARS if config.optimizer == "lars" else SGD
+    kind = LARS if config.optimizer == "lars" else EagerSGD
     return kind(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 

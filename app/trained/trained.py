@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights
 
 from app.base.errors import UserError
 from app.data.images import central_crop, read_image
@@ -225,6 +224,8 @@ def read_beside(path: Path) -> dict[str, Any]:
 
 def imagenet_names() -> list[str]:
     """ImageNet's 1,000 classes in words, in the order of their WordNet ids."""
+    from torchvision.models import ResNet50_Weights  # here, because this import takes about as long as torch's own
+
     return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.resnet import BasicBlock
+
+from app.model.networks import BasicBlock
 
 HERE = Path(__file__).parent
 ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}

@@ -10,7 +10,7 @@ from torch import nn
 
 from app.base.errors import UserError
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
-from app.model.networks import make_network
+from app.model.networks import BasicBlock, make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
@@ -31,6 +31,24 @@ def test_same_function_as_torchvision(name: str) -> None:
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     for mode in (False, True):
         assert torch.allclose(ours.train(mode)(x), theirs.train(mode)(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (16, 2)])
+def test_same_block_as_torchvision(outputs: int, stride: int) -> None:
+    shortcut = None if stride == 1 else nn.Sequential(nn.Conv2d(8, outputs, 1, stride), nn.BatchNorm2d(outputs))
+    theirs = torchvision.models.resnet.BasicBlock(8, outputs, stride, shortcut)
+    ours = BasicBlock(8, outputs, stride, copy.deepcopy(shortcut), nn.BatchNorm2d)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert [name for name, _ in ours.named_modules()] == [name for name, _ in theirs.named_modules()]
+    x = torch.randn(4, 8, 6, 6)
+    results = []
+    for block in (ours, theirs):
+        input = x.clone().requires_grad_()
+        output = block(input)
+        output.square().sum().backward()
+        results.append([output, input.grad, *(p.grad for p in block.parameters()), *block.buffers()])
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_paper_initialisation_of_resnet50() -> None:

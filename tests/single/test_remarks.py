@@ -3,6 +3,7 @@
 Each test also shows that the broken form differs, so that it cannot pass by accident.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from torch.optim import SGD
 from app.data.order import permutation, validation_batches, worker_batches
 from app.model.optimizer import make_optimizer, set_learning_rate, undo_momentum_correction
 from app.model.piggyback import Piggyback
+from app.model.sgd import EagerSGD
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.recipe.schedule import learning_rate, loss_factor
@@ -218,5 +220,8 @@ def test_validation_sees_each_image_once(size: int) -> None:
 
 def test_the_test_itself_uses_torchs_sgd() -> None:
     optimizer = linear_state().optimizer
-    assert isinstance(optimizer, SGD) and type(optimizer).__mro__[1] is SGD
+    assert type(optimizer).__mro__[1:3] == (EagerSGD, SGD)
+    for name, ours in vars(EagerSGD).items():
+        if callable(ours):
+            assert inspect.unwrap(ours) is inspect.unwrap(getattr(SGD, name)), name
     assert learning_rate(CONFIG, 0.0) == pytest.approx(0.1)

@@ -1,0 +1,24 @@
+"""torch's SGD, loaded without torch's compiler."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch.optim import SGD
+
+
+class EagerSGD(SGD):
+    """torch's SGD without the decorators that import torch's compiler.
+
+    torch decorates these methods for callers that compile them, and at the first call the decorators import
+    torch._dynamo, which takes about as long as `import torch`. This program never compiles its optimizer (--compile
+    compiles the network), so it calls the functions that torch decorates. Of the decorator of `step` only no_grad
+    concerns a step that is not compiled. Where a version of torch does not decorate a method, it is used as it is.
+    """
+
+    add_param_group = inspect.unwrap(SGD.add_param_group)
+    zero_grad = inspect.unwrap(SGD.zero_grad)
+    state_dict = inspect.unwrap(SGD.state_dict)
+    load_state_dict = inspect.unwrap(SGD.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(SGD.step))
