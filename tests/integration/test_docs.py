@@ -76,7 +76,7 @@ def test_options_are_known(page: str, command: str, place: Path, monkeypatch: py
     monkeypatch.chdir(place)
     words = [word for word in shlex.split(command, comments=True) if word != "..."]
     words = words[words.index("./run.sh") + 1 :]
-    if words[:1] not in (["setup"], ["test"]):
+    if words[:1] not in (["setup"], ["test"], ["bundle"]):
         _, rest = parse(words, COMMANDS)
         check(rest)
 
@@ -85,7 +85,7 @@ def test_options_are_known(page: str, command: str, place: Path, monkeypatch: py
 def test_what_the_text_names_exists(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(r"`\./run\.sh ([a-z][a-z-]*)", text):
-        assert name in {*COMMANDS, "setup", "test", "launch"}, name
+        assert name in {*COMMANDS, "setup", "test", "bundle", "version"}, name
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
 
