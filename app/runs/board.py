@@ -76,7 +76,7 @@ class Board:
         seen = iteration * self.plan.minibatch
         add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
 
-    def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor) -> None:
+    def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Draws errors as fractions by step and by images, and in percent by epoch, as in the paper's figures."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}

@@ -36,27 +36,27 @@ def class_table(result: Evaluation, classes: Sequence[str], most: int | None = N
 
 
 def confusion_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
-    """A line for each label taken for another class, the most frequent first."""
-    wrong = result.confusion.clone().fill_diagonal_(0)
-    cells = sorted((-int(wrong[row, column]), int(row), int(column)) for row, column in wrong.nonzero())
-    return [f"  {-count:6} times  {classes[row]} taken for {classes[column]}" for count, row, column in cells]
+    """Return a line for each label taken for another class, the most frequent first."""
+    return [
+        f"  {count:6} times  {classes[label]} taken for {classes[cls]}" for count, label, cls in result.confusions()
+    ]
 
 
 def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Name, images and errors (fractions; 0 without images) of each class."""
-    images = result.confusion.sum(1).tolist()
-    right = result.confusion.diagonal().tolist()
-    missed5 = result.missed5.tolist()
     return [
-        {"name": name, "images": n, "top1_error": (n - r) / max(n, 1), "top5_error": m / max(n, 1)}
-        for name, n, r, m in zip(classes, images, right, missed5, strict=True)
+        {"name": name, "images": n, "top1_error": wrong / max(n, 1), "top5_error": missed / max(n, 1)}
+        for name, n, wrong, missed in zip(classes, *result.per_class(), strict=True)
     ]
 
 
 def as_json(result: Evaluation, classes: Sequence[str]) -> str:
-    """All of it; confusion has a row a label."""
+    """Return all of it. "confusion" has a row for each label and is null above 1,000 classes; "confusions" lists
+    [count, label, predicted class] of the wrong predictions for any number of classes."""
     values = {name: getattr(result, name) for name in ("top1_error", "top5_error", "loss", "images")}
-    return json.dumps({**values, "classes": per_class(result, classes), "confusion": result.confusion.tolist()})
+    matrix = result.confusion
+    values |= {"classes": per_class(result, classes), "confusions": result.confusions()}
+    return json.dumps({**values, "confusion": None if matrix is None else matrix.tolist()})
 
 
 def make_folder(name: str) -> None:
@@ -68,10 +68,12 @@ def make_folder(name: str) -> None:
 
 
 def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Sequence[str]) -> None:
-    """evaluation.json, classes.txt, confusion.txt and confusion.png."""
+    """Write evaluation.json, classes.txt, confusion.txt and, for up to 1,000 classes, confusion.png."""
     from app.runs.figures import confusion_figure, to_png
 
     (folder / "evaluation.json").write_text(as_json(result, classes) + "\n")
     (folder / "classes.txt").write_text("\n".join(class_table(result, words)) + "\n")
     (folder / "confusion.txt").write_text("\n".join(confusion_table(result, words)) + "\n")
-    (folder / "confusion.png").write_bytes(to_png(confusion_figure(result.confusion.numpy(), classes)))
+    matrix = result.confusion
+    if matrix is not None:
+        (folder / "confusion.png").write_bytes(to_png(confusion_figure(matrix.numpy(), classes)))

@@ -1,29 +1,55 @@
-"""What an evaluation counts, against a plain loop; and that it needs no table of all classes for each batch."""
+"""What an evaluation counts, against a plain loop; and that it needs no table of all classes."""
+
+import json
+import tracemalloc
 
 import torch
 
 from app.runs.evaluation import Evaluation
-from app.training.evaluation import counted_cells
+from app.trained.evaluation_report import as_json, as_text
+from app.training.evaluation import outcomes
 
 CLASSES, IMAGES = 12, 200
 
 
+def evaluated(logits: torch.Tensor, labels: torch.Tensor) -> Evaluation:
+    """As `evaluate` puts it together, from batches of any size."""
+    found = torch.cat([outcomes(logits[part], labels[part]) for part in (slice(0, 130), slice(130, None))])
+    return Evaluation(labels, found.abs() - 1, found < 0, logits.shape[1], 0.0)
+
+
 def test_counts() -> None:
     generator = torch.Generator().manual_seed(3)
-    logits, labels = torch.randn(IMAGES, CLASSES, generator=generator), torch.arange(IMAGES) % CLASSES
-    counts = torch.zeros(CLASSES, CLASSES + 1, dtype=torch.int64)
-    for batch in (slice(0, 130), slice(130, IMAGES)):
-        cells = counted_cells(logits[batch], labels[batch], CLASSES)
-        counts.view(-1).index_add_(0, cells, torch.ones_like(cells))
-    found = Evaluation(counts[:, :-1], counts[:, -1], 0.0)
-    ranks = [sorted(range(CLASSES), key=lambda c: -row[c]).index(label)
-             for row, label in zip(logits.tolist(), labels.tolist(), strict=True)]  # fmt: skip
+    logits, labels = torch.randn(IMAGES, CLASSES, generator=generator), torch.arange(IMAGES) % (CLASSES - 1)
+    found = evaluated(logits, labels)
+    order = [sorted(range(CLASSES), key=lambda c: -row[c]) for row in logits.tolist()]
+    ranks = [classes.index(label) for classes, label in zip(order, labels.tolist(), strict=True)]
     assert found.images == IMAGES
     assert found.top1_error == sum(rank > 0 for rank in ranks) / IMAGES
     assert found.top5_error == sum(rank > 4 for rank in ranks) / IMAGES
+    matrix = [[0] * CLASSES for _ in range(CLASSES)]
+    for classes, label in zip(order, labels.tolist(), strict=True):
+        matrix[label][classes[0]] += 1
+    assert found.confusion is not None and found.confusion.tolist() == matrix
+    wrong = [(matrix[row][column], row, column) for row in range(CLASSES) for column in range(CLASSES) if row != column]
+    assert found.confusions() == sorted((each for each in wrong if each[0]), key=lambda each: (-each[0], *each[1:]))
+    images, errors, missed = found.per_class()
+    assert images == [sum(row) for row in matrix] and images[-1] == 0
+    assert errors == [sum(row) - row[label] for label, row in enumerate(matrix)]
+    assert missed == [
+        sum(rank > 4 for rank, of in zip(ranks, labels.tolist(), strict=True) if of == label)
+        for label in range(CLASSES)
+    ]
 
 
-def test_a_batch_counts_its_own_images_only() -> None:
-    labels = torch.tensor([0, 21_840])
-    cells = counted_cells(torch.eye(2, 21_841), labels, 21_841)  # ImageNet-21k
-    assert cells.tolist()[:2] == [0, 21_840 * 21_842 + 1] and len(cells) <= 4
+def test_twenty_one_thousand_classes_take_little_memory() -> None:
+    classes, images = 21_841, 1_000  # ImageNet-21k's
+    labels = torch.arange(images) * 21
+    found = Evaluation(labels, (labels + 1) % classes, torch.zeros(images, dtype=torch.bool), classes, 0.0)
+    names = [f"n{label:08}" for label in range(classes)]
+    tracemalloc.start()
+    report, text = json.loads(as_json(found, names)), as_text(found, names)
+    assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    tracemalloc.stop()
+    assert report["confusion"] is None and report["confusions"][0] == [1, 0, 1] and len(report["confusions"]) == images
+    assert "n00000000 taken for n00000001" in text
