@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def duration(seconds: float) -> str:
     """`1 h 02 min`, `3 min 05 s` or `12 s`."""
@@ -19,3 +22,10 @@ def volume(size: float) -> str:
 def some(names: list[str]) -> str:
     """The first three of them and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Return the name that is most like `name` as a question, or all names where none is like it."""
+    names = [str(each) for each in known]
+    near = difflib.get_close_matches(str(name), names, 1, 0.4)
+    return f"did you mean {near[0]}?" if near else f"give one of {', '.join(names)}"

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from app.bench import measure
 from app.bench.bottleneck import bottleneck
 from app.data.loader import Loader, default_loader_processes
 from app.recipe.config import Config
-from app.recipe.plan import check_processes, make_plan
 from app.runs.run import Run
 from app.training.loader_size import loader_processes
-from app.training.run import make_state, overlaps
-from app.training.session import open_data
-from app.world.agreement import together
+from app.training.run import make_state, open_run, overlaps
 from app.world.world import World
 
 MOST_REPEATS = 10  # of an allreduce of one size
@@ -44,15 +39,6 @@ def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -
             processes = default_loader_processes(run.source, world.local_size)
         return found | {"input": measure.measure_input(run, world, processes, steps)}
     return found | measure_run(run, world, steps)
-
-
-def open_run(config: Config, world: World) -> Run:
-    """The data and the plan of a run that leaves no folder. Raises UserError on every process."""
-    source = together(lambda: open_data(config))
-    config = replace(config, image_size=source.image_size)
-    plan = make_plan(config, len(source.train), len(source.validation), source.skipped)
-    check_processes(plan, config, world.size)
-    return Run(config, plan, source, Path())
 
 
 def measure_run(run: Run, world: World, steps: int) -> dict[str, Any]:

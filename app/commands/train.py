@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
-from app.recipe.config import Config, check_same_recipe, read_config
+from app.recipe.comparison import check_same_recipe
+from app.recipe.config import Config, read_config
 from app.recipe.options import Parser, resolve, run_parser
 from app.runs.layout import CONFIG
 from app.runs.run_folder import resumed_folder
@@ -33,9 +33,9 @@ def parse(argv: Sequence[str]) -> Config:
         raise UserError("--resume goes on in its own folder: leave out --output")
     folder = resumed_folder(given["resume"])
     old = read_config(folder / CONFIG)
-    new = resolve({**given, "config": str(folder / CONFIG)})
+    new = resolve({**given, "config": str(folder / CONFIG), "resume": str(folder)})
     check_same_recipe(old, new, f"--resume {folder}")
-    return replace(new, resume=str(folder))
+    return new
 
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:

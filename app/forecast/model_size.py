@@ -9,18 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.base.errors import UserError
 from app.recipe.config import Config
+from app.recipe.models import MODELS
 
-SMALL_BLOCKS = {"resnet8": 1, "resnet14": 2, "resnet20": 3}  # name -> blocks of each of the three stages
-# name -> (blocks of each stage, convolutions of a block)
-LARGE_BLOCKS = {
-    "resnet18": ((2, 2, 2, 2), 2),
-    "resnet34": ((3, 4, 6, 3), 2),
-    "resnet50": ((3, 4, 6, 3), 3),
-    "resnet101": ((3, 4, 23, 3), 3),
-    "resnet152": ((3, 8, 36, 3), 3),
-}
 EXPANSION = {2: 1, 3: 4}  # of a block's width at its end
 
 
@@ -71,24 +62,22 @@ def stage(inputs: int, width: int, blocks: int, depth: int, size: int, stride: i
 
 
 def convolutions(model: str, width: int, image_size: int, channels: int) -> list[Conv]:
-    """All of a network's. Raises UserError for a network without a count."""
-    if model in SMALL_BLOCKS:
-        convs, size, depth = [Conv(channels, width, 3, image_size)], image_size, 2
-        stages, inputs = [(width * 2**i, SMALL_BLOCKS[model]) for i in range(3)], width
-    elif model in LARGE_BLOCKS:
-        blocks, depth = LARGE_BLOCKS[model]
-        convs, size = [Conv(channels, 64, 7, half(image_size))], half(half(image_size))
-        stages, inputs = [(64 * 2**i, count) for i, count in enumerate(blocks)], 64
+    """Return all convolutions of a network, in their order."""
+    blocks, depth, small = MODELS[model]
+    if small:
+        first, convs, size = width, [Conv(channels, width, 3, image_size)], image_size
     else:
-        raise UserError(f"no count for --model {model}: there are {', '.join([*SMALL_BLOCKS, *LARGE_BLOCKS])}")
-    for number, (stage_width, count) in enumerate(stages):
+        first, convs, size = 64, [Conv(channels, 64, 7, half(image_size))], half(half(image_size))
+    inputs = first
+    for number, count in enumerate(blocks):
+        stage_width = first * 2**number
         convs += stage(inputs, stage_width, count, depth, size, stride=2 if number else 1)
         inputs, size = stage_width * EXPANSION[depth], convs[-1].size
     return convs
 
 
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """The counts of a config's network. Raises UserError for a network without a count.
+    """Return the counts of a config's network.
 
     Activations: each convolution keeps its input and each BN its input, so twice the convolutions' outputs (ReLU works
     in place on what BN gives); of the first pool the output and its 8-byte indices.
@@ -96,7 +85,7 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
     convs = convolutions(config.model, config.width, image_size, channels)
     features = convs[-1].outputs
     weights = sum(c.inputs * c.outputs * c.kernel**2 for c in convs)
-    pool = 3 * 64 * half(convs[0].size) ** 2 if config.model in LARGE_BLOCKS else 0
+    pool = 3 * 64 * half(convs[0].size) ** 2 if not MODELS[config.model].small else 0
     return NetworkSize(
         parameters=weights + sum(2 * c.outputs for c in convs) + features * classes + classes,
         statistics=sum(2 * c.outputs for c in convs),

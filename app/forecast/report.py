@@ -28,9 +28,9 @@ class Forecasts:
 def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
     """The rate at the first step, after the warmup and from each decay on: iteration (steps made before), epoch, lr."""
     epochs = [0.0]
-    if plan.warmup_iterations:
+    if plan.warmup_iterations and config.warmup_epochs < plan.epochs:
         epochs.append(config.warmup_epochs)
-    epochs += [epoch for epoch in config.decay_epochs if epoch < plan.epochs]
+    epochs += [epoch for epoch, _ in plan.decays]
     steps = [math.ceil(epoch * plan.iterations_per_epoch) for epoch in epochs]
     return [
         {"iteration": step, "epoch": epoch, "lr": learning_rate(config, epoch)}

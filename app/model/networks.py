@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from app.base.errors import UserError
-from app.forecast.model_size import LARGE_BLOCKS as LARGE
-from app.forecast.model_size import SMALL_BLOCKS as SMALL
 from app.recipe.config import Config
+from app.recipe.models import MODELS
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -46,14 +43,14 @@ class BasicBlock(nn.Module):
 class SmallResNet(nn.Module):
     """He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
 
-    def __init__(self, blocks: int, width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
+    def __init__(self, blocks: tuple[int, ...], width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, 1, blocks, norm_layer)
-        self.layer2 = _stage(width, 2 * width, 2, blocks, norm_layer)
-        self.layer3 = _stage(2 * width, 4 * width, 2, blocks, norm_layer)
+        self.layer1 = _stage(width, width, 1, blocks[0], norm_layer)
+        self.layer2 = _stage(width, 2 * width, 2, blocks[1], norm_layer)
+        self.layer3 = _stage(2 * width, 4 * width, 2, blocks[2], norm_layer)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, classes)
 
@@ -74,22 +71,19 @@ def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: Norm
 
 
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
-    """A network with the paper's initialisation, drawn from the seed. Raises UserError with the nearest name."""
+    """Return a network with the paper's initialisation, drawn from the seed."""
     torch.manual_seed(config.seed)
-    if config.model in SMALL:
-        network: nn.Module = SmallResNet(SMALL[config.model], config.width, channels, classes, norm_layer)
-    elif config.model in LARGE:
+    blocks, convolutions, small = MODELS[config.model]
+    if small:
+        network: nn.Module = SmallResNet(blocks, config.width, channels, classes, norm_layer)
+    else:
         from torchvision.models import resnet
 
-        network = getattr(resnet, config.model)(norm_layer=norm_layer, num_classes=classes)
+        block: type[resnet.BasicBlock | resnet.Bottleneck]
+        block = resnet.Bottleneck if convolutions == 3 else resnet.BasicBlock
+        network = resnet.ResNet(block, list(blocks), num_classes=classes, norm_layer=norm_layer)
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    else:
-        near = difflib.get_close_matches(config.model, [*SMALL, *LARGE], 1, 0.4)
-        raise UserError(
-            f"no model {config.model!r}: "
-            + (f"did you mean {near[0]}?" if near else f"there are {', '.join([*SMALL, *LARGE])}")
-        )
     initialise(network, config)
     return network
 

@@ -9,6 +9,7 @@ from app.data.sources import fixed_size
 from app.recipe import paper
 from app.recipe.config import Config, flag
 from app.recipe.data_size import resize
+from app.recipe.schedule import SCHEDULES, warms_up
 
 MOST = 8192  # images of a minibatch whose error is still the baseline's (Figure 1)
 FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper does not say; ours is stated
@@ -67,12 +68,26 @@ def _minibatch(config: Config, images: int) -> str:
 def _warmup(config: Config, images: int) -> str:
     if config.minibatch <= config.reference_minibatch:
         return ""  # none is used there
-    expected = ("gradual", paper.WARMUP_EPOCHS)
-    if (config.warmup, config.warmup_epochs) == expected:
+    if warms_up(config) and config.warmup_epochs >= config.epochs:
+        return f"--warmup-epochs {config.warmup_epochs:g}: the run ends at epoch {config.epochs}, in the warmup"
+    if (config.warmup, config.warmup_epochs) == ("gradual", paper.WARMUP_EPOCHS):
         return ""
     row = paper.TABLE_1.get(config.warmup) if config.warmup != "gradual" else None
     text = f"--warmup {config.warmup}" + (f" over {config.warmup_epochs:g} epochs" if config.warmup != "none" else "")
     return text + (f" (Table 1 compares it: {row.error})" if row and config.minibatch == row.minibatch else "")
+
+
+def _decays(config: Config, images: int) -> str:
+    found = []
+    if config.decays != tuple(map(float, paper.DECAY_EPOCHS)):
+        late = [epoch for epoch in config.decays if SCHEDULES[config.schedule].decays and epoch >= config.epochs]
+        found.append(
+            f"--decay-epochs {_show(config.decays)}"
+            + (f" ({_show(tuple(late))}: never, as the run ends at {config.epochs})" if late else "")
+        )
+    if config.decay_factor != paper.DECAY_FACTOR:
+        found.append(f"--decay-factor {config.decay_factor}")
+    return ", ".join(found)
 
 
 def _image_size(config: Config, images: int) -> str:
@@ -83,12 +98,11 @@ def _image_size(config: Config, images: int) -> str:
 
 def _beyond(config: Config, images: int) -> str:
     """What came after this paper, with the papers that it is from."""
-    found = {
-        "cosine": "--schedule cosine (Loshchilov and Hutter 2017)",
-        "poly": "--schedule poly (You, Gitman and Ginsburg 2017)",
-        "lars": "--optimizer lars (You, Gitman and Ginsburg 2017)",
-    }
-    used = [found[name] for name in (config.schedule, config.optimizer) if name in found]
+    used = []
+    if SCHEDULES[config.schedule].source:
+        used.append(f"--schedule {config.schedule} ({SCHEDULES[config.schedule].source})")
+    if config.optimizer == "lars":
+        used.append("--optimizer lars (You, Gitman and Ginsburg 2017)")
     if config.label_smoothing:
         used.append(f"--label-smoothing {config.label_smoothing:g} (Szegedy et al. 2016)")
     return "beyond this paper: " + ", ".join(used) if used else ""
@@ -114,8 +128,7 @@ CHOICES = (
     _values("scaling", "2.1", "linear", scaling="linear"),
     Choice("warmup", "2.2", "gradual over 5 epochs, above kn = 256", ("warmup", "warmup_epochs"), _warmup),
     _values("epochs", "5.1", "90", epochs=paper.EPOCHS),
-    _values("decays", "5.1", "by 1/10 at epochs 30, 60 and 80", decay_epochs=tuple(map(float, paper.DECAY_EPOCHS)),
-            decay_factor=paper.DECAY_FACTOR),
+    Choice("decays", "5.1", "by 1/10 at epochs 30, 60 and 80", ("decay_epochs", "decay_factor"), _decays),
     Choice("beyond", "5.1", "step decay, SGD, plain labels", ("schedule", "optimizer", "trust_coefficient",
                                                               "label_smoothing"), _beyond),
     _values("momentum", "5.1", "0.9, Nesterov's", momentum=paper.MOMENTUM, nesterov=True),

@@ -1,30 +1,77 @@
-"""A run as one flat, frozen record; the command line is generated from it.
+"""A run as one flat, immutable record of what was asked for. The command line is generated from it.
 
-`RECIPE` fields say what is computed: two runs with the same recipe fields give the same network. The others say where
-and how it is computed and may change at any resume.
+A field carries its type, its choices and its limits, and `check` holds every value to them, whether it comes from the
+command line, from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards: what
+follows from it for a data set and a folder is in `Plan` and `Run`.
+
+Fields that are not `free` say what is computed: two runs in which they are equal give the same network. The free ones
+say where and how it is computed, and may change whenever a run is resumed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from app.base.errors import UserError
+from app.base.text import nearest
 from app.data.sources import data_help
+from app.recipe.models import MODELS
 from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
+from app.recipe.schedule import SCHEDULES, WARMUPS
+
+LARGEST = 2**63 - 1  # of any number: what 8 bytes hold, in torch and between processes
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def option(default: Any, group: str, text: str, *, choices: tuple[Any, ...] = (), free: bool = False) -> Any:
-    """A field which is also a command line option; `free`: it does not change what is computed."""
-    return field(default=default, metadata={"group": group, "text": text, "choices": choices, "free": free})
+class Limits(NamedTuple):
+    """The values that a number may have: `holds` says whether a value is one of them, `text` says it to people."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+ABOVE_0 = Limits("a number above 0", lambda value: value > 0)
+FROM_0 = Limits("0 or more", lambda value: value >= 0)
+FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
+TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
+SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # more overflows a wait
+FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's own", lambda value: value >= 0 or value == -1)
+FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
+
+
+def option(
+    default: Any,
+    group: str,
+    text: str,
+    *,
+    choices: tuple[Any, ...] = (),
+    limits: Limits | None = None,
+    free: bool = False,
+) -> Any:
+    """Return a field that is also a command line option.
+
+    Args:
+        default: the value where nothing else is said.
+        group: the heading under which `--help` shows the option.
+        text: the help text.
+        choices: all the values that it may have, if they are few.
+        limits: the numbers that it may have.
+        free: whether it changes nothing of what is computed.
+    """
+    return field(
+        default=default, metadata={"group": group, "text": text, "choices": choices, "limits": limits, "free": free}
+    )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every choice of a run. Rates are per step, lengths in epochs, minibatches in images."""
+    """Every choice of a run. Learning rates are per step, lengths in epochs, minibatches in images."""
 
     recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
 
@@ -32,118 +79,250 @@ class Config:
         "digits", "data", data_help(), free=True
     )
     skip_list: str = option(  # free like the data
-        "", "data", "file of images to leave out; check-data --skip-list writes it", free=True
+        "", "data", "file that lists images to leave out, as check-data --skip-list writes it", free=True
     )
-    image_size: int = option(0, "data", "side of the images the network sees, in pixels; 0: the data's own")
+    image_size: int = option(
+        0,
+        "data",
+        "side of the images that the network sees, in pixels; 0: the data set's own, 224 for a folder",
+        limits=FROM_0,
+    )
     resize: int = option(
-        0, "data", "shorter side before the central crop of validation, in pixels; 0: 256/224 of the image size"
+        0,
+        "data",
+        "shorter side before the central crop of validation, in pixels; 0: 256/224 of the image size",
+        limits=FROM_0,
     )
-    shuffle: str = option("epoch", "data", "one for all workers (paper: epoch), or each", choices=("epoch", "worker"))
-    augmentation: str = option("paper", "data", "of training images", choices=("paper", "none"))
+    shuffle: str = option(
+        "epoch",
+        "data",
+        "how training images are shuffled: once an epoch for all workers (paper: epoch), or by each worker",
+        choices=("epoch", "worker"),
+    )
+    augmentation: str = option("paper", "data", "augmentation of training images", choices=("paper", "none"))
     data_root: str = option(  # free like the data
         "", "data", "folder with the files of fashion-mnist, mnist, kmnist or cifar10", free=True
     )
-    downsample: int = option(1, "data", "side in pixels of the blocks that are averaged, of these four data sets")
-    synthetic_images: int = option(8192, "data", "training images of the synthetic data")
-    synthetic_classes: int = option(1000, "data", "classes of the synthetic data")
-
-    model: str = option("resnet8", "model", "network")
-    width: int = option(16, "model", "channels of the first stage of the small networks")
-    last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
-    fc_std: float = option(0.01, "model", "deviation of the last layer's initial weights")
-    conv_fan: str = option("fan_out", "model", "fan of He's initialisation", choices=("fan_out", "fan_in"))
-    bn_momentum: float = option(0.1, "model", "weight of a new step in BN's running statistics")
-    bn_eps: float = option(1e-5, "model", "epsilon of BN")
-    precise_bn: int = option(
-        0, "model", "training images whose BN statistics replace the running ones before each evaluation; 0: none"
+    downsample: int = option(
+        1,
+        "data",
+        "side in pixels of the blocks that are averaged, for fashion-mnist, mnist, kmnist and cifar10",
+        limits=ABOVE_0,
     )
-    sync_bn: bool = option(False, "model", "BN statistics over all workers of a step (not the paper's choice)")
+    synthetic_images: int = option(8192, "data", "number of training images of the synthetic data", limits=ABOVE_0)
+    synthetic_classes: int = option(1000, "data", "number of classes of the synthetic data", limits=ABOVE_0)
 
-    epochs: int = option(PAPER_EPOCHS, "schedule", "passes over the training images")
-    minibatch: int = option(256, "schedule", "kn, images of one step")
-    per_worker: int = option(32, "schedule", "n, images that share BN statistics; k = kn / n workers")
-    reference_lr: float = option(0.1, "schedule", "eta, the rate at the reference minibatch")
-    reference_minibatch: int = option(256, "schedule", "minibatch whose rate is eta")
-    scaling: str = option("linear", "schedule", "of eta with kn", choices=("linear", "sqrt", "none"))
+    model: str = option("resnet8", "model", "network to train", choices=tuple(MODELS))
+    width: int = option(
+        16, "model", "number of channels in the first stage of the networks for small images", limits=ABOVE_0
+    )
+    last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
+    fc_std: float = option(
+        0.01, "model", "standard deviation of the last layer's initial weights (paper: 0.01)", limits=FROM_0
+    )
+    conv_fan: str = option(
+        "fan_out", "model", "fan by which He's initialisation scales weights", choices=("fan_out", "fan_in")
+    )
+    bn_momentum: float = option(
+        0.1, "model", "weight of each new step in BN's running statistics (paper: 0.1)", limits=FROM_0_TO_1
+    )
+    bn_eps: float = option(1e-5, "model", "number that BN adds to each variance", limits=ABOVE_0)
+    precise_bn: int = option(
+        0,
+        "model",
+        "number of training images whose BN statistics replace the running ones before each evaluation; 0: none",
+        limits=FROM_0,
+    )
+    sync_bn: bool = option(
+        False, "model", "share BN statistics among all workers of a step (paper: each worker has its own)"
+    )
+
+    epochs: int = option(PAPER_EPOCHS, "schedule", "number of passes over the training images", limits=ABOVE_0)
+    minibatch: int = option(256, "schedule", "number of images in one step, kn", limits=ABOVE_0)
+    per_worker: int = option(
+        32, "schedule", "number of images that share BN statistics, n; a step has k = kn / n workers", limits=ABOVE_0
+    )
+    reference_lr: float = option(0.1, "schedule", "learning rate at the reference minibatch, eta", limits=ABOVE_0)
+    reference_minibatch: int = option(256, "schedule", "minibatch at which the learning rate is eta", limits=ABOVE_0)
+    scaling: str = option(
+        "linear", "schedule", "how the learning rate grows with the minibatch", choices=("linear", "sqrt", "none")
+    )
     scaled: str = option("rate", "schedule", "what scaling and warmup multiply (paper: rate)", choices=("rate", "loss"))
-    warmup: str = option("gradual", "schedule", "used for kn > reference", choices=("gradual", "constant", "none"))
-    warmup_epochs: float = option(5.0, "schedule", "length of the warmup")
+    warmup: str = option(
+        "gradual",
+        "schedule",
+        "warmup of the learning rate, used for minibatches above the reference: "
+        + "; ".join(f"{name}, {warmup.text}" for name, warmup in WARMUPS.items()),
+        choices=tuple(WARMUPS),
+    )
+    warmup_epochs: float = option(5.0, "schedule", "length of the warmup in epochs", limits=FROM_0)
     schedule: str = option(
         "step",
         "schedule",
-        "fall of the rate after the warmup: at the decay epochs (paper: step), or to zero at the end by"
-        " a cosine or by a polynomial of degree 2",
-        choices=("step", "cosine", "poly"),
+        "fall of the learning rate after the warmup: "
+        + "; ".join(f"{name}, {schedule.text}" for name, schedule in SCHEDULES.items()),
+        choices=tuple(SCHEDULES),
     )
-    decay_epochs: tuple[float, ...] = option((), "schedule", "default: 30, 60, 80 of 90 epochs, in proportion")
-    decay_factor: float = option(0.1, "schedule", "of the rate at each of the decay epochs")
+    decay_epochs: tuple[float, ...] = option(
+        (), "schedule", "epochs at which the learning rate falls (default: 30, 60, 80 of 90 epochs, in proportion)"
+    )
+    decay_factor: float = option(
+        0.1, "schedule", "factor by which the learning rate is multiplied at each of the decay epochs", limits=TO_1
+    )
 
     optimizer: str = option(
         "sgd", "optimizer", "rule of the update (paper: sgd); lars: scaled layer by layer", choices=("sgd", "lars")
     )
-    trust_coefficient: float = option(0.001, "optimizer", "eta of LARS, the trust in each layer's ratio of norms")
+    trust_coefficient: float = option(
+        0.001, "optimizer", "eta of LARS, the trust in each layer's ratio of norms", limits=ABOVE_0
+    )
     label_smoothing: float = option(
-        0.0, "optimizer", "share of each label that is spread evenly over all classes (paper: none)"
+        0.0,
+        "optimizer",
+        "share of each label that is spread evenly over all classes (paper: none)",
+        limits=FROM_0_TO_1,
     )
-    loss_divisor: str = option("kn", "optimizer", "of a worker's summed loss (paper: kn)", choices=("kn", "n"))
-    momentum: float = option(0.9, "optimizer", "of SGD")
-    nesterov: bool = option(True, "optimizer", "Nesterov's form of momentum")
-    momentum_correction: bool = option(True, "optimizer", "of the velocity where the rate changes (paper: yes)")
-    weight_decay: float = option(1e-4, "optimizer", "lambda, inside the gradient")
-    decay_bn: bool = option(False, "optimizer", "weight decay also on BN's gamma and beta")
-    precision: str = option("fp32", "optimizer", "of the arithmetic", choices=("fp32", "bf16", "fp16", "fp64"))
-    compression: str = option("none", "optimizer", "of gradients on the wire", choices=("none", "fp16"))
-    seed: int = option(0, "optimizer", "of the initial weights, the order and the augmentation")
+    loss_divisor: str = option(
+        "kn", "optimizer", "number by which a worker's summed loss is divided (paper: kn)", choices=("kn", "n")
+    )
+    momentum: float = option(0.9, "optimizer", "momentum of SGD (paper: 0.9)", limits=FROM_0_TO_1)
+    nesterov: bool = option(True, "optimizer", "use Nesterov's form of momentum (paper: yes)")
+    momentum_correction: bool = option(
+        True, "optimizer", "correct the momentum where the learning rate changes (paper: yes)"
+    )
+    weight_decay: float = option(1e-4, "optimizer", "weight decay, lambda, added to the gradient", limits=FROM_0)
+    decay_bn: bool = option(False, "optimizer", "apply weight decay to BN's gamma and beta too (paper: no)")
+    precision: str = option(
+        "fp32", "optimizer", "number format of the computation", choices=("fp32", "bf16", "fp16", "fp64")
+    )
+    compression: str = option(
+        "none", "optimizer", "number format to which gradients are compressed when sent", choices=("none", "fp16")
+    )
+    seed: int = option(
+        0, "optimizer", "seed of the initial weights, the order of images and the augmentation", limits=FROM_0
+    )
 
-    output: str = option("", "run", "folder the run leaves; default: a new one under runs/", free=True)
-    resume: str = option("", "run", "folder of a run to go on with; auto: the newest under runs/", free=True)
-    allow_change: tuple[str, ...] = option((), "run", "options that may differ at a resume, as A,B", free=True)
+    output: str = option("", "run", "folder to write the run to (default: a new one under runs/)", free=True)
+    resume: str = option("", "run", "folder of a run to continue; auto: the newest one under runs/", free=True)
+    allow_change: tuple[str, ...] = option(
+        (), "run", "options that may differ from those of the run that is resumed, and data for its images", free=True
+    )
     checkpoint_every: str = option(
-        "5m", "run", "steps, or a time such as 90s, 5m, 1h; 0: at epoch ends only", free=True
+        "5m", "run", "steps between checkpoints, or a time such as 90s, 5m, 1h; 0: only at the end of epochs", free=True
     )
-    keep: int = option(2, "run", "checkpoints kept", free=True)
-    commit_every: int = option(10, "run", "steps between the copies that an elastic run goes back to", free=True)
-    stall_timeout: float = option(300.0, "run", "seconds without a step till the run is over; 0: never", free=True)
-    device: str = option("auto", "run", "to compute on", choices=("auto", "cpu", "cuda"), free=True)
-    collectives: str = option("auto", "run", "library", choices=("auto", "nccl", "mpi", "gloo"), free=True)
+    keep: int = option(2, "run", "number of checkpoints to keep", limits=ABOVE_0, free=True)
+    commit_every: int = option(
+        10, "run", "steps between the copies in memory to which an elastic run goes back", limits=ABOVE_0, free=True
+    )
+    stall_timeout: float = option(
+        300.0, "run", "seconds without a step after which the run is ended; 0: never", limits=SECONDS, free=True
+    )
+    device: str = option("auto", "run", "device to compute on", choices=("auto", "cpu", "cuda"), free=True)
+    collectives: str = option(
+        "auto", "run", "library that sums over processes", choices=("auto", "nccl", "mpi", "gloo"), free=True
+    )
     ghost: str = option(
-        "auto", "speed", "workers in one forward pass, each with its own BN: auto, off, or so many", free=True
+        "auto",
+        "speed",
+        "number of workers in one forward pass, each with its own BN statistics; auto, off, or a number",
+        free=True,
     )
-    channels_last: bool = option(False, "speed", "weights and activations in the order NHWC", free=True)
-    fusion_mb: float = option(-1.0, "speed", "Horovod's fusion buffer in MiB; -1: Horovod's own", free=True)
+    channels_last: bool = option(False, "speed", "store weights and activations in the order NHWC", free=True)
+    fusion_mb: float = option(
+        -1.0, "speed", "size of Horovod's fusion buffer in MiB; -1: Horovod's own", limits=FROM_0_OR_HOROVODS, free=True
+    )
     cycle_ms: float = option(
-        -1.0, "speed", "milliseconds between Horovod's cycles; -1: by the network on CPUs", free=True
+        -1.0,
+        "speed",
+        "milliseconds between Horovod's cycles; -1: Horovod's own, on CPUs by the size of the network",
+        limits=FROM_0_OR_HOROVODS,
+        free=True,
     )
     overlap: str = option(
-        "auto", "speed", "gradients summed during the backward pass", choices=("auto", "on", "off"), free=True
+        "auto", "speed", "whether gradients are summed during the backward pass", choices=("auto", "on", "off"),
+        free=True,
+    )  # fmt: skip
+    allreduce: str = option(
+        "auto", "speed", "algorithm by which NCCL sums", choices=("auto", "ring", "tree"), free=True
     )
-    allreduce: str = option("auto", "speed", "NCCL's algorithm", choices=("auto", "ring", "tree"), free=True)
     compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
-    loader_processes: int = option(-1, "run", "per process, for decoding; -1: by a measurement", free=True)
-    screen: str = option("lines", "run", "what it shows", choices=("lines", "quiet", "json"), free=True)
-    log_every: int = option(10, "run", "steps between log lines", free=True)
+    loader_processes: int = option(
+        -1,
+        "run",
+        "loader processes of each process, which decode images; -1: a measured number",
+        limits=FROM_0_OR_MEASURED,
+        free=True,
+    )
+    screen: str = option(
+        "lines",
+        "run",
+        "what the run prints: a line for each report, only the result, or JSON",
+        choices=("lines", "quiet", "json"),
+        free=True,
+    )
+    log_every: int = option(10, "run", "steps between lines of the log", limits=ABOVE_0, free=True)
 
     def __post_init__(self) -> None:
-        if not self.decay_epochs:
-            # Multiply first: 90 * 30 / 90 is exactly 30, and a decay must fall on its epoch's first step.
-            object.__setattr__(self, "decay_epochs", tuple(self.epochs * d / PAPER_EPOCHS for d in PAPER_DECAYS))
         check(self)
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Return the epochs at which the learning rate falls: those asked for, else the paper's in proportion."""
+        # Multiply first: 90 * 30 / 90 is exactly 30, and a decay must fall on its epoch's first step.
+        return self.decay_epochs or tuple(self.epochs * epoch / PAPER_EPOCHS for epoch in PAPER_DECAYS)
+
+
+TYPES = get_type_hints(Config)
 
 
 def check(config: Config) -> None:
-    """Raises UserError for values no run can have."""
-    for name in ("epochs", "minibatch", "per_worker", "reference_minibatch", "reference_lr", "width", "bn_eps",
-                 "decay_factor", "trust_coefficient", "synthetic_images", "synthetic_classes", "downsample",
-                 "log_every", "keep", "commit_every"):  # fmt: skip
-        if not getattr(config, name) > 0:
-            raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number above 0")
-    for name in ("image_size", "resize", "warmup_epochs", "weight_decay", "fc_std", "seed", "stall_timeout",
-                 "precise_bn"):  # fmt: skip
-        if not getattr(config, name) >= 0:
-            raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more")
-    for name in ("momentum", "bn_momentum", "label_smoothing"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{flag(name)} is {getattr(config, name)}: give a number from 0 to 1")
+    """Raise UserError where a value is not of its field's type, choices and limits, or does not fit the others."""
+    for f in fields(Config):
+        check_value(f, getattr(config, f.name))
+    check_together(config)
+
+
+def check_value(f: Field[Any], value: Any) -> None:
+    """Raise UserError where a field cannot have this value."""
+    kind = TYPES[f.name]
+    if kind in WORDS:
+        check_type(f.name, value, kind)
+    elif not isinstance(value, tuple):
+        raise UserError(f"{flag(f.name)} is {shown(value)}: give a list")
+    else:
+        for item in value:
+            check_type(f.name, item, get_args(kind)[0])
+    choices, limits = f.metadata["choices"], f.metadata["limits"]
+    if choices and value not in choices:
+        raise UserError(f"{flag(f.name)} is {shown(value)}: {nearest(value, choices)}")
+    if limits and not limits.holds(value):
+        raise UserError(f"{flag(f.name)} is {shown(value)}: give {limits.text}")
+
+
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Raise UserError for a value of another type, and for numbers and texts that nothing can use."""
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits:
+        raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]}")
+    if kind in (int, float) and not -LARGEST <= value <= LARGEST:  # nan fails too
+        raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]} up to {LARGEST}")
+    if kind is str:
+        try:
+            usable = b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            raise UserError(f"{flag(name)} is {shown(value)}: give text without characters that no file name can have")
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: on one line and not too long."""
+    text = value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_together(config: Config) -> None:
+    """Raise UserError where values are right alone and do not fit together."""
     if config.nesterov and config.momentum == 0:
         raise UserError("--momentum is 0, and Nesterov's form needs some: add --no-nesterov")
     if config.minibatch % config.per_worker:
@@ -152,16 +331,6 @@ def check(config: Config) -> None:
         raise UserError(
             f"--minibatch {config.minibatch} is not a multiple of --per-worker {config.per_worker}: try {near}"
         )
-    interval(config.checkpoint_every)
-    if config.ghost not in ("auto", "off") and not (config.ghost.isdecimal() and int(config.ghost) > 0):
-        raise UserError(f"--ghost {config.ghost}: give auto, off, or a number of workers")
-    for name in ("fusion_mb", "cycle_ms"):
-        if getattr(config, name) < 0 and getattr(config, name) != -1:
-            raise UserError(f"{flag(name)} is {getattr(config, name)}: give 0 or more, or -1 for Horovod's own")
-    if config.sync_bn and config.ghost not in ("auto", "off"):
-        raise UserError(
-            f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
-        )
     if config.precise_bn % config.per_worker:
         closest = config.per_worker * max(1, round(config.precise_bn / config.per_worker))
         raise UserError(
@@ -169,15 +338,28 @@ def check(config: Config) -> None:
         )
     if config.sync_bn and config.precise_bn:
         raise UserError("--precise-bn measures statistics per worker, --sync-bn joins those of all: give one of them")
+    if config.ghost not in ("auto", "off") and not (
+        config.ghost.isascii() and config.ghost.isdecimal() and 0 < len(config.ghost) < 10 and int(config.ghost) > 0
+    ):
+        raise UserError(f"--ghost is {shown(config.ghost)}: give auto, off, or a number of workers")
+    if config.sync_bn and config.ghost not in ("auto", "off"):
+        raise UserError(
+            f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
+        )
+    interval(config.checkpoint_every)
     unknown = [name for name in config.allow_change if name not in Config.__dataclass_fields__]
     if unknown:
-        raise UserError(f"--allow-change knows no option {unknown[0]}")
-    if list(config.decay_epochs) != sorted(config.decay_epochs) or min(config.decay_epochs) <= 0:
-        raise UserError(f"--decay-epochs {config.decay_epochs} must rise and be above 0")
+        raise UserError(f"--allow-change knows no option {shown(unknown[0])}: give options as they are spelled here")
+    if list(config.decays) != sorted(set(config.decays)) or config.decays[0] <= 0:
+        given = ",".join(f"{epoch:g}" for epoch in config.decay_epochs)
+        raise UserError(f"--decay-epochs {given}: give numbers above 0, each larger than the one before")
 
 
 def interval(text: str) -> tuple[int, float]:
-    """`100` as steps, `90s`, `5m`, `1h` as seconds: (steps, seconds), the other of them 0. Raises UserError."""
+    """Return the steps and the seconds of an interval, of which one is 0: `100` is steps; `90s`, `5m`, `1h` are times.
+
+    Raises UserError.
+    """
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     steps, seconds = 0, 0.0
     try:
@@ -187,66 +369,57 @@ def interval(text: str) -> tuple[int, float]:
             steps = int(text)
     except ValueError:
         steps = -1
-    if steps < 0 or seconds < 0:
-        raise UserError(f"--checkpoint-every {text}: give a number of steps, or a time such as 90s, 5m or 1h")
+    if not (0 <= steps <= LARGEST and 0 <= seconds <= LARGEST):  # nan fails too
+        raise UserError(f"--checkpoint-every {shown(text)}: give a number of steps, or a time such as 90s, 5m or 1h")
     return steps, seconds
 
 
 def flag(name: str) -> str:
-    """The option of a field."""
+    """Return the option of a field."""
     return "--" + name.replace("_", "-")
 
 
 def option_fields() -> list[Field[Any]]:
-    """The fields in their order."""
+    """Return the fields in their order."""
     return list(fields(Config))
 
 
 def default_of(name: str) -> Any:
-    """The default of a field."""
+    """Return the default of a field."""
     value = Config.__dataclass_fields__[name].default
     assert value is not MISSING
     return value
 
 
-def differences(old: Config, new: Config) -> dict[str, str]:
-    """The fields that change what is computed and differ, each with its option and both values in words."""
-    return {
-        f.name: f"{flag(f.name)} was {getattr(old, f.name)!r}, now {getattr(new, f.name)!r}"
-        for f in fields(Config)
-        if not f.metadata["free"] and getattr(old, f.name) != getattr(new, f.name)
-    }
-
-
-def check_same_recipe(old: Config, new: Config, what: str) -> None:
-    """Raises UserError, naming the fields and what allows it, where `new` would not go on with the run of `old`."""
-    found = {name: text for name, text in differences(old, new).items() if name not in new.allow_change}
-    if found:
-        raise UserError(
-            f"{what} is of another recipe: {'; '.join(found.values())}"
-            f" (to go on all the same: --allow-change {','.join(sorted({*found, *new.allow_change}))})"
-        )
-
-
 def to_json(config: Config) -> str:
-    """All fields, indented."""
+    """Return all fields as JSON, indented."""
     return json.dumps(asdict(config), indent=2) + "\n"
 
 
-def from_dict(values: dict[str, Any]) -> Config:
-    """The inverse of `asdict`. Raises UserError for a field this version does not know."""
-    unknown = sorted(set(values) - set(Config.__dataclass_fields__))
+def from_dict(values: Any) -> Config:
+    """Return the config whose `asdict` this is. Fields that are absent have their defaults.
+
+    Raises UserError for anything that is no dictionary of fields, and for values that a field cannot have.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"a config is an object with the names and values of options, not {shown(values)}")
+    unknown = sorted(str(name) for name in values if name not in Config.__dataclass_fields__)
     if unknown:
-        raise UserError(f"this version knows no option {', '.join(map(flag, unknown))}: use the version that wrote it")
+        names = shown(", ".join(map(flag, unknown)))
+        raise UserError(f"this version has no option {names}: use the version that wrote it")
     known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return Config(**known)
 
 
 def read_config(path: Path) -> Config:
-    """The config of a file. Raises UserError where it cannot be read."""
+    """Return the config of a file. Raises UserError where it cannot be read or holds values that a run cannot have."""
     try:
-        return from_dict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no config of this program: {error}") from None
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

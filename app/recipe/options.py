@@ -89,16 +89,15 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     given = dict(given)
     base = given.pop("config", None)
     if base:
-        start = {**vars(read_config(Path(base))), "output": "", "resume": ""}
+        start = {**vars(read_config(Path(base))), "output": "", "resume": "", "allow_change": ()}
     elif "recipe" in given:
         start = preset(given["recipe"])
     elif "data" in given:
         start = preset(default_recipe(given["data"]))
     else:
         start = preset("digits")
-    changed = {"epochs", "minibatch", "decay_epochs"} & set(given)
-    if base and "epochs" in changed and "decay_epochs" not in given:
-        start.pop("decay_epochs")
+    if base and "epochs" in given and "decay_epochs" not in given:
+        start.pop("decay_epochs")  # config files of earlier versions hold the default's values
     config = from_dict({**start, **given})
     named = base or "data" in given  # a folder may well have the name that stands for none
     if needs_data and config.data == "imagenet" and not named:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from app.base.errors import UserError
 from app.recipe.config import Config, flag
-from app.recipe.schedule import learning_rate, peak_lr, warms_up
+from app.recipe.schedule import SCHEDULES, learning_rate, peak_lr, warms_up
 
 
 class Position(NamedTuple):
@@ -71,13 +71,21 @@ def make_plan(config: Config, images: int, validation_images: int, skipped: int 
         reference_lr=config.reference_lr,
         initial_lr=learning_rate(config, 0.0),
         peak_lr=peak_lr(config),
-        warmup_iterations=round(config.warmup_epochs * steps) if warms_up(config) else 0,
+        warmup_iterations=min(round(config.warmup_epochs * steps), steps * config.epochs) if warms_up(config) else 0,
         iterations_per_epoch=steps,
         iterations=steps * config.epochs,
         dropped_per_epoch=images - steps * config.minibatch,
-        decays=tuple((d, learning_rate(config, d)) for d in config.decay_epochs),
+        decays=tuple((epoch, learning_rate(config, epoch)) for epoch in decays_reached(config, steps)),
         skipped=skipped,
     )
+
+
+def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
+    """Return the decay epochs from which on the run makes at least one step; none for a schedule that has none."""
+    if not SCHEDULES[config.schedule].decays:
+        return []
+    last = (iterations_per_epoch * config.epochs - 1) / iterations_per_epoch
+    return [epoch for epoch in config.decays if epoch <= last]
 
 
 def check_processes(plan: Plan, config: Config, processes: int) -> None:
@@ -112,6 +120,23 @@ def describe(plan: Plan, config: Config) -> list[str]:
     eta = f"eta = {plan.reference_lr:g} at {config.reference_minibatch}"
     rate = f"rate: {eta}, {config.scaling} scaling gives {plan.peak_lr:g}"
     if plan.warmup_iterations:
-        rate += f" after {config.warmup} warmup from {plan.initial_lr:g} over {plan.warmup_iterations:,} steps"
-    decays = ", ".join(f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays)
-    return [*lines, f"{rate}; {decays}"]
+        rate += f" after {config.warmup} warmup from {plan.initial_lr:g}"
+        if config.warmup_epochs < plan.epochs:
+            rate += f" over {plan.warmup_iterations:,} steps"
+        else:
+            rate += f" over {config.warmup_epochs:g} epochs, but the run ends at epoch {plan.epochs}, in the warmup"
+    return [*lines, f"{rate}; {describe_fall(plan, config)}"]
+
+
+def describe_fall(plan: Plan, config: Config) -> str:
+    """Return what the learning rate does after the warmup, in words."""
+    schedule = SCHEDULES[config.schedule]
+    if not schedule.decays:
+        return f"it falls by {config.schedule}: {schedule.text}"
+    found = [f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays]
+    late = [f"{epoch:g}" for epoch in config.decays[len(plan.decays) :]]
+    return (
+        ", ".join(found)
+        + ("; " if found and late else "")
+        + (f"no decay at epoch {', '.join(late)}, as the run ends at epoch {plan.epochs}" if late else "")
+    )

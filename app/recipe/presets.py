@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from app.base.errors import UserError
+from app.base.text import nearest
 from app.recipe import paper
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
@@ -96,10 +96,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 def preset(name: str) -> dict[str, Any]:
     """The fields of a preset. Raises UserError with the nearest name."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1, 0.4)
-        raise UserError(
-            f"no recipe {name!r}: " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}")
-        )
+        raise UserError(f"no recipe {name!r}: {nearest(name, PRESETS)}")
     return {"recipe": name, **PRESETS[name][1]}
 
 

@@ -36,7 +36,7 @@ from app.runs.record import read_json
 from app.training import checkpoint
 from app.training.checkpoint_files import numbered
 from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
-from app.training.session import open_data
+from app.training.run import open_data
 
 MOST_WORKERS = 512  # whose gradients are taken at a checkpoint
 FEWEST_GROUPS = 8  # minibatches that a variance is of

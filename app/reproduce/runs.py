@@ -122,7 +122,7 @@ def said(config: Config) -> dict[str, Any]:
     An option that is added later, with a default that changes nothing, is not among them.
     """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
-    values = {name: value for name, value in asdict(config).items() if name in kept}
+    values = {name: value for name, value in (asdict(config) | {"decay_epochs": config.decays}).items() if name in kept}
     values = {name: value for name, value in values.items() if name == "data" or value != default_of(name)}
     plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
     return plain

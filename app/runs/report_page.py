@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from app.recipe.audit import audit
-from app.recipe.config import Config, flag, from_dict, option_fields
+from app.recipe.comparison import meant
+from app.recipe.config import Config, flag, from_dict
 from app.recipe.plan import describe
 from app.recipe.presets import PRESETS, preset
 from app.runs.figures import Curve, curves_figure
@@ -110,9 +111,8 @@ def changed(config: Config) -> str:
     """The options that make the run another than its recipe's."""
     if config.recipe not in PRESETS:
         return ""
-    recipe = from_dict({**preset(config.recipe), "image_size": config.image_size})
-    new = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
-    return " ".join(f"{flag(name)} {written(value)}" for name, value in new.items() if value != getattr(recipe, name))
+    recipe, new = meant(from_dict({**preset(config.recipe), "image_size": config.image_size})), meant(config)
+    return " ".join(f"{flag(name)} {written(value)}" for name, value in new.items() if value != recipe[name])
 
 
 def written(value: object) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.files import cannot_write, write_text
 from app.recipe.audit import audit_claim
-from app.recipe.config import Config, check_same_recipe, differences, read_config, to_json
+from app.recipe.comparison import check_same_recipe, differences
+from app.recipe.config import Config, read_config, to_json
 from app.recipe.plan import Plan
 from app.runs.environment import environment
 from app.runs.layout import AUDIT, CONFIG, ENVIRONMENT, LOG, PLAN, PREEMPTED, RESULT, check_is_run

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from app.base.errors import UserError
 from app.data.images import central_crop, read_image
 from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, Source, default_resize, is_folder, open_data_set
-from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS
 from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
+from app.recipe.models import MODELS
 from app.training import checkpoint
 from app.training.checkpoint import is_list_of
 from app.training.checkpoint_files import read_newest
@@ -28,8 +28,7 @@ from app.training.forward_pass import AUTOCAST, ForwardPass
 
 # (has three convolutions a block, blocks of each stage) -> name
 ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
-    **{(False, (blocks,) * 3): name for name, blocks in SMALL_BLOCKS.items()},
-    **{(convolutions == 3, blocks): name for name, (blocks, convolutions) in LARGE_BLOCKS.items()},
+    (entry.convolutions == 3, entry.blocks): name for name, entry in MODELS.items()
 }
 
 

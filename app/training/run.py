@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from app.base.phase import phase
+from app.data.sources import Source, open_data_set
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.loss_scale import LossScale
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
+from app.recipe.data_size import data_options
+from app.recipe.plan import check_processes, make_plan
 from app.runs.run import Run
 from app.training.forward_pass import dtype, passes_per_step
 from app.training.state import State
 from app.training.step import REPORT_SIZE
+from app.world.agreement import on_root, together
 from app.world.compression import Compression
 from app.world.tuning import Tuning
 from app.world.world import World, distribute, sum_with_gradient
+
+
+def open_run(
+    config: Config,
+    world: World,
+    *,
+    source: Source | None = None,
+    find_folder: Callable[[], Path] | None = None,
+) -> Run:
+    """Return the run that a config asks for: its data, its plan and its folder. All processes call this function.
+
+    Args:
+        config: what was asked for. It is kept as it is; what follows from it is in the other fields of the run.
+        world: the processes of the run.
+        source: the data set, where this process has opened it before.
+        find_folder: finds the folder of the run. It is called on rank 0 only. Without it the run has no folder.
+
+    Raises:
+        UserError: on every process alike, where the data or the plan is not possible.
+    """
+    source = together(lambda: source or open_data(config))
+    plan = make_plan(config, len(source.train), len(source.validation), source.skipped)
+    check_processes(plan, config, world.size)
+    return Run(config, plan, source, on_root(find_folder) if find_folder else Path())
+
+
+@phase("reading data")
+def open_data(config: Config) -> Source:
+    """Return the data set that a config names, opened. Raises UserError."""
+    return open_data_set(data_options(config))
 
 
 def make_state(run: Run, world: World) -> State:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,10 @@ from app.base.files import cannot_write, wait_for_space, write_text
 from app.base.launcher_environment import is_elastic
 from app.base.phase import phase, phase_of
 from app.data.loader import check_shared_memory
-from app.data.sources import Source, open_data_set
+from app.data.sources import Source
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
-from app.recipe.data_size import data_options
-from app.recipe.plan import check_processes, describe, make_plan
+from app.recipe.plan import describe
 from app.runs import run_folder
 from app.runs.folder_lock import FolderLock, lock_folder
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT
@@ -35,7 +33,7 @@ from app.training.forward_pass import passes_per_step
 from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loader_size import loader_processes
 from app.training.loop import TrainingLoop
-from app.training.run import make_state
+from app.training.run import make_state, open_run
 from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.watchdog import Watchdog
@@ -112,18 +110,13 @@ class Trainer:
 
     def prepare(self, world: World) -> Run:
         """Data, plan and folder: agreed on by all processes, or refused by all."""
-        self.source = together(lambda: self.source or open_data(self.config))
-        config = replace(self.config, image_size=self.source.image_size)
-        plan = make_plan(config, len(self.source.train), len(self.source.validation), self.source.skipped)
-        check_processes(plan, config, world.size)
-        folder = on_root(partial(self.find_folder, config))
-        config = replace(config, output=str(folder), resume="", allow_change=())
-        self.run_ = Run(config, plan, self.source, folder)
+        self.run_ = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
+        self.source = self.run_.source
         return self.run_
 
-    def find_folder(self, config: Config) -> Path:
+    def find_folder(self) -> Path:
         """The run's folder, locked: on rank 0, which may be another process than in the session before."""
-        folder = self.folder or run_folder.find_folder(config)
+        folder = self.folder or run_folder.find_folder(self.config)
         self.lock = self.lock or lock_folder(folder, patience=2 if self.folder is None else 30)
         return folder
 
@@ -183,12 +176,6 @@ class Trainer:
         self.watchdog.beat()
         if self.committed is not None and self.state is not None:
             checkpoint.restore(self.state, self.committed)
-
-
-@phase("reading data")
-def open_data(config: Config) -> Source:
-    """The source a config names. Raises UserError."""
-    return open_data_set(data_options(config))
 
 
 def resume(run: Run, state: State) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from app.base.errors import UserError
 from app.base.launcher_environment import is_elastic, local_size
-from app.forecast.model_size import LARGE_BLOCKS, SMALL_BLOCKS, network_size
+from app.forecast.model_size import network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
@@ -36,8 +36,6 @@ class Tuning:
     @classmethod
     def of(cls, config: Config) -> Self:
         """What a config says, and what its network says of the time of a pass."""
-        if config.model not in (*SMALL_BLOCKS, *LARGE_BLOCKS):  # refused elsewhere, with the nearest name
-            return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap)
         network = network_size(config, image_size(config), 3, 1000)
         seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS  # backward is two forwards
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)

@@ -14,7 +14,7 @@ from torch import nn
 from app.data.order import permutation
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
-from app.training.session import open_data
+from app.training.run import open_data
 
 N, PER_WORKER, EPOCHS = 192, 16, 2
 

@@ -13,8 +13,7 @@ from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.runs.run import Run
 from app.training.forward_pass import make_forward_pass
-from app.training.run import make_state
-from app.training.session import open_data
+from app.training.run import make_state, open_data
 from app.training.step import train_step
 from app.world import world
 

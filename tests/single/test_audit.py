@@ -48,7 +48,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"warmup": "none"}, "warmup", "--warmup none (Table 1 compares it: 24.84 +- 0.37)"),
     ({"warmup": "constant"}, "warmup", "(Table 1 compares it: 25.88 +- 0.56)"),
     ({"warmup_epochs": 2.0}, "warmup", "--warmup gradual over 2 epochs"),
-    ({"epochs": 100}, "epochs", "--epochs 100"),
+    ({"epochs": 100, "decay_epochs": (30.0, 60.0, 80.0)}, "epochs", "--epochs 100"),
     ({"decay_epochs": (10.0, 20.0)}, "decays", "--decay-epochs 10,20"),
     ({"decay_factor": 0.2}, "decays", "--decay-factor 0.2"),
     ({"momentum": 0.8}, "momentum", "--momentum 0.8"),

@@ -15,7 +15,7 @@ PLACES = {"One": 1, "Two": 2}
 
 Edits = list[tuple[str, str, str]]  # file, what is there ("" for a new file), what follows it
 
-NETWORK: Edits = [("app/forecast/model_size.py", '"resnet20": 3', ', "resnet26": 4')]
+NETWORK: Edits = [("app/recipe/models.py", "MODELS = {\n", '    "resnet26": Architecture((4, 4, 4), small=True),\n')]
 SOURCE: Edits = [
     ("app/data/sources.py", "SOURCES: dict[str, DataSet] = {\n", """
     "inverted": DataSet("black digits on white", DataSize(1437, 360, 10, 1, 8), lambda options: open_inverted(options)),
@@ -30,14 +30,20 @@ def open_inverted(options):
 """),
 ]  # fmt: skip
 WARMUP: Edits = [
-    ("app/recipe/config.py", '"used for kn > reference", choices=("gradual",', ' "quadratic",'),
     (
         "app/recipe/schedule.py",
-        '        if config.warmup == "constant":\n',
-        '            rate = config.reference_lr\n        elif config.warmup == "quadratic":\n'
-        "            rate = config.reference_lr + (peak - config.reference_lr) * (epoch / config.warmup_epochs) ** 2\n"
-        '        elif config.warmup == "constant":\n',
-    ),
+        "WARMUPS = {\n",
+        '    "quadratic": Warmup("a rise that becomes faster", lambda eta, peak, epoch, length: eta\n'
+        "        + (peak - eta) * (epoch / length) ** 2),\n",
+    )
+]
+SCHEDULE: Edits = [
+    (
+        "app/recipe/schedule.py",
+        "SCHEDULES = {\n",
+        '    "linear": Schedule("a straight line to 0 at the end", lambda config, epoch, start: 1\n'
+        '        - _progress(config, epoch, start), source="He et al. 2019"),\n',
+    )
 ]
 RECIPE: Edits = [
     ("app/recipe/presets.py", "] = {\n", '    "mine": ("a third of the epochs", {**IMAGENET, "epochs": 30}),\n')
@@ -45,7 +51,7 @@ RECIPE: Edits = [
 OPTION: Edits = [
     (
         "app/recipe/config.py",
-        '    log_every: int = option(10, "run", "steps between log lines", free=True)\n',
+        '    log_every: int = option(10, "run", "steps between lines of the log", limits=ABOVE_0, free=True)\n',
         '    ema: float = option(0.0, "optimizer", "decay of an average of the weights")\n',
     )
 ]
@@ -75,6 +81,11 @@ CASES = {  # what is added: edits, what is run then, what it shows
     "network": (NETWORK, ["plan", "--model", "resnet26", "--json"], '"parameters"'),
     "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,437 training"),
     "warmup": (WARMUP, ["plan", "--recipe", "paper-8k", "--warmup", "quadratic"], "after quadratic warmup"),
+    "schedule": (
+        SCHEDULE,
+        ["audit", "--recipe", "paper-8k", "--schedule", "linear"],
+        "--schedule linear (He et al. 2019)",
+    ),
     "recipe": (RECIPE, ["plan", "--recipe", "mine"], "30 epochs"),
     "option": (OPTION, ["train", "--help"], "--ema EMA"),
     "command": (COMMAND, ["hello"], "hello"),
@@ -133,10 +144,17 @@ def test_a_launcher_launches(tmp_path: Path) -> None:
     assert [each["status"] for each in found if each["check"] == "allreduce"] == ["ok"]
 
 
-def test_a_warmup_warms_up(tmp_path: Path) -> None:
-    copy_with(WARMUP, tmp_path)
-    code = (
-        "from app.recipe.config import Config; from app.recipe.schedule import learning_rate as lr;"
-        "c = Config(minibatch=8192, warmup='quadratic'); print([round(lr(c, e), 6) for e in (0, 2.5, 5)])"
-    )
-    assert run(tmp_path, "-c", code) == "[0.1, 0.875, 3.2]\n"
+def test_a_warmup_and_a_schedule_train(tmp_path: Path) -> None:
+    copy_with(WARMUP + SCHEDULE, tmp_path)
+    shown = " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
+    assert "quadratic, a rise that becomes faster" in shown and "linear, a straight line to 0" in shown
+    options = ["--recipe", "digits", "--width", "4", "--epochs", "2", "--warmup", "quadratic", "--warmup-epochs", "1",
+               "--reference-minibatch", "128", "--schedule", "linear", "--log-every", "1"]  # fmt: skip
+    plan = run(tmp_path, "-m", "app", "plan", *options)
+    assert "after quadratic warmup" in plan and "a straight line to 0 at the end" in plan
+    run(tmp_path, "-m", "app", "train", *options, "--output", "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines if line["kind"] == "train"]
+    # 5 steps an epoch: eta is 0.1, the peak 0.2; then a straight line from epoch 1 to epoch 2.
+    rise = [0.1 + 0.1 * (step / 5) ** 2 for step in range(5)]
+    assert rates == pytest.approx([*rise, *(0.2 * (1 - step / 5) for step in range(5))])

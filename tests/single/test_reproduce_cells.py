@@ -12,7 +12,8 @@ from app.commands.reproduce import main, parse
 from app.commands.train import parse as parse_train
 from app.recipe import paper
 from app.recipe.audit import DEVIATES, audit
-from app.recipe.config import differences, from_dict
+from app.recipe.comparison import differences
+from app.recipe.config import from_dict
 from app.recipe.options import arguments
 from app.recipe.presets import PRESETS, preset
 from app.recipe.schedule import peak_lr, warms_up

@@ -14,7 +14,8 @@ from scipy.stats import ttest_ind
 from torch import Tensor
 
 from app.commands.reproduce import main
-from app.recipe.config import Config, differences, from_dict
+from app.recipe.comparison import differences
+from app.recipe.config import Config, from_dict
 from app.reproduce import plots, tables
 from app.reproduce.experiments import EXPERIMENTS, Claim
 from app.reproduce.noise import noise, spread

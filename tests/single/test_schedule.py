@@ -109,9 +109,9 @@ def test_variants(options: dict[str, object], first: float, fifth_epoch_less_one
 
 
 def test_decays_keep_their_fractions() -> None:
-    assert Config(epochs=90).decay_epochs == (30.0, 60.0, 80.0)
-    assert Config(epochs=18).decay_epochs == (6.0, 12.0, 16.0)
-    assert Config(epochs=18, decay_epochs=(9.0,)).decay_epochs == (9.0,)
+    assert Config(epochs=90).decays == (30.0, 60.0, 80.0)
+    assert Config(epochs=18).decays == (6.0, 12.0, 16.0)
+    assert Config(epochs=18, decay_epochs=(9.0,)).decays == (9.0,)
 
 
 def test_plan_of_paper_8k() -> None:

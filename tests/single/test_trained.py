@@ -17,8 +17,9 @@ from torch import nn
 from app.base.errors import CorruptImage, UserError
 from app.commands import board, evaluate, export, predict
 from app.data.splits import FolderSplit
-from app.model.networks import LARGE, make_network
+from app.model.networks import make_network
 from app.recipe.config import Config
+from app.recipe.models import MODELS
 from app.trained import exports
 from app.trained.trained import architecture, in_words, load, validation_source
 from app.training import checkpoint
@@ -82,7 +83,7 @@ def test_the_ways_to_hold_a_state_dict(resnet50: nn.Module, weights: Path, tmp_p
         assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if not entry.small])
 def test_architectures(name: str) -> None:
     with torch.device("meta"):
         state = getattr(torchvision.models, name)().state_dict()

@@ -1,0 +1,35 @@
+"""The registry of networks: each that `--model` can name is one entry of MODELS.
+
+Everything else follows from an entry: the choices and the help of `--model`, the network that is trained, the numbers
+of parameters and activations that `plan` prints, and how `evaluate` recognises weights. All entries are residual
+networks (He et al. 2015), so that an entry need only say how many blocks of which kind there are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Architecture(NamedTuple):
+    """A residual network.
+
+    blocks: the number of residual blocks in each stage. convolutions: the number of convolutions in a block, 2 or 3.
+    small: whether it is for small images (a 3x3 convolution first, `--width` channels) or is one of torchvision's for
+    ImageNet (a 7x7 convolution and a pool first, 64 channels).
+    """
+
+    blocks: tuple[int, ...]
+    convolutions: int = 2
+    small: bool = False
+
+
+MODELS = {
+    "resnet8": Architecture((1, 1, 1), small=True),
+    "resnet14": Architecture((2, 2, 2), small=True),
+    "resnet20": Architecture((3, 3, 3), small=True),
+    "resnet18": Architecture((2, 2, 2, 2)),
+    "resnet34": Architecture((3, 4, 6, 3)),
+    "resnet50": Architecture((3, 4, 6, 3), convolutions=3),
+    "resnet101": Architecture((3, 4, 23, 3), convolutions=3),
+    "resnet152": Architecture((3, 8, 36, 3), convolutions=3),
+}
