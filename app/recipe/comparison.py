@@ -22,7 +22,10 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     """Return the fields that change what is computed and differ, each with its option and both values in words."""
     before, now = meant(old), meant(new)
     return {
-        name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}" for name in before if before[name] != now[name]
+        name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}"
+        for name in before
+        # Equal defaults of other meaning follow from a field that is named itself, as decays from epochs.
+        if before[name] != now[name] and getattr(old, name) != getattr(new, name)
     }
 
 
