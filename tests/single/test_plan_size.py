@@ -85,7 +85,7 @@ def test_memory() -> None:
 
 
 def test_unknown_network() -> None:
-    with pytest.raises(UserError, match="no count for --model resnet51: there are resnet8, resnet14"):
+    with pytest.raises(UserError, match=r"--model is resnet51: did you mean resnet"):
         network_size(Config(model="resnet51"), 224, 3, 1000)
 
 
