@@ -149,10 +149,11 @@ def test_a_warmup_and_a_schedule_train(tmp_path: Path) -> None:
     shown = " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
     assert "quadratic, a rise that becomes faster" in shown and "linear, a straight line to 0" in shown
     options = ["--recipe", "digits", "--width", "4", "--epochs", "2", "--warmup", "quadratic", "--warmup-epochs", "1",
-               "--reference-minibatch", "128", "--schedule", "linear", "--log-every", "1"]  # fmt: skip
+               "--minibatch", "256", "--per-worker", "32", "--reference-minibatch", "128", "--reference-lr", "0.1",
+               "--schedule", "linear"]  # fmt: skip
     plan = run(tmp_path, "-m", "app", "plan", *options)
     assert "after quadratic warmup" in plan and "a straight line to 0 at the end" in plan
-    run(tmp_path, "-m", "app", "train", *options, "--output", "run")
+    run(tmp_path, "-m", "app", "train", *options, "--log-every", "1", "--output", "run")
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     rates = [line["lr"] for line in lines if line["kind"] == "train"]
     # 5 steps an epoch: eta is 0.1, the peak 0.2; then a straight line from epoch 1 to epoch 2.
