@@ -11,7 +11,7 @@ from app.recipe.options import Parser
 DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and say what is wrong with it.
 
 Exit code 0: a training run reads all of it; 1: it would stop on something, which is listed first.
-Interrupted, the same command goes on; a second pass decodes only what changed."""
+If it is interrupted, the same command continues. A second pass decodes only what has changed."""
 EXAMPLE = "./run.sh check-data /imagenet --skip-list skip.txt && ./run.sh train --data /imagenet"
 
 
@@ -59,5 +59,5 @@ def main(argv: Sequence[str]) -> None:
         how = (
             f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"
         )
-        how = how if sound_layout else "mend the folders first"
+        how = how if sound_layout else "correct the folders first"
         raise NotTrainable(f"{values.folder}: {len(report.fatal):,} findings would stop a training run: {how}")

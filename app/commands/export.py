@@ -25,7 +25,7 @@ def make_parser() -> Parser:
     formats = "\n".join(f"  {name:12} {ending:13} {text}" for name, (ending, text) in FORMATS.items())
     parser = Parser(
         prog="./run.sh export",
-        description="Write a trained network for other programs, and beside it, as JSON, how to prepare images and"
+        description="Write a trained network for other programs, and next to it, as JSON, how to prepare images and"
         " what the classes are.",
         epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
     )

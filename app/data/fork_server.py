@@ -1,8 +1,8 @@
-"""Imported by the server that loader processes are forked from, and by nothing else.
+"""The server that loader processes are forked from imports this module; nothing else does.
 
-It holds what they all need, so that a new one starts in milliseconds. A signal to the whole job is for the
-training process, which saves first and needs its loader till then; the server ends when the training process
-does.
+The server has imported what all loader processes need, so that a new one starts in milliseconds. It ignores SIGINT and
+SIGTERM: a signal to the whole job is meant for the training process, which needs its loader until it has saved. The
+server ends when the training process ends.
 """
 
 import signal

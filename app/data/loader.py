@@ -1,8 +1,8 @@
-"""Batches in the order asked for, decoded ahead by loader processes, one loader over all the epochs of a run.
+"""Reads batches in a given order. Loader processes decode them ahead of their use.
 
-Loader processes come from a fork server: forking the training process itself would copy an MPI communicator
-or a CUDA context, and both break. The server has torch imported already, so a new loader starts in a fraction
-of a second.
+Loader processes are forked from a server process: a fork of the training process itself would copy an MPI communicator
+or a CUDA context, and both break. The server has imported torch already, so a new loader starts in a fraction of a
+second.
 """
 
 from __future__ import annotations
@@ -29,22 +29,25 @@ from app.data.order import Item
 from app.data.sources import Source
 from app.data.splits import Split
 
-PREFETCH = 4  # batches a loader process works ahead
+PREFETCH = 4  # batches that a loader process decodes before they are used
 MOST_PROCESSES = 16
 
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
 
 
 class Loader:
-    """Iterates over (images uint8 [n, H, W, C], labels int64 [n]) of `batches`, in their order.
+    """Iterates over the batches of a split, in the order of `batches`.
 
-    `batches` is read only as far ahead as the processes work. processes: 0 decodes in this process, at the
-    call. Raises CorruptImage (its one line names the file) when its batch is due, and RuntimeError when a
-    loader process has died. close() ends the processes; so does leaving a `with`.
+    Each batch is a pair: images, uint8 [n, H, W, C], and labels, int64 [n]. `batches` is read only as far ahead as the
+    loader processes work. With `processes` = 0 this process decodes a batch when it is asked for. `close()` ends the
+    loader processes, and so does leaving a `with` block.
+
+    Raises CorruptImage, whose one line names the file, when its batch is due, and RuntimeError when a loader process
+    has died.
     """
 
     def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
-        # That there are more processes than cores is the user's choice, and no news on every rank.
+        # More processes than cores are the user's choice. Without this line every rank would warn of it.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader: DataLoader[Batch] = DataLoader(
             _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
@@ -55,11 +58,11 @@ class Loader:
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
             worker_init_fn=_outlive_signals if processes else None,
-            generator=torch.Generator(),  # of its own: a loader must not move torch's global random state
+            generator=torch.Generator(),  # its own one, as a loader must not change torch's global random state
         )
         self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
-        self.waited = 0.0  # seconds spent in all calls so far
+        self.waited = 0.0  # seconds that the training process has waited for batches
         atexit.register(self.close)  # before torch's own exit handlers, which wait for processes not told to end
 
     def __iter__(self) -> Iterator[Batch]:
@@ -94,13 +97,13 @@ class Loader:
         return batch
 
     def close(self) -> None:
-        """End the loader processes at once, finished or not. May be called again."""
+        """End the loader processes at once, whether they have finished or not. It may be called again."""
         atexit.unregister(self.close)
         processes = getattr(self._iterator, "_workers", [])
         if processes:
             for process in processes:
                 if process.is_alive():
-                    process.kill()  # it holds nothing that has to be put in order
+                    process.kill()  # it holds nothing that has to be saved
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Self:
@@ -111,8 +114,7 @@ class Loader:
 
 
 class _Reporting:
-    """Hands a user's error over as a value: torch would raise it in the parent with a traceback for its
-    text."""
+    """Returns a user's error as a value: torch would raise it in the parent with a traceback as its text."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -132,16 +134,18 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """A signal to the job's process group is for the training process, which saves first and needs its data
-    till then."""
+    """Ignore the signals that the whole job gets: the training process needs its data until it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
-    """Raises UserError where /dev/shm is smaller than what loader processes may put there: they would end by SIGBUS.
+    """Raise UserError where /dev/shm is smaller than what loader processes may put there: they would end by SIGBUS.
 
-    processes: on this host in all, each PREFETCH batches ahead. images: in a batch.
+    Args:
+        processes: All loader processes of this host; each is PREFETCH batches ahead.
+        images: The images of a batch.
+        image_bytes: The bytes of a decoded image.
     """
     there = os.statvfs("/dev/shm")
     size, needed = there.f_blocks * there.f_frsize, processes * PREFETCH * images * image_bytes
@@ -159,8 +163,10 @@ def _fork_server() -> ForkServerContext:
 
 
 def default_loader_processes(source: Source, local_size: int) -> int:
-    """Loader processes for each of the `local_size` training processes of a host: 0 for images held in
-    memory."""
+    """Return the number of loader processes for each of the `local_size` training processes of a host.
+
+    It is 0 for images that are held in memory.
+    """
     if source.train.in_memory:
         return 0
     return max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) // local_size))

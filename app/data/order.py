@@ -1,6 +1,6 @@
-"""From a seed to the images of each worker: one shuffle an epoch, cut into minibatches, cut into workers.
+"""Which images each worker of each step gets: one shuffle of all images an epoch, cut into minibatches and workers.
 
-Paper, section 3, remark 4. Nothing here depends on how many processes there are, except which workers each hosts.
+See remark 4 in section 3 of the paper. The number of processes decides only which process computes which worker.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Item = tuple[int, int]  # (epoch, image index): all that an augmented image depends on, beside the seed
+Item = tuple[int, int]  # (epoch, image index): with the seed, all that an augmented image depends on
 
 
 def permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
-    """The order of an epoch's images, [images]: the same on every process."""
+    """Return the order of an epoch's images, int64 [images]. It is the same on every process."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(images)
 
 
 def workers_of(rank: int, size: int, workers: int) -> range:
-    """The workers of a step that a process computes, in its order: worker j goes to process j mod W."""
+    """Return the workers of a step that a process computes, in order: process j mod W computes worker j."""
     return range(rank, workers, size)
 
 
 def shuffle_of_workers(seed: int, epoch: int, images: int, minibatch: int, per_worker: int) -> NDArray[np.int64]:
-    """The order of an epoch's images where each worker shuffles them all on its own and takes the first ones, [images]:
-    some images come several times and others never. The mistake that remark 4 warns of, to compare with.
+    """Return the order of images where each worker shuffles all of them on its own, int64 [images].
+
+    Each worker takes the first images of its own order, so that some images come several times and others never. This
+    is the mistake that remark 4 of the paper warns of. It is here for comparison.
     """
     steps, workers = images // minibatch, minibatch // per_worker
     orders = [permutation(seed, epoch * workers + worker, images)[: steps * per_worker] for worker in range(workers)]
@@ -36,9 +38,9 @@ def worker_batches(
     *, seed: int, images: int, minibatch: int, per_worker: int, epoch: int, seen: int, epochs: int, rank: int,
     size: int, shuffle: str = "epoch",
 ) -> Iterator[list[Item]]:  # fmt: skip
-    """The items of each of this process's worker batches, step by step, from a position to the run's end.
+    """Yield the items of each worker that this process computes, step by step, from a position to the run's end.
 
-    shuffle: "epoch", the paper's, or "worker".
+    shuffle: "epoch" is the paper's; "worker" is the mistake that `shuffle_of_workers` describes.
     """
     workers = workers_of(rank, size, minibatch // per_worker)
     while epoch < epochs:
@@ -64,7 +66,7 @@ def statistics_batches(
 
 
 def validation_batches(*, images: int, batch: int, rank: int, size: int) -> Iterator[list[Item]]:
-    """Every image once over all processes, none padded: batch b goes to process b mod W."""
+    """Yield the validation batches of this process: process b mod W evaluates batch b. No image is repeated."""
     for number, first in enumerate(range(0, images, batch)):
         if number % size == rank:
             yield [(0, index) for index in range(first, min(first + batch, images))]

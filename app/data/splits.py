@@ -1,5 +1,7 @@
-"""Half of a data set each: labelled images by index, in batches, augmented by (seed, epoch, index) and
-nothing else."""
+"""The training half or the validation half of a data set: labelled images, read in batches by their index.
+
+The augmentation of an image is a function of the seed, the epoch and the index.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from app.data.order import Item
 
 
 class Split:
-    """Images as torch's DataLoader asks for them. `labels`: int64 [images]."""
+    """Images in the form that torch's DataLoader asks for. `labels`: int64 [images]."""
 
     labels: NDArray[np.int64]
     in_memory = True  # so that a loader process would cost more than it saves
@@ -26,7 +28,7 @@ class Split:
         return len(self.labels)
 
     def __getitems__(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """The images and labels of [(epoch, index), ...]: uint8 [n, H, W, C] and int64 [n]."""
+        """Return the images, uint8 [n, H, W, C], and labels, int64 [n], of [(epoch, index), ...]."""
         epochs, indices = np.array(items, np.int64).reshape(-1, 2).T
         images = np.ascontiguousarray(self.images_of(epochs, indices))
         return torch.from_numpy(images), torch.from_numpy(self.labels[indices])
@@ -36,7 +38,7 @@ class Split:
 
 
 class ArraySplit(Split):
-    """Images held in memory: uint8 [images, H, W, C]; as they are, whatever the epoch."""
+    """Images held in memory, uint8 [images, H, W, C], without augmentation."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self.images, self.labels = images, labels
@@ -69,8 +71,7 @@ class ShiftedSplit(Split):
 
 
 class SyntheticSplit(Split):
-    """Noise of any size and number for the price of a copy: image i is a window of a block of random
-    bytes."""
+    """Noise in any number and size that costs no more than a copy: an image is a window of a block of random bytes."""
 
     BLOCK = 2**22
 
@@ -89,8 +90,9 @@ class SyntheticSplit(Split):
 
 
 class FolderSplit(Split):
-    """Images decoded from files at each use. `augment`: the paper's random crop and flip, else the central
-    crop.
+    """Images that are decoded from files each time they are used.
+
+    augment: whether to take the paper's random crop and flip; without it, the central crop is taken.
 
     Raises CorruptImage, which names the file.
     """

@@ -1,4 +1,4 @@
-"""What check-data looks for, and how it tells."""
+"""What check-data looks for, and the text of its report."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def describe(report: Report) -> list[str]:
     """The report in lines for people: each kind found, with its first paths."""
     train, validation = report.images["train"], report.images["val"]
     lines = [f"{report.folder}: {train:,} training and {validation:,} validation images of {report.classes:,} classes"]
-    for fatal, title in ((True, "a training run would stop on:"), (False, "noted, and no hindrance:")):
+    for fatal, title in ((True, "a training run would stop on:"), (False, "training goes on with these:")):
         kinds = [kind for kind in KINDS if KINDS[kind][0] is fatal and any(f.kind == kind for f in report.findings)]
         lines += [title] * bool(kinds)
         for kind in kinds:

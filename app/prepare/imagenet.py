@@ -51,7 +51,9 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
             _check_result(Path(output), devkit, journal)
     except OSError as error:
         where = error.filename or output
-        raise UserError(f"{where}: {error.strerror}; mend that and run the same command again: it goes on") from None
+        raise UserError(
+            f"{where}: {error.strerror}; correct this and run the same command again, which continues"
+        ) from None
     counts = {"classes": len(devkit.synsets), "train": devkit.training_images, "val": len(devkit.ground_truth)}
     text = "{train:,} training and {val:,} validation images of {classes:,} classes"
     all_of_it = (

@@ -90,7 +90,7 @@ class TrainedNetwork:
 def load(name: str) -> TrainedNetwork:
     """A run's folder, a checkpoint, or a state_dict with torchvision's names (.pt, .pth, .safetensors).
 
-    Raises UserError for anything else. A state_dict's classes and normalisation are those of the .json beside it, as
+    Raises UserError for anything else. A state_dict's classes and normalisation are those of the .json next to it, as
     `export` writes it, else ImageNet's.
     """
     path = Path(name)
@@ -159,7 +159,7 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
         raise UserError(f"{path} is no state_dict of torchvision's ResNets: its layers have other shapes")
     count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
     if not known and channels != 3:
-        raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export beside it")
+        raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export next to it")
     default = imagenet_names() if count == 1000 else map(str, range(count))
     config = Config(model=model, width=len(weights["conv1.weight"]))
     trained = TrainedNetwork(

@@ -66,7 +66,7 @@ def test_text_shows_the_first_of_many(folder: Path, capsys: pytest.CaptureFixtur
         "  unreadable: 7 (no JPEG or PNG, or the file cannot be read)",
         *(f"    train/cat/bad{number}.jpg: neither JPEG nor PNG" for number in range(5)),
         "    and 2 more; --json lists all",
-        "noted, and no hindrance:",
+        "training goes on with these:",
         "  not-rgb: 1 (grey, palette, CMYK, transparent or 16 bit; training converts it)",
         "    val/dog/0.JPEG: L",
         "  small: 1 (a side below 32 pixels; training enlarges it)",

@@ -277,7 +277,7 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (predict, "{}/newer.pt {}/text.png", "format 99"),
     (predict, "{}/changed.pt {}/text.png", "checksum"),
     (predict, "{}/code.pt {}/text.png", "read safely"),
-    (predict, "{}/alone.pt {}/text.png", "put the .json of its export beside it"),
+    (predict, "{}/alone.pt {}/text.png", "put the .json of its export next to it"),
     (predict, "{}/partial.pt {}/text.png", "no state_dict of torchvision's ResNets"),
     (predict, "{}/beside.pt {}/text.png", "not what export writes"),
     (predict, "{s} {}/text.png", "neither JPEG nor PNG"),
