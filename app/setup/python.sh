@@ -14,16 +14,17 @@ requirement() {
 # pin PACKAGE FILE: prints the version that a requirements file gives to PACKAGE.
 pin() { requirement "$1" "$2" | sed -n '1s/^[^=]*==\([^ ]*\).*/\1/p'; }
 
+# Before anything is changed: can the Python of --torch be used?
+check_torch() {
+  usable_python "$torch" >/dev/null ||
+    fail "setup --torch: $torch cannot be used: it must be Python 3.11, 3.12 or 3.13 with the module venv and Python.h (python3-dev)."
+  has_torch "$torch" ||
+    fail "setup --torch: $torch must have torch 2.6 or newer and the torchvision that belongs to it. Install them there first."
+}
+
 make_venv() {
   local base key site
-  if [ -z "$torch" ]; then
-    base=$(find_python)
-  else
-    base=$(usable_python "$torch") ||
-      fail "setup --torch: $torch cannot be used: it must be Python 3.11, 3.12 or 3.13 with the module venv and Python.h (python3-dev)."
-    has_torch "$torch" ||
-      fail "setup --torch: $torch must have torch 2.6 or newer and the torchvision that belongs to it. Install them there first."
-  fi
+  base=$(if [ -n "$torch" ]; then usable_python "$torch"; else find_python; fi)
   key="$root $base${torch:+ $torch}"
   is_done venv "$key" && return
   say "Making $venv with $base"
@@ -87,12 +88,13 @@ install_requirements() {
 }
 
 pillow_notice() {
-  say "Pillow-SIMD $(pin pillow-simd requirements-source.txt) is installed. It lacks the fix of CVE-2026-112403: decode only images that you trust," \
-    "such as ImageNet with its checksums. For other images: ./run.sh setup --stock-pillow"
+  say "Pillow-SIMD $(pin pillow-simd requirements-source.txt) lacks the fix of CVE-2026-112403: decode only images that you trust, such as" \
+    "ImageNet with its checksums. For other images: ./run.sh setup --stock-pillow"
 }
 
 # Prints the requirements to install: those of requirements.txt, with the stock Pillow chosen by --stock-pillow, and without what
-# the Python of --torch has. Packages that belong to torch are left to that Python in any case.
+# the Python of --torch has. Packages that belong to torch are left to that Python in any case. Those that compile are installed in any
+# case, because a new virtual environment brings an old setuptools.
 requirements_here() {
   local stock
   stock=$([ "$pillow" = simd ] || requirement pillow requirements-source.txt)
@@ -102,7 +104,9 @@ file, torch, stock = sys.argv[1:]
 installed = {re.sub("[-_.]+", "-", d.name).lower() for d in importlib.metadata.distributions()} if torch else set()
 for requirement in re.findall(r"^[a-z](?:.*\\\n)*.*\n", pathlib.Path(file).read_text(), re.MULTILINE):
     name = requirement.split("==")[0]
-    if name == "pillow" and stock:
+    if name in ("cmake", "pybind11", "setuptools", "wheel"):
+        print(requirement, end="")
+    elif name == "pillow" and stock:
         print(stock)
     elif not torch or not (name in installed or re.match("torch|torchvision|triton|cuda-|nvidia-", name)):
         print(requirement, end="")

@@ -55,6 +55,7 @@ one_at_a_time
 if complete; then exit 0; fi
 if [ -n "$bundle" ]; then use_bundle "$bundle"; fi
 if [ "$if_needed" = no ] || ! is_done everything "$everything"; then
+  if [ -n "$torch" ]; then check_torch; fi
   rm -f "$finished/everything"
   write "$finished/choices" "$choices"
   install_system_tools
