@@ -1,4 +1,4 @@
-# What users of containers trip on, caught before anything is started. What is true outside of containers too, the app checks.
+# Checks for mistakes that are common with containers, before anything is started. The app itself checks everything else.
 # shellcheck shell=bash
 
 # refuse FIX...: one line, and the exit code of bad input.

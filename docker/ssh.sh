@@ -1,10 +1,11 @@
-# The keys of a node. None is in the image: they are made at the first start, or mounted with the folder $cluster.
+# The ssh keys of a node. The image has none: they are made at the first start, or mounted with the folder $cluster.
 # shellcheck shell=bash
 
-# Shared by the nodes: id_ed25519 (the users' key of all nodes), hostfile, and hosts/, of which that is made.
+# The folder that the nodes share. It has id_ed25519 (the key of the user on all nodes), hostfile, and hosts/ with a line for each node,
+# from which hostfile is made.
 cluster=${CLUSTER:-/cluster}
 
-# The first node to come makes the key, where nobody else has.
+# The first node that starts makes the key, if there is none.
 make_keys() {
   [ -w "$cluster" ] || return 0
   (
@@ -13,7 +14,7 @@ make_keys() {
   ) 9>"$cluster/.lock"
 }
 
-# ssh takes keys only from files which nobody else can read, and a mounted one is what it is: so they are copied.
+# ssh accepts a key only if nobody else can read the file. A mounted file has the permissions of its machine, so the key is copied.
 install_keys() {
   mkdir -p ~/.ssh && chmod 700 ~/.ssh
   [ -r "$cluster/id_ed25519" ] || refuse "there is no $cluster/id_ed25519 that user $(id -u) can read: mount a folder with one, as -v KEYS:$cluster"
@@ -25,7 +26,7 @@ install_keys() {
   chmod 600 ~/.ssh/*
 }
 
-# $cluster/hostfile: every node that was started, with a slot per GPU, else SLOTS, else 2.
+# Writes $cluster/hostfile: each node that was started, with SLOTS slots, or else one for each GPU, or else 2.
 enter_hostfile() {
   local gpus
   [ -w "$cluster" ] || return 0

@@ -35,7 +35,7 @@ export CMAKE_TOOLCHAIN_FILE=$work/horovod.cmake
 # torch's header refuses older compilers by `__cplusplus < 202002L`, which means C++20.
 SETUP_CXX_STANDARD=$(sed -n 's/.*__cplusplus < 20\([0-9][0-9]\)[0-9]*L.*/\1/p' "$torch/include/ATen/ATen.h" | head -n 1)
 export SETUP_CXX_STANDARD=${SETUP_CXX_STANDARD:?torch no longer says in ATen/ATen.h which C++ standard it needs}
-# Headers which g++ 13 and newer no longer include by the way, and Python.h, which CMake misses in a virtual environment.
+# g++ 13 and newer no longer include these headers through others. CMake does not find Python.h from a virtual environment.
 export CXXFLAGS="-include cstdint -include stdexcept -include string -include version ${CXXFLAGS:-}"
 CPATH=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')${CPATH:+:$CPATH}
 MAKEFLAGS=-j$(nproc)

@@ -1,4 +1,4 @@
-# Horovod, compiled for this machine's torch, MPI and Python, or taken from an earlier compilation for the very same ones.
+# Horovod: compiled for this machine's torch, MPI and Python, or taken from an earlier compilation for the same ones.
 # shellcheck shell=bash disable=SC2154
 
 cache=${XDG_CACHE_HOME:-~/.cache}
@@ -26,14 +26,15 @@ install_horovod() {
   write "$finished/horovod" "$key"
 }
 
-# horovod_key cpu|nccl TOOLKIT: all that a compiled Horovod depends on. The toolkit's release counts, not where it is.
+# horovod_key cpu|nccl TOOLKIT: prints everything that a compiled Horovod depends on. Of the toolkit, the release counts and not the
+# folder. Of our own files, comments do not count.
 horovod_key() {
   local release=''
   [ -z "$2" ] || release=$("$2/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
   printf 'horovod %s %s %s, torch %s, %s, g++ %s, %s %s' "$(pin horovod requirements-source.txt)" "$1" "$release" "$(torch_version)" \
     "$(mpirun --version | head -n 1)" "$(g++ -dumpfullversion)" \
     "$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')" \
-    "$(cat "$here"/build_horovod.sh "$here"/*.cmake "$root/requirements-source.txt" | sha256sum)"
+    "$({ grep -hv '^ *#' "$here"/build_horovod.sh "$here"/*.cmake && requirement horovod requirements-source.txt; } | sha256sum)"
 }
 
 # horovod_wheels KEY: the folder of the wheel that was or will be compiled for KEY.

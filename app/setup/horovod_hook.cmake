@@ -1,8 +1,8 @@
 # Runs inside Horovod's CMake project, right after project(). build_horovod.sh has read SETUP_CXX_STANDARD from the header of
 # the torch that is really installed.
 
-# torch's headers refuse an older C++ standard than their own. gloo must follow: two standards in one library give its
-# constants two definitions, and the last link fails.
+# torch's headers refuse an older C++ standard than their own. gloo must use the same standard: with two standards in one library,
+# its constants have two definitions, and linking fails.
 function(raise_cxx_standard)
   foreach(target pytorch gloo)
     if(TARGET ${target})
@@ -12,8 +12,8 @@ function(raise_cxx_standard)
 endfunction()
 cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL raise_cxx_standard)
 
-# A CPU build stays one where an nvcc or a CUDA toolkit lies about, whole or not. Horovod would enable CMake's CUDA language
-# for it, and, because torch itself is a CUDA build that finds an nvcc, turn its CUDA sources on.
+# A build for CPUs must not use an nvcc or a CUDA toolkit of the machine, complete or not. Otherwise Horovod would enable CMake's CUDA
+# language and, because torch itself was built with CUDA, compile its CUDA sources.
 if("$ENV{HOROVOD_GPU_OPERATIONS}" STREQUAL "")
   set(CMAKE_CUDA_COMPILER NOTFOUND)
   set(CMAKE_DISABLE_FIND_PACKAGE_CUDAToolkit TRUE)

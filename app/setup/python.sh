@@ -51,7 +51,8 @@ package_folders() {
   "$1" -c 'import pathlib, sys; print(*[p for p in sys.path if pathlib.Path(p).name in ("site-packages", "dist-packages")], sep="\n")'
 }
 
-# pip writes RECORD last and asks only for METADATA: what it was installing or removing when it was killed counts as installed.
+# pip writes RECORD last, but looks only for METADATA. So a package counts as installed even if pip was killed while it installed or
+# removed it. This removes the metadata of such packages, and pip installs them again.
 forget_half_installed() {
   "$python" - <<'PYTHON'
 import csv, pathlib, shutil, sysconfig

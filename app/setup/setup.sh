@@ -8,9 +8,9 @@
 #   --tests          also installs what the tests need
 #   --if-needed      does nothing if everything is in place; keeps the choices of the latest `./run.sh setup`
 #
-# Each step ends by writing what it was done for into .venv/.setup, and is done again when that is missing or differs: an
-# interrupted set-up goes on where it stopped, and a changed pin is noticed. --if-needed (every start of run.sh) compares only the
-# last of these files.
+# Each step ends by writing what it depends on into .venv/.setup. It is done again when this file is missing or differs. So an
+# interrupted set-up continues where it stopped, and a changed version is noticed. With --if-needed, which each start of run.sh gives,
+# only the last of these files is compared.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -35,17 +35,17 @@ use_bundle() {
   cp -rn "$folder"/horovod-wheels/* "$cache/horovod-wheels/"
 }
 
-# is_done STEP KEY: was STEP finished for this very KEY?
+# is_done STEP KEY: returns whether STEP was finished for this KEY.
 is_done() { [ -f "$finished/$1" ] && [ "$(<"$finished/$1")" = "$2" ]; }
 
-# write FILE TEXT: the file is there complete or not at all.
+# write FILE TEXT: writes the file in one piece, so that it is complete or does not exist.
 write() {
   mkdir -p "$(dirname "$1")"
   printf '%s\n' "$2" >"$1.new"
   mv -f "$1.new" "$1"
 }
 
-# logged WHAT COMMAND...: runs it quietly; if it fails, says WHAT and what looks like the reason.
+# logged WHAT COMMAND...: runs the command with its output in .venv.log. If it fails, prints WHAT and the lines with errors.
 logged() {
   local what=$1 log=$root/.venv.log begin
   printf '\n== %s ==\n' "$what" >>"$log"
@@ -55,7 +55,7 @@ logged() {
   fail "Set-up failed: $what. All of it is in $log. The next start goes on from here."
 }
 
-# The kernel drops this lock when the last process of a set-up ends, so a killed one leaves nothing behind.
+# The kernel releases this lock when the last process of a set-up ends, so a set-up that was killed does not block the next one.
 one_at_a_time() {
   exec 9>"$root/.venv.lock"
   flock --nonblock 9 && return

@@ -1,7 +1,7 @@
-# What the machine itself must have.
+# What the machine itself must have: tools, headers, and a host name with an address.
 # shellcheck shell=bash disable=SC2154
 
-# Horovod's gloo looks its own host name up, and ends in a segmentation fault where that fails.
+# Horovod's gloo looks up its own host name, and ends with a segmentation fault if it has no address.
 require_host_name() {
   local name
   name=$(uname -n)
@@ -10,7 +10,7 @@ require_host_name() {
   echo '127.0.0.1 $name' >> /etc/hosts      # of several machines: their real address instead of 127.0.0.1"
 }
 
-# usable_python PYTHON: prints the interpreter behind PYTHON if it can make our virtual environment and compile against itself.
+# usable_python PYTHON: prints the interpreter of PYTHON if it can make a virtual environment and has the headers for compiling.
 usable_python() {
   "$1" - 2>/dev/null <<'PYTHON'
 import ensurepip, os, sys, sysconfig, venv
@@ -38,7 +38,7 @@ find_python() {
 
 has_header() { printf '#include <stdio.h>\n#include <%s>\n' "$1" | g++ -E -x c++ - >/dev/null 2>&1; }
 
-# Debian's names of the packages that are missing; elsewhere they tell just as well what to look for.
+# Prints Debian's names of the packages that are missing. On other systems, they tell what to look for.
 missing_packages() {
   command -v g++ >/dev/null || echo g++
   command -v make >/dev/null || echo make
@@ -66,7 +66,7 @@ install_system_tools() {
   [ ${#packages[@]} -eq 0 ] || fail "Still missing after apt-get: ${packages[*]} (Python must be 3.11, 3.12 or 3.13)."
 }
 
-# Also where an earlier apt-get was killed: its dpkg goes on alone for a while, and what it began must be ended first.
+# This also works after an earlier apt-get was killed: its dpkg continues alone for a while, and must finish what it began first.
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
   for _ in {1..150}; do
