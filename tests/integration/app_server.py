@@ -51,6 +51,7 @@ class AppServer:
 
 
 def serve() -> None:
+    import app.training.session  # noqa: F401
     from app.__main__ import main
     from app.base.failure import end
 

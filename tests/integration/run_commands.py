@@ -10,6 +10,8 @@ import json
 import os
 import sys
 
+import app.training.session  # noqa: F401  # what takes seconds, once for all commands
+import app.world.world  # noqa: F401
 from app.__main__ import main
 
 AT_ONCE = 2
