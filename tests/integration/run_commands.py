@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-import app.training.session  # noqa: F401  # what takes seconds, once for all commands
+import app.training.session  # what takes seconds, once for all commands
 import app.world.world  # noqa: F401
 from app.__main__ import main
 
