@@ -271,7 +271,7 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
 
 def test_a_refused_start_leaves_no_folder(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "--model is resnet5: did you mean" in failure_of("train", "--model", "resnet5", "--stall-timeout", "0")
+    assert "--model: invalid choice: 'resnet5'" in failure_of("train", "--model", "resnet5", "--stall-timeout", "0")
     assert not list(tmp_path.glob("runs/*"))
 
 
