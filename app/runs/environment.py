@@ -10,10 +10,10 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from app.base.version import installed
 from app.recipe.options import run_parser
 
 PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy", "pillow", "pillow-simd")
@@ -70,14 +70,6 @@ def _shown_words(argv: Sequence[str]) -> Iterator[str]:
             yield name + (f"={HIDDEN if hides else shown(value)}" if equals else "")
         else:
             yield HIDDEN if hides else shown(word)
-
-
-def installed(name: str) -> str:
-    """The version of a package, "" where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def processor() -> str:
