@@ -64,6 +64,8 @@ def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False
         time.sleep(_TRAVEL_TIME)
     if stalled or lost:
         _end_daemon(at_once=stalled)
+    if not stalled:  # a thread that stalls may hold a lock that this needs
+        _release_semaphores()
     os._exit(code)
 
 
@@ -95,7 +97,15 @@ def leave_silently(code: int) -> NoReturn:
     """Ends this process where rank 0 says why, a little after it: at the first exit a launcher may end the others."""
     before_leaving()
     time.sleep(5 * _TRAVEL_TIME)
+    _release_semaphores()
     os._exit(code)
+
+
+def _release_semaphores() -> None:
+    """Remove the named semaphores of loaders that are still open. Python's resource tracker would warn about them after
+    the last line of the run."""
+    if util := sys.modules.get("multiprocessing.util"):
+        util._run_finalizers(0)  # what multiprocessing does first when Python exits
 
 
 def end(code: int) -> NoReturn:

@@ -51,10 +51,10 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
         if types[f.name] is bool:
             group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
         elif types[f.name] in (int, float, str):
-            metavar = None if f.metadata["choices"] else f.name.split("_")[-1].upper()
-            group.add_argument(
-                flag(f.name), type=types[f.name], choices=f.metadata["choices"] or None, metavar=metavar, **common
-            )
+            # Config checks the choices, as it does for files. Its message names the nearest choice.
+            choices = f.metadata["choices"]
+            metavar = f"{{{','.join(choices)}}}" if choices else f.name.split("_")[-1].upper()
+            group.add_argument(flag(f.name), type=types[f.name], metavar=metavar, **common)
         else:
             parse = names if types[f.name] == tuple[str, ...] else numbers
             group.add_argument(flag(f.name), type=parse, metavar="A,B,...", **common)

@@ -210,6 +210,6 @@ def test_nobody_reads_any_more() -> None:
         arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert job.stdout
-    assert job.stdout.readline() == b"talking\n"
+    assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # of the rank that is first
     job.stdout.close()
     assert job.wait(60) == 75
