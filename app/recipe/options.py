@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from app.base.errors import UserError
+from app.base.text import nearest
 from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config
 from app.recipe.familiar import familiar
 from app.recipe.presets import PRESETS, default_recipe, preset
@@ -22,6 +23,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice, as Config does for a value from a file."""
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[-1] if action.option_strings else action.dest
+            raise UserError(f"{name} is {value}: {nearest(value, action.choices)}")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Raises UserError for anything it does not know."""
@@ -51,10 +58,10 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
         if types[f.name] is bool:
             group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
         elif types[f.name] in (int, float, str):
-            # Config checks the choices, as it does for files. Its message names the nearest choice.
-            choices = f.metadata["choices"]
-            metavar = f"{{{','.join(choices)}}}" if choices else f.name.split("_")[-1].upper()
-            group.add_argument(flag(f.name), type=types[f.name], metavar=metavar, **common)
+            metavar = None if f.metadata["choices"] else f.name.split("_")[-1].upper()
+            group.add_argument(
+                flag(f.name), type=types[f.name], choices=f.metadata["choices"] or None, metavar=metavar, **common
+            )
         else:
             parse = names if types[f.name] == tuple[str, ...] else numbers
             group.add_argument(flag(f.name), type=parse, metavar="A,B,...", **common)

@@ -53,7 +53,7 @@ def elastic_stopped(folder: Path) -> End:
 
 
 def elastic_not_finite(folder: Path) -> End:
-    return Job(folder, [*APP, *elastic(folder, 2), "--reference-lr", "1e19"]).end()
+    return Job(folder, [*APP, *elastic(folder, 2), "--reference-lr", "9e18"]).end()
 
 
 def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
@@ -81,7 +81,7 @@ def asked_in_evaluation(folder: Path) -> End:
     return job.end()
 
 
-NAN = ["--reference-lr", "1e19"]
+NAN = ["--reference-lr", "9e18"]
 JOBS: dict[str, Callable[[Path], End]] = {
     "elastic stopped": elastic_stopped,
     "elastic not finite": elastic_not_finite,
