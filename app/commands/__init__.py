@@ -13,23 +13,23 @@ COMMANDS = {
     "train": Command("train a network with the paper's method (the default)", distributed=True),
     "prepare-imagenet": Command("unpack ImageNet's archives into the folder that training reads"),
     "check-data": Command("decode every image of a folder once and say what is wrong"),
-    "plan": Command("k, n, kn, rates, memory and hours of a recipe, before it is run"),
-    "audit": Command("what of the paper a recipe or run follows, and where it deviates"),
-    "evaluate": Command("a trained network on all validation images: errors, classes, confusion", distributed=True),
-    "predict": Command("the likeliest classes of image files"),
-    "export": Command("a trained network for other programs: state_dict, safetensors, ONNX, detectron2"),
-    "reproduce": Command("a table or figure of the paper trained again, ours next to the paper's"),
-    "report": Command("runs side by side on one page"),
-    "benchmark": Command("where a step's time goes, what the loader gives, what an allreduce costs", distributed=True),
-    "scaling": Command("images/s and efficiency on 1, 2, 4, ... processes, next to what plan says"),
+    "plan": Command("show k, n, kn, learning rates, memory and hours of a recipe before it is trained"),
+    "audit": Command("show which rules of the paper a recipe or run follows, and where it deviates"),
+    "evaluate": Command("evaluate a trained network on all validation images", distributed=True),
+    "predict": Command("show the most likely classes of image files"),
+    "export": Command("write a trained network for other programs: state_dict, safetensors, ONNX, detectron2"),
+    "reproduce": Command("train a table or figure of the paper again and show the result next to the paper's"),
+    "report": Command("compare runs on one page"),
+    "benchmark": Command("measure the parts of a step, the loader and the allreduce", distributed=True),
+    "scaling": Command("measure images/s on 1, 2, 4, ... processes and compare them with the forecast of plan"),
     "doctor": Command("look for what would stop or slow a run on its hosts"),
     "board": Command("show the curves of runs in TensorBoard"),
-    "completion": Command("what bash and zsh need to complete these commands and their options"),
+    "completion": Command("print the completion of these commands and their options for bash or zsh"),
 }
 
 
 def module_of(command: str) -> str:
-    """The module of a command. Raises UserError with the nearest name."""
+    """Returns the name of a command's module. Raises UserError, which suggests the most similar command."""
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -38,11 +38,14 @@ def module_of(command: str) -> str:
 
 
 def check(argv: Sequence[str]) -> None:
-    """Reads a command line as its command would, starting nothing. Raises UserError; `--help` prints and exits."""
+    """Parses a command line as its command does, without starting anything.
+
+    Raises UserError if an argument is wrong. `--help` prints the help and exits.
+    """
     module = importlib.import_module(module_of(argv[0]))
     try:
         module.parse(argv[1:])
-    except OSError as error:  # of a path that the system refuses to look at: too long, a loop of links
+    except OSError as error:  # the system refuses a path that is too long or a loop of links
         raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
-    except ValueError:  # of a path with a null byte
-        raise UserError("a path holds a null byte: give another path") from None
+    except ValueError:
+        raise UserError("a path contains a null byte: give another path") from None

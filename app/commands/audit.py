@@ -1,4 +1,4 @@
-"""`audit`: for each remark and each choice of the paper, whether a run or recipe follows it."""
+"""`audit`: shows for each remark and each choice of the paper whether a run or recipe follows it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from app.recipe.options import Parser, resolve, run_parser
 from app.runs.layout import CONFIG, PLAN, is_run
 
 EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"
-DESCRIPTION = "What of the paper a run (or a recipe with its options) follows, and where it deviates."
+DESCRIPTION = "Show which rules of the paper a run (or a recipe with its options) follows, and where it deviates."
 
 
 def make_parser() -> Parser:
     parser = run_parser("./run.sh audit", DESCRIPTION, EXAMPLE, ("recipe", "data", "model", "schedule", "optimizer"))
-    parser.add_argument("run", nargs="?", default="", metavar="RUN", help="folder of a run, instead of recipe options")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument(
+        "run", nargs="?", default="", metavar="RUN", help="folder of a run; give this or the recipe's options"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
-    """The config, the run's folder ("" for a recipe) and whether JSON is asked for. Raises UserError."""
+    """Returns the config, the run's folder ("" for a recipe) and whether to print JSON. Raises UserError."""
     given = vars(make_parser().parse(argv))
     run, as_json = given.pop("run"), given.pop("json")
     if given["config"] is None:
@@ -34,7 +36,10 @@ def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
     if not run:
         return resolve(given, needs_data=False), "", as_json
     if given:
-        raise UserError(f"audit {run}: a run has its recipe; leave out the options, or the run")
+        raise UserError(
+            f"audit {run}: a run has its own recipe, and options of the recipe were given too; leave out the options or"
+            " the run"
+        )
     if not is_run(Path(run)):
         raise UserError(f"audit {run}: there is no {Path(run) / CONFIG}; give the folder of a run")
     return read_config(Path(run) / CONFIG), run, as_json
@@ -51,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def images_of(run: str) -> int:
-    """Training images of a run, from its plan.json. Raises UserError."""
+    """Returns the number of training images of a run, from its plan.json. Raises UserError."""
     path = Path(run) / PLAN
     try:
         return int(json.loads(path.read_text())["images"])
@@ -60,6 +65,6 @@ def images_of(run: str) -> int:
 
 
 def as_text(findings: list[AuditFinding]) -> list[str]:
-    """A line for each finding, then the sum."""
+    """Returns a line for each finding, and a last line with the number of findings of each kind."""
     lines = [f"{f.status:8}  {f.section:>3}  {f.name:22}  {f.paper}: {f.here}" for f in findings]
     return [f"{'':8}  sec", *lines, in_short(findings)[0]]

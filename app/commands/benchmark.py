@@ -14,22 +14,22 @@ from app.recipe.options import Parser, resolve, run_parser
 EXAMPLE = "./run.sh -np 2 benchmark --data /imagenet --model resnet50"
 OWN = ("steps", "input", "json")
 LIBRARIES = ("auto", "nccl", "mpi", "gloo")
-MEASURED = "measure the allreduce alone, from 4 KiB to 64 MiB, of this library (default: auto)"
+MEASURED = "measure only the allreduce of this library, from 4 KiB to 64 MiB (default: auto)"
 
 
 def make_parser() -> Parser:
-    parser = run_parser("./run.sh benchmark", "Measure a run's step, its input and its allreduce.", EXAMPLE)
-    parser.conflict_handler = "resolve"  # --collectives measures here
+    parser = run_parser("./run.sh benchmark", "Measure the step, the loader and the allreduce of a run.", EXAMPLE)
+    parser.conflict_handler = "resolve"  # `--collectives` has another meaning here than in other commands
     group = parser.add_argument_group("benchmark")
-    group.add_argument("--steps", type=int, default=30, help="steps to measure, twice (default: 30)")
-    group.add_argument("--input", action="store_true", help="measure the loader alone")
+    group.add_argument("--steps", type=int, default=30, help="steps of each of the two measurements (default: 30)")
+    group.add_argument("--input", action="store_true", help="measure only the loader")
     group.add_argument("--collectives", nargs="?", const="auto", choices=LIBRARIES, help=MEASURED)
     group.add_argument("--json", metavar="FILE", help="file to write the results to, as JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
-    """The config and this command's own options. Raises UserError."""
+    """Returns the config and this command's own options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.steps < 1:
         raise UserError(f"--steps {options.steps}: give 1 or more")

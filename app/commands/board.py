@@ -29,17 +29,17 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options. Raises UserError where there is nothing to show."""
+    """Returns the options. Raises UserError if there is nothing to show."""
     options = make_parser().parse(argv)
     if not Path(options.folder).is_dir():
         raise UserError(f"no folder {options.folder}: give the folder of a run, or train first")
     if not any(Path(options.folder).rglob("events.out.tfevents.*")):
-        raise UserError(f"{options.folder} holds no run: there are no TensorBoard files in it")
+        raise UserError(f"{options.folder} contains no TensorBoard files: give the folder of a run, or train first")
     return options
 
 
 def main(argv: Sequence[str]) -> None:
-    """Replaces this process by TensorBoard."""
+    """Replaces this process with TensorBoard."""
     options = parse(argv)
     arguments = ["--logdir", options.folder, "--port", str(options.port), "--host", options.host]
     sys.stdout.flush()

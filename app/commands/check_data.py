@@ -1,4 +1,4 @@
-"""`check-data`: what a training run would stop on, found beforehand."""
+"""`check-data`: finds the files and folders at which a training run would stop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from app.base.errors import NotTrainable, UserError
 from app.recipe.options import Parser
 
-DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and say what is wrong with it.
+DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and show which ones have faults.
 
-Exit code 0: a training run reads all of it; 1: it would stop on something, which is listed first.
-If it is interrupted, the same command continues. A second pass decodes only what has changed."""
+The exit code is 0 if a training run can read everything. It is 1 if a training run would stop; the reasons are listed
+first. After an interruption the same command continues. A later check decodes only the files that have changed."""
 EXAMPLE = "./run.sh check-data /imagenet --skip-list skip.txt && ./run.sh train --data /imagenet"
 
 
@@ -19,16 +19,21 @@ def make_parser() -> Parser:
     parser = Parser(prog="./run.sh check-data", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
     parser.add_argument("folder", metavar="DIR", help="folder with train/ and val/")
     group = parser.add_argument_group("report")
-    group.add_argument("--json", action="store_true", help="all findings as JSON instead of text")
+    group.add_argument("--json", action="store_true", help="print all findings as JSON instead of text")
     group.add_argument(
-        "--skip-list", default="", metavar="FILE", help="write the images to leave out here, for train --skip-list FILE"
+        "--skip-list",
+        default="",
+        metavar="FILE",
+        help="file to write the images to leave out to; `train --skip-list FILE` reads it",
     )
-    parser.add_argument_group("run").add_argument("--processes", type=int, help="to decode with (default: one a core)")
+    parser.add_argument_group("run").add_argument(
+        "--processes", type=int, help="number of processes that decode images (default: one for each core)"
+    )
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The values of a command line. Raises UserError."""
+    """Returns the options. Raises UserError."""
     values = make_parser().parse(argv)
     if values.processes is not None and values.processes < 1:
         raise UserError(f"--processes is {values.processes}: give 1 or more")
@@ -36,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError, NotTrainable after the report."""
+    """Runs the command. Raises UserError, and NotTrainable after the report if a training run would stop."""
     values = parse(argv)
 
     from app.data.index import read_index
@@ -46,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     from app.prepare.parallel import cores, stoppable
 
     if values.skip_list:
-        write_skip_list(values.skip_list, None)  # before the hours it may take
+        write_skip_list(values.skip_list, None)  # a wrong path is found now, before a check that may take hours
     with stoppable():
         report = inspect(values.folder, values.processes or cores())
     print(to_json(report) if values.json else "\n".join(describe(report)))
@@ -54,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         write_skip_list(values.skip_list, report.to_skip)
     sound_layout = len(report.fatal) == len(report.to_skip)
     if sound_layout:
-        read_index(values.folder)  # kept for the start of training runs
+        read_index(values.folder)  # the index is stored in a cache, which makes training runs start faster
     if report.fatal:
         how = (
             f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"

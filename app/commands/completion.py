@@ -1,4 +1,4 @@
-"""`completion`: what bash and zsh need to complete commands, options and choices."""
+"""`completion`: prints the completion of commands, options and choices for bash or zsh."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EXAMPLE = """examples:
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="./run.sh completion", description="Print completion for a shell.", epilog=EXAMPLE)
-    parser.add_argument("shell", choices=SHELLS, help="which one")
+    parser = Parser(prog="./run.sh completion", description="Print the completion script for a shell.", epilog=EXAMPLE)
+    parser.add_argument("shell", choices=SHELLS, help="the shell that reads the output")
     return parser
 
 
 def parse(argv: Sequence[str]) -> str:
-    """The shell. Raises UserError."""
+    """Returns the shell. Raises UserError."""
     return str(make_parser().parse(argv).shell)
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """run.sh with all commands and their options."""
+    """Returns a parser of run.sh with all commands and their options."""
     whole = argparse.ArgumentParser(prog="run.sh")
     subparsers = whole.add_subparsers()
     for name, command in COMMANDS.items():

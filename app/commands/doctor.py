@@ -1,4 +1,4 @@
-"""`doctor`: finds what is wrong with the hosts of a run, each fault with its fix."""
+"""`doctor`: finds faults of the hosts of a run and says how to fix each of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from app.hosts.hostfile import Host
 from app.launch import options
 from app.recipe.options import Parser
 
-TIMEOUT = 60.0  # seconds: importing torch from a busy disk takes 20
+TIMEOUT = 60.0  # seconds; importing torch from a busy disk takes 20
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh doctor",
-        description="Asks every host by ssh for what would stop or slow a run, then measures the network between them.",
+        description="Look for faults of the hosts that would stop or slow a run, and measure the network between them.",
         epilog="example: ./run.sh doctor --hostfile hostfiles/two-nodes --data /imagenet",
     )
     options.add_options(parser)
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError; exits with code 1 where a check has failed."""
+    """Runs the command. Raises UserError. Exits with code 1 if a check has failed."""
     given = parse(argv)
     from app.doctor.doctor import examine
     from app.hosts.remote import Ssh
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def launching(given: argparse.Namespace) -> list[str]:
-    """Returns the launch options of a run on the same hosts."""
+    """Returns the options that launch a run on the same hosts."""
     values = {
         "-np": given.np,
         "-H": given.hosts,
@@ -84,7 +84,10 @@ def launching(given: argparse.Namespace) -> list[str]:
 
 
 def lines(found: list[HostFinding], colours: bool) -> list[str]:
-    """Returns one line for a check that is ok and the same on all hosts, otherwise one line for each host."""
+    """Returns the lines of the findings.
+
+    A check that is ok with the same result on all hosts has one line. Other checks have one line for each host.
+    """
     width = max(len(each.host) for each in found)
     shown = []
     for _, each_of_check in groupby(found, key=lambda each: each.check):

@@ -1,4 +1,4 @@
-"""`evaluate`: a trained network on all validation images."""
+"""`evaluate`: evaluates a trained network on all validation images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluati
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh evaluate",
-        description="Evaluate a trained network on all validation images, on any number of processes alike.",
+        description="Evaluate a trained network on all validation images. The number of processes does not change the"
+        " result.",
         epilog=f"example: {EXAMPLE}",
     )
     add = parser.add_argument
@@ -25,33 +26,51 @@ def make_parser() -> Parser:
         metavar="WEIGHTS",
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
-    add("--data", default="", help="data set or folder (default: what it was trained on)")
+    add("--data", default="", help="data set or folder (default: the one that the network was trained on)")
     add("--skip-list", default="", metavar="FILE", help="images to leave out, as check-data --skip-list writes them")
-    add("--resize", type=int, default=0, help="shorter side before the central crop (default: as trained)")
-    add("--image-size", type=int, default=0, metavar="SIZE", help="side of the crop (default: as trained)")
+    add(
+        "--resize",
+        type=int,
+        default=0,
+        help="shorter side before the central crop, in pixels (default: as in training)",
+    )
+    add(
+        "--image-size",
+        type=int,
+        default=0,
+        metavar="SIZE",
+        help="side of the central crop in pixels (default: as in training)",
+    )
     add(
         "--output",
         default="",
         metavar="DIR",
-        help="write evaluation.json, classes.txt, confusion.txt, confusion.png there",
+        help="folder to write evaluation.json, classes.txt, confusion.txt and confusion.png to",
     )
-    add("--json", action="store_true", help="show JSON")
+    add("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("run")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
     group.add_argument(
-        "--collectives", choices=("auto", "nccl", "mpi", "gloo"), default="auto", help="library (default: auto)"
+        "--collectives",
+        choices=("auto", "nccl", "mpi", "gloo"),
+        default="auto",
+        help="library for collectives (default: auto)",
     )
     group.add_argument(
-        "--loader-processes", type=int, default=-1, metavar="N", help="per process (default: -1, by the data)"
+        "--loader-processes",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="loader processes of each process (default: -1, which chooses a number for the data set)",
     )
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options. Raises UserError."""
+    """Returns the options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.resize < 0 or options.image_size < 0:
-        raise UserError("--resize and --image-size are in pixels: give numbers above 0, or leave them out")
+        raise UserError("--resize or --image-size is below 0: give a number of pixels, or leave the option out")
     if not Path(options.weights).exists():
         raise UserError(f"there is no {options.weights}: give a run's folder, a checkpoint or a state_dict")
     return options
@@ -84,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
     forward_pass = trained.forward_pass(here.device)
     result = evaluate(trained.network.to(here.device), source, here, forward_pass, processes, lambda: stop.asked)
     if result is None:
-        raise Preempted("the evaluation was stopped: start it again")
+        raise Preempted("the evaluation was stopped before its end: start it again")
     if here.rank == 0:
         classes = in_words(source.classes, source.name)
         print(report.as_json(result, source.classes) if options.json else report.as_text(result, classes), flush=True)

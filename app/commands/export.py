@@ -1,4 +1,4 @@
-"""`export`: a trained network in the files that other programs read."""
+"""`export`: writes a trained network in a format that other programs read."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from app.base.errors import UserError
 from app.recipe.options import Parser
 
 FORMATS = {
-    "state_dict": (".pt", "torchvision's names, for torch.load"),
-    "safetensors": (".safetensors", "the same"),
-    "onnx": (".onnx", "any batch size, checked with onnxruntime"),
-    "detectron2": (".pkl", "the backbone of a detector (large ResNets only)"),
+    "state_dict": (".pt", "a state_dict with torchvision's names, for torch.load"),
+    "safetensors": (".safetensors", "the same state_dict, for safetensors"),
+    "onnx": (".onnx", "ONNX for any batch size, checked with onnxruntime"),
+    "detectron2": (".pkl", "the backbone of a detector, only from a network for ImageNet"),
 }
 
 
-CHECKPOINTS = "checkpoints"  # the folder of a run
+CHECKPOINTS = "checkpoints"  # the name of the folder with a run's checkpoints
 
 
 def make_parser() -> Parser:
     formats = "\n".join(f"  {name:12} {ending:13} {text}" for name, (ending, text) in FORMATS.items())
     parser = Parser(
         prog="./run.sh export",
-        description="Write a trained network for other programs, and next to it, as JSON, how to prepare images and"
-        " what the classes are.",
+        description="Write a trained network for other programs. A JSON file next to it says how to prepare images and"
+        " which classes there are.",
         epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
     )
     add = parser.add_argument
@@ -35,13 +35,13 @@ def make_parser() -> Parser:
         metavar="WEIGHTS",
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
-    add("--output", metavar="FILE", help="to write; its ending says the format; the JSON gets its name with .json")
-    add("--opset", type=int, default=18, help="of ONNX, 18 to 23 (default: 18)")
+    add("--output", metavar="FILE", help="file to write; its ending decides the format")
+    add("--opset", type=int, default=18, help="version of the ONNX operator set, 18 to 23 (default: 18)")
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options, with the `format` found. Raises UserError."""
+    """Returns the options. Their attribute `format` is the format of --output. Raises UserError."""
     options = make_parser().parse(argv)
     endings = {ending: name for name, (ending, _) in FORMATS.items()}
     if not options.output:
@@ -59,17 +59,17 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _refuse_to_overwrite(path: Path, weights: Path) -> None:
-    """Raises UserError where --output, or the JSON next to it, would replace a file that is no export."""
+    """Raises UserError if --output or the JSON file next to it would replace a file that is not an export."""
     if path.exists() and ((weights.exists() and path.samefile(weights)) or path.absolute().parent.name == CHECKPOINTS):
-        raise UserError(f"--output {path} would overwrite the weights themselves: name another file")
-    beside = path.with_suffix(".json")
-    if beside.exists():
+        raise UserError(f"--output {path} would overwrite the weights themselves: give another file")
+    facts = path.with_suffix(".json")
+    if facts.exists():
         try:
-            content = json.loads(beside.read_text())
+            content = json.loads(facts.read_text())
         except (OSError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict) or not {"classes", "format", "image_size"} <= set(content):
-            raise UserError(f"--output {path} would overwrite {beside}, which is no export: name another file")
+            raise UserError(f"--output {path} would overwrite {facts}, which is not an export: give another file")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,4 +93,4 @@ def main(argv: Sequence[str]) -> None:
         path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from None
-    print(f"{path}: {facts['model']}, {len(trained.classes)} classes; {path.with_suffix('.json')}: how to use it")
+    print(f"{path}: {facts['model']}, {len(trained.classes)} classes; {path.with_suffix('.json')} says how to use it")

@@ -1,4 +1,7 @@
-"""`plan`: what a recipe means and how long it takes on so many GPUs. Trains nothing and needs no torch."""
+"""`plan`: shows the numbers that follow from a recipe, and how long it takes on a number of GPUs.
+
+It trains nothing and does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,23 @@ from app.recipe.options import Parser, resolve, run_parser
 from app.recipe.plan import Plan, describe, make_plan
 
 EXAMPLE = "./run.sh plan --recipe paper-8k --gpus 8,256,352 --images-per-second 138 --network 50Gbit"
-DESCRIPTION = """What a recipe means and how long it takes; trains nothing.
+DESCRIPTION = """Show the numbers that follow from a recipe, and how long it takes. Nothing is trained.
 
-Rows of time are the paper's weak scaling (Figure 7): n images on each GPU, so kn = n * GPUs grows with them, for
-the recipe's epochs; beside them the recipe's own kn dealt to the GPUs, where these are no more than its k workers.
-A rate given holds on the GPUs it was measured on (--images-per-second: one full server), waiting for one another
-included; efficiency is against that rate. docs/plan.md explains the model and its one calibrated term.
+With the measured rate of one GPU, a table shows the time on 8, 16, 32, ... GPUs. Its left part is weak scaling as in
+Figure 7 of the paper: n images on each GPU, so that kn = n * GPUs. Its right part is the recipe's own kn, whose k
+workers are divided among at most k GPUs. Efficiency is relative to the measured rate. docs/plan.md explains the model.
 """
 DEFAULT_GPUS = (8, 16, 32, 64, 128, 256, 352, 512)
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the command line asks for. `rate`: images/s of one GPU and the GPUs on which it was measured."""
+    """The options of the command line.
+
+    images: the number of training images, 0 for that of the data set.
+    gpus: the numbers of GPUs to forecast for, empty for the default ones.
+    rate: the images/s of one GPU and the number of GPUs on which this was measured; None if it is not known.
+    """
 
     config: Config
     images: int
@@ -50,48 +57,79 @@ def make_parser() -> Parser:
     groups = ("recipe", "data", "model", "schedule", "optimizer")
     parser = run_parser("./run.sh plan", DESCRIPTION, EXAMPLE, groups)
     group = parser.add_argument_group("plan")
-    group.add_argument("--images", type=int, default=0, metavar="N", help="training images, instead of the data's")
-    group.add_argument("--gpus", type=counts, metavar="A,B,...", help="numbers of GPUs (default: 8, 16, ... 512)")
-    group.add_argument("--gpus-per-host", type=int, default=8, metavar="N", help="GPUs of a server (default: 8)")
-    rate = group.add_mutually_exclusive_group()
-    rate.add_argument("--images-per-second", type=float, default=0.0, metavar="R", help="of one GPU in a full server")
-    rate.add_argument("--benchmark", metavar="FILE", help="JSON with images_per_second and processes, as result.json")
     group.add_argument(
-        "--network", type=units.bandwidth, default="50Gbit", metavar="B", help="of a server (default: 50Gbit)"
+        "--images", type=int, default=0, metavar="N", help="number of training images (default: the data's)"
     )
     group.add_argument(
-        "--latency", type=units.seconds, default="15us", metavar="T", help="between servers (default: 15us)"
+        "--gpus", type=counts, metavar="A,B,...", help="numbers of GPUs to forecast for (default: 8, 16, ... 512)"
+    )
+    group.add_argument("--gpus-per-host", type=int, default=8, metavar="N", help="GPUs of each server (default: 8)")
+    rate = group.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--images-per-second",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="measured rate of one GPU while all GPUs of a server train together",
+    )
+    rate.add_argument(
+        "--benchmark",
+        metavar="FILE",
+        help="file with the measured rate: the JSON of `benchmark`, or result.json of a run",
+    )
+    group.add_argument(
+        "--network",
+        type=units.bandwidth,
+        default="50Gbit",
+        metavar="B",
+        help="bandwidth of a server's network link (default: 50Gbit)",
+    )
+    group.add_argument(
+        "--latency",
+        type=units.seconds,
+        default="15us",
+        metavar="T",
+        help="time of an empty message between servers (default: 15us)",
     )
     group.add_argument(
         "--local-network",
         type=units.bandwidth,
         default="160Gbit",
         metavar="B",
-        help="of a GPU in its server (default: 160Gbit)",
+        help="bandwidth between the GPUs of a server (default: 160Gbit)",
     )
     group.add_argument(
-        "--local-latency", type=units.seconds, default="5us", metavar="T", help="inside a server (default: 5us)"
+        "--local-latency",
+        type=units.seconds,
+        default="5us",
+        metavar="T",
+        help="time of an empty message between the GPUs of a server (default: 5us)",
     )
     group.add_argument(
-        "--allreduce", choices=interconnect.ALLREDUCES, default="hierarchical", help="(default: hierarchical)"
+        "--allreduce",
+        choices=interconnect.ALLREDUCES,
+        default="hierarchical",
+        help="algorithm of the allreduce (default: hierarchical)",
     )
     group.add_argument(
         "--jitter",
         type=float,
         default=JITTER,
         metavar="X",
-        help=f"deviation of a worker's step time over it (default: {JITTER})",
+        help=f"standard deviation of a worker's step time, as a share of that time (default: {JITTER})",
     )
     group.add_argument(
-        "--no-overlap", action="store_true", help="gradients are summed by the cores that compute, on CPUs all in use"
+        "--no-overlap",
+        action="store_true",
+        help="the allreduce does not run during the backward pass, as on CPUs that compute on all cores",
     )
-    group.add_argument("--json", action="store_true", help="for programs")
-    group.add_argument("--plot", default="", metavar="FILE", help="draw it like Figure 7 (.png, .svg or .pdf)")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    group.add_argument("--plot", default="", metavar="FILE", help="file for a plot like Figure 7 (.png, .svg or .pdf)")
     return parser
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """`8,256` as numbers above 0. Raises UserError."""
+    """Returns the numbers of a text like `8,256`. Raises UserError if one is not a whole number above 0."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise UserError(f"--gpus {text}: give numbers above 0 with commas between them, like 8,16,32")
@@ -99,7 +137,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def parse(argv: Sequence[str]) -> PlanOptions:
-    """The request of a command line. Raises UserError."""
+    """Returns the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     names = ("images", "gpus", "gpus_per_host", "images_per_second", "benchmark", "network", "latency",
              "local_network", "local_latency", "allreduce", "jitter", "no_overlap", "json", "plot")  # fmt: skip
@@ -122,7 +160,10 @@ def parse(argv: Sequence[str]) -> PlanOptions:
 
 
 def read_rate(path: Path) -> tuple[float, int]:
-    """Images/s of one process and the processes, from a benchmark's or a run's JSON. Raises UserError."""
+    """Returns the images/s of one process and the number of processes of a measurement.
+
+    path: the JSON file of `benchmark`, or result.json of a run. Raises UserError if it has no rate.
+    """
     try:
         values = json.loads(path.read_text())
         rate, processes = float(values["images_per_second"]), int(values["processes"])
@@ -132,7 +173,7 @@ def read_rate(path: Path) -> tuple[float, int]:
         rate, processes = 0.0, 0
     if rate <= 0 or processes < 1:
         raise UserError(
-            f"--benchmark {path} lacks images_per_second and processes: give a benchmark's JSON or a result.json"
+            f"--benchmark {path} lacks images_per_second or processes: give the JSON of `benchmark`, or a result.json"
         )
     return rate / processes, processes
 
@@ -159,15 +200,18 @@ def main(argv: Sequence[str]) -> None:
 
 
 def time_rows(request: PlanOptions, plan: Plan, network: NetworkSize) -> list[Row]:
-    """A row for each number of GPUs, none without a rate. Raises UserError for GPUs given that the data cannot feed."""
+    """Returns the forecast for each number of GPUs, none if the rate is not known.
+
+    Raises UserError if the option --gpus asks for more GPUs than the data have images for.
+    """
     if request.rate is None:
         return []
     rate, measured_on = request.rate
     most = plan.images // plan.per_worker
     if any(gpus > most for gpus in request.gpus):
         raise UserError(
-            f"n = {plan.per_worker} images on each of {max(request.gpus)} GPUs are more than the data, {plan.images}:"
-            f" give at most {most} GPUs"
+            f"--gpus {max(request.gpus)}: n = {plan.per_worker} images on each GPU are more than the {plan.images}"
+            f" training images; give at most {most} GPUs"
         )
     size = (network.parameters + network.statistics) * number_bytes(request.config)
     work = Work(plan.per_worker, rate, measured_on, size, request.jitter, request.overlaps)

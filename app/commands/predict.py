@@ -1,4 +1,4 @@
-"""`predict`: the likeliest classes of image files."""
+"""`predict`: shows the most likely classes of image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.recipe.options import Parser
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh predict",
-        description="Show the likeliest classes of images.",
+        description="Show the most likely classes of images.",
         epilog="example: ./run.sh predict runs/digits-20260101-120000 one.png two.png",
     )
     add = parser.add_argument
@@ -24,13 +24,13 @@ def make_parser() -> Parser:
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
     add("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files")
-    add("--top", type=int, default=5, help="classes to show (default: 5)")
-    add("--json", action="store_true", help="show JSON, a line an image")
+    add("--top", type=int, default=5, help="number of classes to show (default: 5)")
+    add("--json", action="store_true", help="print the classes of each image as a line of JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options. Raises UserError."""
+    """Returns the options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.top < 1:
         raise UserError(f"--top {options.top}: give 1 or more")
@@ -42,7 +42,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError, CorruptImage."""
+    """Runs the command. Raises UserError, and CorruptImage for an image that cannot be decoded."""
     options = parse(argv)
 
     import torch

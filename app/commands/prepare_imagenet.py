@@ -1,4 +1,4 @@
-"""`prepare-imagenet`: from ImageNet's official archives to the folder that training reads."""
+"""`prepare-imagenet`: unpacks ImageNet's official archives into the folder that training reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.recipe.options import Parser
 DESCRIPTION = """Unpack ImageNet's archives into OUTPUT/train/SYNSET/*.JPEG and OUTPUT/val/SYNSET/*.JPEG.
 
 ARCHIVES is a folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz.
-Counts are checked against the devkit. Interrupted, the same command goes on where it was."""
+The numbers of images are compared with the devkit. After an interruption the same command continues."""
 EXAMPLE = "./run.sh prepare-imagenet /downloads /imagenet"
 QUALITY = 95
 
@@ -19,30 +19,34 @@ QUALITY = 95
 def make_parser() -> Parser:
     parser = Parser(prog="./run.sh prepare-imagenet", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
     parser.add_argument("archives", metavar="ARCHIVES", help="folder with the three archives")
-    parser.add_argument("output", metavar="OUTPUT", help="folder to make")
+    parser.add_argument("output", metavar="OUTPUT", help="folder to unpack into")
     group = parser.add_argument_group("smaller images")
     group.add_argument(
         "--resize",
         type=int,
         choices=(256, 512),
-        help="shrink the shorter side of larger images to this many pixels, once",
+        help="number of pixels to which the shorter side of larger images is reduced",
     )
-    group.add_argument("--quality", type=int, help=f"of the JPEGs written by --resize, 1 to 100 (default: {QUALITY})")
+    group.add_argument(
+        "--quality", type=int, help=f"quality of the JPEGs that --resize writes, 1 to 100 (default: {QUALITY})"
+    )
     parser.add_argument_group("run").add_argument(
-        "--processes", type=int, help="to unpack and resize with (default: one a core)"
+        "--processes", type=int, help="number of processes that unpack and resize (default: one for each core)"
     )
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The values of a command line. Raises UserError."""
+    """Returns the options. Raises UserError."""
     values = make_parser().parse(argv)
     if values.processes is not None and values.processes < 1:
         raise UserError(f"--processes is {values.processes}: give 1 or more")
     if values.quality is None:
         values.quality = QUALITY
     elif values.resize is None:
-        raise UserError("--quality is for the images that --resize writes: add --resize 256 or 512, or leave it out")
+        raise UserError(
+            "--quality is given without --resize, whose images it is for: add --resize 256 or 512, or leave it out"
+        )
     if not 1 <= values.quality <= 100:
         raise UserError(f"--quality is {values.quality}: give 1 to 100")
     return values

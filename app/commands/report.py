@@ -15,7 +15,7 @@ from app.runs.layout import CONFIG, check_is_run, is_run
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh report",
-        description="Compare runs on one HTML page, and write its pictures as PNG files too.",
+        description="Compare runs on one HTML page. Its pictures are also written as PNG files.",
         epilog="example: ./run.sh report runs/digits-* --output report",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, which may still be running")
@@ -24,15 +24,15 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options. Raises UserError."""
+    """Returns the options. Raises UserError."""
     options = make_parser().parse(argv)
     runs = [run for run in options.runs if is_run(Path(run))]
     others = [run for run in options.runs if not is_run(Path(run))]
     missing = [run for run in others if not Path(run).is_dir()]
     if missing or not runs:
         check_is_run(Path((missing or others)[0]))
-    if others:  # `runs/*` may name a folder whose run was refused or has just begun
-        print(f"warning: left out, as there is no {CONFIG} in: {', '.join(others)}", file=sys.stderr)
+    if others:  # `runs/*` may match the folder of a run that did not start or that has just begun
+        print(f"warning: left out, as they contain no {CONFIG}: {', '.join(others)}", file=sys.stderr)
     options.runs = runs
     return options
 
@@ -54,5 +54,5 @@ def main(argv: Sequence[str]) -> None:
             (folder / f"{name}.png").write_bytes(content)
         (folder / "report.html").write_text(page(records, drawn), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; give another folder") from None
     print(f"{folder / 'report.html'}, and {', '.join(f'{name}.png' for name in drawn)} next to it")

@@ -1,4 +1,4 @@
-"""`reproduce`: a table or figure of the paper trained again, ours next to the paper's."""
+"""`reproduce`: trains a table or figure of the paper again and shows the result next to the paper's."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from app.recipe.options import resolve, run_parser
 from app.reproduce.experiments import EXPERIMENTS
 
 EXAMPLE = "./run.sh reproduce table-1, or ./run.sh reproduce table-1 --data /imagenet --launch '-np 8'"
-DESCRIPTION = """Train the cells of a table or figure of the paper, several seeds each. Show them next to the paper's.
+DESCRIPTION = """Train each cell of a table or figure of the paper with several seeds and compare it with the paper.
 
-NAME: {names}, or all.
-Without --data and --recipe the cells are trained on Fashion-MNIST; with ImageNet the minibatches and rates are the
-paper's own. Options of the recipe change the baseline, and with it all cells. Runs are kept under --runs and shared by
-all experiments; a command that was interrupted continues where it stopped when it is started again."""
+NAME is one of: {names}, or all.
+Without --data and --recipe the cells are trained on Fashion-MNIST. On ImageNet the minibatches and learning rates are
+those of the paper. Options of the recipe change the baseline and therefore all cells. All experiments share the runs in
+--runs. After an interruption the same command continues."""
 RUNS = "runs/reproduce"
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """What the command line asks for.
+    """The options of the command line.
 
-    base: the config of the baseline with the first seed; known: the file with records of finished runs;
-    said: the command line itself.
+    names: the experiments.
+    base: the config of the baseline with the first seed.
+    seeds: the number of runs of each cell.
+    jobs: how many runs are trained at the same time.
+    launch: the options of the launcher for each run; empty if no launcher is used.
+    known: the file with records of finished runs, or None.
+    command: the command line itself.
     """
 
     names: tuple[str, ...]
@@ -42,20 +47,28 @@ class ReproduceOptions:
     launch: list[str]
     known: Path | None
     only_finished: bool
-    said: str
+    command: str
 
 
 def make_parser() -> Any:
     description = DESCRIPTION.format(names=", ".join(EXPERIMENTS))
     groups = ("recipe", "data", "model", "schedule", "optimizer", "speed")
     parser = run_parser("./run.sh reproduce", description, EXAMPLE, groups)
-    parser.add_argument("name", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="what to reproduce")
+    parser.add_argument("name", metavar="NAME", choices=[*EXPERIMENTS, "all"], help="table or figure to reproduce")
     group = parser.add_argument_group("reproduce")
     group.add_argument(
-        "--seeds", type=int, default=5, metavar="N", help="runs of each cell, with seeds from --seed on (default: 5)"
+        "--seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of runs of each cell; their seeds begin at --seed (default: 5)",
     )
     group.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="runs that are trained at once (default: one for each core)"
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="runs that are trained at the same time (default: one for each core)",
     )
     group.add_argument("--output", default="", metavar="DIR", help=f"folder for the results (default: {RUNS}/NAME)")
     group.add_argument(
@@ -65,24 +78,24 @@ def make_parser() -> Any:
         "--launch",
         default="",
         metavar="OPTIONS",
-        help="start each run by the launcher with these options, as '-np 8' (default: without launcher)",
+        help="options of the launcher for each run, for example '-np 8' (default: no launcher, one process)",
     )
     group.add_argument(
         "--known",
         default="",
         metavar="FILE",
-        help="records of finished runs, which are not trained again, as docs/results/runs.jsonl",
+        help="file with finished runs, which are not trained again; for example docs/results/runs.jsonl",
     )
     group.add_argument(
         "--only-finished",
         action="store_true",
-        help="write the results of the runs that are finished, and train nothing",
+        help="train nothing; write the results of the runs that are finished",
     )
     return parser
 
 
 def parse(argv: Sequence[str]) -> ReproduceOptions:
-    """Return what the command line asks for. Raises UserError."""
+    """Returns the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
     known, only_finished = given.pop("known"), given.pop("only_finished")
@@ -111,12 +124,12 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
         launch=launch,
         known=Path(known) if known else None,
         only_finished=only_finished,
-        said=shlex.join(["./run.sh", "reproduce", *argv]),
+        command=shlex.join(["./run.sh", "reproduce", *argv]),
     )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command. Raises UserError."""
+    """Runs the command. Raises UserError."""
     from app.training.signals import StopRequest
 
     stop = StopRequest()
@@ -136,5 +149,5 @@ def main(argv: Sequence[str]) -> None:
         trains=not request.only_finished,
     )
     outputs = {name: request.output / name if len(request.names) > 1 else request.output for name in request.names}
-    laboratory.run(outputs, request.output / RUNS_FILE, request.said)
+    laboratory.run(outputs, request.output / RUNS_FILE, request.command)
     sys.stdout.flush()

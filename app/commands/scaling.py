@@ -1,4 +1,4 @@
-"""`scaling`: images/s and efficiency on 1, 2, 4, ... processes, measured, beside what `plan`'s model says."""
+"""`scaling`: measures images/s and efficiency on 1, 2, 4, ... processes, next to the forecast of `plan`."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from app.bench.scaling import ScalingOptions, measure_scaling, write_scaling
 from app.recipe.options import Parser, resolve, run_parser
 
 EXAMPLE = "./run.sh scaling --np 1,2,4 --data synthetic --model resnet18 --image-size 64"
-DESCRIPTION = """Measure weak scaling as the paper's Figure 7 has it: one worker of n images a process, kn = n * np.
+DESCRIPTION = """Measure weak scaling as in Figure 7: each process computes one worker of n images, so that kn = n * np.
 
-Each round runs `benchmark` on each number of processes in turn, so that what else the machine does meets all of them;
-efficiency is against the smallest number, round by round. `plan`'s model stands beside it, from the rate on that
-number and from an allreduce measured on the largest. On this machine each process has its share of the cores when all
-run, whatever their number (OMP_NUM_THREADS says otherwise)."""
+Each round runs `benchmark` on each number of processes in turn, so that other work of the machine affects all of them.
+Efficiency is relative to the smallest number of processes in the same round. The forecast of `plan` is shown next to
+it. It uses the rate on the smallest number of processes and an allreduce that is measured on the largest number. On one
+machine a process always uses the share of the cores that it has with the largest number; OMP_NUM_THREADS changes it."""
 
 
 def make_parser() -> Parser:
     parser = run_parser("./run.sh scaling", DESCRIPTION, EXAMPLE)
     group = parser.add_argument_group("scaling")
-    group.add_argument("--np", type=counts, metavar="A,B,...", help="processes (default: 1, 2, 4, ... to all cores)")
-    group.add_argument("--rounds", type=int, default=5, metavar="N", help="in which all are measured (default: 5)")
-    group.add_argument("--steps", type=int, default=30, metavar="N", help="to measure each time (default: 30)")
     group.add_argument(
-        "--launch", default="", metavar="OPTIONS", help="of the launcher, as '--hostfile hosts' (default: this machine)"
+        "--np", type=counts, metavar="A,B,...", help="numbers of processes (default: 1, 2, 4, ... up to the cores)"
+    )
+    group.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="number of rounds; each measures all of them (default: 5)"
+    )
+    group.add_argument("--steps", type=int, default=30, metavar="N", help="steps of each measurement (default: 30)")
+    group.add_argument(
+        "--launch",
+        default="",
+        metavar="OPTIONS",
+        help="options of the launcher, for example '--hostfile hosts' (default: this machine)",
     )
     return parser
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """`1,2,4` as rising numbers above 0. Raises UserError."""
+    """Returns the numbers of a text like `1,2,4`. Raises UserError if they are not rising numbers above 0."""
     parts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if min(parts) < 1 or parts != sorted(set(parts)):
         raise UserError(f"--np {text}: give rising numbers above 0 with commas between them, like 1,2,4")
@@ -42,12 +49,14 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def parse(argv: Sequence[str]) -> ScalingOptions:
-    """The request. Raises UserError."""
+    """Returns the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if given.get("config") is None:
         given.pop("config", None)
     if "minibatch" in given:
-        raise UserError("--minibatch follows from --per-worker and --np here: leave it out")
+        raise UserError(
+            "--minibatch cannot be given to scaling, where it follows from --per-worker and --np: leave it out"
+        )
     processes, rounds, steps = given.pop("np"), given.pop("rounds"), given.pop("steps")
     launch, output = shlex.split(given.pop("launch")), Path(given.pop("output", "scaling"))
     for option, number in (("--rounds", rounds), ("--steps", steps)):

@@ -1,4 +1,4 @@
-"""`train`: a recipe from its first step, or from where it was left, to its end."""
+"""`train`: trains a recipe from its first step, or continues a run, to the end of the recipe."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """The config of a command line. Raises UserError."""
+    """Returns the config of a command line. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if not given.get("resume"):
         return resolve(given)
     if given.get("output"):
-        raise UserError("--resume goes on in its own folder: leave out --output")
+        raise UserError(
+            "--output cannot be given with --resume, which continues in the run's own folder: leave out --output"
+        )
     folder = resumed_folder(given["resume"])
     old = read_config(folder / CONFIG)
     new = resolve({**given, "config": str(folder / CONFIG), "resume": str(folder)})
@@ -40,9 +42,9 @@ def parse(argv: Sequence[str]) -> Config:
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:
     """Runs the command on this process. Raises UserError."""
-    stop = StopRequest()  # first: a request to leave may come while torch is being imported
+    stop = StopRequest()  # first, as a signal may come while torch is being imported
     config = parse(argv)
-    with Watchdog(config.stall_timeout) as watchdog:  # second: a process may hang while it starts
+    with Watchdog(config.stall_timeout) as watchdog:  # second, as a process may hang while it starts
         from app.training.hooks import NO_HOOKS
         from app.training.session import Trainer
         from app.world import world

@@ -1,8 +1,8 @@
 """Measures the network: `python -m app.doctor.bandwidth LAUNCH OPTIONS` starts all processes and prints JSON.
 
-First each host sends a plain TCP stream to the next, all at once. Then all processes make a short allreduce. A ring of
-P processes that sums B bytes sends 2 (P - 1)/P B through each of its links. A host's interface is one of these links,
-because launchers number the ranks of a host one after the other. So the two rates can be compared.
+First each host sends a TCP stream to the next host; all hosts do this at the same time. Then all processes make an
+allreduce. A ring of P processes that sums B bytes sends 2 (P - 1) / P * B bytes through each of its links. A host's
+interface is one of these links, because the ranks of a host follow one another. So the two rates can be compared.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
-STREAM = 1.0  # seconds
-ALLREDUCE = 0.5  # seconds that one should take
-LARGEST = 2**28  # bytes
-REPEATS = 3
+STREAM = 1.0  # seconds for which a host sends
+ALLREDUCE = 0.5  # seconds that one allreduce should take: its tensor is doubled until it takes at least half of this
+LARGEST = 2**28  # bytes of the largest tensor
+REPEATS = 3  # allreduces of which the fastest counts
 
 
 def measure() -> None:
-    """Measures as one rank of the job. Rank 0 prints the result, with rates in Gbit/s."""
+    """Runs the measurement as one rank of the job. Rank 0 prints the result, with rates in Gbit/s."""
     from app.world import world
 
     here = world.start()
@@ -74,7 +74,10 @@ def _seconds(tensor: torch.Tensor) -> float:
 
 
 def _stream(here: World) -> float:
-    """Returns the rate at which the slowest host receives in Gbit/s, 0 for one host. Every process must call it."""
+    """Returns the rate in Gbit/s at which the slowest host receives, 0 if there is one host.
+
+    All processes must call it.
+    """
     from app.world.world import gather_objects
 
     server = socket.create_server(("", 0)) if here.local_rank == 0 else None
@@ -110,7 +113,7 @@ def _receive(server: socket.socket) -> float:
 
 
 def _address() -> str:
-    """Returns this host's address on the interface that gloo uses, or its name."""
+    """Returns this host's IPv4 address on the interface that gloo uses, or the host's name if that is not set."""
     addresses = psutil.net_if_addrs().get(os.environ.get("HOROVOD_GLOO_IFACE", ""), [])
     of_family = (str(each.address) for each in addresses if each.family == socket.AF_INET)
     return next(of_family, socket.gethostname())

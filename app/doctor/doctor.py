@@ -1,6 +1,6 @@
-"""Looks for what would stop or slow a run on its hosts: asks the hosts, then measures the network between them.
+"""Looks for faults of the hosts that would stop or slow a run, then measures the network between the hosts.
 
-Asking needs only ssh and python3 on a host. The measurement needs hosts on which a run can start.
+A host is asked by ssh and needs only python3 for its answer. The measurement needs hosts on which a run can start.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, chec
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch import job
 
-ENOUGH = 0.5  # of the expected rate; one TCP stream seldom fills 100 Gbit/s
+ENOUGH = 0.5  # share of the expected rate that is good enough, as one TCP stream rarely reaches 100 Gbit/s
 HARMLESS = ("data", "output", "clock", "/dev/shm")  # checks whose failures do not prevent the measurement
 
 
 def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
     """Returns all findings.
 
-    timeout: seconds for the hosts' answers, and again for the measurement. launching: the launch options of a run.
+    Args:
+        request: The hosts of the run and what the run needs on them.
+        ssh: How to reach the hosts.
+        timeout: Seconds to wait for the answers of the hosts, and again for the measurement.
+        launching: The launch options of a run on these hosts.
     """
     names = [host.name for host in request.hosts]
     answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output, option="--timeout")
@@ -41,7 +45,7 @@ def _measure(
     code, out, err = _run(command, timeout)
     if code is None:
         fix = "look for a firewall between the hosts (all ports must be open), or give --interface"
-        return [HostFinding("all", "allreduce", FAIL, f"not done within {timeout:g} s", fix)]
+        return [HostFinding("all", "allreduce", FAIL, f"not finished after {timeout:g} s", fix)]
     if code != 0:
         said = [line for line in err.splitlines() if line.startswith("error: ")] or err.strip().splitlines()[-1:]
         reason = "".join(said[:1]).removeprefix("error: ")
@@ -50,7 +54,10 @@ def _measure(
 
 
 def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
-    """Returns the stated speed of the slowest interface between the hosts in Gbit/s, 0 where none states it."""
+    """Returns the speed of the slowest interface between the hosts in Gbit/s, as the operating system states it.
+
+    It is 0 if no interface states its speed.
+    """
     facts = [answer.facts for answer in answers if answer.facts]
     used = [each["interfaces"].get(route_interface(request, each), {}) for each in facts]
     return min((interface["speed"] for interface in used if interface.get("speed")), default=0) / 1000
@@ -59,7 +66,8 @@ def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
 def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
     """Returns findings about the rates that app.doctor.bandwidth measured.
 
-    speed: the stated speed of the interface in Gbit/s, 0 where it is not known.
+    measured: its result.
+    speed: the speed that the interface states, in Gbit/s, or 0 if it is not known.
     """
     found, stream = measured["allreduce"], measured["stream"]
     text = (
@@ -68,15 +76,15 @@ def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
     )
     if measured["hosts"] == 1:
         return [HostFinding("all", "allreduce", OK, text)]
-    said = f"the interface says {speed:g}" if speed else "the interface does not say its speed"
+    stated = f"the interface states {speed:g}" if speed else "the interface does not state its speed"
     return [
-        _compare("network", f"{stream:.2f} Gbit/s from each host to the next; {said}", stream, speed, _NETWORK),
-        _compare("allreduce", f"{text}; the network gives {stream:.2f}", found, stream, _ALLREDUCE),
+        _compare("network", f"{stream:.2f} Gbit/s from each host to the next; {stated}", stream, speed, _NETWORK),
+        _compare("allreduce", f"{text}; a TCP stream reaches {stream:.2f}", found, stream, _ALLREDUCE),
     ]
 
 
-_NETWORK = "give --interface the fastest one, and look for other traffic or a slow switch"
-_ALLREDUCE = "look for busy cores or too many slots"
+_NETWORK = "give the fastest interface with --interface, and look for other traffic or a slow switch"
+_ALLREDUCE = "look for busy cores, or for more slots than cores"
 
 
 def _compare(check: str, text: str, found: float, wanted: float, fix: str) -> HostFinding:
@@ -91,7 +99,7 @@ def _run(command: list[str], timeout: float) -> tuple[int | None, str, str]:
             out, err = process.communicate(timeout=timeout)
             return process.returncode, out, err
         except subprocess.TimeoutExpired:
-            process.terminate()  # app.launch.launch asks its job to end, and kills it at the second SIGTERM
+            process.terminate()  # app.launch.launch asks its job to end, and kills it after a second SIGTERM
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2)
         process.terminate()

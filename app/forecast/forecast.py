@@ -1,10 +1,12 @@
-"""How long a recipe takes on so many GPUs, from a measured rate and the model of the network.
+"""Forecasts how long a recipe takes on a number of GPUs, from a measured rate and a model of the interconnect.
 
-    step = (workers of the GPU) * (compute of a worker) + exposed allreduce + straggler
+    time of a step = (workers of a GPU) * (compute of a worker) + exposed allreduce + straggler
 
-The measured rate holds on the GPUs it was measured on: what the model says of allreduce and straggler *there* is
-taken off to get the compute. The straggler term: a worker's step time varies with a deviation of `jitter` times itself,
-and synchronous SGD waits for the slowest of all GPUs.
+- Compute: the measured rate gives the time of a whole step on the GPUs on which it was measured. The compute of a
+  worker is this time without the allreduce and the straggler that the model predicts for those GPUs.
+- Exposed allreduce: the part of the allreduce that is not hidden behind the backward pass.
+- Straggler: the time of a worker's step varies, with a standard deviation of `jitter` times its mean. Synchronous SGD
+  waits for the slowest of all GPUs.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ from math import sqrt
 from app.forecast.interconnect import Cluster, exposed_seconds, slowest_of
 from app.recipe import paper
 
-# Calibrated on one point of the paper, 12 % more a step on 352 GPUs than on 8 (Figure 7); see docs/plan.md.
+# Calibrated on one point of the paper: a step takes 12 % longer on 352 GPUs than on 8 (Figure 7). See docs/plan.md.
 JITTER = 0.0791
-# The share of a worker's step that is its backward pass: the paper's 120 ms (section 4) of its 232 ms on 8 GPUs.
+# The backward pass as a share of a worker's step: 120 ms in the paper (section 4), of a step of 232 ms on 8 GPUs.
 _PAPER_STEPS = paper.EPOCHS * (paper.TRAINING_IMAGES // paper.REFERENCE_MINIBATCH)
 BACKWARD = paper.BACKWARD_SECONDS * _PAPER_STEPS / (paper.HOURS_ON_8_GPUS * 3600)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker does in a step: n images, at a rate measured on `measured_on` GPUs; bytes that it contributes.
+    """What a worker does in a step.
 
-    overlaps: whether gradients are summed while the backward pass goes on. They are not where the cores that compute
-    have to do it: processes on CPUs that fill them.
+    images: n, the images of a worker.
+    images_per_second: the rate of one GPU, measured while `measured_on` GPUs trained together.
+    gradient_bytes: the size of the gradients that a worker contributes to the allreduce.
+    jitter: the standard deviation of a worker's step time, as a share of that time.
+    overlaps: whether gradients are summed during the backward pass. They are not on CPUs, where the allreduce needs the
+    cores that compute.
     """
 
     images: int
@@ -39,13 +45,13 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """Of a worker's step as measured."""
+        """The measured time of a worker's step."""
         return self.images / self.images_per_second
 
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of a step and its parts."""
+    """The time of a step on one GPU and its three parts, in seconds (see the top of this file)."""
 
     compute: float
     exposed: float
@@ -57,8 +63,11 @@ class Step:
 
 
 def step_time(work: Work, cluster: Cluster, gpus: int, workers_per_gpu: int = 1) -> Step:
-    """One step of `workers_per_gpu` workers on each of `gpus`. Only the last worker's backward hides the allreduce; the
-    jitters of a GPU's workers are independent, so their sum varies with the root of their number."""
+    """Return the time of one step in which each of `gpus` GPUs computes `workers_per_gpu` workers.
+
+    The allreduce runs during the backward pass of a GPU's last worker. The times of a GPU's workers vary independently,
+    so the standard deviation of their sum grows with the square root of their number.
+    """
 
     def exposed(count: int) -> float:
         if count == 1:
@@ -80,11 +89,13 @@ def step_time(work: Work, cluster: Cluster, gpus: int, workers_per_gpu: int = 1)
 
 @dataclass(frozen=True)
 class Row:
-    """A number of GPUs: the paper's weak scaling, one worker of n images on each, so kn = n * gpus.
+    """The forecast for a number of GPUs, with weak scaling as in the paper: one worker of n images on each GPU.
 
-    `fixed_minibatch`: the recipe's own kn dealt to the GPUs, absent where these are more than its workers.
-
-    efficiency: images/s over GPUs times the measured rate. hours: of training alone, evaluation not counted.
+    minibatch: kn = n * gpus.
+    allreduce_seconds, straggler_seconds: these parts of `seconds_per_step`.
+    efficiency: `images_per_second` divided by the measured rate of one GPU times the number of GPUs.
+    hours: the time of training without evaluation.
+    fixed_minibatch: the forecast for the recipe's own kn on these GPUs, None if the recipe has fewer workers than GPUs.
     """
 
     gpus: int
@@ -102,7 +113,7 @@ class Row:
 
 @dataclass(frozen=True)
 class FixedMinibatch:
-    """The recipe's own kn; the GPUs with most workers set the time."""
+    """The forecast for the recipe's own kn. The GPUs with the most workers, `workers_per_gpu`, decide the time."""
 
     workers_per_gpu: int
     seconds_per_step: float
@@ -111,7 +122,16 @@ class FixedMinibatch:
 
 
 def forecast(work: Work, cluster: Cluster, gpus: int, images: int, epochs: int, workers: int) -> Row:
-    """The row of `gpus` for a recipe of `workers` workers a step; needs gpus * n <= images."""
+    """Return the forecast for `gpus` GPUs.
+
+    Args:
+        work: What a worker does in a step.
+        cluster: The servers and the network between them.
+        gpus: The number of GPUs. `gpus * work.images` must not be larger than `images`.
+        images: The number of training images.
+        epochs: The number of epochs of the recipe.
+        workers: k, the workers of a minibatch of the recipe.
+    """
     minibatch = gpus * work.images
     step = step_time(work, cluster, gpus)
     per_epoch = images // minibatch * step.seconds

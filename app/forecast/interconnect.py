@@ -1,7 +1,8 @@
-"""What an allreduce costs, how much of it hides behind the backward pass, and how late the slowest worker is.
+"""A model of the allreduce: how long it takes, and how much of it is hidden behind the backward pass.
 
-Paper, section 4: every algorithm sends and receives 2 (p - 1) / p of the buffer over each server's link; they differ
-in the number of messages one after the other, 2 (p - 1) for the ring and 2 log2(p) for recursive halving-doubling.
+Section 4 of the paper: with p servers, each algorithm sends and receives 2 (p - 1) / p times the buffer over the link
+of each server. The algorithms differ in the number of messages that follow one another: 2 (p - 1) for the ring and
+2 log2(p) for recursive halving and doubling.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 ALLREDUCES = ("hierarchical", "halving-doubling", "ring")
-# Horovod's defaults: it sums what became ready within a cycle, or while it was busy, in one message of at most 64 MiB.
+# Horovod's defaults. All gradients that became ready within a cycle, or during the last allreduce, are summed in one
+# message of at most 64 MiB.
 CYCLE_SECONDS, FUSION_BYTES = 0.001, 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Link:
-    """bytes_per_second: each way at once, of a server (or a GPU inside it). latency: seconds of an empty message."""
+    """The link of a server to the network, or of a GPU inside its server.
+
+    bytes_per_second: the rate in each direction, in both at the same time.
+    latency: the time of an empty message in seconds.
+    """
 
     bytes_per_second: float
     latency: float
@@ -25,7 +31,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Servers of `gpus_per_host` GPUs, the network between them and the links inside."""
+    """Servers with `gpus_per_host` GPUs each.
+
+    network: the link of a server to the network.
+    local: the link of a GPU inside its server.
+    allreduce: the algorithm, one of ALLREDUCES.
+    """
 
     gpus_per_host: int
     network: Link
@@ -36,7 +47,7 @@ class Cluster:
         return -(-gpus // self.gpus_per_host)
 
     def allreduce_seconds(self, size: float, gpus: int) -> float:
-        """The sum of `size` bytes over `gpus`, nothing else going on."""
+        """Return the time of an allreduce of `size` bytes over `gpus` GPUs that do nothing else."""
         hosts = self.hosts(gpus)
         if self.allreduce == "hierarchical":
             inside = ring(size, min(gpus, self.gpus_per_host), self.local)
@@ -44,37 +55,47 @@ class Cluster:
         flat = {"ring": ring, "halving-doubling": halving_doubling}[self.allreduce]
         if hosts == 1:
             return flat(size, gpus, self.local)
-        # All GPUs take part in each step. A server's link carries 2 (hosts - 1) / hosts of the buffer all the same:
-        # the ring crosses it once each way, and halving-doubling halves the data inside the server before it leaves.
+        # The number of steps is that of all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts of the
+        # buffer: the ring enters and leaves a server once, and halving-doubling first halves the data between the GPUs
+        # of a server.
         steps = flat(0.0, gpus, self.network)
         return steps + 2 * (hosts - 1) / hosts * size / self.network.bytes_per_second
 
 
 def ring(size: float, members: int, link: Link) -> float:
-    """Seconds of a ring allreduce of `size` bytes: 2 (p - 1) steps of size / p."""
+    """Return the seconds of a ring allreduce of `size` bytes: 2 (p - 1) steps with size / p bytes each."""
     return 2 * (members - 1) * (link.latency + size / members / link.bytes_per_second)
 
 
 def halving_doubling(size: float, members: int, link: Link) -> float:
-    """Seconds of Rabenseifner's allreduce: 2 log2(p) steps; 2 more by binary blocks where p is no power of two."""
+    """Return the seconds of an allreduce of `size` bytes by recursive halving and doubling (Rabenseifner).
+
+    It has 2 log2(p) steps. If p is not a power of two, the binary blocks algorithm needs 2 more.
+    """
     steps = 2 * (members.bit_length() - 1) + (2 if members & (members - 1) else 0)
     return steps * link.latency + 2 * (members - 1) / members * size / link.bytes_per_second
 
 
 def exposed_seconds(size: float, backward: float, allreduce: Callable[[float], float]) -> float:
-    """What of the allreduce of `size` bytes is left after a backward pass that yields them evenly over its time.
+    """Return the seconds for which the allreduce continues after the backward pass.
 
-    Played through as Horovod does it: whenever the network is free, all that is ready goes in one message.
+    The calculation simulates Horovod: whenever the network is free, it sends all gradients that are ready in one
+    message. The backward pass produces the gradients at a constant rate.
+
+    Args:
+        size: The bytes of all gradients.
+        backward: The seconds of the backward pass.
+        allreduce: Returns the seconds of an allreduce of a number of bytes.
     """
     now, sent = CYCLE_SECONDS, 0.0
     while sent < size:
         ready = size if now >= backward else size * now / backward
         message = min(ready - sent, FUSION_BYTES)
-        sent = size if message == size - sent else sent + message  # exactly, whatever the rounding of the sum
+        sent = size if message == size - sent else sent + message  # ends exactly at `size`, despite rounding
         now = max(now + allreduce(message), min(now + CYCLE_SECONDS, backward))
     return max(0.0, now - backward)
 
 
 def slowest_of(workers: int) -> float:
-    """The expected largest of so many standard normal numbers (Blom 1958); 0 for one."""
+    """Return the expected maximum of `workers` standard normal numbers (Blom 1958); it is 0 for one worker."""
     return NormalDist().inv_cdf((workers - 0.375) / (workers + 0.25))

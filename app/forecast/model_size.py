@@ -1,7 +1,7 @@
-"""Parameters and activations of the networks by counting their layers: what memory and an allreduce need to know.
+"""Counts the parameters and activations of a network, which decide its memory and the size of an allreduce.
 
-A count in plain Python, so that `plan` answers at once without torch; tests/single/test_plan_size.py holds it
-against the real networks.
+The count is plain Python, so that `plan` answers at once, without importing torch. tests/single/test_plan_size.py
+compares it with the real networks.
 """
 
 from __future__ import annotations
@@ -12,25 +12,36 @@ from dataclasses import dataclass
 from app.recipe.config import Config
 from app.recipe.models import MODELS
 
-EXPANSION = {2: 1, 3: 4}  # of a block's width at its end
+EXPANSION = {2: 1, 3: 4}  # convolutions of a block: its output channels as a multiple of its width
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias and the BN behind it; `size`: side of what it gives."""
+    """A convolution without bias, and the BN that follows it.
+
+    inputs, outputs: channels.
+    kernel: the side of the kernel in pixels.
+    size: the side of the output in pixels.
+    kept: how many tensors of the output's size the backward pass needs: BN's input, and BN's output.
+    """
 
     inputs: int
     outputs: int
     kernel: int
     size: int
-    kept: int = 2  # of its outputs, what the backward pass needs: BN's input and BN's output
+    kept: int = 2
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """parameters: trained numbers; statistics: BN's running ones, which ride in the allreduce too, as one tensor;
-    tensors: of both; activations: numbers kept for the backward pass, per image; products: multiplications of the
-    convolutions' forward pass, per image."""
+    """The size of a network, in numbers (not bytes).
+
+    parameters: the trained numbers.
+    statistics: BN's running statistics. The allreduce sums them too, as one tensor.
+    tensors: how many tensors an allreduce sums.
+    activations: the numbers that are kept for the backward pass, per image.
+    products: the multiplications in the forward pass of the convolutions, per image.
+    """
 
     parameters: int
     statistics: int
@@ -40,17 +51,26 @@ class NetworkSize:
 
 
 def half(size: int) -> int:
-    """What a convolution or pool of stride 2, padded to keep the size otherwise, leaves of a side."""
+    """Return the side of the output of a padded convolution or pool with stride 2, for an input of side `size`."""
     return (size + 1) // 2
 
 
 def stage(inputs: int, width: int, blocks: int, depth: int, size: int, stride: int) -> Iterator[Conv]:
-    """The residual blocks of one stage: `depth` convolutions each, the stride on the (first) 3x3, section 5.1."""
+    """Yield the convolutions of one stage of residual blocks.
+
+    Args:
+        inputs: The channels of the stage's input.
+        width: The channels inside a block.
+        blocks: The number of blocks.
+        depth: The convolutions of a block without the shortcut: 2, or 3 for a bottleneck block.
+        size: The side of the stage's input in pixels.
+        stride: The stride of the first block, which is in its first 3x3 convolution (section 5.1 of the paper).
+    """
     outputs = width * EXPANSION[depth]
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
-            yield Conv(inputs, outputs, 1, smaller, kept=1)  # a shortcut: what BN gives is only added
+            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut, whose BN output is only added
         if depth == 3:
             yield Conv(inputs, width, 1, size)
             yield Conv(width, width, 3, smaller)
@@ -62,7 +82,7 @@ def stage(inputs: int, width: int, blocks: int, depth: int, size: int, stride: i
 
 
 def convolutions(model: str, width: int, image_size: int, channels: int) -> list[Conv]:
-    """Return all convolutions of a network, in their order."""
+    """Return all convolutions of a network, in order."""
     blocks, depth, small = MODELS[model]
     if small:
         first, convs, size = width, [Conv(channels, width, 3, image_size)], image_size
@@ -77,10 +97,10 @@ def convolutions(model: str, width: int, image_size: int, channels: int) -> list
 
 
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """Return the counts of a config's network.
+    """Return the size of a config's network.
 
-    Activations: each convolution keeps its input and each BN its input, so twice the convolutions' outputs (ReLU works
-    in place on what BN gives); of the first pool the output and its 8-byte indices.
+    The backward pass needs the input of each convolution and of each BN. These are twice the outputs of the
+    convolutions, as ReLU works in place on BN's output. The first pool keeps its output and its indices of 8 bytes.
     """
     convs = convolutions(config.model, config.width, image_size, channels)
     features = convs[-1].outputs
@@ -97,7 +117,7 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU, which computes its workers one after the other."""
+    """The memory of one GPU in bytes. A GPU computes its workers one after the other."""
 
     parameters: int
     gradients: int
@@ -114,7 +134,10 @@ def number_bytes(config: Config) -> int:
 
 
 def memory_of(config: Config, network: NetworkSize) -> Memory:
-    """Parameters and gradients with BN's running statistics, momentum of the parameters, activations of n images."""
+    """Return the memory that a config's network needs on one GPU.
+
+    `parameters` and `gradients` include BN's running statistics. The activations are those of n images.
+    """
     size = number_bytes(config)
     everything = (network.parameters + network.statistics) * size
     return Memory(everything, everything, network.parameters * size, network.activations * config.per_worker * size)

@@ -1,4 +1,4 @@
-"""The plan's times drawn like the paper's Figure 7: a step and an epoch against the minibatch."""
+"""Draws the forecast like Figure 7 of the paper: the time of a step and of an epoch against the minibatch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.forecast.forecast import Row
 
 
 def draw(rows: list[Row], path: Path, recipe: str) -> None:
-    """Writes the figure; the same rows give the same bytes. Raises UserError where it cannot be written."""
+    """Write the figure to `path`. The same rows give the same bytes. Raises UserError if the file cannot be written."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -48,5 +48,5 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
 
 
 def short(minibatch: int) -> str:
-    """The paper's way to write a minibatch: 256, 8k, 11k."""
+    """Return a minibatch as the paper writes it: 256, 8k, 11k."""
     return f"{minibatch / 1024:.3g}k" if minibatch >= 1024 else str(minibatch)

@@ -1,4 +1,4 @@
-"""What `plan` says: as JSON and as lines for people."""
+"""The output of `plan`, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from app.recipe.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Forecasts:
-    """The rows of time and what they rest on. `rate`: images/s of one GPU and the GPUs on which it was measured."""
+    """The forecasts and what they were computed from.
+
+    rate: the images/s of one GPU and the number of GPUs on which this was measured; None if it is not known.
+    rows: one forecast for each number of GPUs; empty if the rate is not known.
+    """
 
     rate: tuple[float, int] | None
     jitter: float
@@ -26,7 +30,10 @@ class Forecasts:
 
 
 def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
-    """The rate at the first step, after the warmup and from each decay on: iteration (steps made before), epoch, lr."""
+    """Return the learning rate at the first step, after the warmup and after each decay.
+
+    Each entry has the iteration (the number of steps made before), the epoch and the learning rate.
+    """
     epochs = [0.0]
     if plan.warmup_iterations and config.warmup_epochs < plan.epochs:
         epochs.append(config.warmup_epochs)
@@ -39,7 +46,7 @@ def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
 
 
 def as_json(config: Config, plan: Plan, network: NetworkSize, memory: Memory, forecasts: Forecasts) -> dict[str, Any]:
-    """Everything, in SI units; `rows` is empty without a rate."""
+    """Return the whole output as a JSON object, in SI units."""
     rate = forecasts.rate
     return {
         "recipe": config.recipe,
@@ -61,7 +68,7 @@ def as_json(config: Config, plan: Plan, network: NetworkSize, memory: Memory, fo
 
 
 def as_text(config: Config, plan: Plan, network: NetworkSize, memory: Memory, forecasts: Forecasts) -> list[str]:
-    """What is to be said beside `describe`'s lines: key steps, memory, time."""
+    """Return the lines about key steps, memory and time. `describe` in recipe/plan.py returns the lines before them."""
     mb, rates = units.megabytes, key_rates(config, plan)
     steps = (f"{r['lr']:g} from step {r['iteration']:,} (epoch {r['epoch']:g})" for r in rates)
     lines = [
@@ -69,16 +76,16 @@ def as_text(config: Config, plan: Plan, network: NetworkSize, memory: Memory, fo
         f"network: {network.parameters:,} parameters; the allreduce sums {mb(memory.gradients)}"
         f" in {network.tensors} tensors",
         f"memory of a GPU: parameters {mb(memory.parameters)}, gradients {mb(memory.gradients)}, momentum"
-        f" {mb(memory.momentum)}, activations {mb(memory.activations)} (about, of one worker's {plan.per_worker} images"
-        f" at a time): {mb(memory.total)}; the libraries' own comes on top",
+        f" {mb(memory.momentum)}, activations {mb(memory.activations)} (estimated, for the {plan.per_worker} images"
+        f" of one worker): {mb(memory.total)}, without the memory that the libraries need",
     ]
     if not forecasts.rate:
-        return [*lines, "time: give --images-per-second R (of one GPU in a full server) or --benchmark FILE"]
+        return [*lines, "time: give --images-per-second R (the rate of one GPU in a full server) or --benchmark FILE"]
     return [*lines, "", *time_table(plan, forecasts, *forecasts.rate)]
 
 
 def time_table(plan: Plan, forecasts: Forecasts, rate: float, measured_on: int) -> list[str]:
-    """The rows for people."""
+    """Return the forecasts as a table of text."""
     lines = [
         f"time of training alone, at {rate:g} images/s of a GPU (measured on {measured_on}),"
         f" {forecasts.cluster.allreduce} allreduce:",
@@ -99,7 +106,7 @@ def time_table(plan: Plan, forecasts: Forecasts, rate: float, measured_on: int) 
         lines.append(text)
     return [
         *lines,
-        "  +allreduce: what of it the backward pass does not hide; +straggler: waiting for the slowest GPU;"
-        " both are in s/step.",
-        "  Workers on one GPU do not wait for one another: hence fewer hours there than with the weak scaling.",
+        "  +allreduce: the part that the backward pass does not hide; +straggler: waiting for the slowest GPU;"
+        " s/step includes both.",
+        "  Workers on the same GPU do not wait for one another, so this recipe takes fewer hours than weak scaling.",
     ]

@@ -1,1 +1,1 @@
-"""The paper's tables and figures trained again: the experiments as data, their runs, statistics, tables and plots."""
+"""Trains the paper's tables and figures again: the experiments as data, their runs, statistics, tables and plots."""

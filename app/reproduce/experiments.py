@@ -13,17 +13,22 @@ from typing import Any
 from app.recipe import paper
 from app.recipe.config import Config
 
-LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH  # the paper's large minibatch, 32 baselines'
-# The same for data on which the error rises earlier (docs/reproduce.md says how it was settled).
+# The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
+LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
+# On these data sets the error rises at a smaller minibatch. docs/reproduce.md says how the multiples were chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 PRECISE_BN = "gradual warmup, precise BN"
-SMALLEST_STEPS = 8  # steps that an epoch must have for a minibatch to be part of Figure 1
-PRECISE_BN_IMAGES = 8192  # as in pycls
+SMALLEST_STEPS = 8  # Figure 1 leaves out a minibatch with fewer steps in an epoch
+PRECISE_BN_IMAGES = 8192  # images to measure BN statistics on, as in pycls
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table: the config of its first seed, and the paper's row, None where the paper has none."""
+    """One row of a table.
+
+    config: the config of the run with the first seed.
+    paper: the paper's result, or None if the paper does not have this row.
+    """
 
     name: str
     config: Config
@@ -32,11 +37,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two cells.
+    """A statement of the paper that compares two cells.
 
-    kind: "lower": the error of `first` is lower than that of `second`; "same": they are equivalent.
-    of: "error" (validation, at the end), "training_error" (at the end), or "training_curve" and "validation_curve",
-    which must be the same at each epoch that begins when the fraction `since` of the run is over.
+    text: the statement in words.
+    kind: "lower" if the error of `first` is lower than the error of `second`, "same" if the two are equivalent.
+    first, second: the names of the cells.
+    of: which error is compared: "error" is the validation error at the end of the run, "training_error" is the training
+        error at the end, "training_curve" and "validation_curve" are the errors after each epoch.
+    since: the fraction of the run after which curves are compared.
     """
 
     text: str
@@ -51,9 +59,9 @@ class Claim:
 class Experiment:
     """A table or figure.
 
-    title: names the paper's table or figure.
-    cells: makes the cells from the base and the number of training images.
-    claims: makes the paper's claims about these cells.
+    title: the title of the results.
+    cells: returns the cells, given the base and the number of training images.
+    claims: returns the paper's claims about these cells.
     """
 
     title: str
@@ -67,23 +75,28 @@ def large(base: Config) -> int:
 
 
 def at(base: Config, factor: float, **changes: Any) -> Config:
-    """Return the base with `factor` times its reference minibatch. n stays, except for a minibatch smaller than n."""
+    """Return the base with `factor` times its reference minibatch, and with other changes.
+
+    n stays the same, except that it is at most the minibatch.
+    """
     minibatch = int(base.reference_minibatch * factor)
     return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
 
 
 def baseline(base: Config) -> Cell:
-    """The baseline. All its checkpoints are kept, as gradient-noise reads them."""
-    config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")  # twice, as interruptions add checkpoints
+    """Return the cell of the baseline. All its checkpoints are kept, because gradient-noise reads them."""
+    # Interruptions add checkpoints to those of the epochs, so twice the number of epochs is kept.
+    config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")
     return Cell("baseline", config, paper.TABLE_1["baseline"])
 
 
 def gradual(base: Config) -> Cell:
+    """Return the cell of the paper's method: the large minibatch with gradual warmup."""
     return Cell("gradual warmup", at(base, large(base)), paper.TABLE_1["gradual"])
 
 
 def table_1(base: Config, images: int) -> list[Cell]:
-    """Table 1: the kinds of warmup at the large minibatch."""
+    """Return the cells of Table 1: the kinds of warmup at the large minibatch."""
     others = [
         Cell(f"{'no' if warmup == 'none' else warmup} warmup", at(base, large(base), warmup=warmup), row)
         for warmup, row in paper.TABLE_1.items()
@@ -101,7 +114,7 @@ TABLE_1_CLAIMS = [
 
 
 def figure_1(base: Config, images: int) -> list[Cell]:
-    """Figures 1 and 3: the error against the minibatch, for those of the paper's that the data have enough images."""
+    """Return the cells of Figures 1 and 3: the paper's minibatches, as far as the data have enough images for them."""
     cells = []
     for row in paper.FIGURE_1:
         factor = row.minibatch / paper.REFERENCE_MINIBATCH
@@ -113,7 +126,7 @@ def figure_1(base: Config, images: int) -> list[Cell]:
 
 
 def figure_1_claims(cells: list[Cell]) -> list[Claim]:
-    """The error is flat up to the large minibatch of the tables (the paper's 8k) and higher beyond it."""
+    """Return the claims of Figure 1: the error stays the same up to the large minibatch and is higher above it."""
     largest = large(cells[0].config)
     first = next(cell.name for cell in cells if cell.config.minibatch == cell.config.reference_minibatch)
     claims = []
@@ -127,7 +140,7 @@ def figure_1_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def table_2a(base: Config, images: int) -> list[Cell]:
-    """Table 2a: other learning rates, and other scaling rules than the linear one."""
+    """Return the cells of Table 2a: other learning rates, and other rules than linear scaling."""
     many, eta = large(base), base.reference_lr
     half, tenth, fifth = paper.TABLE_2A[:3]
     scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]
@@ -154,7 +167,7 @@ TABLE_2A_CLAIMS = [
 
 
 def table_2b(base: Config, images: int) -> list[Cell]:
-    """Table 2b: the gamma with which each residual block's last BN starts."""
+    """Return the cells of Table 2b: the initial value of gamma in the last BN of each residual block."""
     ones, zeros, large_ones, large_zeros = paper.TABLE_2B
     return [
         Cell("baseline, gamma 1", at(base, 1, last_gamma=1.0), ones),
@@ -171,9 +184,10 @@ TABLE_2B_CLAIMS = [
 
 
 def figures_2_4(base: Config, images: int) -> list[Cell]:
-    """Figures 2, 3 and 4: curves of the runs of Table 1 and Figure 1, and one with BN statistics measured anew.
+    """Return the cells of Figures 2, 3 and 4: those of Table 1 and Figure 1, and one with precise BN.
 
-    Figure 4's caption explains noise of the validation error by running statistics that lag behind.
+    The caption of Figure 4 says that the validation error is noisy because BN's running statistics are. Precise BN
+    measures these statistics before each evaluation.
     """
     sizes = [cell for cell in figure_1(base, images) if cell.config.minibatch != base.reference_minibatch]
     count = min(PRECISE_BN_IMAGES, images) // base.per_worker * base.per_worker
@@ -198,7 +212,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Section 3: the large minibatch with the mistake that each remark warns of."""
+    """Return cells for section 3: the large minibatch, and the same with the mistake that each remark warns of."""
     many = large(base)
     return [
         gradual(base),
@@ -210,12 +224,12 @@ def remarks(base: Config, images: int) -> list[Cell]:
 
 
 def claims(base: Config, images: int) -> list[Cell]:
-    """What other descriptions of the paper recommend, and the paper does not."""
+    """Return cells for methods that other descriptions of the paper recommend, but not the paper itself."""
     many = large(base)
     decay = base.weight_decay
     return [
         gradual(base),
-        # BN statistics over all workers of a step are those of a single worker that has all images of the step.
+        # A single worker with all images of the step has the BN statistics of all of them.
         Cell("BN over all workers", at(base, many, per_worker=gradual(base).config.minibatch)),
         Cell("weight decay times k", at(base, many, weight_decay=decay * many)),
         Cell("weight decay divided by k", at(base, many, weight_decay=decay / many)),
@@ -224,7 +238,7 @@ def claims(base: Config, images: int) -> list[Cell]:
 
 
 def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
-    """Claims that the paper's way, the first cell, is better than each of the others."""
+    """Return the claims that the first cell, which is the paper's method, is better than each of the others."""
     return [
         Claim(f"better than {cell.name}", "lower", cells[0].name, cell.name)
         for cell in cells[1:]
@@ -232,7 +246,10 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """The noise of the gradient in the course of the baseline's runs: McCandlish et al. 2018, arXiv 1812.06162."""
+    """Return the baseline, during whose runs the noise of the gradient is measured.
+
+    See McCandlish et al. 2018, arXiv 1812.06162.
+    """
     return [baseline(base)]
 
 

@@ -35,12 +35,12 @@ class Laboratory:
     Args:
         base: The config of the baseline with the first seed.
         seeds: The number of runs of each cell.
-        jobs: How many runs are trained at once.
+        jobs: How many runs are trained at the same time.
         runs: The folder of all runs.
-        launch: Options of the launcher for each run; without any, a run is one process on one core.
+        launch: Options of the launcher for each run. If there are none, a run is one process on one core.
         stop: Whether this process was asked to stop.
         known: A file with records of finished runs, which are not trained again, or None.
-        trains: Whether runs that are not done are trained; if not, results are made of those that are.
+        trains: Whether missing runs are trained. If not, the results use only the runs that are finished.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Laboratory:
 
         Args:
             outputs: The folder for the results of each experiment, by the experiment's name.
-            records: The file for records of the runs that were used.
-            command: The command line, which the results state.
+            records: The file to write the records of the used runs to.
+            command: The command line, which is part of the results.
 
-        Raises Preempted where this process was asked to stop; what the runs did is saved.
+        Raises Preempted if this process was asked to stop. The runs have then saved their state.
         """
         cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
         runs = {name: {cell.name: self.runs_of(cell.config) for cell in found} for name, found in cells.items()}
@@ -95,7 +95,7 @@ class Laboratory:
     def train(self, runs: Iterable[CellRun]) -> None:
         """Train the runs that are not done.
 
-        The smallest minibatches come first: they take longest, and no core should be idle at the end.
+        The smallest minibatches come first because they take longest, so that no core is idle for long at the end.
         """
         waiting = sorted((run for run in runs if not run.done), key=lambda run: run.config.minibatch)
         run_all([self.training(run) for run in waiting], self.jobs, self.environ(), lambda: self.stop.asked)
@@ -114,7 +114,7 @@ class Laboratory:
         return Task(run.folder.name, command, output, lambda: run.iteration / steps, ended)
 
     def measure_noise(self, runs: Iterable[CellRun]) -> None:
-        """Measure the noise of the gradient in the course of each run for which this was not done."""
+        """Measure the noise of the gradient at checkpoints of each run for which this was not done."""
         waiting = [run for run in runs if not run.measured]
         tasks = [
             Task(
@@ -129,9 +129,9 @@ class Laboratory:
         run_all(tasks, self.jobs, self.environ(), lambda: self.stop.asked)
 
     def environ(self) -> dict[str, str]:
-        """Return the environment of the runs: one thread for each, as there is one for each core.
+        """Return the environment of the runs.
 
-        The launcher, if one is used, divides the cores itself.
+        Each run has one thread, as one run is trained on each core. A launcher divides the cores itself.
         """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return dict(os.environ) | {"PYTHONPATH": path} | ({} if self.launch else {"OMP_NUM_THREADS": "1"})
@@ -159,7 +159,7 @@ class Laboratory:
         print(f"in {folder}: results.json, table.md, {', '.join(names)}", flush=True)
 
     def usable(self, name: str, run: CellRun) -> bool:
-        """Return whether a run has all that the results of an experiment need."""
+        """Return whether a run has everything that the results of an experiment need."""
         return run.measured if name == "gradient-noise" else run.done
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:

@@ -3,10 +3,10 @@
 McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2. Let G be the
 gradient over all images, and Sigma the covariance of the gradients of single images. Then B = tr(Sigma) / |G|^2, the
 simple noise scale, is the minibatch at which the noise is as large as the gradient. Linear scaling should hold for
-minibatches below it, and not for those beyond it.
+smaller minibatches and fail for larger ones.
 
-The unit here is a worker, as its n images share BN statistics: a single image has no gradient of its own. tr(Sigma) is
-n times the variance of the workers' gradients.
+The gradient of a single image is not defined, because the n images of a worker share BN statistics. So the gradients
+of workers are used: tr(Sigma) is n times the variance of these.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from app.training.checkpoint_files import numbered
 from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
 from app.training.run import open_data
 
-MOST_WORKERS = 512  # whose gradients are taken at a checkpoint
-FEWEST_GROUPS = 8  # minibatches that a variance is of
-MOST_CHECKPOINTS = 8
+MOST_WORKERS = 512  # the largest number of workers whose gradients are computed at a checkpoint
+FEWEST_GROUPS = 8  # the smallest number of minibatches from which a variance is computed
+MOST_CHECKPOINTS = 8  # the largest number of checkpoints of a run that are used
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return what is found at checkpoints spread over the run in `folder`, including the first and the last."""
+    """Return the result of `noise` for checkpoints spread evenly over the run in `folder`, with their epochs."""
     config = read_config(folder / CONFIG)
     source = open_data(config)
     if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
@@ -61,7 +61,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def epoch_ends(folder: Path) -> list[Path]:
-    """Return the checkpoints at the ends of epochs, without those that an interrupted run saved in between."""
+    """Return the checkpoints at the ends of epochs, without those that an interrupted run saved within an epoch."""
     steps = read_json(folder / PLAN)["iterations_per_epoch"]
     return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
 
@@ -74,7 +74,7 @@ def spread(paths: list[Path], most: int) -> list[Path]:
 
 
 def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn.Module:
-    """Return the network of a checkpoint in training mode, in which BN uses each worker's own statistics."""
+    """Return the network with the weights of a checkpoint, in training mode: BN uses the statistics of each worker."""
     norm = partial(WorkerBatchNorm2d, eps=config.bn_eps)
     network = make_network(config, source.channels, len(source.classes), norm).to(dtype(config))
     network.load_state_dict(weights)
@@ -103,14 +103,17 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
     """Return how the noise of the gradient depends on the minibatch.
 
     Args:
-        gradients: The gradients of workers, whose number is a power of two. They are not kept in memory together.
+        gradients: The gradients of workers. Their number is a power of two. They are not all kept in memory.
         n: The number of images of a worker.
 
     Returns:
-        variances: For minibatches of 1, 2, 4, ... workers the number of images, and the trace of the covariance of the
-            minibatch's gradient.
-        slope: Of the logarithm of this variance against the logarithm of the minibatch.
-        trace: tr(Sigma). gradient_square: |G|^2. noise_scale: B, in images. images: The number of images used.
+        variances: For minibatches of 1, 2, 4, ... workers, the number of images and the variance of the minibatch's
+            gradient (the trace of its covariance).
+        slope: The slope of the logarithm of this variance against the logarithm of the number of images.
+        trace: tr(Sigma).
+        gradient_square: |G|^2.
+        noise_scale: B, in images, or None if it is larger than `images`.
+        images: The number of images that were used.
     """
     sizes = [2**power for power in range(MOST_WORKERS.bit_length())]
     sums: dict[int, Tensor] = {}
@@ -129,14 +132,14 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         if (groups := count // size) >= FEWEST_GROUPS
     ]
     of_worker = variances[0][1]
-    own = of_worker / count  # the noise of the mean over `count` workers
+    own = of_worker / count  # the variance of the mean over all workers
     gradient_square = mean_square - own
     return {
         "variances": variances,
         "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
         "trace": n * of_worker,
         "gradient_square": gradient_square,
-        # None where it is more than the number of images used: their noise then hides the gradient.
+        # If it is larger than the number of images used, the noise hides the gradient and the estimate is useless.
         "noise_scale": n * of_worker / gradient_square if gradient_square > own else None,
         "images": n * count,
     }

@@ -1,7 +1,7 @@
-"""Plots in the form of the paper's figures, made from results alone: the same results give the same bytes.
+"""Draws plots like the paper's figures from results. The same results give the same bytes.
 
-They can be read in black and white: cells differ by marker and line. Ours are black and solid, the paper's grey, with
-open markers and dashed lines.
+The plots can be read without colours. Our results are black with solid lines. The paper's results are grey with open
+markers and dashed lines.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def figures(results: dict[str, Any]) -> dict[str, Figure]:
     special: dict[str, Callable[[], dict[str, Figure]]] = {
         "figure-1": lambda: {"figure-1": figure_1(results)},
         "figures-2-4": lambda: figures_2_4(results),
-        # There is none where every run diverged.
+        # There is no noise if every run diverged.
         "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
     }
     return special.get(name, lambda: {name: cells(results)})()
 
 
 def empty(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure. Its width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -61,8 +61,8 @@ def empty(width: float, height: float) -> Figure:
 def cells(results: dict[str, Any]) -> Figure:
     """Return a table as a plot, with a row for each cell.
 
-    On the left are our runs as open dots, their mean, and a bar from the lowest to the highest; runs that diverged are
-    counted in the labels. On the right, on an axis of their own, are the paper's mean and deviation.
+    The left half shows our runs as open dots, their mean, and a bar from the lowest to the highest. The labels say how
+    many runs diverged. The right half has its own axis and shows the paper's mean and standard deviation.
     """
     rows = results["cells"]
     papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
@@ -96,10 +96,10 @@ def converged(row: dict[str, Any]) -> list[float]:
 
 
 def figure_1(results: dict[str, Any]) -> Figure:
-    """Return the error against the minibatch.
+    """Return a plot of the error against the minibatch.
 
-    On the left are our runs, their mean, and a band from the lowest to the highest; crosses are runs that diverged. On
-    the right is the paper's Figure 1, with a band of two deviations.
+    The left half shows our runs, their mean, and a band from the lowest to the highest. Crosses are runs that diverged.
+    The right half shows the paper's Figure 1, with a band of two standard deviations on each side.
     """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
@@ -154,7 +154,7 @@ def short(minibatch: int) -> str:
 
 
 def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
-    """Return Figure 2, training errors of the warmups; 3, those of minibatches; 4, training and validation errors."""
+    """Return Figure 2 (training errors of the warmups), 3 (of the minibatches) and 4 (training and validation)."""
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
@@ -169,7 +169,10 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
 
 
 def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str, Any]], columns: int) -> Figure:
-    """Return training errors over epochs: a panel for each cell, with the baseline; final errors in the legends."""
+    """Return a plot of training errors over epochs, with a panel for each cell.
+
+    Each panel also shows the baseline. The legends state the final validation errors.
+    """
     lines = -(-len(others) // columns)
     figure = empty(3.1 * columns, 0.4 + 2.7 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -191,9 +194,9 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
 def figure_4(
     results: dict[str, Any], base: dict[str, Any], large: dict[str, Any], measured: dict[str, Any] | None
 ) -> Figure:
-    """Return training and validation errors of the baseline and the large minibatch.
+    """Return a plot of training and validation errors of the baseline and the large minibatch.
 
-    measured: the large minibatch with BN statistics measured before each evaluation, None where it was not run.
+    measured: the large minibatch with BN statistics measured before each evaluation, or None if it was not trained.
     """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()
@@ -221,7 +224,7 @@ def figure_4(
 def curve(
     axes: Axes, results: dict[str, Any], row: dict[str, Any], kind: str, style: dict[str, Any], label: str = ""
 ) -> None:
-    """Draw the mean over the seeds, epoch by epoch."""
+    """Draw the mean over the seeds at each epoch."""
     means = [mean for mean, _ in results["curves"][row["name"]][kind]]
     ended = f"{row['diverged']} diverged" if row["diverged"] else value(row, ".1f")
     text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {ended}"
@@ -229,10 +232,10 @@ def curve(
 
 
 def gradient_noise(results: dict[str, Any]) -> Figure:
-    """Return the noise of the gradient.
+    """Return a plot of the noise of the gradient.
 
-    On the left is the variance against the minibatch, next to the 1/kn law. On the right is the noise scale in the
-    course of the run, with the minibatches at which Figure 1's error is flat and higher.
+    The left half shows the variance of the gradient against the minibatch, and the 1/kn law. The right half shows the
+    noise scale over the epochs, and the minibatches between which the error of Figure 1 begins to rise.
     """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Finished runs, a line each in a file: what tables and plots need of them, so that nobody has to train them again."""
+"""A file with a line for each finished run. Tables and plots can be made from it without training the runs again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ RUNS_FILE = "runs.jsonl"
 class RunRecord:
     """A finished run.
 
-    name: of its folder: what it computes (`runs.key`) and its seed.
-    config: the fields of its config which are not the defaults; `train --config` takes them.
-    error, training_error: in %, each the median of the last epochs; None where the loss was not finite any more.
+    name: the name of its folder, made of `runs.key` and the seed.
+    config: the fields of its config that are not the defaults. `train --config` accepts them.
+    error, training_error: errors in %, each the median over the last epochs; None if the loss was no longer finite.
+    diverged: why the run counts as diverged, or "" if it does not.
     training_curve, validation_curve: errors in % at the end of each epoch.
-    noise: of the gradient along the run, where it was measured (app/reproduce/noise.py).
+    seconds: the time that the run took, summed over all its starts.
+    processor: the processor on which it was trained.
+    noise: the noise of the gradient at checkpoints of the run (app/reproduce/noise.py); None if it was not measured.
     """
 
     name: str
@@ -38,16 +41,16 @@ class RunRecord:
 
 
 def read_records(path: Path) -> dict[str, RunRecord]:
-    """Return the records of a file by name, none where there is no such file. Raises UserError."""
+    """Return the records of a file by name, none if there is no such file. Raises UserError if it has other content."""
     try:
         lines = path.read_text().splitlines() if path.exists() else []
         return {record.name: record for record in (RunRecord(**json.loads(line)) for line in lines)}
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is no file of finished runs: {error}; give one that `reproduce` wrote") from None
+        raise UserError(f"{path} is not a file of finished runs: {error}; give one that `reproduce` wrote") from None
 
 
 def write_records(path: Path, records: Iterable[RunRecord]) -> None:
-    """Write records, together with the others that the file has, in the order of their names."""
+    """Add records to a file, in the order of their names. A record replaces an older one with the same name."""
     merged = read_records(path) | {record.name: record for record in records}
     lines = [json.dumps(asdict(record)) + "\n" for _, record in sorted(merged.items())]
     write_text(path, "".join(lines))

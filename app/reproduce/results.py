@@ -17,18 +17,18 @@ from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
-CURVE_MARGIN = 1.0  # points, of errors in the middle of a run, which vary more than those at its end
-Runs = Mapping[str, Sequence[CellRun]]  # of each cell by its name, seed by seed
+CURVE_MARGIN = 1.0  # the margin for curves in points: errors in the middle of a run vary more than those at its end
+Runs = Mapping[str, Sequence[CellRun]]  # the name of a cell -> its runs, one for each seed
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
-    """Return all that tables and plots show.
+    """Return everything that tables and plots show.
 
     Args:
         name: The experiment.
         cells: Its cells. A cell without runs is left out, and a claim about it is undecided.
         runs: The runs of each cell that are done.
-        results: The folder of the results, from which the paths of the runs start.
+        results: The folder of the results. The paths of the runs are relative to it.
     """
     rows = [cell_result(cell, runs[cell.name], results) for cell in cells if runs[cell.name]]
     records = [run.record() for several in runs.values() for run in several]
@@ -46,13 +46,13 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
         found["noise"] = [run.record().noise for run in runs[cells[0].name] if not run.record().diverged]
     if name == "figures-2-4":
         found["curves"] = {row["name"]: curves(row) for row in rows}
-    for seed in (seed for row in rows for seed in row["seeds"]):  # the records of the runs have them
+    for seed in (seed for row in rows for seed in row["seeds"]):  # the records of the runs contain them
         del seed["training_curve"], seed["validation_curve"]
     return found
 
 
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
-    """Return a cell with its runs. Errors are in %; the error of a run that diverged is that of guessing."""
+    """Return the results of a cell and of its runs, with errors in %. A run that diverged has the error of guessing."""
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
     seeds = [seed_result(run, guess, results) for run in runs]
     config = cell.config
@@ -72,10 +72,10 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
 
 
 def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
-    """Return a run's errors and curves in %, and in "diverged" why it counts as diverged, or "".
+    """Return a run's errors and curves in %. "diverged" says why the run counts as diverged, or is "".
 
-    A run counts as diverged where its loss was not finite any more, or where its training error at the end is closer to
-    that of guessing (`guess`, in %) than to zero.
+    A run counts as diverged if its loss was no longer finite, or if its training error at the end is closer to the
+    error of guessing (`guess`, in %) than to zero.
     """
     record = run.record()
     diverged = record.diverged
@@ -101,21 +101,21 @@ def paper_row(row: paper.PublishedResult | None) -> dict[str, Any] | None:
 
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and deviation of values; the deviation of a single value is None."""
+    """Return the mean and standard deviation of values. The deviation of a single value is None."""
     sample = Sample.of(values)
     return {"mean": round(sample.mean, 4), "std": None if math.isnan(sample.std) else round(sample.std, 4)}
 
 
 def sample(row: dict[str, Any], of: str = "error") -> Sample:
-    """Return the errors of a cell's runs as the tests need them."""
+    """Return the errors of a cell's runs as a sample for the tests. `of` is a field of its seeds."""
     return Sample.of([seed[of] for seed in row["seeds"]])
 
 
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a claim with the result of its test, whose p-values are not corrected yet.
+    """Return a claim with the result of its test. The p-values are not corrected yet.
 
-    "difference" is the second mean less the first, in points; for curves where it is largest. "p" is that of the
-    claim's own test, "p_different" that of the hypothesis that there is no difference.
+    "difference" is the mean of the second cell minus that of the first, in points; for curves it is the largest one.
+    "p" is the p-value of the claim's own test. "p_different" is the p-value of a test for a difference.
     """
     by_name = {row["name"]: row for row in rows}
     if not {claim.first, claim.second} <= set(by_name):
@@ -133,7 +133,7 @@ def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Compare two cells by the errors of their runs; where a run diverged, by the order of the errors."""
+    """Compare two cells by the errors of their runs, or if a run diverged, by the order of these errors."""
     one, other = sample(first, claim.of), sample(second, claim.of)
     found: dict[str, Any] = {"difference": round(other.mean - one.mean, 4)}
     if first["diverged"] or second["diverged"]:
@@ -148,8 +148,8 @@ def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Compare two cells epoch by epoch.
 
-    Curves are equivalent where they are at every epoch, so that the largest p-value counts. They are different where
-    they are at any epoch, so that the smallest p-value counts, multiplied by the number of epochs (Bonferroni).
+    Curves are equivalent if they are equivalent at every epoch, so the largest p-value counts. They are different if
+    they differ at any epoch, so the smallest p-value counts, multiplied by the number of epochs (Bonferroni).
     """
     found = {"test": f"TOST, {CURVE_MARGIN:g} point, at each epoch"}
     if first["diverged"] or second["diverged"]:
@@ -168,7 +168,7 @@ def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 
 
 def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the claims of a table with their verdicts, by p-values corrected for the number of claims."""
+    """Return the claims of a table with their verdicts. The p-values are corrected for the number of claims."""
     corrected = holm([claim["p"] for claim in claims])
     different = holm([claim["p_different"] for claim in claims])
     return [
@@ -185,7 +185,7 @@ def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain(p: float) -> float | None:
-    """Return a p-value with three digits, None for nan, which JSON does not have."""
+    """Return a p-value rounded to three digits, or None for nan, which JSON does not have."""
     return None if math.isnan(p) else float(f"{p:.3g}")
 
 
@@ -195,10 +195,11 @@ def is_reference(row: dict[str, Any]) -> bool:
 
 
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
-    """Return where the error of Figure 1 is flat, and from where on it is higher.
+    """Return up to which minibatch the error of Figure 1 stays the same, and from which on it is higher.
 
-    "flat" is the largest minibatch up to which all are equivalent to the baseline; "broken" is the smallest from which
-    on all are worse, or None. The tests are those of the claims, corrected for the number of larger minibatches.
+    "flat" is the largest minibatch for which it and all smaller ones are equivalent to the baseline. "broken" is the
+    smallest minibatch for which it and all larger ones are worse than the baseline, or None if there is none. The tests
+    are those of the claims, corrected for the number of minibatches above the baseline's.
     """
     reference = next(row for row in rows if is_reference(row))
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]
@@ -218,7 +219,10 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
 
 
 def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Return the errors in % at the end of each epoch: mean and deviation over the runs that did not diverge."""
+    """Return the errors in % at the end of each epoch, as pairs of mean and standard deviation.
+
+    Runs that diverged are left out.
+    """
     found = {}
     for kind in ("training", "validation"):
         lines = [seed[f"{kind}_curve"] for seed in row["seeds"] if not seed["diverged"]]
@@ -228,9 +232,9 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the noise over all seeds, epoch by epoch: means, and for the noise scale mean and deviation.
+    """Return the noise at each epoch: means over all seeds, and for the noise scale mean and standard deviation.
 
-    The noise scale is None where that of any seed is larger than the number of images used.
+    The noise scale is None if that of any seed is larger than the number of images used.
     """
     rows = []
     for same in zip(*found, strict=True):

@@ -18,8 +18,8 @@ from app.runs.json_lines import read_lines
 from app.runs.layout import CONFIG, ENVIRONMENT, LOG, RESULT
 from app.runs.record import read_json
 
-NOISE = "noise.json"  # in a run's folder, where the noise of its gradient was measured
-NOTE = "reproduce.json"  # in a run's folder: the seconds that it took, over all its starts, and how it diverged
+NOISE = "noise.json"  # file in a run's folder with the noise of the gradient, if this was measured
+NOTE = "reproduce.json"  # file in a run's folder with the seconds that it took and how it diverged
 LAST_EPOCHS = 5  # section 5.1: a run's error is the median over its last five epochs
 
 
@@ -27,9 +27,9 @@ LAST_EPOCHS = 5  # section 5.1: a run's error is the median over its last five e
 class CellRun:
     """A run that experiments need, finished or not.
 
-    config: With the run's seed.
-    folder: The run's folder, which is the same for all experiments that need this run.
-    known: Its record where it was finished elsewhere, else None.
+    config: its config, which includes the seed.
+    folder: its folder, which is the same for all experiments that need this run.
+    known: its record if it was finished on another machine, otherwise None.
     """
 
     config: Config
@@ -38,7 +38,7 @@ class CellRun:
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, here or elsewhere."""
+        """Whether it is finished, in its folder or on another machine."""
         return self.done_here or self.known is not None
 
     @property
@@ -54,11 +54,11 @@ class CellRun:
 
     @property
     def iteration(self) -> int:
-        """The last step that was logged."""
+        """The last step in its log, or 0."""
         return max((int(line["iteration"]) for line in read_lines(self.folder / LOG)[-1:]), default=0)
 
     def record(self) -> RunRecord:
-        """Return what is kept of it. It must be done."""
+        """Return its record. The run must be done."""
         if not self.done_here:
             assert self.known is not None
             return self.known
@@ -66,7 +66,7 @@ class CellRun:
         validation, training = ([line[name] for line in lines] for name in ("top1_error", "train_top1_error"))
         return RunRecord(
             name=self.folder.name,
-            config=said(self.config),
+            config=result_fields(self.config),
             error=None if diverged else percent(statistics.median(validation[-LAST_EPOCHS:])),
             training_error=None if diverged else percent(statistics.median(training[-LAST_EPOCHS:])),
             diverged=diverged,
@@ -83,7 +83,12 @@ class CellRun:
         return read_json(path) if path.exists() else {}
 
     def write_note(self, seconds: float, diverged: str = "") -> None:
-        """Keep the seconds that it took, added to those of its other starts, and how it diverged."""
+        """Write how the run diverged, and the seconds that it took in all its starts.
+
+        Args:
+            seconds: The seconds of the last start. They are added to those of earlier starts.
+            diverged: How it diverged, or "".
+        """
         if self.folder.is_dir():
             note = {"seconds": round(self.note().get("seconds", 0.0) + seconds, 1), "diverged": diverged}
             write_text(self.folder / NOTE, json.dumps(note) + "\n")
@@ -105,21 +110,24 @@ def percent(fraction: float) -> float:
 
 
 def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = None) -> CellRun:
-    """Return the run of a config with its seed.
+    """Return the run of a config.
 
-    runs: the folder of all runs; known: the records of finished runs by their names.
+    Args:
+        config: The config, which includes the seed.
+        runs: The folder of all runs.
+        known: The records of finished runs by their names.
     """
     name = f"{key(config)}-s{config.seed}"
     record = (known or {}).get(name)
-    if record is not None and record.config != said(config):
+    if record is not None and record.config != result_fields(config):
         record = None
     return CellRun(config, runs / name, record)
 
 
-def said(config: Config) -> dict[str, Any]:
-    """Return the fields of a config that decide on the result and are not the default.
+def result_fields(config: Config) -> dict[str, Any]:
+    """Return the fields of a config that change the result and do not have their default value.
 
-    An option that is added later, with a default that changes nothing, is not among them.
+    So an option that is added later does not change the key of older runs, if its default keeps the old behaviour.
     """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in (asdict(config) | {"decay_epochs": config.decays}).items() if name in kept}
@@ -129,6 +137,6 @@ def said(config: Config) -> dict[str, Any]:
 
 
 def key(config: Config) -> str:
-    """Return a name of what a config computes, apart from the seed. It is the same for all experiments."""
-    values = {name: value for name, value in said(config).items() if name != "seed"}
+    """Return a name for a config without its seed. Configs that compute the same have the same name."""
+    values = {name: value for name, value in result_fields(config).items() if name != "seed"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

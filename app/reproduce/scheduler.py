@@ -1,4 +1,4 @@
-"""Runs processes on the machine's cores, a given number at once, and ends them in an orderly way."""
+"""Runs tasks as processes, a given number at the same time. When it is stopped, the tasks save their state and end."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 
 from app.base.errors import DONE, NOT_FINITE, Preempted, UserError
 
-PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
+PR_SET_PDEATHSIG = 1  # option of Linux's prctl: sets the signal that a process gets when its parent dies
 libc = ctypes.CDLL(None)
-POLL = 0.2  # seconds
-SAY_EVERY = 60.0  # seconds between progress lines, at most
+POLL = 0.2  # seconds between two looks at the processes
+SAY_EVERY = 60.0  # the largest number of seconds between progress lines
 
 
 @dataclass(frozen=True)
 class Task:
     """A process to run.
 
-    command: The program and its arguments.
-    output: The file to which its output is appended.
-    progress: Returns the fraction of its work that is done.
-    ended: Called with its exit code, the last line of its output, and the seconds that it took.
+    command: the program and its arguments.
+    output: the file to which its output is appended.
+    progress: returns the fraction of its work that is done.
+    ended: is called when the process has ended, with its exit code, the last line of its output, and the seconds that
+        it took.
     """
 
     name: str
@@ -37,7 +38,11 @@ class Task:
 
 @dataclass
 class Started:
-    """A task that is running. before: the fraction of its work that was done when it was started."""
+    """A task that is running.
+
+    since: the time of its start, as time.monotonic() returns it.
+    before: the fraction of its work that was done when it was started.
+    """
 
     task: Task
     process: subprocess.Popen[bytes]
@@ -46,11 +51,17 @@ class Started:
 
 
 def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Callable[[], bool]) -> None:
-    """Run tasks in their order, `jobs` at once. Print a line of progress when one ends, and at least each minute.
+    """Run tasks in order. Print a line of progress when a task ends, and at least once a minute.
 
-    asked: Returns whether to stop. All running tasks then save and end, and Preempted is raised.
+    Args:
+        tasks: The tasks.
+        jobs: The largest number of tasks that run at the same time.
+        environ: The environment of their processes.
+        asked: Returns whether to stop.
 
-    Raises UserError where a task fails.
+    Raises:
+        UserError: A task has failed. The other running tasks have saved their state and ended.
+        Preempted: `asked` returned true. All running tasks have saved their state and ended.
     """
     waiting, progress = list(tasks), TaskProgress(len(tasks))
     running: list[Started] = []
@@ -58,7 +69,7 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
         while waiting or running:
             if asked():
                 raise Preempted(
-                    f"stopped: {len(waiting) + len(running)} of {len(tasks)} runs are not finished; what they did is"
+                    f"stopped: {len(waiting) + len(running)} of {len(tasks)} runs are not finished; their state is"
                     " saved, and the same command continues"
                 )
             while waiting and len(running) < jobs:
@@ -75,9 +86,9 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 
 
 def start(task: Task, environ: dict[str, str]) -> Started:
-    """Start a task in a session of its own: Ctrl-C reaches only this process, which then asks each task to save.
+    """Start a task in its own session, so that Ctrl-C reaches only this process, which then asks each task to save.
 
-    If this process is killed, the kernel sends SIGTERM to the tasks, which then save and end, too.
+    If this process is killed, the kernel sends SIGTERM to the tasks, which then save and end too.
     """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     before, since = task.progress(), time.monotonic()
@@ -95,7 +106,7 @@ def start(task: Task, environ: dict[str, str]) -> Started:
 
 
 def finish(one: Started) -> None:
-    """Report to a task that its process ended. Raises UserError where the process failed."""
+    """Call `ended` of a task whose process has ended. Raises UserError if the process failed."""
     code = one.process.wait()
     words = last_line(one.task.output)
     one.task.ended(code, words, time.monotonic() - one.since)
@@ -116,13 +127,13 @@ def stop(running: Sequence[Started]) -> None:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a file that is not empty."""
+    """Return the last line of a file that contains more than spaces."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 class TaskProgress:
-    """How many tasks are done, and how long the others will take at the speed so far."""
+    """Counts the finished tasks and estimates how long the others will take."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.made = total, 0, 0.0
@@ -149,7 +160,7 @@ class TaskProgress:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`."""
+    """Return a duration as text, such as `45 s`, `12 min` or `3.4 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

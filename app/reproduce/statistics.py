@@ -1,4 +1,4 @@
-"""The statistical tests behind the verdicts. They were fixed before the reported runs were made: docs/reproduce.md."""
+"""The statistical tests that decide the verdicts. They were chosen before the reported runs (docs/reproduce.md)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALPHA = 0.05
-MARGIN = 0.5  # points of error: means that are shown to differ by less are called the same
+ALPHA = 0.05  # the significance level
+MARGIN = 0.5  # points of error; means are called the same if a test shows that they differ by less
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Errors of the runs of a cell in %, by their number, mean and sample standard deviation."""
+    """The errors of a cell's runs in %: their number, mean and sample standard deviation."""
 
     count: int
     mean: float
@@ -22,15 +22,16 @@ class Sample:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Sample:
-        """Summarise values. The deviation of fewer than two is nan."""
+        """Return the sample of some values. The deviation is nan for fewer than two values."""
         return cls(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
 def welch(first: Sample, second: Sample, shift: float = 0.0, alternative: str = "two-sided") -> float:
-    """Return the p-value of Welch's t-test that the mean of `first` plus `shift` is that of `second`.
+    """Return the p-value of Welch's t-test. Its null hypothesis: the mean of `first` plus `shift` is that of `second`.
 
-    alternative: as in scipy; "less": that it is less. The result is nan where a cell has fewer than two runs; where
-    neither cell varies, the means decide.
+    alternative: the alternative hypothesis, as in scipy: "two-sided", "less" or "greater".
+
+    The result is nan if a sample has fewer than two values. If no sample varies, it is 0 or 1, as the means decide.
     """
     if min(first.count, second.count) < 2:
         return math.nan
@@ -47,18 +48,18 @@ def welch(first: Sample, second: Sample, shift: float = 0.0, alternative: str = 
 
 
 def equivalence(first: Sample, second: Sample, margin: float = MARGIN) -> float:
-    """Return the p-value of the equivalence test: that the means differ by `margin` or more.
+    """Return the p-value of the equivalence test. Its null hypothesis: the means differ by `margin` or more.
 
-    These are two one-sided t-tests (TOST, Schuirmann 1987), both of Welch's form; the larger p-value counts.
+    The test consists of two one-sided Welch tests (TOST, Schuirmann 1987). The larger p-value counts.
     """
     return max(welch(first, second, margin, "greater"), welch(first, second, -margin, "less"))
 
 
 def rank_test(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the exact two-sided p-value of the Mann-Whitney test, by all permutations (so that ties may occur).
+    """Return the two-sided p-value of the Mann-Whitney test. It is exact, also with ties: all permutations are tried.
 
-    It takes the place of Welch's test where a run diverged: the mean of an error of 10 and one of 90 means nothing, but
-    the order of the runs does. nan where a cell has fewer than two runs.
+    It replaces Welch's test if a run diverged: the mean of an error of 10 % and one of 90 % says nothing, but the order
+    of the errors does. The result is nan if a cell has fewer than two runs.
     """
     if min(len(first), len(second)) < 2:
         return math.nan
@@ -69,9 +70,10 @@ def rank_test(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979): below 0.05 for any false claim in 5 % of tables at most.
+    """Return p-values corrected for their number (Holm 1979).
 
-    A nan, of a claim that cannot be tested, stays one and counts as a claim.
+    With the corrected values, at most 5 % of tables have a false claim with a p-value below 0.05. The p-value of a
+    claim that cannot be tested is nan. It stays nan, and the claim is counted.
     """
     order = sorted(range(len(p_values)), key=lambda i: 1.0 if math.isnan(p_values[i]) else p_values[i])
     corrected, largest = [math.nan] * len(p_values), 0.0
@@ -87,9 +89,9 @@ def verdict(kind: str, difference: float, p: float, p_different: float) -> str:
 
     Args:
         kind: "lower" claims that the first cell's error is lower than the second's, "same" that they are equivalent.
-        difference: The second mean less the first, in points.
-        p: Of the claim's own test: Welch's (or the rank test), or the equivalence test.
-        p_different: Of the test that the means do not differ, in both cases.
+        difference: The second mean minus the first, in points.
+        p: The p-value of the claim's own test: Welch's or the rank test for "lower", the equivalence test for "same".
+        p_different: The p-value of Welch's or the rank test, for both kinds.
     """
     if kind == "lower":
         if p < ALPHA:

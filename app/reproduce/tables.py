@@ -1,4 +1,4 @@
-"""table.md: our errors next to the paper's."""
+"""Writes table.md, which shows our errors next to the paper's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.reproduce.results import noise_summary
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the page."""
+    """Return the content of table.md."""
     parts = [f"# {results['title']}", about(results), cells_table(results["cells"])]
     if results["verdicts"]:
         parts.append(verdicts_table(results["verdicts"]))
@@ -21,7 +21,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def about(results: dict[str, Any]) -> str:
-    """Return where the numbers come from."""
+    """Return the paragraphs about the origin of the numbers."""
     return (
         "Errors are top-1 errors in %: mean ± deviation over the seeds. The error of a run is the median over its last"
         " five epochs.\n\n"
@@ -32,7 +32,7 @@ def about(results: dict[str, Any]) -> str:
 
 
 def cells_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each cell."""
+    """Return a table with a line for each cell."""
     lines = [
         "| | k | n | kn | rate | **ours** | training | seeds | paper's kn | rate | **paper** |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -56,14 +56,14 @@ def cells_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def errors(row: dict[str, Any], of: str) -> str:
-    """Return a cell's mean and deviation, or where a run diverged every run: `10.31, 10.52, diverged`."""
+    """Return a cell's mean and deviation, or if a run diverged, the error of each run: `10.31, 10.52, diverged`."""
     if not row["diverged"]:
         return value(row if of == "error" else row[of])
     return ", ".join("diverged" if seed["diverged"] else f"{seed[of]:.2f}" for seed in row["seeds"])
 
 
 def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each claim, and how claims are judged."""
+    """Return a table with a line for each claim, and a paragraph about the rules of the verdicts."""
     lines = [
         "| claim | difference, ours | test | p | corrected | difference, paper | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -91,7 +91,7 @@ HOW_JUDGED = (
 
 
 def break_text(found: dict[str, int | None]) -> str:
-    """Return what Figure 1 shows, in a sentence."""
+    """Return a sentence that says at which minibatch the error of Figure 1 begins to rise."""
     broken = f"from kn = {found['broken']} on all are worse" if found["broken"] else "the largest kn is not worse"
     return (
         f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch). Both tests are"
@@ -100,7 +100,7 @@ def break_text(found: dict[str, int | None]) -> str:
 
 
 def noise_text(results: dict[str, Any]) -> str:
-    """Return the noise in the course of the run, next to where Figure 1's error rises."""
+    """Return a table of the noise over the epochs, and the minibatch at which the error of Figure 1 begins to rise."""
     lines = [
         "| epoch | slope of log variance over log kn | tr(Sigma) | \\|G\\|² | noise scale B (images) |",
         "|---|---|---|---|---|",
@@ -111,18 +111,18 @@ def noise_text(results: dict[str, Any]) -> str:
         cells = (f"{row['slope']:.3f}", f"{row['trace']:.4g}", f"{row['gradient_square']:.4g}", scale)
         lines.append(f"| {row['epoch']} | {' | '.join(cells)} |")
     found = results["break"]
-    beside = f"Figure 1: {break_text(found)}" if found else "Not all runs of Figure 1 are finished on these data."
+    rise = f"Figure 1: {break_text(found)}" if found else "Not all runs of Figure 1 are finished on these data."
     return (
         "\n".join(lines)
         + "\n\nB = tr(Sigma) / |G|² (McCandlish et al. 2018) is the minibatch at which the noise is as large as the"
         " gradient. The variance of a minibatch's gradient falls as 1/kn where the slope is -1. Where B is more than"
         " the number of images used, their noise hides the gradient.\n\n"
-        f"{beside}"
+        f"{rise}"
     )
 
 
 def value(row: dict[str, Any], form: str = ".2f") -> str:
-    """Return a mean with its deviation, as `23.60 ± 0.12`."""
+    """Return a mean with its standard deviation, for example `23.60 ± 0.12`."""
     if row["mean"] is None:
         return "-"
     return f"{row['mean']:{form}}" + ("" if row["std"] is None else f" ± {row['std']:{form}}")

@@ -98,7 +98,7 @@ def test_nothing_wrong(network: Network) -> None:
     [stream] = about(findings, "all", "network")
     rate = re.match(r"([\d.]+) Gbit/s", stream["text"])
     assert rate and float(rate[1]) == pytest.approx(1, rel=0.15), stream
-    assert stream["text"].endswith("the interface says 10")  # veth's, which is not shaped
+    assert stream["text"].endswith("the interface states 10")  # veth's, which is not shaped
     assert (stream["status"], stream["fix"][:11]) == ("warn", "give --inte")
     [summed] = about(findings, "all", "allreduce")
     rate = re.match(r"([\d.]+) Gbit/s by gloo between 4 processes", summed["text"])

@@ -197,5 +197,5 @@ def test_mistakes(argv: str, message: str) -> None:
 def test_no_benchmark(tmp_path: Path, content: str) -> None:
     file = tmp_path / "file.json"
     file.write_text(content)
-    with pytest.raises(UserError, match="lacks images_per_second and processes"):
+    with pytest.raises(UserError, match="lacks images_per_second or processes"):
         parse(["--benchmark", str(file)])
