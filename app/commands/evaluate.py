@@ -80,11 +80,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command on this process. Raises UserError."""
     options = parse(argv)
 
+    from app.base.signals import StopRequest
     from app.data.loader import default_loader_processes
     from app.trained import evaluation_report as report
     from app.trained.trained import in_words, load, validation_source
     from app.training.evaluation import evaluate
-    from app.training.signals import StopRequest
     from app.world import world
     from app.world.agreement import on_root, together
 

@@ -130,7 +130,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError."""
-    from app.training.signals import StopRequest
+    from app.base.signals import StopRequest
 
     stop = StopRequest()
     request = parse(argv)

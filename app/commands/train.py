@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
+from app.base.signals import StopRequest
 from app.recipe.comparison import check_same_recipe
 from app.recipe.config import Config, read_config
 from app.recipe.options import Parser, resolve, run_parser
 from app.runs.layout import CONFIG
 from app.runs.run_folder import resumed_folder
-from app.training.signals import StopRequest
 from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:

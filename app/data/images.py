@@ -70,6 +70,11 @@ def read_image(
         raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
 
 
+def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return RGB pixels [h, w, 3] as grey ones [h, w, 1], by Pillow's weights; grey stays what it is."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
 def open_image(data: bytes) -> Image.Image:
     """Return a JPEG or PNG whose header is read and whose pixels are not decoded yet.
 

@@ -14,6 +14,7 @@ from app.data.published import average_blocks, mean_and_std, read_published
 from app.data.published_sets import PublishedSet
 from app.data.skip_list import leave_out
 from app.data.sources import (
+    AUGMENTATIONS,
     IMAGE_SIZE,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -37,8 +38,8 @@ def open_arrays(
 ) -> Source:
     """Return a source of images held in memory, of one size.
 
-    flips: whether augmentation mirrors them. moments: mean and standard deviation of each channel; by default those of
-    all values of the training images.
+    flips: whether the paper's augmentation mirrors them. moments: mean and standard deviation of each channel; by
+    default those of all values of the training images.
 
     Raises UserError for an --image-size that is not theirs.
     """
@@ -49,11 +50,13 @@ def open_arrays(
     for part in (train, validation):
         digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
     mean, std = moments or _moments(train.images)
-    augment = options.augmentation == "paper"
+    augmentation = AUGMENTATIONS[options.augmentation]
+    most = max(1, own // 8) if augmentation.moves else int(augmentation.crops)  # pixels
+    flips = flips if augmentation.crops else augmentation.flips
     return Source(
         name=options.data,
         classes=classes,
-        train=ShiftedSplit(*train, options.seed, flips) if augment else ArraySplit(*train),
+        train=ShiftedSplit(*train, options.seed, flips, most) if most or flips else ArraySplit(*train),
         validation=ArraySplit(*validation),
         channels=train.images.shape[3],
         image_size=own,
@@ -123,15 +126,24 @@ def open_folder(options: DataOptions) -> Source:
         raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
     index, skipped = read_folder(options)
     warnings = [*_left_out_warning(index), *_resize_warning(size, resize)]
+    channels = options.channels
+    train, validation = (
+        FolderSplit(files, size, resize, AUGMENTATIONS[name], options.seed, channels)
+        for files, name in ((index.train, options.augmentation), (index.validation, "none"))
+    )
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    if options.grey:  # what is usual for networks of one channel: the means over the three colours
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Source(
         name=options.data,
         classes=index.classes,
-        train=FolderSplit(index.train, size, resize, options.augmentation == "paper", options.seed),
-        validation=FolderSplit(index.validation, size, resize, False, options.seed),
-        channels=3,
+        train=train,
+        validation=validation,
+        channels=channels,
         image_size=size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
+        mean=mean,
+        std=std,
         fingerprint=index.fingerprint,
         skipped=skipped,
         warnings=tuple(warnings),

@@ -5,7 +5,7 @@ The augmentation of an image is a function of the seed, the epoch and the index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.data.draws import bits, uniform
-from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image
+from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image, to_grey
 from app.data.index import Files
 from app.data.order import Item
+from app.data.sources import Augmentation
+
+MOVE_DRAWS = 3  # for each image: down, to the right, mirrored
 
 
 class Split:
@@ -48,26 +51,48 @@ class ArraySplit(Split):
 
 
 class ShiftedSplit(Split):
-    """Images held in memory, each moved by -1, 0 or 1 pixel both ways, with zeros moving in.
+    """Images held in memory, each moved by up to `most` pixels both ways, with zeros moving in.
 
-    This is what is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them shows nothing.
-    flips: whether half of the images are mirrored too, as in the paper; a mirrored digit is another sign or none.
+    A shift by one pixel is what is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them
+    shows nothing. flips: whether half of the images are mirrored too; a mirrored digit is another sign or none.
     """
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, flips: bool = False) -> None:
-        self.padded, self.labels, self.seed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), labels, seed
-        self.flips = flips
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], seed: int, flips: bool = False, most: int = 1
+    ) -> None:
+        self.padded, self.labels, self.seed = padded(images, most), labels, seed
+        self.flips, self.most = flips, most
 
     def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        draws = uniform(self.seed, epochs, indices, 3)
-        top, left = (draws[:, :2] * 3).astype(np.int64).T
-        rows = top[:, None] + np.arange(self.padded.shape[1] - 2)
-        columns = left[:, None] + np.arange(self.padded.shape[2] - 2)
-        if self.flips:
-            mirrored = draws[:, 2] < 0.5
-            columns[mirrored] = columns[mirrored, ::-1]
-        images: NDArray[np.uint8] = self.padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return images
+        draws = uniform(self.seed, epochs, indices, MOVE_DRAWS)
+        return moved(self.padded, indices, draws, self.most, self.flips)
+
+
+def padded(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Return images [n, H, W, C] with `most` zeros on each side."""
+    return np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+
+
+def moved(
+    images: NDArray[np.uint8], indices: NDArray[np.int64], draws: NDArray[np.float64], most: int, flips: bool
+) -> NDArray[np.uint8]:
+    """Return some of the padded images, each as a window at a random place.
+
+    Args:
+        images: what `padded` returns.
+        indices: which of them, [n].
+        draws: [n, MOVE_DRAWS], from [0, 1).
+        most: the pixels by which they are padded.
+        flips: whether half of them are mirrored.
+    """
+    top, left = (draws[:, :2] * (2 * most + 1)).astype(np.int64).T
+    rows = top[:, None] + np.arange(images.shape[1] - 2 * most)
+    columns = left[:, None] + np.arange(images.shape[2] - 2 * most)
+    if flips:
+        mirrored = draws[:, 2] < 0.5
+        columns[mirrored] = columns[mirrored, ::-1]
+    found: NDArray[np.uint8] = images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return found
 
 
 class SyntheticSplit(Split):
@@ -92,31 +117,49 @@ class SyntheticSplit(Split):
 class FolderSplit(Split):
     """Images that are decoded from files each time they are used.
 
-    augment: whether to take the paper's random crop and flip; without it, the central crop is taken.
+    augmentation: how they are changed at random. Where it does not crop, the central crop is taken. channels: 3, or 1
+    for grey.
 
     Raises CorruptImage, which names the file.
     """
 
     in_memory = False
 
-    def __init__(self, files: Files, size: int, resize: int, augment: bool, seed: int) -> None:
+    def __init__(
+        self, files: Files, size: int, resize: int, augmentation: Augmentation, seed: int, channels: int = 3
+    ) -> None:
         self.files, self.labels = files, files.labels
-        self.size, self.resize, self.augment, self.seed = size, resize, augment, seed
+        self.size, self.resize, self.augmentation, self.seed = size, resize, augmentation, seed
+        self.channels = channels
 
     def images_of(self, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
-        if not self.augment:
+        images = np.empty((len(indices), self.size, self.size, self.channels), np.uint8)
+        if not self.augmentation.crops:
             for image, index in zip(images, indices.tolist(), strict=True):
-                image[:] = read_image(self.files.path(index), self._central_crop, self.size)
-            return images
+                image[:] = self._read(index, self._central_crop)
+            return self._moved(images, epochs, indices)
         draws = uniform(self.seed, epochs, indices, CROP_DRAWS + 1).tolist()
         for image, index, (flip, *crop) in zip(images, indices.tolist(), draws, strict=True):
 
             def choose_box(width: int, height: int, crop: list[float] = crop) -> Box:
                 return random_crop(width, height, crop)
 
-            image[:] = read_image(self.files.path(index), choose_box, self.size, mirrored=flip < 0.5)
+            image[:] = self._read(index, choose_box, mirrored=flip < 0.5)
         return images
+
+    def _read(self, index: int, choose_box: Callable[[int, int], Box], mirrored: bool = False) -> NDArray[np.uint8]:
+        pixels = read_image(self.files.path(index), choose_box, self.size, mirrored)
+        return to_grey(pixels) if self.channels == 1 else pixels
+
+    def _moved(
+        self, images: NDArray[np.uint8], epochs: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Return images at random places, and mirrored, as the augmentation says."""
+        most = max(1, self.size // 8) if self.augmentation.moves else 0
+        if not most and not self.augmentation.flips:
+            return images
+        draws = uniform(self.seed, epochs, indices, MOVE_DRAWS)
+        return moved(padded(images, most), np.arange(len(images)), draws, most, self.augmentation.flips)
 
     def _central_crop(self, width: int, height: int) -> Box:
         return central_crop(width, height, self.resize, self.size)

@@ -96,6 +96,10 @@ def _image_size(config: Config, images: int) -> str:
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
 
+def _grey(config: Config, images: int) -> str:
+    return "--grey: one channel" if config.grey else ""
+
+
 def _beyond(config: Config, images: int) -> str:
     """What came after this paper, with the papers that it is from."""
     used = []
@@ -140,6 +144,7 @@ CHOICES = (
     _values("last gamma", "5.1", "0 in the last BN of each residual block", last_gamma=paper.LAST_GAMMA),
     _values("last layer", "5.1", "N(0, 0.01)", fc_std=paper.FC_STD),
     _values("augmentation", "5.1", "scale, aspect ratio and flip", augmentation="paper"),
+    Choice("normalisation", "5.1", "by the mean and standard deviation of each colour", ("normalise", "grey"), _grey),
     Choice("image size", "5.1", "224 x 224", ("image_size",), _image_size),
     _values("arithmetic", "4", "4-byte floats, also on the wire", precision="fp32", compression="none"),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 
 from app.base.errors import UserError
 from app.base.text import nearest
-from app.data.sources import data_help
+from app.data.sources import AUGMENTATIONS, data_help
 from app.recipe.models import MODELS
 from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
@@ -99,7 +99,20 @@ class Config:
         "how training images are shuffled: once an epoch for all workers (paper: epoch), or by each worker",
         choices=("epoch", "worker"),
     )
-    augmentation: str = option("paper", "data", "augmentation of training images", choices=("paper", "none"))
+    augmentation: str = option(
+        "paper",
+        "data",
+        "augmentation of training images: " + "; ".join(f"{name}, {each.text}" for name, each in AUGMENTATIONS.items()),
+        choices=tuple(AUGMENTATIONS),
+    )
+    normalise: str = option(
+        "imagenet",
+        "data",
+        "values by which the images of a folder are normalised: imagenet, the mean and standard deviation of ImageNet's"
+        " images (paper); data, those of the folder's training images, measured once",
+        choices=("imagenet", "data"),
+    )
+    grey: bool = option(False, "data", "read the images of a folder as one grey channel (paper: three colours)")
     data_root: str = option(  # free like the data
         "", "data", "folder with the files of fashion-mnist, mnist, kmnist or cifar10", free=True
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from app.base.errors import UserError
 from app.recipe.config import Config, flag
+from app.recipe.presets import FOLDER
 from app.recipe.schedule import SCHEDULES, learning_rate, peak_lr, warms_up
 
 
@@ -115,6 +116,12 @@ def describe(plan: Plan, config: Config) -> list[str]:
             else ""
         ),
     ]
+    if config.recipe == FOLDER:
+        lines.insert(
+            1,
+            f"default: with --data {config.data} and no --recipe, what no option changes is as in paper-256"
+            " (ResNet-50, 90 epochs, minibatch 256)",
+        )
     if plan.skipped:
         lines.append(f"skipped: {plan.skipped:,} images each epoch, listed in {config.skip_list}")
     eta = f"eta = {plan.reference_lr:g} at {config.reference_minibatch}"

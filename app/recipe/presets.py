@@ -9,6 +9,7 @@ from app.base.text import nearest
 from app.recipe import paper
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
+FOLDER = "folder"  # the preset for a folder where no recipe is given; it does not claim to follow the paper
 
 
 def _of_figure_1(row: paper.PublishedResult) -> tuple[str, dict[str, Any]]:
@@ -59,6 +60,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "channels_last": True,
         },
     ),
+    FOLDER: (
+        "the default for a folder and for synthetic images: the network, the minibatch and the epochs of paper-256",
+        {**IMAGENET, "minibatch": paper.REFERENCE_MINIBATCH},
+    ),
     **{f"paper-{row.name}": _of_figure_1(row) for row in paper.FIGURE_1},
     "paper-8k-no-warmup": _of_table_1("none"),
     "paper-8k-constant-warmup": _of_table_1("constant"),
@@ -101,5 +106,5 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def default_recipe(data: str) -> str:
-    """The preset for data given without one: folders and synthetic images get the paper's baseline."""
-    return data if data in PRESETS else "paper-256"
+    """The preset for data given without one: FOLDER for folders, synthetic images and data sets that have none."""
+    return data if data in PRESETS and data != FOLDER else FOLDER

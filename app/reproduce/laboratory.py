@@ -13,6 +13,7 @@ from pathlib import Path
 from app.base.errors import NOT_FINITE, UserError
 from app.base.files import write_text
 from app.base.program import BY_LAUNCHER, IN_THIS_PROCESS
+from app.base.signals import StopRequest
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
 from app.recipe.plan import make_plan
@@ -24,7 +25,6 @@ from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import Task, run_all
 from app.reproduce.tables import table
 from app.runs.folder_lock import lock_folder
-from app.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from app.base.errors import UserError
-from app.data.images import central_crop, read_image
+from app.data.images import central_crop, read_image, to_grey
 from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, Source, default_resize, is_folder, open_data_set
 from app.model.networks import make_network
 from app.recipe.config import Config, from_dict
@@ -70,7 +69,7 @@ class TrainedNetwork:
         size = self.image_size
         pixels = read_image(path, lambda width, height: central_crop(width, height, self.resize, size), size)
         if self.channels == 1:
-            pixels = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+            pixels = to_grey(pixels)
         return torch.from_numpy(pixels.copy())[None]
 
     def preprocessing(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from app.base.errors import Preempted
 from app.base.phase import phase
+from app.base.signals import StopRequest
 from app.data.loader import Loader
 from app.data.order import worker_batches, workers_of
 from app.model.optimizer import set_learning_rate, undo_momentum_correction
@@ -25,7 +26,6 @@ from app.training.divergence import compare
 from app.training.evaluation import evaluate, measure_statistics
 from app.training.forward_pass import Batch, make_forward_pass
 from app.training.hooks import Hooks
-from app.training.signals import StopRequest
 from app.training.state import State, norms
 from app.training.step import train_step
 from app.training.watchdog import Watchdog

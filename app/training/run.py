@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from app.base.phase import phase
-from app.data.sources import Source, open_data_set
+from app.data.sources import Source, is_folder, open_data_set
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.loss_scale import LossScale
 from app.model.networks import NormLayer, make_network
@@ -20,6 +21,7 @@ from app.recipe.data_size import data_options
 from app.recipe.plan import check_processes, make_plan
 from app.runs.run import Run
 from app.training.forward_pass import dtype, passes_per_step
+from app.training.normalisation import moments_of
 from app.training.state import State
 from app.training.step import REPORT_SIZE
 from app.world.agreement import on_root, together
@@ -47,6 +49,9 @@ def open_run(
         UserError: on every process alike, where the data or the plan is not possible.
     """
     source = together(lambda: source or open_data(config))
+    if config.normalise == "data" and is_folder(config.data):
+        mean, std = moments_of(source, world)
+        source = replace(source, mean=mean, std=std)
     plan = make_plan(config, len(source.train), len(source.validation), source.skipped)
     check_processes(plan, config, world.size)
     return Run(config, plan, source, on_root(find_folder) if find_folder else Path())

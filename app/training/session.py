@@ -15,6 +15,7 @@ from app.base.errors import Lost, NotSaved, UserError
 from app.base.files import cannot_write, wait_for_space, write_text
 from app.base.launcher_environment import is_elastic
 from app.base.phase import phase, phase_of
+from app.base.signals import StopRequest
 from app.data.loader import check_shared_memory
 from app.data.sources import Source
 from app.recipe.audit import audit_claim, in_short
@@ -34,7 +35,6 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loader_size import loader_processes
 from app.training.loop import TrainingLoop
 from app.training.run import make_state, open_run
-from app.training.signals import StopRequest
 from app.training.state import State
 from app.training.watchdog import Watchdog
 from app.world import elastic

@@ -33,7 +33,7 @@ RUNS = {
         ["--launcher", "none"],
         ["--data", "synthetic", "--synthetic-images", "100", "--synthetic-classes", "10", "--image-size", "32",
          "--model", "resnet18", "--minibatch", "32", "--per-worker", "16", "--epochs", "1"],
-        "recipe: paper-256, resnet18 on synthetic: 100 training and 4 validation images",
+        "recipe: folder, resnet18 on synthetic: 100 training and 4 validation images",
     ),
 }  # fmt: skip
 

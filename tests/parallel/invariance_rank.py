@@ -30,9 +30,9 @@ def variants(images: str) -> dict[str, dict[str, Any]]:
 def main(images: str, folder: str) -> None:
     # Here, as loader processes import this file too.
     from app.base.failure import end
+    from app.base.signals import StopRequest
     from app.recipe.config import Config
     from app.training.session import Trainer
-    from app.training.signals import StopRequest
     from app.training.watchdog import Watchdog
     from app.world import world
     from app.world.tuning import Tuning

@@ -31,7 +31,7 @@ def test_the_papers_recipes_follow(name: str) -> None:
     config = from_dict(preset(name))
     assert deviations(config) == {}
     assert deviations(replace(config, image_size=224)) == {}
-    assert in_short(audit(config, IMAGENET)) == ["audit: 24 of 24 remarks and choices of the paper followed"]
+    assert in_short(audit(config, IMAGENET)) == ["audit: 25 of 25 remarks and choices of the paper followed"]
 
 
 CHANGES: list[tuple[dict[str, Any], str, str]] = [
@@ -64,6 +64,7 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"last_gamma": 1.0}, "last gamma", "--last-gamma 1.0"),
     ({"fc_std": 0.1}, "last layer", "--fc-std 0.1"),
     ({"augmentation": "none"}, "augmentation", "--augmentation none"),
+    ({"grey": True}, "normalisation", "--grey"),
     ({"image_size": 128}, "image size", "--image-size 128"),
     ({"precision": "fp64"}, "arithmetic", "--precision fp64"),
     ({"compression": "fp16"}, "arithmetic", "--compression fp16"),
@@ -106,7 +107,7 @@ def test_only_who_names_the_paper_is_audited() -> None:
 def test_command_on_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--recipe", "paper-8k", "--momentum", "0.8"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "audit: 23 of 24 remarks and choices of the paper followed"
+    assert lines[-1] == "audit: 24 of 25 remarks and choices of the paper followed"
     assert [line.split()[0] for line in lines[1:5]] == [FOLLOWED] * 4
     assert [line for line in lines if line.startswith(DEVIATES)] == [
         "deviates  5.1  momentum                0.9, Nesterov's: --momentum 0.8"
@@ -130,7 +131,7 @@ def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_
         [sys.executable, "-m", "app", "train", *options.split()], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "audit: 19 of 24 remarks and choices of the paper followed" in done.stdout
+    assert "audit: 20 of 25 remarks and choices of the paper followed" in done.stdout
     assert "  deviates: image size: --image-size 32; paper (section 5.1): 224 x 224" in done.stdout
     kept = json.loads((folder / "audit.json").read_text())
     assert {f["name"] for f in kept if f["status"] == DEVIATES} == {"data", "model", "epochs", "decays", "image size"}

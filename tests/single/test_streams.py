@@ -49,7 +49,7 @@ def test_closed_descriptors_are_not_taken_by_files() -> None:
 
 ASKED = """
 import os, signal
-from app.training.signals import StopRequest
+from app.base.signals import StopRequest
 for number in (signal.SIGHUP, signal.SIGINT):
     signal.signal(number, signal.SIG_IGN)
 stop = StopRequest()
@@ -66,7 +66,7 @@ def test_a_rank_leaves_ignored_signals_ignored() -> None:
 
 
 def test_a_rank_under_mpirun_is_asked_by_sigcont() -> None:
-    program = "import os; from app.training.signals import StopRequest; s = StopRequest(); os.kill(os.getpid(), 18)"
+    program = "import os; from app.base.signals import StopRequest; s = StopRequest(); os.kill(os.getpid(), 18)"
     environ = os.environ | {"OMPI_COMM_WORLD_RANK": "0"}
     assert signal.SIGCONT == 18
     assert subprocess.run([sys.executable, "-c", f"{program}; assert s.asked"], cwd=ROOT, env=environ).returncode == 0

@@ -1,0 +1,97 @@
+"""The mean and standard deviation of a folder's training images, for `--normalise data`.
+
+They are computed once, by all processes together, and kept in the user's cache directory. The sums are of whole
+numbers, so that they are the same on any number of processes and on every machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app.base.files import write_text
+from app.base.phase import phase
+from app.data.index import cache_path
+from app.data.sources import AUGMENTATIONS, Source
+from app.data.splits import FolderSplit
+from app.world.agreement import on_root, together
+from app.world.world import World, sum_over_processes
+
+Moments = tuple[
+    tuple[float, ...], tuple[float, ...]
+]  # mean and standard deviation of each channel, of values in [0, 1]
+
+MOST = 10_000  # images that are read: enough for three digits of both numbers
+BATCH = 100  # images; no influence on the result
+
+
+@phase("measuring the images")
+def moments_of(source: Source, world: World) -> Moments:
+    """Return mean and standard deviation of the training images of a folder, as validation would see them.
+
+    All processes call it. It reads MOST images, evenly chosen, or all of fewer.
+
+    Raises:
+        CorruptImage: on every process, where one of these images cannot be decoded.
+    """
+    split = source.train
+    assert isinstance(split, FolderSplit)
+    name = f"{source.fingerprint}-{split.size}-{split.resize}-{split.channels}.json"
+    cached = cache_path(source.name, name)
+    known = on_root(lambda: read(cached, split.channels))
+    if known is not None:
+        return known
+    counts = together(lambda: count_values(split, world.rank, world.size))
+    moments = moments_of_counts(sum_over_processes(torch.from_numpy(counts)).tolist())
+    on_root(lambda: keep(moments, cached))
+    return moments
+
+
+def count_values(split: FolderSplit, rank: int, size: int) -> NDArray[np.int64]:
+    """Return how often each value occurs in this process's share of the images, [channels, 256]."""
+    plain = FolderSplit(split.files, split.size, split.resize, AUGMENTATIONS["none"], 0, split.channels)
+    indices = np.arange(0, len(split), math.ceil(len(split) / MOST))[rank::size]
+    counts = np.zeros((split.channels, 256), np.int64)
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start : start + BATCH]
+        pixels = plain.images_of(np.zeros_like(batch), batch)
+        counts += [np.bincount(pixels[..., channel].reshape(-1), minlength=256) for channel in range(split.channels)]
+    return counts
+
+
+def moments_of_counts(counts: list[list[int]]) -> Moments:
+    """Return mean and standard deviation of each channel. An image of one colour has the smallest step as deviation."""
+    means, deviations = [], []
+    for row in counts:
+        total = sum(row)
+        mean = Fraction(sum(value * count for value, count in enumerate(row)), total)
+        square = Fraction(sum(value * value * count for value, count in enumerate(row)), total)
+        means.append(float(mean / 255))
+        deviations.append(max(1.0, math.sqrt(square - mean * mean)) / 255)
+    return tuple(means), tuple(deviations)
+
+
+def read(cached: Path, channels: int) -> Moments | None:
+    """Return what `keep` has written, None where it is not there or damaged."""
+    try:
+        content = json.loads(cached.read_text())
+        mean, std = (tuple(float(value) for value in content[name]) for name in ("mean", "std"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    whole = len(mean) == len(std) == channels and all(0 <= value <= 1 for value in mean + std) and min(std) > 0
+    return (mean, std) if whole else None
+
+
+def keep(moments: Moments, cached: Path) -> None:
+    """Write the moments into the cache. Without a place for it they are measured at each start, which is no error."""
+    mean, std = moments
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        write_text(cached, json.dumps({"mean": mean, "std": std}) + "\n")
