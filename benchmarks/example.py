@@ -1,4 +1,4 @@
-"""Horovod's own pytorch_imagenet_resnet50.py, as it is, its network, data and thread number given from outside.
+"""Horovod's own pytorch_imagenet_resnet50.py, unchanged, with a network, data and number of threads from outside.
 
 python -m benchmarks.example FILE NETWORK SIDE|FOLDER IMAGES
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import horovod.torch as hvd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import datasets, models
 
 from benchmarks import networks
@@ -21,7 +21,7 @@ from benchmarks.meter import Meter
 
 
 class Synthetic(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Images that cost nothing to make."""
+    """One image again and again, which takes no time to make."""
 
     def __init__(self, side: int) -> None:
         self.image = torch.randn(3, side, side)
@@ -30,17 +30,18 @@ class Synthetic(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return 10_000_000
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.image, index % 1000
+        return self.image, index % 10
 
 
 def main(file: str, network: str, data: str, images: str) -> None:
+    """Runs the example on synthetic images of a side, or on a folder."""
     torch.set_num_threads(1)
     torch.set_num_threads = lambda threads: None  # the example wants 4 for each process
     side = int(data) if data.isdigit() else 0
     if side:
         datasets.ImageFolder = lambda folder, transform: Synthetic(side)
-    make = getattr(models, network, None) or (lambda: networks.make(network, 3, 1000, nn.BatchNorm2d))
-    models.resnet50 = lambda: make()
+    made = networks.make(network)
+    models.resnet50 = lambda: made
     distribute = hvd.DistributedOptimizer
 
     def metered(*arguments: Any, **options: Any) -> Any:

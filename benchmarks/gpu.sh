@@ -15,9 +15,9 @@ export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 cd "$root" || exit 2
 
 if [ "$rehearse" = yes ]; then
-  device=cpu model=resnet18 side=32 sizes="4 8" steps=2 rounds=2 images=16 repeats=2 tests_limit=240
+  device=cpu model=resnet18 side=32 sizes="4 8" steps=2 seconds=4 images=16 repeats=2 tests_limit=240
 else
-  device=cuda model=resnet50 side=224 sizes="64 128 256 512" steps=20 rounds=7 images=200 repeats=50 tests_limit=180
+  device=cuda model=resnet50 side=224 sizes="64 128 256 512" steps=20 seconds=40 images=200 repeats=50 tests_limit=180
 fi
 synthetic=(--data synthetic --model "$model" --image-size "$side" --resize "$side" --device "$device" --precision bf16 --channels-last)
 
@@ -41,7 +41,7 @@ fi
 part tests "$tests_limit" "$python" -m pytest -q -p no:cacheprovider tests/gpu
 
 # The step: against a bare loop, with eight workers in one pass, compiled, and over n.
-part peers 150 "$python" -m benchmarks.peers --device "$device" --rows gpu-bare gpu-ghosts --rounds "$rounds" --json "$out/peers.json"
+part peers 150 "$python" -m benchmarks.peers --device "$device" --rows gpu-bare gpu-ghosts --seconds "$seconds" --anyway --json "$out/peers.json"
 for n in $sizes; do
   part "step-$n" 60 "$python" -m app benchmark "${synthetic[@]}" --per-worker "$n" --minibatch "$n" --loader-processes 0 \
     --synthetic-images $((n * 2 * (steps + 4))) --steps "$steps" --json "$out/step-$n.json"
@@ -68,9 +68,11 @@ rm -rf "$out/profiled-run"
 import json, sys
 from pathlib import Path
 
+from benchmarks.agreement import cell
+
 out = Path(sys.argv[1])
-for name, row in json.loads((out / "peers.json").read_text()).items() if (out / "peers.json").exists() else ():
-    print(f"{name}: ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+for name, row in json.loads((out / "peers.json").read_text())["rows"].items() if (out / "peers.json").exists() else ():
+    print(f"{name}: ratio {cell(row)}")
 for file in [*sorted(out.glob("step-*.json")), out / "real-jpegs.json"]:
     if file.exists():
         found = json.loads(file.read_text())

@@ -1,11 +1,10 @@
-"""Two groups of processes on the same work, in turn: one computes while the other is stopped."""
+"""A group of processes that is measured. It computes steps when it is told to, and is stopped otherwise."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import statistics
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,6 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
-ROUND_SECONDS = 1.5
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
@@ -30,7 +28,14 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 @dataclass(frozen=True)
 class Work:
-    """commands: each starts one or more processes, `processes` in all; images: of one step of all of them together."""
+    """What a group of processes does.
+
+    Attributes:
+        commands: Each starts one or more processes.
+        processes: The number of processes that all commands start together.
+        images: The images of one step of all processes together.
+        device: "cpu" or "cuda".
+    """
 
     commands: Sequence[Sequence[str]]
     processes: int
@@ -39,7 +44,7 @@ class Work:
 
 
 class Group:
-    """Processes that compute as many steps as told, and stand still otherwise. Close it."""
+    """Started processes. They are stopped by a signal except during `run`. The group must be closed."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -73,7 +78,12 @@ class Group:
             self.ranks.append((connection, words))
 
     def run(self, steps: int) -> tuple[float, float]:
-        """Seconds that the slowest process took for its steps, and processor seconds of all (not of their children)."""
+        """Computes steps.
+
+        Returns:
+            The seconds that the slowest process took, and the processor seconds of all processes together. Those of
+            their child processes, such as loader processes, are not among them.
+        """
         self._signal(signal.SIGCONT)
         for connection, _ in self.ranks:
             connection.sendall(f"{steps}\n".encode())
@@ -84,11 +94,18 @@ class Group:
         seconds, cpu = zip(*(map(float, answer.split()) for answer in answers), strict=True)
         return max(seconds), sum(cpu)
 
+    def peak_memory(self) -> float:
+        """Returns the largest resident memory that any of the processes has had so far, in MiB."""
+        lines = [line for pid in self.pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+        return max(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
     def output(self) -> str:
+        """Returns the end of what the processes have printed."""
         self.said.seek(0)
         return self.said.read()[-4000:]
 
     def close(self) -> None:
+        """Ends all processes."""
         self._signal(signal.SIGCONT)
         family = [process for launcher in self.launchers for process in _family(launcher.pid)]
         for connection, _ in self.ranks:
@@ -109,53 +126,9 @@ class Group:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """A process and all below it."""
+    """Returns a process and all below it."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def compare(ours: Work, peer: Work, rounds: int) -> dict[str, float]:
-    """Images/s of both (medians), the median ratio of the rounds, and its quartiles (low, high).
-
-    cpu_ratio: the same of images by processor second, which other work on the machine disturbs less.
-    """
-    groups: list[Group] = []
-    try:
-        for work in (ours, peer):
-            groups.append(Group(work))
-            groups[-1].wait()
-            groups[-1].run(3)  # allocators, threads and prefetching settle
-        steps = [max(1, round(2 * ROUND_SECONDS / group.run(2)[0])) for group in groups]
-        speeds: list[list[float]] = [[], []]
-        processor: list[list[float]] = [[], []]
-        for number in range(rounds):
-            for which in (0, 1) if number % 2 else (1, 0):
-                seconds, cpu = groups[which].run(steps[which])
-                images = steps[which] * groups[which].work.images
-                speeds[which].append(images / seconds)
-                processor[which].append(images / cpu)
-    finally:
-        for group in groups:
-            group.close()
-    return summary(*speeds) | {"cpu_ratio": statistics.median(ratios(*processor))}
-
-
-def ratios(ours: list[float], peer: list[float]) -> list[float]:
-    return [a / b for a, b in zip(ours, peer, strict=True)]
-
-
-def summary(ours: list[float], peer: list[float]) -> dict[str, float]:
-    """Of images/s, one each a round."""
-    found = ratios(ours, peer)
-    low, _, high = statistics.quantiles(found, n=4)
-    return {
-        "ours": statistics.median(ours),
-        "peer": statistics.median(peer),
-        "ratio": statistics.median(found),
-        "low": low,
-        "high": high,
-        "rounds": len(found),
-    }

@@ -1,8 +1,9 @@
-"""Ours beside a peer on the same work, in one paired run: python -m benchmarks.peers --json OUT (or the file's path).
+"""Compares the program with others on the same work: python -m benchmarks.peers --json OUT (or the file's path).
 
---rows NAME ... chooses rows; those named example-* need --horovod-example, the path of Horovod's
-examples/pytorch/pytorch_imagenet_resnet50.py; those named gpu-* need --device cuda. Each row runs both sides in turn
-and writes ours, peer (images/s, medians), ratio (median over the rounds), low and high (its quartiles).
+Each row runs both sides in turn, in pairs of rounds, until the 95 % interval of the median ratio is narrow enough or
+the time limit is over. The result has the processor-time ratio and the share of the cores that other processes took.
+Rows named *example* need --horovod-example, the path of Horovod's examples/pytorch/pytorch_imagenet_resnet50.py. Rows
+named gpu-* need --device cuda. Rows named memory-* compare the peak resident memory of a process.
 """
 
 from __future__ import annotations
@@ -10,174 +11,114 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import jpegs
-from benchmarks.groups import ROOT, Work, compare
+from benchmarks import machine
+from benchmarks.agreement import table
+from benchmarks.pairs import Limits
+from benchmarks.rows import Row, rows
 
-CORES = len(os.sched_getaffinity(0))
-PYTHON = sys.executable
-HOROVODRUN = [str(Path(PYTHON).with_name("horovodrun")), "--gloo", "--network-interfaces", "lo", "-np"]
-SIDE, IMAGES = 64, 32  # of ResNet-18's images; of a worker
-BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side and images of the rows named gpu-*
+MOST_LOAD = 0.05  # the share of the cores that other processes may take
 
 
-def ours(
-    processes: int, *, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES, workers: int = 1
-) -> Work:
-    """`train` on synthetic images of a size, or a folder. images: n; workers: of each process."""
-    options = [
-        "--per-worker",
-        images,
-        "--minibatch",
-        images * workers * processes,
-        "--output",
-        tempfile.mkdtemp() + "/run",
+def chosen_rows(options: argparse.Namespace, names: list[str]) -> list[str]:
+    """Returns the rows that are asked for, or else those that are possible with the other options."""
+    return options.rows or [
+        name
+        for name in names
+        if (options.horovod_example or "example" not in name) and (options.device or not name.startswith("gpu"))
     ]
-    options += ["--data", "synthetic", "--image-size", data, "--resize", data] if data.isdigit() else ["--data", data]
-    options += ["--synthetic-images", 10**6, "--loader-processes", 0, "--device", "cpu", "--screen", "quiet"]
-    options += ["--model", network] if network.startswith("resnet") else []
-    command = [PYTHON, "-m", "benchmarks.ours", network, *map(str, options)]
-    if processes > 1:
-        command = [*HOROVODRUN, str(processes), *command]
-    return Work([command], processes, images * workers * processes)
 
 
-def on_device(device: str, workers: int = 1) -> Work:
-    """`train` in bf16 and channels_last, one pass a step of so many (ghost) workers; on a CPU small, to try it out."""
-    model, side, images = BIG if device == "cuda" else SMALL
-    command = [PYTHON, "-m", "benchmarks.ours", model, "--device", device, "--precision", "bf16", "--channels-last"]
-    command += ["--per-worker", str(images // workers), "--minibatch", str(images), "--ghost", str(workers)]
-    command += ["--data", "synthetic", "--model", model, "--image-size", str(side), "--resize", str(side)]
-    command += ["--synthetic-images", "1000000", "--screen", "quiet", "--output", tempfile.mkdtemp() + "/run"]
-    return Work([command], 1, images, device)
-
-
-def bare_on(device: str) -> Work:
-    """A bare loop of the same; its batch lies on the device."""
-    model, side, images = BIG if device == "cuda" else SMALL
-    return Work([[PYTHON, "-m", "benchmarks.plain", model, str(side), str(images), device, "half"]], 1, images, device)
-
-
-def alone(processes: int, workers: int) -> Work:
-    """So many runs of one process each that know nothing of each other."""
-    commands = [ours(1, workers=workers).commands[0] for _ in range(processes)]
-    return Work(commands, processes, IMAGES * workers * processes)
-
-
-def bare() -> Work:
-    return Work([[PYTHON, "-m", "benchmarks.plain", "resnet18", str(SIDE), str(IMAGES)]], 1, IMAGES)
-
-
-def ddp(processes: int) -> Work:
-    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*torchrun, "-m", "benchmarks.plain", "resnet18", str(SIDE), str(IMAGES)]
-    return Work([command], processes, IMAGES * processes)
-
-
-def example(file: str, processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
-    command = [*HOROVODRUN, str(processes), PYTHON, "-m", "benchmarks.example", file, network, data, str(images)]
-    return Work([command], processes, images * processes)
-
-
-def stock_pillow(work: Work, folder: str) -> Work:
-    """The same with the Pillow that `pip install torchvision` brings, in `folder`, in front of our Pillow-SIMD."""
-    stock = Path(folder) / "stock-pillow"
-    (version,) = re.findall(r"^pillow==\S+", (ROOT / "requirements-source.txt").read_text(), re.MULTILINE)
-    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
-    return Work(
-        [["env", f"PYTHONPATH={stock}:{ROOT}", *command] for command in work.commands], work.processes, work.images
-    )
-
-
-def rows(file: str, rounds: int, device: str) -> dict[str, tuple[float, Callable[[], dict[str, float]]]]:
-    """name -> (target, what measures it)."""
-
-    def pair(a: Callable[[], Work], b: Callable[[], Work]) -> Callable[[], dict[str, float]]:
-        return lambda: compare(a(), b(), rounds)
-
-    def loading() -> dict[str, float]:
-        from benchmarks import loaders
-
-        with tempfile.TemporaryDirectory() as folder:
-            jpegs.write_folder(Path(folder), repeats=50)
-            measured, peer = (
-                Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH)
-                for side in ("ours", "peer")
-            )
-            return compare(measured, stock_pillow(peer, folder), rounds) | {"mad": loaders.difference(folder)}
-
-    def decoding() -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            jpegs.write_folder(Path(folder), repeats=30)
-            peer = example(file, 2, network="trivial", data=folder)
-            return compare(ours(2, network="trivial", data=folder), stock_pillow(peer, folder), rounds)
-
-    small = {"network": "tiny", "data": "8", "images": 8}
-    return {
-        "loader": (2.3, loading),
-        "bare-1": (0.97, pair(lambda: ours(1), bare)),
-        "ddp-2": (1.07, pair(lambda: ours(2), lambda: ddp(2))),
-        "ddp-cores": (0.95, pair(lambda: ours(CORES), lambda: ddp(CORES))),
-        "example-2": (1.03, pair(lambda: ours(2), lambda: example(file, 2))),
-        "example-cores": (1.4, pair(lambda: ours(CORES), lambda: example(file, CORES))),
-        "example-small-step": (2.5, pair(lambda: ours(2, **small), lambda: example(file, 2, **small))),  # type: ignore[arg-type]
-        "example-input": (1.8, decoding),
-        "gpu-bare": (0.97, pair(lambda: on_device(device), lambda: bare_on(device))),
-        "gpu-ghosts": (0.9, pair(lambda: on_device(device, workers=8), lambda: on_device(device))),
-        "independent-cores": (0.93, pair(lambda: ours(CORES, workers=4), lambda: alone(CORES, 4))),
-    }
-
-
-def main(argv: list[str]) -> int:
-    names = list(rows("", 0, ""))
+def parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """Returns the options, which are checked, and the parser."""
+    names = list(rows("", Limits(), ""))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}; default: all")
     parser.add_argument("--horovod-example", metavar="FILE", help="path of pytorch_imagenet_resnet50.py")
     parser.add_argument(
-        "--rounds", type=int, default=15, help="pairs of measurements in a row, at least 2 (default: 15)"
+        "--within",
+        type=float,
+        default=Limits().within,
+        help="distance from the median ratio to the ends of its interval at which a row ends, as a fraction of the"
+        " ratio (default: %(default)s)",
     )
     parser.add_argument(
-        "--device",
-        choices=("cuda", "cpu"),
-        help="of the rows named gpu-*; on a CPU they are a trial (default: the GPU)",
+        "--seconds", type=float, default=Limits().seconds, help="time limit of a row (default: %(default)s)"
     )
-    parser.add_argument("--json", metavar="OUT", required=True, help="file to write")
+    parser.add_argument("--cores", type=int, metavar="N", help="number of cores to use (default: all)")
+    parser.add_argument(
+        "--anyway", action="store_true", help="measure although other processes use the cores; the result says so"
+    )
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), help="device of the rows named gpu-*; on a CPU they are a trial"
+    )
+    parser.add_argument("--json", metavar="OUT", help="file to write")
+    parser.add_argument("--compare", nargs=2, metavar="FILE", help="only compare two files that --json has written")
     options = parser.parse_args(argv)
-    chosen = options.rows or [
-        name
-        for name in names
-        if (options.horovod_example or not name.startswith("example"))
-        and (options.device or not name.startswith("gpu"))
-    ]
-    if not options.horovod_example and any(name.startswith("example") for name in chosen):
+    available = len(os.sched_getaffinity(0))
+    file = options.horovod_example
+    if not options.json and not options.compare:
+        parser.error("give --json OUT to measure, or --compare FILE FILE")
+    if options.cores is not None and not 1 <= options.cores <= available:
+        parser.error(f"--cores {options.cores}: {available} cores are available, give 1 to {available}")
+    if options.within <= 0 or options.seconds <= 0:
+        parser.error("--within and --seconds must be above 0")
+    if not file and any("example" in name for name in options.rows or ()):
         parser.error(
-            "rows named example-* need --horovod-example FILE, Horovod's examples/pytorch/pytorch_imagenet_resnet50.py"
+            "rows named *example* need --horovod-example FILE, Horovod's examples/pytorch/pytorch_imagenet_resnet50.py"
         )
-    if options.horovod_example and not Path(options.horovod_example).is_file():
-        parser.error(f"--horovod-example {options.horovod_example}: there is no such file")
-    if options.rounds < 2:
-        parser.error(f"--rounds {options.rounds}: give 2 or more")
+    if file and not Path(file).is_file():
+        parser.error(f"--horovod-example {file}: there is no such file")
+    return options, parser
+
+
+def line(name: str, row: Row, found: dict[str, Any]) -> str:
+    """Returns the result of a row for people."""
+    text = f"{name:24} ours {found['ours']:8.1f}  peer {found['peer']:8.1f} {row.unit}  ratio {found['ratio']:.3f}"
+    if row.unit == "MiB":
+        return f"{text}, target at most {row.target}"
+    if found["low"] is None:
+        text += " (too few pairs for an interval)"
+    else:
+        text += f" ({found['low']:.3f} to {found['high']:.3f})"
+    text += f", target {row.target}; processor time {found['cpu_ratio']:.3f}; {len(found['pairs'])} pairs"
+    if not found["settled"]:
+        text += "; the time limit was over before the interval was narrow enough"
+    if found["others"] > MOST_LOAD:
+        text += f"; other processes took {found['others']:.0%} of the cores"
+    return text
+
+
+def main(argv: list[str]) -> int:
+    """Measures or compares as the options say, and returns the exit code."""
+    options, parser = parse(argv)
+    if options.compare:
+        text, agree = table(*(json.loads(Path(file).read_text()) for file in options.compare))
+        print(text)
+        return 0 if agree else 1
+    if options.cores:
+        machine.take_cores(options.cores)
+    load = machine.load_of_others()
+    if load > MOST_LOAD and not options.anyway:
+        parser.error(
+            f"other processes take {load:.0%} of the cores, and at most {MOST_LOAD:.0%} are allowed:"
+            " end them, or give --anyway"
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
-    table = rows(str(Path(options.horovod_example or ".").resolve()), options.rounds, options.device or "cuda")
-    results = {}
-    for name in chosen:
-        target, measure = table[name]
-        found = results[name] = measure() | {"target": target}
-        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
-        print(
-            f"{name:20} ours {found['ours']:9.1f}  peer {found['peer']:9.1f} images/s  ratio {found['ratio']:.3f}"
-            f" ({found['low']:.3f} to {found['high']:.3f}), target {target}",
-            flush=True,
-        )
+    limits = Limits(options.within, options.seconds)
+    available = rows(str(Path(options.horovod_example or ".").resolve()), limits, options.device or "cuda")
+    result: dict[str, Any] = {"machine": machine.describe() | {"others": load, "anyway": options.anyway}, "rows": {}}
+    for name in chosen_rows(options, list(available)):
+        row = available[name]
+        found = result["rows"][name] = row.measure() | {"target": row.target, "unit": row.unit}
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        print(line(name, row, found), flush=True)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Our wait for the sums against Horovod's own: `horovodrun -np 4 .venv/bin/python -m benchmarks.waiting [ROUNDS]`.
+"""Compares two ways to wait for the sums: `horovodrun -np 4 .venv/bin/python -m benchmarks.waiting [PAIRS]`.
 
-The same steps of the same network, in turn with each; the ratio of steps/s is taken within each pair.
+The same steps of the same network are computed in turn with the program's wait and with Horovod's own. Prints the
+median ratio of steps/s in the pairs, and its 95 % interval.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from torch import nn
 from app.base.failure import end
 from app.world import world
 from app.world.compression import Compression
-from benchmarks.groups import summary
+from benchmarks.pairs import median_ratio
 
 LAYERS, WIDTH, IMAGES, STEPS = 8, 256, 64, 30
 
 
 def main(rounds: int) -> None:
+    """Measures this many pairs; every process must call it."""
     here = world.start(device="cpu")
     torch.manual_seed(0)
     network = nn.Sequential(*[nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(LAYERS)])
@@ -41,7 +43,7 @@ def main(rounds: int) -> None:
 
     pairs = [[steps_per_second(wait) for wait in waits] for _ in range(rounds + 1)][1:]  # the first warms up
     if here.rank == 0:
-        print(summary([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
+        print(median_ratio([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
     world.stop()
 
 

@@ -12,8 +12,12 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "benchmarks/peers.py", "--json", str(out), "--rows", "bare-1", "--rounds", "2"]
+    command = [sys.executable, "benchmarks/peers.py", "--json", str(out), "--rows", "bare-1", "--seconds", "4"]
+    command += ["--anyway"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    row = json.loads(out.read_text())["bare-1"]
+    result = json.loads(out.read_text())
+    row = result["rows"]["bare-1"]
     assert row["ours"] > 0 and row["peer"] > 0 and 0.4 < row["ratio"] < 2.5
+    assert row["pairs"] and 0.4 < row["cpu_ratio"] < 2.5 and 0 <= row["others"] <= 1
+    assert result["machine"]["anyway"] and result["machine"]["cores_used"] >= 1

@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scipy.stats import binom
 
-from benchmarks import jpegs, loaders, peers
-from benchmarks.groups import Group, Work, compare, summary
+from benchmarks import agreement, jpegs, loaders, machine, peers
+from benchmarks.groups import Group, Work
+from benchmarks.pairs import LEAST_PAIRS, Limits, Round, compare, median_ratio, settled, summary
+from benchmarks.rows import compare_memory, rows
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; from benchmarks.meter import Meter; m = Meter()\nwhile True: m.tick(); time.sleep({})"
+HUGE = "from benchmarks.meter import Meter; m = Meter(); x = bytearray({} << 20); del x\nwhile True: m.tick()"
 
 
 def sleeper(seconds: float, processes: int = 1) -> Work:
     return Work([[sys.executable, "-c", SLEEPER.format(seconds)]] * processes, processes, 10)
 
 
+def pair(ratio: float) -> tuple[Round, Round]:
+    """A pair of rounds with a ratio of speeds, and with twice this ratio by processor time."""
+    return Round(10 * ratio, 4 * ratio), Round(10, 2)
+
+
 def test_ratio_of_two_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.groups.ROUND_SECONDS", 0.2)
-    found = compare(sleeper(0.02), sleeper(0.04, processes=2), rounds=5)
+    monkeypatch.setattr("benchmarks.pairs.ROUND_SECONDS", 0.1)
+    found = compare(sleeper(0.02), sleeper(0.04, processes=2), Limits(within=10))
     assert 1.5 < found["ratio"] < 2.6 and found["low"] <= found["ratio"] <= found["high"]
     assert 100 < found["ours"] <= 10 / 0.02 and found["peer"] <= 10 / 0.04
+    assert len(found["pairs"]) == LEAST_PAIRS and found["settled"] and 0 <= found["others"] <= 1
+
+
+@pytest.mark.parametrize(("number", "first", "last"), [(6, 1, 6), (8, 1, 8), (11, 2, 10), (25, 8, 18)])
+def test_interval_is_that_of_the_textbook(number: int, first: int, last: int) -> None:
+    """Conover, Practical Nonparametric Statistics: which of the values are the ends of a median's 95 % interval."""
+    found = median_ratio([2.0 * value for value in range(number, 0, -1)], [2.0] * number)
+    assert (found.low, found.high) == (first, last) and found.median == (number + 1) / 2
+    # The median lies outside where fewer than `first` values are on one side of it. One further in is too narrow.
+    assert 2 * binom.cdf(first - 1, number, 0.5) <= 0.05 < 2 * binom.cdf(first, number, 0.5)
+
+
+def test_too_few_pairs_have_no_interval() -> None:
+    found = median_ratio([1.0] * 5, [2.0] * 5)
+    assert found == (0.5, None, None) and not found.is_within(1.0)
+
+
+def test_a_row_ends_where_its_interval_is_narrow_enough() -> None:
+    ratios = [0.96, 0.97, 0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.03, 1.04]  # the interval is 0.97 to 1.03
+    pairs = [pair(ratio) for ratio in ratios]
+    assert settled(pairs, 0.0301) and not settled(pairs, 0.0299)
+    assert not settled(pairs[:-1], 1.0)  # fewer than LEAST_PAIRS
 
 
 def test_summary() -> None:
-    found = summary([2.0, 4.0, 6.0, 8.0, 10.0], [2.0, 2.0, 2.0, 2.0, 2.0])
-    assert (found["ours"], found["peer"], found["ratio"], found["rounds"]) == (6.0, 2.0, 3.0, 5)
-    assert (found["low"], found["high"]) == (1.5, 4.5)
+    found = summary([pair(ratio) for ratio in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)])
+    assert (found["ours"], found["peer"], found["ratio"]) == (40.0, 10, 4.0)
+    assert (found["low"], found["high"]) == (1.0, 7.0)
+    assert (found["cpu_ratio"], found["cpu_low"], found["cpu_high"]) == (8.0, 2.0, 14.0)
+    assert found["pairs"][0] == [10, 10, 4, 2] and not found["settled"]
 
 
 def test_a_side_that_fails_says_why() -> None:
@@ -39,6 +76,31 @@ def test_a_side_that_fails_says_why() -> None:
             group.wait()
     finally:
         group.close()
+
+
+def test_memory_is_the_peak() -> None:
+    low, high = (Work([[sys.executable, "-c", HUGE.format(size)]], 1, 1) for size in (0, 300))
+    found = compare_memory(high, low, steps=1)
+    assert found["ours"] - found["peer"] == pytest.approx(300, abs=30)
+    assert found["ratio"] == found["ours"] / found["peer"]
+
+
+def test_load_is_that_of_other_processes() -> None:
+    """A process that takes half a second of a core is seen, and is not seen where it belongs to the measurement."""
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        start = time.monotonic()
+        loads = machine.Load(), machine.Load(lambda: machine.processor_seconds([child.pid]))
+        assert child.stdout and child.stdin
+        child.stdout.readline()
+        shares = [load.others() for load in loads]
+        seconds = time.monotonic() - start
+        taken = machine.processor_seconds([child.pid])
+        child.stdin.write("\n")
+    assert taken > 0.45  # the kernel counts in steps of 10 ms
+    assert (shares[0] - shares[1]) * seconds * len(loads[0].cores) == pytest.approx(taken, abs=0.25)
 
 
 def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
@@ -51,19 +113,71 @@ def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
 
 def test_rows_are_the_issues() -> None:
     names = "loader bare-1 ddp-2 ddp-cores example-2 example-cores example-small-step example-input independent-cores"
-    assert [name for name in peers.rows("", 2, "cpu") if not name.startswith("gpu-")] == names.split()
+    found = [name for name in rows("", Limits(), "cpu") if not name.startswith(("gpu-", "memory-"))]
+    assert found == names.split()
+
+
+def test_refuses_a_busy_machine(tmp_path: Path) -> None:
+    first = min(os.sched_getaffinity(0))
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        os.sched_setaffinity(busy.pid, {first})
+        out = tmp_path / "out"
+        done = run("--json", str(out), "--cores", "1", "--rows", "bare-1")
+        busy.kill()
+    assert done.returncode == 2 and not out.exists()
+    assert "% of the cores, and at most 5% are allowed: end them, or give --anyway" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--rows", "example-2"], "need --horovod-example"),
+        (["--rows", "memory-example-default"], "need --horovod-example"),
         (["--horovod-example", "/no/such.py"], "no such file"),
-        (["--rounds", "1"], "give 2 or more"),
+        (["--seconds", "0"], "must be above 0"),
+        (["--cores", "100000"], "are available"),
         (["--rows", "speed"], "invalid choice"),
     ],
 )
-def test_refusals(options: list[str], words: str, tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/peers.py", "--json", str(tmp_path / "out"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2 and words in done.stderr and not (tmp_path / "out").exists()
+def test_refusals(options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        peers.main(["--json", str(tmp_path / "out"), *options])
+    assert ended.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """A file of results with a row of speeds and one of memory."""
+    speed = {"unit": "images/s", "ratio": 1.0, "low": 0.98, "high": 1.02, "settled": True}
+    memory = {"unit": "MiB", "ratio": 1.0, "ours": 500.0, "peer": 500.0}
+    found = {"ddp-2": speed | changes, "memory-ddp-default": memory}
+    return {"machine": {"date": "2026-11-25T09:00:00+00:00", "cores_used": 2}, "rows": found}
+
+
+def test_compare_says_which_rows_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / name for name in ("one", "other")]
+    files[0].write_text(json.dumps(result()))
+    files[1].write_text(json.dumps(result(ratio=1.04, low=1.02, high=1.06)))
+    assert peers.main(["--compare", *map(str, files)]) == 0
+    text = capsys.readouterr().out
+    assert "| ddp-2 | 1.00 (0.98 to 1.02) | 1.04 (1.02 to 1.06) | yes |" in text
+    files[1].write_text(json.dumps(result(ratio=1.05, low=1.03, high=1.07)))
+    assert peers.main(["--compare", *map(str, files)]) == 1
+    assert "| 1.05 (1.03 to 1.07) | no |" in capsys.readouterr().out
+
+
+def test_rows_that_cannot_be_compared(tmp_path: Path) -> None:
+    few = result(low=None, high=None, settled=False)
+    text, agree = agreement.table(result(), few)
+    assert not agree and "1.00 (too few pairs) | no |" in text
+    smaller = result()
+    smaller["rows"]["memory-ddp-default"] |= {"ratio": 0.96}
+    del smaller["rows"]["ddp-2"]
+    text, agree = agreement.table(result(), smaller)
+    assert not agree and "Only one file has ddp-2." in text
+    assert "1.00 (0.98 to 1.02, not settled)" in agreement.table(result(settled=False), result())[0]
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "benchmarks/peers.py", *options], capture_output=True, text=True, cwd=ROOT, check=False
+    )

@@ -1,0 +1,192 @@
+"""The rows: the work of both sides of each comparison, and what is measured of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import jpegs
+from benchmarks.groups import ROOT, Group, Work
+from benchmarks.pairs import Limits, compare
+
+PYTHON = sys.executable
+HOROVODRUN = [str(Path(PYTHON).with_name("horovodrun")), "--gloo", "--network-interfaces", "lo", "-np"]
+SIDE, IMAGES = 64, 32  # of ResNet-18's images; of a worker
+BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side and images of the rows named gpu-*
+
+
+class Row(NamedTuple):
+    """A comparison with a peer.
+
+    Attributes:
+        target: The ratio that is wanted: of speeds at least this, of memory at most this.
+        measure: Returns the result.
+        unit: What "ours" and "peer" of the result are.
+    """
+
+    target: float
+    measure: Callable[[], dict[str, Any]]
+    unit: str = "images/s"
+
+
+def ours(
+    processes: int, *, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES, workers: int = 1
+) -> Work:
+    """Returns the `train` command on synthetic images of a side, or on a data set or folder.
+
+    images: n, the images of a worker. workers: the workers of each process.
+    """
+    options = ["--per-worker", images, "--minibatch", images * workers * processes]
+    options += ["--output", tempfile.mkdtemp() + "/run"]
+    options += ["--data", "synthetic", "--image-size", data, "--resize", data] if data.isdigit() else ["--data", data]
+    options += ["--synthetic-images", 10**6, "--loader-processes", 0, "--device", "cpu", "--screen", "quiet"]
+    options += ["--model", network] if network.startswith("resnet") else []
+    command = [PYTHON, "-m", "benchmarks.ours", network, *map(str, options)]
+    if processes > 1:
+        command = [*HOROVODRUN, str(processes), *command]
+    return Work([command], processes, images * workers * processes)
+
+
+def on_device(device: str, workers: int = 1) -> Work:
+    """Returns `train` in bf16 and channels_last with one pass a step, which holds this many workers.
+
+    On a CPU the sizes are small, to try the row out.
+    """
+    model, side, images = BIG if device == "cuda" else SMALL
+    command = [PYTHON, "-m", "benchmarks.ours", model, "--device", device, "--precision", "bf16", "--channels-last"]
+    command += ["--per-worker", str(images // workers), "--minibatch", str(images), "--ghost", str(workers)]
+    command += ["--data", "synthetic", "--model", model, "--image-size", str(side), "--resize", str(side)]
+    command += ["--synthetic-images", "1000000", "--screen", "quiet", "--output", tempfile.mkdtemp() + "/run"]
+    return Work([command], 1, images, device)
+
+
+def bare_on(device: str) -> Work:
+    """Returns a bare loop of the same work, whose batch is on the device."""
+    model, side, images = BIG if device == "cuda" else SMALL
+    return Work([[PYTHON, "-m", "benchmarks.plain", model, str(side), str(images), device, "half"]], 1, images, device)
+
+
+def alone(processes: int, workers: int) -> Work:
+    """Returns this many runs of one process each, which do not communicate."""
+    commands = [ours(1, workers=workers).commands[0] for _ in range(processes)]
+    return Work(commands, processes, IMAGES * workers * processes)
+
+
+def bare() -> Work:
+    """Returns a bare loop of one process."""
+    return Work([[PYTHON, "-m", "benchmarks.plain", "resnet18", str(SIDE), str(IMAGES)]], 1, IMAGES)
+
+
+def ddp(processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
+    """Returns the same loop with torch's DistributedDataParallel."""
+    torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*torchrun, "-m", "benchmarks.plain", network, data, str(images)]
+    return Work([command], processes, images * processes)
+
+
+def example(file: str, processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
+    """Returns Horovod's own example."""
+    command = [*HOROVODRUN, str(processes), PYTHON, "-m", "benchmarks.example", file, network, data, str(images)]
+    return Work([command], processes, images * processes)
+
+
+def stock_pillow(work: Work, folder: str) -> Work:
+    """Returns the work with the Pillow that `pip install torchvision` brings, which is installed in `folder`."""
+    stock = Path(folder) / "stock-pillow"
+    (version,) = re.findall(r"^pillow==\S+", (ROOT / "requirements-source.txt").read_text(), re.MULTILINE)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
+    return Work(
+        [["env", f"PYTHONPATH={stock}:{ROOT}", *command] for command in work.commands], work.processes, work.images
+    )
+
+
+def peak_memory(work: Work, steps: int) -> float:
+    """Returns the largest resident memory of a process, in MiB, from its start to the end of some steps."""
+    group = Group(work)
+    try:
+        group.wait()
+        group.run(steps)
+        return group.peak_memory()
+    finally:
+        group.close()
+
+
+def compare_memory(measured: Work, peer: Work, steps: int) -> dict[str, Any]:
+    """Returns the peak memory of both sides and their ratio."""
+    found = {"ours": peak_memory(measured, steps), "peer": peak_memory(peer, steps)}
+    return found | {"ratio": found["ours"] / found["peer"]}
+
+
+def loader(limits: Limits) -> dict[str, Any]:
+    """Measures two loader processes against torchvision's."""
+    from benchmarks import loaders
+
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs.write_folder(Path(folder), repeats=50)
+        measured, peer = (
+            Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH) for side in ("ours", "peer")
+        )
+        return compare(measured, stock_pillow(peer, folder), limits) | {"mad": loaders.difference(folder)}
+
+
+def decoding(file: str, limits: Limits) -> dict[str, Any]:
+    """Measures training on JPEGs with a network that takes no time, against Horovod's example."""
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs.write_folder(Path(folder), repeats=30)
+        peer = stock_pillow(example(file, 2, network="trivial", data=folder), folder)
+        return compare(ours(2, network="trivial", data=folder), peer, limits)
+
+
+def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
+    """Returns all rows by name.
+
+    Args:
+        file: Horovod's example.
+        limits: When a row of speeds ends.
+        device: The device of the rows named gpu-*.
+    """
+    cores = len(os.sched_getaffinity(0))
+
+    def pair(a: Callable[[], Work], b: Callable[[], Work]) -> Callable[[], dict[str, Any]]:
+        return lambda: compare(a(), b(), limits)
+
+    def memory(steps: int, a: Callable[[], Work], b: Callable[[], Work]) -> Row:
+        return Row(1.0, lambda: compare_memory(a(), b(), steps), "MiB")
+
+    def default_job() -> Work:  # the workers that a process computes in one pass are one batch of the peers
+        return ours(2, network="resnet8", data="digits", images=16, workers=4)
+
+    def small_job() -> Work:
+        return ours(2, network="tiny", data="8", images=8)
+
+    def resnet50() -> Work:
+        return ours(2, network="resnet50", data="224")
+
+    return {
+        "loader": Row(2.3, lambda: loader(limits)),
+        "bare-1": Row(0.98, pair(lambda: ours(1), bare)),
+        "ddp-2": Row(1.0, pair(lambda: ours(2), lambda: ddp(2))),
+        "ddp-cores": Row(1.0, pair(lambda: ours(cores), lambda: ddp(cores))),
+        "example-2": Row(1.1, pair(lambda: ours(2), lambda: example(file, 2))),
+        "example-cores": Row(1.4, pair(lambda: ours(cores), lambda: example(file, cores))),
+        "example-small-step": Row(
+            2.0 if cores < 4 else 2.5, pair(small_job, lambda: example(file, 2, "tiny", data="8", images=8))
+        ),
+        "example-input": Row(1.8, lambda: decoding(file, limits)),
+        "gpu-bare": Row(0.97, pair(lambda: on_device(device), lambda: bare_on(device))),
+        "gpu-ghosts": Row(0.95, pair(lambda: on_device(device, workers=8), lambda: on_device(device))),
+        "independent-cores": Row(0.95, pair(lambda: ours(cores, workers=4), lambda: alone(cores, 4))),
+        # Two epochs of the default job, so that its evaluation and its checkpoints are part of it.
+        "memory-ddp-default": memory(25, default_job, lambda: ddp(2, "resnet8", "8", 64)),
+        "memory-ddp-resnet18": memory(6, lambda: ours(2), lambda: ddp(2)),
+        "memory-ddp-resnet50": memory(4, resnet50, lambda: ddp(2, "resnet50", "224")),
+        "memory-example-default": memory(25, default_job, lambda: example(file, 2, "resnet8", "8", 64)),
+        "memory-example-resnet18": memory(6, lambda: ours(2), lambda: example(file, 2)),
+        "memory-example-resnet50": memory(4, resnet50, lambda: example(file, 2, "resnet50", "224")),
+    }
