@@ -13,9 +13,9 @@ from torchvision import datasets, transforms
 from torchvision.transforms.functional import resized_crop
 
 from app.data.images import read_image
-from app.data.index import read_index
 from app.data.loader import Loader
 from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
+from app.storage.index import read_index
 from benchmarks.meter import Meter
 
 BATCH, PROCESSES, SIDE = 64, 2, 224
@@ -27,12 +27,12 @@ def difference(folder: str) -> float:
     files = read_index(folder).train
     differences = []
     for index in generator.integers(0, len(files), 50).tolist():
-        image = Image.open(files.path(index)).convert("RGB")
+        image = Image.open(files.place(index)).convert("RGB")
         width, height = (int(generator.integers(side // 4, side)) for side in image.size)
         left, top = generator.integers(0, image.width - width), generator.integers(0, image.height - height)
         theirs = np.asarray(resized_crop(image, int(top), int(left), height, width, [SIDE, SIDE]), np.float32)
         box = (float(left), float(top), float(left + width), float(top + height))
-        found = read_image(files.path(index), lambda w, h, box=box: box, SIDE).astype(np.float32)
+        found = read_image(files.place(index), lambda w, h, box=box: box, SIDE).astype(np.float32)
         differences.append((np.abs(found - theirs) / 255 / np.array(IMAGENET_STD)).mean())
     return float(np.mean(differences))
 

@@ -20,7 +20,9 @@ class Progress:
         self.what, self.total, self.done, self.start = what, total, done, done
         self.bar = None
         if sys.stderr.isatty():
-            self.bar = tqdm(desc=what, total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True)
+            self.bar = tqdm(
+                desc=what, total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, delay=1
+            )
         self.started = self.last_line = time.monotonic()
 
     def add(self, images: int) -> None:

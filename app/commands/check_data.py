@@ -17,7 +17,7 @@ EXAMPLE = "./run.sh check-data /imagenet --skip-list skip.txt && ./run.sh train 
 
 def make_parser() -> Parser:
     parser = Parser(prog="./run.sh check-data", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
-    parser.add_argument("folder", metavar="DIR", help="folder with train/ and val/")
+    parser.add_argument("folder", metavar="DIR", help="folder with train/ and val/, or with archives")
     group = parser.add_argument_group("report")
     group.add_argument("--json", action="store_true", help="print all findings as JSON instead of text")
     group.add_argument(
@@ -44,11 +44,11 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError, and NotTrainable after the report if a training run would stop."""
     values = parse(argv)
 
-    from app.data.index import read_index
     from app.data.skip_list import write_skip_list
     from app.prepare.findings import describe, to_json
     from app.prepare.inspection import inspect
     from app.prepare.parallel import cores, stoppable
+    from app.storage.index import read_index
 
     if values.skip_list:
         write_skip_list(values.skip_list, None)  # a wrong path is found now, before a check that may take hours

@@ -52,22 +52,41 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 def read_image(
     path: str, choose_box: Callable[[int, int], Box], size: int, mirrored: bool = False
 ) -> NDArray[np.uint8]:
-    """The box that `choose_box(width, height)` gives, resized: uint8 [size, size, 3], RGB.
+    """Return a box of an image file, as `decode_image` does. Raises CorruptImage, which names the path."""
+    return decode_image(Path(path).read_bytes, path, choose_box, size, mirrored)
+
+
+def decode_image(
+    read: Callable[[], bytes],
+    name: str,
+    choose_box: Callable[[int, int], Box],
+    size: int,
+    mirrored: bool = False,
+) -> NDArray[np.uint8]:
+    """Return a box of an image, resized: uint8 [size, size, 3], RGB.
 
     Grey, palette, CMYK and 16-bit images become RGB, transparency is dropped and EXIF orientation ignored, as
-    torchvision's loader does. Raises CorruptImage, which names the path, for what cannot be decoded to its
-    end.
+    torchvision's loader does.
+
+    Args:
+        read: Returns the contents of the image file, or raises OSError.
+        name: Where the image lies, for messages.
+        choose_box: Returns the box for the image's width and height.
+        size: Side of the result in pixels.
+        mirrored: Whether left and right are exchanged.
+
+    Raises CorruptImage, which names the image, for what cannot be read or decoded to its end.
     """
     try:
-        image, box = _decode(Path(path).read_bytes(), choose_box, size)
+        image, box = _decode(read(), choose_box, size)
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized)
     except FileNotFoundError:
-        raise CorruptImage(f"there is no image {path}: put it back, or start again without it") from None
+        raise CorruptImage(f"there is no image {name}: put it back, or start again without it") from None
     except DECODER_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(reason.split())
-        raise CorruptImage(f"cannot decode the image {path}: {reason}; replace or remove it") from error
+        raise CorruptImage(f"cannot decode the image {name}: {reason}; replace or remove it") from error
 
 
 def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Makes sources of what the entries of the registry hold: arrays, published files, noise, or a folder of images."""
+"""Makes sources: of arrays, published files, noise, and of a folder of images or archives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from app.base.errors import UserError
 from app.data.digits import Images
-from app.data.index import Index, read_index
 from app.data.published import average_blocks, mean_and_std, read_published
 from app.data.published_sets import PublishedSet
 from app.data.skip_list import leave_out
@@ -24,7 +23,9 @@ from app.data.sources import (
     default_resize,
     nearest_name,
 )
-from app.data.splits import ArraySplit, FolderSplit, ShiftedSplit, SyntheticSplit
+from app.data.splits import ArraySplit, ShiftedSplit, StoredSplit, SyntheticSplit
+from app.storage.index import read_index
+from app.storage.listing import Index
 
 
 def open_arrays(
@@ -105,7 +106,7 @@ def open_synthetic(options: DataOptions, size: DataSize) -> Source:
 
 
 def read_folder(options: DataOptions) -> tuple[Index, int]:
-    """Return the list of a folder's images, less those of the skip list, and how many these are.
+    """Return the list of the images in a folder or its archives, less those of the skip list, and how many these are.
 
     Raises UserError for a folder that cannot be listed, which names the data set that may have been meant, and for a
     skip list that does not fit it.
@@ -119,7 +120,7 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
 
 
 def open_folder(options: DataOptions) -> Source:
-    """Return the source of a folder in ImageFolder layout. Raises UserError."""
+    """Return the source of a folder of images or archives. Raises UserError."""
     size = options.image_size or IMAGE_SIZE
     resize = options.resize or default_resize(size)
     if resize < size:
@@ -128,7 +129,7 @@ def open_folder(options: DataOptions) -> Source:
     warnings = [*_left_out_warning(index), *_resize_warning(size, resize)]
     channels = options.channels
     train, validation = (
-        FolderSplit(files, size, resize, AUGMENTATIONS[name], options.seed, channels)
+        StoredSplit(files, size, resize, AUGMENTATIONS[name], options.seed, channels)
         for files, name in ((index.train, options.augmentation), (index.validation, "none"))
     )
     mean: tuple[float, ...] = IMAGENET_MEAN

@@ -12,7 +12,7 @@ import numpy as np
 
 from app.base.errors import UserError
 from app.base.text import some
-from app.data.index import Files, Index
+from app.storage.listing import Index
 
 HEADER = "# Images that --skip-list leaves out, relative to the folder of the data."
 
@@ -57,9 +57,7 @@ def leave_out(index: Index, path: str) -> tuple[Index, int]:
         known = {split + b"/" + name for split, files in splits.items() for name in files.names.tolist()}
         missing = some([os.fsdecode(name) for name in sorted(skipped - known)])
         raise UserError(f"--skip-list {path} names images that are not there, {missing}: run check-data again")
-    train, validation = (
-        Files(files.folder, files.names[kept[split]], files.labels[kept[split]]) for split, files in splits.items()
-    )
+    train, validation = (files.take(kept[split]) for split, files in splits.items())
     empty = sorted(set(range(len(index.classes))) - set(train.labels.tolist()))
     if empty or not len(validation):
         what = some([index.classes[label] for label in empty]) if empty else "the validation"

@@ -190,7 +190,8 @@ SOURCES: dict[str, DataSet] = {
 
 def data_help() -> str:
     """Return the help text of an option that takes a data set."""
-    return f"{', '.join(SOURCES)}, or a folder with train/ and val/ (its default recipe: ResNet-50, 90 epochs)"
+    folder = "a folder with train/ and val/ or with archives (its default recipe: ResNet-50, 90 epochs)"
+    return f"{', '.join(SOURCES)}, or {folder}"
 
 
 def fixed_size(data: str) -> DataSize | None:

@@ -6,6 +6,7 @@ The augmentation of an image is a function of the seed, the epoch and the index.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.data.draws import bits, uniform
-from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image, to_grey
-from app.data.index import Files
+from app.data.images import CROP_DRAWS, Box, central_crop, decode_image, random_crop, to_grey
 from app.data.order import Item
 from app.data.sources import Augmentation
+from app.storage.files import Files
 
 MOVE_DRAWS = 3  # for each image: down, to the right, mirrored
 
@@ -114,13 +115,13 @@ class SyntheticSplit(Split):
         return images
 
 
-class FolderSplit(Split):
-    """Images that are decoded from files each time they are used.
+class StoredSplit(Split):
+    """Images that are read from files or archives and decoded each time they are used.
 
     augmentation: how they are changed at random. Where it does not crop, the central crop is taken. channels: 3, or 1
     for grey.
 
-    Raises CorruptImage, which names the file.
+    Raises CorruptImage, which names the image.
     """
 
     in_memory = False
@@ -148,7 +149,8 @@ class FolderSplit(Split):
         return images
 
     def _read(self, index: int, choose_box: Callable[[int, int], Box], mirrored: bool = False) -> NDArray[np.uint8]:
-        pixels = read_image(self.files.path(index), choose_box, self.size, mirrored)
+        read = partial(self.files.read, index)
+        pixels = decode_image(read, self.files.place(index), choose_box, self.size, mirrored)
         return to_grey(pixels) if self.channels == 1 else pixels
 
     def _moved(

@@ -19,13 +19,14 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.progress import Progress
 from app.base.text import some, volume
-from app.data.index import Listing, list_split, printable
-from app.prepare.archives import AGAIN, DEVKIT, TRAIN, VALIDATION, list_members
-from app.prepare.devkit import Devkit, read_devkit
 from app.prepare.findings import IMAGENET
 from app.prepare.journal import Journal
 from app.prepare.parallel import in_parallel
 from app.prepare.unpack import Part, Shrink, Writing, write_part
+from app.storage.devkit import Devkit
+from app.storage.folder import list_split
+from app.storage.listing import Listing, printable
+from app.storage.official import OfficialArchives, open_official
 
 JOURNAL, CLASS_NAMES = ".prepare-imagenet.jsonl", "classes.json"
 PART = 500
@@ -40,9 +41,9 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
     damaged or of another structure than the official one, a count that the devkit does not confirm, too little disk,
     an output folder with other content.
     """
-    devkit = read_devkit(_archive(archives, DEVKIT))
-    parts = _training_parts(_archive(archives, TRAIN), devkit)
-    parts += _validation_parts(_archive(archives, VALIDATION), devkit)
+    official = open_official(archives)
+    devkit = official.devkit
+    parts = _training_parts(official) + _validation_parts(official)
     settings = {"size": sum(part.size for part in parts), "shrink": shrink and [shrink.side, shrink.quality]}
     try:
         with _locked(Path(output)), _open_journal(Path(output), settings) as journal:
@@ -62,35 +63,20 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
     return f"{output}: {text.format(**counts)}, {all_of_it}"
 
 
-def _archive(folder: str, name: str) -> str:
-    path = Path(folder) / name
-    if not path.is_file():
-        raise UserError(f"there is no {path}: put ImageNet's {TRAIN}, {VALIDATION} and {DEVKIT} into one folder")
-    return str(path)
-
-
-def _training_parts(archive: str, devkit: Devkit) -> list[Part]:
-    tars = {member.name.removesuffix(".tar"): member for member in list_members(archive, r"n\d{8}\.tar")}
-    expected = {synset.wnid for synset in devkit.synsets}
-    if missing := sorted(expected - set(tars)):
-        raise UserError(f"{archive} lacks {len(missing)} of {len(expected)} classes, {some(missing)}: {AGAIN}")
-    if added := sorted(set(tars) - expected):
-        raise UserError(f"{archive} holds classes that {DEVKIT} does not know, {some(added)}: use archives of one year")
+def _training_parts(official: OfficialArchives) -> list[Part]:
     return [
-        Part("train/" + synset.wnid, archive, synset.images, tars[synset.wnid].size, synset=tars[synset.wnid])
-        for synset in devkit.synsets
+        Part("train/" + synset.wnid, official.train, synset.images, class_tar.size, class_tar=class_tar)
+        for synset in official.devkit.synsets
+        for class_tar in [official.class_tars[synset.wnid]]
     ]
 
 
-def _validation_parts(archive: str, devkit: Devkit) -> list[Part]:
-    members = sorted(list_members(archive, r"ILSVRC2012_val_\d{8}\.JPEG"))
-    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, len(devkit.ground_truth) + 1)]
-    if [member.name for member in members] != names:
-        raise UserError(f"{archive} holds {len(members):,} images, and {DEVKIT} labels {len(names):,} others: {AGAIN}")
-    files = [(member, "val/" + synset.wnid) for member, synset in zip(members, devkit.ground_truth, strict=True)]
+def _validation_parts(official: OfficialArchives) -> list[Part]:
+    labelled = zip(official.validation_images, official.devkit.ground_truth, strict=True)
+    files = [(member, "val/" + synset.wnid) for member, synset in labelled]
     pieces = [tuple(files[first : first + PART]) for first in range(0, len(files), PART)]
     return [
-        Part(f"val/{number}", archive, len(piece), sum(member.size for member, _ in piece), files=piece)
+        Part(f"val/{number}", official.validation, len(piece), sum(member.size for member, _ in piece), files=piece)
         for number, piece in enumerate(pieces)
     ]
 

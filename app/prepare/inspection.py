@@ -1,4 +1,4 @@
-"""Every image of a folder decoded once: what a training run would stop on, and what is worth knowing.
+"""Every image of a data set decoded once: what a training run would stop on, and what is worth knowing.
 
 The images are taken in chunks. What was found of a chunk is noted in the user's cache directory beside a key of its
 names, sizes and times, so an interrupted pass goes on, and a repeated one decodes only what changed.
@@ -16,15 +16,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from app.base.errors import UserError
 from app.base.progress import Progress
 from app.data.images import open_image
-from app.data.index import ENDINGS, Listing, cache_path, list_split
 from app.prepare.findings import IMAGENET, KINDS, SMALLEST_SIDE, DataFinding, Report
 from app.prepare.journal import Journal
 from app.prepare.parallel import in_parallel
+from app.storage.cache import cache_path
+from app.storage.files import Files, FolderFiles
+from app.storage.folder import list_split
+from app.storage.index import layout_of, make_list
+from app.storage.listing import ENDINGS, Listing
 
 SPLITS = ("train", "val")
 CHUNK = 256
@@ -32,25 +37,26 @@ FORMAT = 1  # of the journal; to be raised with each change of what is looked fo
 
 
 class Chunk(NamedTuple):
-    """Images of one split, `first` being their place in it; `known` the key under which they were seen before."""
+    """Images of one split. first: their place in it; known: the key under which they were inspected before."""
 
-    root: str
+    files: Files
     split: str
     first: int
-    names: tuple[bytes, ...]
     known: str | None
 
 
 def inspect(folder: str, processes: int) -> Report:
-    """Looks at every image. Raises UserError for a folder that is missing or cannot be listed."""
+    """Look at every image of a folder or of the archives in it.
+
+    Raises UserError for a folder that is missing or cannot be listed, and for archives that training refuses.
+    """
     root = str(Path(folder).absolute())
     if not Path(root).is_dir():
         raise UserError(f"no such data folder: {root}")
-    listing = Listing()
-    classes = {split: list_split(root, split, listing) for split in SPLITS if Path(root, split).is_dir()}
+    classes, files, listing = _list_folder(root) if layout_of(root) == "folder" else _list_archives(root)
     findings = [*_look_at_layout(classes), *_look_at_listing(root, listing)]
-    names = {split: tuple(name for images in classes[split].values() for name in images) for split in classes}
-    records = _inspect_images(root, names, processes)
+    names = {split: tuple(each.names.tolist()) for split, each in files.items()}
+    records = _inspect_images(root, files, processes)
     for record in records:
         for place, kind, detail in record["findings"]:
             name = names[record["split"]][record["first"] + place]
@@ -58,6 +64,30 @@ def inspect(folder: str, processes: int) -> Report:
     findings += _find_duplicates(records, names)
     images = {split: len(names.get(split, ())) for split in SPLITS}
     return Report(root, images, len(classes.get("train", {})), tuple(findings))
+
+
+Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]  # images of each class, files of each split
+
+
+def _list_folder(root: str) -> Listed:
+    """List a folder that may lack anything: one report tells all of it."""
+    listing, classes, files = Listing(), {}, dict[str, Files]()
+    for split in SPLITS:
+        if Path(root, split).is_dir():
+            images = list_split(root, split, listing)
+            classes[split] = {name: len(each) for name, each in images.items()}
+            names = np.array([name for each in images.values() for name in each], np.bytes_)
+            files[split] = FolderFiles(names, np.zeros(len(names), np.int64), str(Path(root, split)))
+    return classes, files, listing
+
+
+def _list_archives(root: str) -> Listed:
+    """List archives, which are refused as a whole where training refuses them. Raises UserError."""
+    index, listing = make_list(root)
+    files = {"train": index.train, "val": index.validation}
+    names = [os.fsencode(name) for name in index.classes]
+    counts = {split: np.bincount(each.labels, minlength=len(names)).tolist() for split, each in files.items()}
+    return {split: dict(zip(names, counts[split], strict=True)) for split in SPLITS}, files, listing
 
 
 def _path(split: str, name: bytes) -> str:
@@ -74,7 +104,7 @@ def _look_at_listing(root: str, listing: Listing) -> Iterator[DataFinding]:
         yield DataFinding("left-out", os.path.relpath(os.fsdecode(path), root), detail)
 
 
-def _look_at_layout(classes: dict[str, dict[bytes, list[bytes]]]) -> Iterator[DataFinding]:
+def _look_at_layout(classes: dict[str, dict[bytes, int]]) -> Iterator[DataFinding]:
     for split in SPLITS:
         images = classes.get(split)
         if images is None:
@@ -95,35 +125,35 @@ def _look_at_layout(classes: dict[str, dict[bytes, list[bytes]]]) -> Iterator[Da
             yield from _compare_with_imagenet(classes)
 
 
-def _compare_with_imagenet(classes: dict[str, dict[bytes, list[bytes]]]) -> Iterator[DataFinding]:
+def _compare_with_imagenet(classes: dict[str, dict[bytes, int]]) -> Iterator[DataFinding]:
     counts = {"classes": len(classes["train"])}
-    counts |= {split: sum(len(images) for images in classes[split].values()) for split in SPLITS}
+    counts |= {split: sum(classes[split].values()) for split in SPLITS}
     for what, count in counts.items():
         if count != IMAGENET[what]:
             path, unit = ("train", "classes") if what == "classes" else (what, "images")
             yield DataFinding("counts", path, f"{count:,} {unit}, ImageNet has {IMAGENET[what]:,}")
 
 
-def _inspect_images(root: str, names: dict[str, tuple[bytes, ...]], processes: int) -> list[dict[str, Any]]:
-    """The records of all chunks, in order; from the journal where they are known."""
+def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[dict[str, Any]]:
+    """Return the records of all chunks, in order; from the journal where they are known."""
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = _open_journal(root, elsewhere)
         known = {(r["split"], r["first"]): r for r in journal.records if _is_record(r)}
         chunks = [
-            Chunk(root, split, first, names[split][first : first + CHUNK], known.get((split, first), {}).get("key"))
-            for split in names
-            for first in range(0, len(names[split]), CHUNK)
+            Chunk(each.take(slice(first, first + CHUNK)), split, first, known.get((split, first), {}).get("key"))
+            for split, each in files.items()
+            for first in range(0, len(each), CHUNK)
         ]
         records = {chunk[1:3]: known[chunk[1:3]] for chunk in chunks if chunk.known}
         journal.rewrite(list(records.values()))
         results = in_parallel(inspect_chunk, chunks, processes)
-        total = sum(map(len, names.values()))
+        total = sum(map(len, files.values()))
         with closing(journal), closing(results), Progress("check-data", total, 0) as progress:
             for chunk, record in results:
                 if record is not None:
                     records[chunk[1:3]] = record
                     journal.append(record)
-                progress.add(len(chunk.names))
+                progress.add(len(chunk.files))
     return [records[chunk[1:3]] for chunk in chunks]
 
 
@@ -158,11 +188,12 @@ def _open_journal(root: str, elsewhere: str) -> Journal:
 
 def inspect_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, Any] | None]:
     """The chunk's record, its hashes and [place, kind, detail] of its findings; None where the known one holds."""
-    paths = [str(Path(chunk.root, chunk.split, os.fsdecode(name))) for name in chunk.names]
-    key = _digest(repr((chunk.names, [_state(path) for path in paths])).encode())
+    places = range(len(chunk.files))
+    names = tuple(chunk.files.names.tolist())
+    key = _digest(repr((names, [_state(chunk.files, place) for place in places])).encode())
     if key == chunk.known:
         return chunk, None
-    seen = [inspect_image(path) for path in paths]
+    seen = [inspect_image(chunk.files, place) for place in places]
     findings = [[place, *finding] for place, (_, found) in enumerate(seen) for finding in found]
     record = {"format": FORMAT, "split": chunk.split, "first": chunk.first, "key": key}
     return chunk, record | {"hashes": [digest for digest, _ in seen], "findings": findings}
@@ -172,21 +203,24 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _state(path: str) -> tuple[int, int]:
+def _state(files: Files, place: int) -> tuple[int, int]:
     try:
-        status = Path(path).stat()
+        return files.state(place)
     except OSError:
         return (-1, -1)
-    return (status.st_size, status.st_mtime_ns)
 
 
-def inspect_image(path: str) -> tuple[str, list[tuple[str, str]]]:
-    """The hash of the contents ("" where training cannot read them) and (kind, detail) of what is odd about them."""
+def inspect_image(files: Files, place: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return the hash of an image's contents and what is odd about them, as (kind, detail).
+
+    The hash is "" where training cannot read them.
+    """
+    path = Path(files.place(place))
     try:
-        content = Path(path).read_bytes()
+        content = files.read(place)
     except OSError as error:
-        nowhere = Path(path).is_symlink() and not Path(path).exists()
-        return "", [("unreadable", "a link that leads nowhere" if nowhere else error.strerror or type(error).__name__)]
+        nowhere = path.is_symlink() and not path.exists()
+        return "", [("unreadable", "a link that leads nowhere" if nowhere else error.strerror or str(error))]
     if not content:
         return "", [("unreadable", "an empty file")]
     try:
@@ -200,13 +234,13 @@ def inspect_image(path: str) -> tuple[str, list[tuple[str, str]]]:
             image.convert("RGB")
         except Exception as error:
             return "", [("truncated", str(error) or type(error).__name__)]
-        return _digest(content), list(_look_at(image, path))
+        return _digest(content), list(_look_at(image, path.suffix))
 
 
-def _look_at(image: Image.Image, path: str) -> Iterator[tuple[str, str]]:
+def _look_at(image: Image.Image, suffix: str) -> Iterator[tuple[str, str]]:
     if image.mode != "RGB":
         yield "not-rgb", image.mode
-    if (image.format == "PNG") != path.lower().endswith(".png"):
+    if (image.format == "PNG") != (suffix.lower() == ".png"):
         yield "wrong-name", f"it is a {image.format}"
     if min(image.size) < SMALLEST_SIDE:
         yield "small", "{} x {}".format(*image.size)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.base.errors import CorruptImage, UserError
+from app.base.errors import CorruptImage
 from app.data.images import open_image
-from app.prepare.archives import AGAIN, DEVKIT, Member, list_members
+from app.storage.archives import AGAIN, Member
+from app.storage.official import images_of_class
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,16 @@ class Shrink:
 
 @dataclass(frozen=True)
 class Part:
-    """Images written together: the class whose tar is the member `synset`, or `files` with their folders.
+    """Images that are written together: those of a class, or `files` with their folders.
 
-    size: their bytes in the archive, about.
+    size: their bytes in the archive, approximately. class_tar: the tar of the class, a member of the archive.
     """
 
     name: str
     archive: str
     images: int
     size: int
-    synset: Member | None = None
+    class_tar: Member | None = None
     files: tuple[tuple[Member, str], ...] = ()
 
 
@@ -76,14 +77,10 @@ def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
 
 
 def _files_of(part: Part) -> list[tuple[Member, str]]:
-    """The images of a class and their folder."""
-    assert part.synset is not None
-    wnid = part.synset.name.removesuffix(".tar")
-    members = list_members(part.archive, wnid + r"_\d+\.JPEG", part.synset)
-    if len(members) != part.images:
-        what = f"{part.archive}: {part.synset.name}"
-        raise UserError(f"{what} holds {len(members):,} images, and {DEVKIT} tells of {part.images:,}: {AGAIN}")
-    return [(member, f"train/{wnid}") for member in members]
+    """Return the images of a class, each with its folder."""
+    assert part.class_tar is not None
+    members = images_of_class(part.archive, part.class_tar, part.images)
+    return [(member, part.name) for member in members]
 
 
 def _shrink(content: bytes, shrink: Shrink, what: str) -> bytes:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from app.base.files import write_text
 from app.base.phase import phase
-from app.data.index import cache_path
 from app.data.sources import AUGMENTATIONS, Source
-from app.data.splits import FolderSplit
+from app.data.splits import StoredSplit
+from app.storage.cache import cache_path
 from app.world.agreement import on_root, together
 from app.world.world import World, sum_over_processes
 
@@ -42,7 +42,7 @@ def moments_of(source: Source, world: World) -> Moments:
         CorruptImage: on every process, where one of these images cannot be decoded.
     """
     split = source.train
-    assert isinstance(split, FolderSplit)
+    assert isinstance(split, StoredSplit)
     name = f"{source.fingerprint}-{split.size}-{split.resize}-{split.channels}.json"
     cached = cache_path(source.name, name)
     known = on_root(lambda: read(cached, split.channels))
@@ -54,9 +54,9 @@ def moments_of(source: Source, world: World) -> Moments:
     return moments
 
 
-def count_values(split: FolderSplit, rank: int, size: int) -> NDArray[np.int64]:
+def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
     """Return how often each value occurs in this process's share of the images, [channels, 256]."""
-    plain = FolderSplit(split.files, split.size, split.resize, AUGMENTATIONS["none"], 0, split.channels)
+    plain = StoredSplit(split.files, split.size, split.resize, AUGMENTATIONS["none"], 0, split.channels)
     indices = np.arange(0, len(split), math.ceil(len(split) / MOST))[rank::size]
     counts = np.zeros((split.channels, 256), np.int64)
     for start in range(0, len(indices), BATCH):

@@ -16,8 +16,8 @@ from imagenet_archives import picture
 from in_process import failure_of, run_command, succeed
 
 from app.base.errors import UserError
-from app.data.index import read_index
 from app.data.sources import Source, open_source
+from app.storage.index import read_index
 
 ROOT = Path(__file__).parents[2]
 

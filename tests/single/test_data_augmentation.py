@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.base.errors import UserError
 from app.data.sources import IMAGENET_MEAN, Source, open_source
-from app.data.splits import ArraySplit, FolderSplit, Split
+from app.data.splits import ArraySplit, Split, StoredSplit
 from app.trained.trained import load
 from app.training.normalisation import count_values, moments_of_counts
 from tests.integration.in_process import failure_of, succeed
@@ -95,7 +95,7 @@ def test_grey_is_pillows(folder: Path) -> None:
 def test_the_moments_are_numpys_however_they_are_divided(folder: Path) -> None:
     images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("train/*/*.png"))]) / 255
     split = opened(folder).train
-    assert isinstance(split, FolderSplit)
+    assert isinstance(split, StoredSplit)
     whole = count_values(split, 0, 1)
     assert np.array_equal(sum(count_values(split, rank, 3) for rank in range(3)), whole)
     mean, std = moments_of_counts(whole.tolist())

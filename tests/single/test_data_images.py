@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import random
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from app.base.errors import CorruptImage
 from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, Box, central_crop, random_crop, read_image
 from app.prepare.inspection import inspect_image
+from app.storage.files import FolderFiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -272,7 +274,8 @@ def test_the_reason_is_named_alike_by_training_and_check_data(data: bytes, reaso
     with pytest.raises(CorruptImage) as caught:
         read_image(str(path), whole, 32)
     assert reason in str(caught.value)
-    digest, [(kind, detail)] = inspect_image(str(path))
+    files = FolderFiles(np.array([os.fsencode(path.name)]), np.zeros(1, np.int64), str(path.parent))
+    digest, [(kind, detail)] = inspect_image(files, 0)
     assert not digest and kind == "unreadable" and reason in detail
 
 

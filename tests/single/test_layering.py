@@ -11,6 +11,7 @@ APP = Path(__file__).parents[2] / "app"
 # A folder may import those in the lines before its own. Folders of one line do not know one another.
 ORDER = [
     {"base"},
+    {"storage"},
     {"data"},
     {"recipe"},
     {"forecast"},

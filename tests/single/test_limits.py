@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from app.base.errors import UserError
-from app.prepare.archives import list_members
-from app.prepare.devkit import read_devkit
 from app.prepare.journal import Journal
+from app.storage.archives import list_members
+from app.storage.devkit import read_devkit
 
 MIB = 2**20
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from app.base.errors import UserError
-from app.prepare.archives import AGAIN, DEVKIT
+from app.storage.archives import AGAIN
 
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 SYNSETS = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 LARGEST = 2**26  # bytes of all of it, unpacked; the official one has a few MB
@@ -42,7 +43,10 @@ class Devkit:
 
 
 def read_devkit(path: str) -> Devkit:
-    """The devkit in its .tar.gz. Raises UserError where it cannot be read or is not what the official one is."""
+    """Return the content of a development kit (.tar.gz).
+
+    Raises UserError where it cannot be read or differs in structure from the official one.
+    """
     synsets = _read_synsets(path, _read_member(path, SYNSETS))
     truth = []
     for number, line in enumerate(_read_member(path, GROUND_TRUTH).decode("ascii", "replace").split(), 1):

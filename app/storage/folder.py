@@ -1,0 +1,105 @@
+"""Lists the images of a folder in ImageFolder layout: train/CLASS/*.jpg and val/CLASS/*.jpg."""
+
+# Names are bytes, as the system has them, and a Path for each of a million files would cost seconds.
+# ruff: noqa: PTH110, PTH112, PTH116, PTH118
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.base.errors import UserError
+from app.storage.files import FolderFiles
+from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, printable
+
+
+def list_folder(root: str) -> tuple[Index, Listing]:
+    """Return the images of a folder, without a fingerprint, and what else was met.
+
+    Raises UserError: no such folder, no train/ or val/, no images, an empty class, classes of train/ and val/ that
+    differ, a directory that cannot be read.
+    """
+    if not os.path.isdir(root):
+        raise UserError(f"no such data folder: {root}")
+    for split in ("train", "val"):
+        if not os.path.isdir(os.path.join(root, split)):
+            raise UserError(f"{root} has no {split}/; {LAYOUT}, or archives (see docs/data.md)")
+    listing = Listing()
+    listing.watch(os.fsencode(root))
+    splits = {split: list_split(root, split, listing) for split in ("train", "val")}
+    if listing.faults:
+        path, reason, remedy = listing.faults[0]
+        more = f" (check-data lists {len(listing.faults) - 1:,} more)" if len(listing.faults) > 1 else ""
+        raise UserError(f"{printable(path)} {reason}; {remedy}{more}")
+
+    def make_files(split: str, names: Sequence[bytes], labels: NDArray[np.int64]) -> FolderFiles:
+        return FolderFiles(np.array(names), labels, os.path.join(root, split))
+
+    return make_index(root, splits, make_files, listing), listing
+
+
+def list_split(root: str, split: str, listing: Listing) -> dict[bytes, list[bytes]]:
+    """Return the images of each class of root/split, sorted, as names relative to root/split; classes may be empty.
+
+    What else is met is noted in `listing`. Nothing is raised for it, so that one report can tell all of it.
+    """
+    top = os.fsencode(os.path.join(root, split))
+    classes, flat = _list(top, listing)
+    listing.left_out += [os.path.join(top, name) for name in flat]  # images that belong to no class
+    return {name: sorted(_walk(top, name, listing, ()), key=os.path.split) for name in classes}
+
+
+def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
+    """Yield the images anywhere below top/directory, relative to top. `above`: the folders that it is in."""
+    path = os.path.join(top, directory)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        listing.faults.append((path, f"cannot be read: {error.strerror}", "remove it"))
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        listing.faults.append((path, "is a link to a folder that holds it", "remove the link"))
+        return
+    inner, files = _list(path, listing)
+    yield from (os.path.join(directory, name) for name in files)
+    for name in inner:
+        yield from _walk(top, os.path.join(directory, name), listing, (*above, here))
+
+
+def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]:
+    """Return the folders (sorted) and the images in one directory. Hidden ones do not count."""
+    inner: list[bytes] = []
+    images: list[bytes] = []
+    try:
+        listing.watch(directory)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(b"."):
+                    continue
+                kind = _kind(entry)
+                if kind == "folder":
+                    inner.append(entry.name)
+                elif not entry.name.lower().endswith(ENDINGS):
+                    listing.left_out.append(entry.path)
+                elif kind == "special":  # reading a pipe waits for ever
+                    listing.faults.append((entry.path, "is no regular file", "remove it"))
+                else:
+                    images.append(entry.name)
+    except OSError as error:
+        path = os.fsencode(error.filename or directory)
+        listing.faults.append((path, f"cannot be read: {error.strerror}", "correct its permissions or remove it"))
+    return sorted(inner), images
+
+
+def _kind(entry: os.DirEntry[bytes]) -> str:
+    """Return "folder", "file" or "special". A link that leads nowhere is a file: reading it names it."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else "special"
+    except OSError:  # a link to itself
+        return "file"

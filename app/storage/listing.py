@@ -1,0 +1,140 @@
+"""The list of a data set's images, whatever they are stored in, and the rules that every such list keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.base.errors import UserError
+from app.base.text import some
+from app.storage.files import ArchiveFiles, Archives, Files
+
+ENDINGS = (b".jpg", b".jpeg", b".png")
+LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+SHOWN = 3  # paths in a message
+
+State = tuple[int, int]  # size in bytes (0 for a directory) and modification time in ns
+
+
+class Entry(NamedTuple):
+    """An image in an archive. name: relative to the folder of its split; archive: its number; size: in bytes."""
+
+    name: bytes
+    archive: int
+    offset: int
+    size: int
+
+
+Image = TypeVar("Image", bytes, Entry)
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of a data set.
+
+    fingerprint: 16 hex digits, of all names and the sizes of a sample; the same wherever the images lie, in a folder or
+    in archives. left_out: how many other files there are, and the first of their paths relative to the data set.
+    """
+
+    classes: tuple[str, ...]
+    train: Files
+    validation: Files
+    fingerprint: str
+    left_out: tuple[int, tuple[str, ...]] = (0, ())
+
+
+@dataclass
+class Listing:
+    """What was met while the images were listed.
+
+    watched: each directory or archive that was read, with its state; the list holds as long as these stay the same.
+    left_out: files and links that are no images of a class. faults: what makes the list incomplete, as (path, reason,
+    remedy). Paths are as the system has them.
+    """
+
+    watched: dict[bytes, State] = field(default_factory=dict)
+    left_out: list[bytes] = field(default_factory=list)
+    faults: list[tuple[bytes, str, str]] = field(default_factory=list)
+
+    def watch(self, path: bytes) -> None:
+        """Note a directory or archive with its state. Raises OSError."""
+        self.watched[path] = state_of(path)
+
+
+def state_of(path: bytes) -> State:
+    """Return the state of a directory or archive. Raises OSError."""
+    status = os.stat(path)  # noqa: PTH116
+    return (0 if os.path.isdir(path) else status.st_size), status.st_mtime_ns  # noqa: PTH112
+
+
+def make_index(
+    root: str,
+    splits: Mapping[str, Mapping[bytes, Sequence[Image]]],
+    make_files: Callable[[str, Sequence[Image], NDArray[np.int64]], Files],
+    listing: Listing,
+) -> Index:
+    """Return the index of the images of each class of train/ and val/, without its fingerprint.
+
+    Args:
+        root: The data set, for messages.
+        splits: "train" and "val"; the classes and the images of a class are in the order of the index.
+        make_files: Makes the files of a split from its name, its images and their labels.
+        listing: What else was met.
+
+    Raises UserError: no images, an empty class, classes of train/ and val/ that differ.
+    """
+    classes, train = _files_of(root, "train", splits["train"], make_files)
+    validation_classes, validation = _files_of(root, "val", splits["val"], make_files)
+    if classes != validation_classes:
+        difference = _difference(classes, validation_classes)
+        raise UserError(f"the classes of {root} differ: {difference}; train/ and val/ need the same folders")
+    names = tuple(printable(os.path.relpath(path, os.fsencode(root))) for path in listing.left_out[:SHOWN])
+    return Index(classes, train, validation, "", (len(listing.left_out), names))
+
+
+def _files_of(
+    root: str,
+    split: str,
+    classes: Mapping[bytes, Sequence[Image]],
+    make_files: Callable[[str, Sequence[Image], NDArray[np.int64]], Files],
+) -> tuple[tuple[str, ...], Files]:
+    images = [image for each in classes.values() for image in each]
+    if not images:
+        raise UserError(f"no images in {root}/{split}; {LAYOUT} (.jpg, .jpeg or .png)")
+    empty = [os.fsdecode(name) for name, each in classes.items() if not each]
+    if empty:
+        raise UserError(f"{root}/{split} has no images for {some(empty)}; add some or remove the folder")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(each) for each in classes.values()])
+    return tuple(map(os.fsdecode, classes)), make_files(split, images, labels)
+
+
+def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
+    missing = sorted(set(train) - set(validation))
+    added = sorted(set(validation) - set(train))
+    parts = [f"val/ lacks {some(missing)}"] * bool(missing) + [f"train/ lacks {some(added)}"] * bool(added)
+    return " and ".join(parts)
+
+
+def sorted_classes(classes: Mapping[bytes, Sequence[Entry]]) -> dict[bytes, list[Entry]]:
+    """Return the images of each class in the order that a folder of the same images has."""
+    return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in sorted(classes)}
+
+
+def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArray[np.int64]) -> ArchiveFiles:
+    """Return the files of a split of images that lie in archives; `paths`: the archives by their number."""
+    names, archives, offsets, sizes = zip(*entries, strict=True)
+    return ArchiveFiles(
+        np.array(names), labels, np.array(archives, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64),
+        Archives(tuple(paths)),
+    )  # fmt: skip
+
+
+def printable(path: bytes) -> str:
+    """Return a path for people: quoted where it has line ends, terminal codes or bytes that are no text."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)

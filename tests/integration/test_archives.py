@@ -1,0 +1,206 @@
+"""ImageNet's official archives read in place: the same data set as the folder that they unpack to."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imagenet_archives import (
+    CLASSES,
+    DEVKIT,
+    TRAIN,
+    TRUTH,
+    VALIDATION,
+    devkit,
+    make_archives,
+    tar_of,
+    training_images,
+    validation_images,
+)
+from in_process import failure_of, run_command, succeed
+
+from app.base.errors import CorruptImage
+from app.data.sources import open_source
+from app.storage import index as module
+from app.storage.files import Files
+from app.storage.index import read_index
+from app.storage.listing import Index
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    folder = make_archives(tmp_path / "archives")
+    settle(folder)
+    return folder
+
+
+def settle(folder: Path) -> None:
+    """Make the archives an hour old: a list of archives that were just written is not kept."""
+    hour_ago = time.time() - 3600
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (hour_ago, hour_ago))
+
+
+def unpacked(folder: Path) -> Path:
+    """The folder that holds the images of the archives, written from what these were made of."""
+    wnids = list(CLASSES)
+    files = {f"train/{w}/{name}": image for w, images in training_images().items() for name, image in images.items()}
+    for (name, image), label in zip(validation_images().items(), TRUTH, strict=True):
+        files[f"val/{wnids[label - 1]}/{name}"] = image
+    for name, image in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(image)
+    return folder
+
+
+def contents(files: Files) -> list[bytes]:
+    return [files.read(place) for place in range(len(files))]
+
+
+def assert_same(found: Index, expected: Index) -> None:
+    assert (found.classes, found.fingerprint, found.left_out) == (expected.classes, expected.fingerprint, (0, ()))
+    for a, b in ((found.train, expected.train), (found.validation, expected.validation)):
+        assert np.array_equal(a.names, b.names) and np.array_equal(a.labels, b.labels)
+        assert a.labels.dtype == b.labels.dtype
+        assert contents(a) == contents(b)
+
+
+def test_the_archives_are_the_folder_that_they_unpack_to(archives: Path, tmp_path: Path) -> None:
+    index = read_index(str(archives))
+    assert index.classes == tuple(CLASSES) and (len(index.train), len(index.validation)) == (12, 7)
+    assert_same(index, read_index(str(unpacked(tmp_path / "folder"))))
+
+
+def test_a_second_start_reads_the_cache(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_index(str(archives))
+    monkeypatch.setattr(module, "make_list", None)  # calling it would fail
+    assert_same(read_index(str(archives) + "/"), first)
+
+
+def test_archives_that_were_written_just_now_are_not_cached(archives: Path, cache: Path) -> None:
+    (archives / TRAIN).touch()
+    read_index(str(archives))
+    assert not list(cache.rglob("*.npz"))
+
+
+@pytest.mark.parametrize("changed", [TRAIN, VALIDATION, DEVKIT])
+def test_a_changed_archive_is_listed_again(changed: str, archives: Path) -> None:
+    first = read_index(str(archives))
+    before = contents(first.train), contents(first.validation)
+    if changed == TRAIN:
+        images = training_images()
+        images["n01443537"] = dict(reversed(images["n01443537"].items()))  # the same images at other places
+        (archives / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in images.items()}))
+    elif changed == VALIDATION:
+        (archives / VALIDATION).write_bytes(tar_of(dict(reversed(validation_images().items()))))
+    else:
+        (archives / DEVKIT).write_bytes(devkit("".join(f"{label}\n" for label in reversed(TRUTH))))
+    second = read_index(str(archives))
+    assert contents(second.train) == before[0]
+    assert (second.fingerprint == first.fingerprint) == (changed != DEVKIT)
+    assert (contents(second.validation) == before[1]) == (changed != DEVKIT)
+
+
+def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
+    """With flipped bytes, and with places and states that `save` never writes."""
+    first = read_index(str(archives))
+    (file,) = cache.rglob("*.npz")
+    whole = file.read_bytes()
+    with np.load(file) as opened:
+        arrays = {name: opened[name] for name in opened.files}
+    generator = np.random.default_rng(0)
+    for case in range(60):
+        if case < 40:
+            damaged = bytearray(whole)
+            for _ in range(int(generator.integers(1, 9))):
+                damaged[int(generator.integers(len(whole)))] = int(generator.integers(256))
+            file.write_bytes(damaged)
+        else:
+            name = ("train_offsets", "train_sizes", "train_numbers", "val_offsets", "states")[case % 5]
+            wrong = (arrays[name] * 0 + 2**30, -1 - arrays[name], arrays[name][:-1], arrays[name] * 1.0)[case // 5 % 4]
+            np.savez(file, **arrays | {name: wrong})
+        assert_same(read_index(str(archives)), first)
+
+
+def test_processes_that_start_together_make_one_list(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits for the first, and reads what the first has kept."""
+    real = module.make_list
+
+    def slow(root: str) -> object:
+        with (tmp_path / "lists").open("a") as file:
+            file.write("begun\n")
+        time.sleep(0.3)
+        return real(root)
+
+    monkeypatch.setattr(module, "make_list", slow)
+    children = [os.fork() for _ in range(3)]
+    if 0 in children:
+        try:
+            os._exit(len(read_index(str(archives)).train))
+        finally:
+            os._exit(1)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [12, 12, 12]
+    assert (tmp_path / "lists").read_text() == "begun\n"
+
+
+def test_files_go_to_other_processes_without_their_descriptors(archives: Path) -> None:
+    train = read_index(str(archives)).train
+    expected = contents(train)
+    copy = pickle.loads(pickle.dumps(train))
+    assert copy.archives._open == {} and train.archives._open
+    assert contents(copy) == expected
+    assert contents(train.take(slice(3, 5))) == expected[3:5]
+    assert contents(train.take(np.array([True, False] * 6))) == expected[::2]
+
+
+def test_an_archive_that_became_shorter_is_named(archives: Path) -> None:
+    source = open_source(str(archives), image_size=32, augmentation="none")
+    os.truncate(archives / TRAIN, 1000)
+    with pytest.raises(CorruptImage, match=rf"image {archives / TRAIN}: n01440764/.*the archive has become shorter"):
+        source.train.__getitems__([(0, 0)])
+
+
+def test_a_folder_next_to_the_archives_is_preferred(archives: Path) -> None:
+    unpacked(archives)
+    assert read_index(str(archives)).train.place(0).startswith(f"{archives}/train/n01440764/")
+
+
+def test_check_data_and_the_skip_list(archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = training_images()
+    name = list(images["n02084071"])[1]
+    images["n02084071"][name] = images["n02084071"][name][:-200]
+    (archives / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in images.items()}))
+    skip_list = tmp_path / "skip.txt"
+    line = failure_of("check-data", archives, "--skip-list", skip_list, "--json", "--processes", 1, code=1)
+    assert "1 findings would stop a training run" in line
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == {"train": 12, "val": 7}
+    [fatal] = [finding for finding in report["findings"] if finding["fatal"]]
+    assert (fatal["kind"], fatal["path"]) == ("truncated", f"train/n02084071/{name}")
+    assert skip_list.read_text().splitlines()[1:] == [f"train/n02084071/{name}"]
+    source = open_source(str(archives), image_size=32, skip_list=str(skip_list))
+    assert (source.skipped, len(source.train)) == (1, 11)
+    source.train.__getitems__([(0, place) for place in range(11)])
+    with pytest.raises(CorruptImage, match=name):
+        open_source(str(archives), image_size=32).train.__getitems__([(0, place) for place in range(12)])
+    shutil.rmtree(tmp_path / "cache")
+    assert run_command("check-data", archives)[0] == 1
+
+
+def test_plan_reads_the_archives(archives: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed("plan", "--data", archives, "--minibatch", 4, "--per-worker", 2)
+    assert "12 training and 7 validation images" in " ".join(capsys.readouterr().out.split())
