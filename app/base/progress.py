@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Self
 
@@ -14,27 +15,39 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts images up to `total`; `done` of them were done before and say nothing of the speed."""
+    """Counts up to `total`. Threads may share it.
 
-    def __init__(self, what: str, total: int, done: int) -> None:
+    done: what was done before, which says nothing about the speed. unit: "images", or "bytes", which are shown in MB.
+    """
+
+    def __init__(self, what: str, total: int, done: int, unit: str = "images") -> None:
         self.what, self.total, self.done, self.start = what, total, done, done
+        self.unit, self.scale = ("MB", 1e6) if unit == "bytes" else (unit, 1.0)
+        self.lock = threading.Lock()
         self.bar = None
         if sys.stderr.isatty():
+            short = "B" if unit == "bytes" else "img"
             self.bar = tqdm(
-                desc=what, total=total, initial=done, unit="img", unit_scale=True, dynamic_ncols=True, delay=1
+                desc=what, total=total, initial=done, unit=short, unit_scale=True, dynamic_ncols=True, delay=1
             )
         self.started = self.last_line = time.monotonic()
 
-    def add(self, images: int) -> None:
-        self.done += images
+    def add(self, number: int) -> None:
+        """Count `number` more, and show the state where it is time for that."""
+        with self.lock:
+            self._add(number)
+
+    def _add(self, number: int) -> None:
+        self.done += number
         now = time.monotonic()
         if self.bar is not None:
-            self.bar.update(images)
+            self.bar.update(number)
         elif now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
             per_second = (self.done - self.start) / (now - self.started)
             left = duration((self.total - self.done) / per_second) if per_second else "unknown time"
-            line = f"{self.what}: {self.done:,} of {self.total:,} images, {per_second:.0f}/s, {left} left"
+            done, total, rate = (f"{number / self.scale:,.0f}" for number in (self.done, self.total, per_second))
+            line = f"{self.what}: {done} of {total} {self.unit}, {rate}/s, {left} left"
             print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:

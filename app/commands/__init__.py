@@ -12,6 +12,7 @@ from app.base.program import Command
 COMMANDS = {
     "train": Command("train a network with the paper's method (the default)", distributed=True),
     "prepare-imagenet": Command("unpack ImageNet's archives into the folder that training reads"),
+    "pack": Command("write the images of a folder into .tar archives"),
     "check-data": Command("decode every image of a folder once and say what is wrong"),
     "plan": Command("show k, n, kn, learning rates, memory and hours of a recipe before it is trained"),
     "audit": Command("show which rules of the paper a recipe or run follows, and where it deviates"),

@@ -20,36 +20,48 @@ def make_parser() -> Parser:
     parser = Parser(prog="./run.sh prepare-imagenet", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
     parser.add_argument("archives", metavar="ARCHIVES", help="folder with the three archives")
     parser.add_argument("output", metavar="OUTPUT", help="folder to unpack into")
-    group = parser.add_argument_group("smaller images")
-    group.add_argument(
-        "--resize",
-        type=int,
-        choices=(256, 512),
-        help="number of pixels to which the shorter side of larger images is reduced",
-    )
-    group.add_argument(
-        "--quality", type=int, help=f"quality of the JPEGs that --resize writes, 1 to 100 (default: {QUALITY})"
-    )
-    parser.add_argument_group("run").add_argument(
-        "--processes", type=int, help="number of processes that unpack and resize (default: one for each core)"
-    )
+    add_smaller_images(parser, choices=(256, 512))
+    add_processes(parser, "unpack and resize")
     return parser
+
+
+def add_smaller_images(parser: Parser, choices: tuple[int, ...] | None = None) -> None:
+    """Add --resize and --quality."""
+    group = parser.add_argument_group("smaller images")
+    text = "number of pixels to which the shorter side of larger images is reduced"
+    group.add_argument("--resize", type=int, choices=choices, metavar=None if choices else "PIXELS", help=text)
+    text = f"quality of the JPEGs that --resize writes, 1 to 100 (default: {QUALITY})"
+    group.add_argument("--quality", type=int, help=text)
+
+
+def add_processes(parser: Parser, what: str) -> None:
+    """Add --processes; `what`: the work that they do."""
+    text = f"number of processes that {what} (default: one for each core)"
+    parser.add_argument_group("run").add_argument("--processes", type=int, help=text)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Returns the options. Raises UserError."""
     values = make_parser().parse(argv)
+    check_processes(values)
+    check_quality(values, "--resize 256 or 512")
+    return values
+
+
+def check_processes(values: argparse.Namespace) -> None:
+    """Raise UserError for less than one process."""
     if values.processes is not None and values.processes < 1:
         raise UserError(f"--processes is {values.processes}: give 1 or more")
+
+
+def check_quality(values: argparse.Namespace, resize: str) -> None:
+    """Set the default of --quality, and raise UserError for one that is not possible. resize: the option it needs."""
     if values.quality is None:
         values.quality = QUALITY
     elif values.resize is None:
-        raise UserError(
-            "--quality is given without --resize, whose images it is for: add --resize 256 or 512, or leave it out"
-        )
+        raise UserError(f"--quality is given without --resize, whose images it is for: add {resize}, or leave it out")
     if not 1 <= values.quality <= 100:
         raise UserError(f"--quality is {values.quality}: give 1 to 100")
-    return values
 
 
 def main(argv: Sequence[str]) -> None:

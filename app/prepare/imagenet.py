@@ -6,21 +6,18 @@ folder's journal. A file gets its name when it is whole, so that a part begun ke
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from app.base.errors import UserError
 from app.base.progress import Progress
-from app.base.text import some, volume
+from app.base.text import some
 from app.prepare.findings import IMAGENET
 from app.prepare.journal import Journal
+from app.prepare.output_folder import check_space, open_output
 from app.prepare.parallel import in_parallel
 from app.prepare.unpack import Part, Shrink, Writing, write_part
 from app.storage.devkit import Devkit
@@ -28,9 +25,9 @@ from app.storage.folder import list_split
 from app.storage.listing import Listing, printable
 from app.storage.official import OfficialArchives, open_official
 
-JOURNAL, CLASS_NAMES = ".prepare-imagenet.jsonl", "classes.json"
+CLASS_NAMES = "classes.json"
+DIFFERS = "from other archives or with another --resize"
 PART = 500
-BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95: more than photographs take
 BLOCK = 4096  # bytes by which a file system hands out space
 
 
@@ -46,7 +43,7 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
     parts = _training_parts(official) + _validation_parts(official)
     settings = {"size": sum(part.size for part in parts), "shrink": shrink and [shrink.side, shrink.quality]}
     try:
-        with _locked(Path(output)), _open_journal(Path(output), settings) as journal:
+        with open_output(Path(output), "prepare-imagenet", settings, DIFFERS) as journal:
             _write_names(Path(output) / CLASS_NAMES, devkit)
             _write_parts(parts, output, shrink, processes, journal)
             _check_result(Path(output), devkit, journal)
@@ -81,45 +78,6 @@ def _validation_parts(official: OfficialArchives) -> list[Part]:
     ]
 
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Makes the folder and keeps other processes of this command out of it."""
-    output.mkdir(parents=True, exist_ok=True)
-    folder = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise UserError(f"another prepare-imagenet is at work in {output}: wait for it") from None
-    try:
-        yield
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def _open_journal(output: Path, settings: dict[str, Any]) -> Iterator[Journal]:
-    """The journal of `output`, whose first record is `settings`. Raises UserError for a folder of other content."""
-    path = output / JOURNAL
-    if not path.exists() and any(output.iterdir()):
-        raise UserError(f"{output} holds other files: name a new folder, or one that prepare-imagenet began")
-    journal = Journal(path)
-    try:
-        parts = [record for record in journal.records[1:] if _is_part(record)]
-        journal.rewrite([*journal.records[:1], *parts])
-        if not journal.records:
-            journal.append(settings)
-        if journal.records[0] != settings:
-            raise UserError(f"{output} was begun from other archives or with another --resize: name a new folder")
-        yield journal
-    finally:
-        journal.close()
-
-
-def _is_part(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("part"), str) and isinstance(record.get("bytes"), int)
-
-
 def _write_names(path: Path, devkit: Devkit) -> None:
     path.write_text(json.dumps({synset.wnid: synset.words for synset in devkit.synsets}, indent=1) + "\n")
 
@@ -127,12 +85,7 @@ def _write_names(path: Path, devkit: Devkit) -> None:
 def _write_parts(parts: list[Part], output: str, shrink: Shrink | None, processes: int, journal: Journal) -> None:
     done = {record.get("part") for record in journal.records}
     left = [part for part in parts if part.name not in done]
-    need, free = (sum(_space(part, shrink) for part in left), shutil.disk_usage(output).free)
-    if need > free:
-        raise UserError(
-            f"{output} has {volume(free)} free, and the images take about {volume(need)}: free some, name a folder on"
-            f" another disk, or make them smaller with --resize"
-        )
+    check_space(output, sum(_space(part, shrink) for part in left))
     total = sum(part.images for part in parts)
     results = in_parallel(write_part, [Writing(part, output, shrink) for part in left], processes)
     with closing(results), Progress("prepare-imagenet", total, total - sum(part.images for part in left)) as progress:
@@ -142,11 +95,8 @@ def _write_parts(parts: list[Part], output: str, shrink: Shrink | None, processe
 
 
 def _space(part: Part, shrink: Shrink | None) -> float:
-    """Bytes on the disk that a part takes, about and rather too many."""
-    size: float = part.size
-    if shrink is not None:
-        pixels = part.images * shrink.side**2 * 4 / 3
-        size = min(size, pixels * BYTES_PER_PIXEL * (2 if shrink.quality > 95 else 1))
+    """Return the bytes on the disk that a part takes, approximately and rather too many."""
+    size = part.size if shrink is None else min(part.size, shrink.largest_size(part.images))
     return size + part.images * BLOCK
 
 

@@ -13,6 +13,8 @@ from app.data.images import open_image
 from app.storage.archives import AGAIN, Member
 from app.storage.official import images_of_class
 
+BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95: more than photographs take
+
 
 @dataclass(frozen=True)
 class Shrink:
@@ -20,6 +22,11 @@ class Shrink:
 
     side: int
     quality: int
+
+    def largest_size(self, images: int) -> float:
+        """Return the bytes that so many images take, approximately and rather too many."""
+        pixels = images * self.side**2 * 4 / 3
+        return pixels * BYTES_PER_PIXEL * (2 if self.quality > 95 else 1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def write_part(writing: Writing) -> tuple[Part, int]:
                 archive.seek(member.offset)
                 content = archive.read(member.size)
                 if writing.shrink is not None:
-                    content = _shrink(content, writing.shrink, f"{part.archive}: {member.name}")
+                    content = shrink_image(content, writing.shrink, f"{part.archive}: {member.name}", AGAIN)
                 temporary = path.with_name(f".{path.name}.tmp")  # hidden, so no image of the folder
                 temporary.write_bytes(content)
                 temporary.replace(path)
@@ -83,8 +90,12 @@ def _files_of(part: Part) -> list[tuple[Member, str]]:
     return [(member, part.name) for member in members]
 
 
-def _shrink(content: bytes, shrink: Shrink, what: str) -> bytes:
-    """The image with its shorter side reduced to `shrink.side`, as RGB JPEG; one that is not larger stays as it is."""
+def shrink_image(content: bytes, shrink: Shrink, what: str, remedy: str) -> bytes:
+    """Return an image with its shorter side reduced to `shrink.side`, as RGB JPEG.
+
+    An image that is not larger stays as it is.
+    Raises CorruptImage, with `what` as its name and the remedy, for an image that cannot be decoded.
+    """
     try:
         with open_image(content) as image:
             factor = shrink.side / min(image.size)
@@ -93,7 +104,7 @@ def _shrink(content: bytes, shrink: Shrink, what: str) -> bytes:
             width, height = (max(shrink.side, round(side * factor)) for side in image.size)
             smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     except Exception as error:  # a decoder's own errors are of many kinds
-        raise CorruptImage(f"cannot decode {what} ({error}): {AGAIN}") from None
+        raise CorruptImage(f"cannot decode {what} ({error}): {remedy}") from None
     file = io.BytesIO()
     smaller.save(file, "JPEG", quality=shrink.quality)
     return file.getvalue()

@@ -15,6 +15,7 @@ from app.base.errors import UserError
 AGAIN = "download it again"
 LARGEST_HEADER = 2**20  # bytes of the headers of one member
 BLOCK = 512
+REPORT = 2**28  # bytes between two reports of how far a list is
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -51,24 +52,36 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
     return members
 
 
-def list_any_members(archive: str) -> list[Member]:
+def list_any_members(archive: str, report: Callable[[int], None] = lambda size: None) -> list[Member]:
     """Return the files of an uncompressed tar of any structure, without a leading `./`. Its folders do not count.
 
+    report: is called now and then with the number of bytes that were passed over, all of the archive in the end.
+
     Raises UserError, which names the archive: it cannot be read, is compressed, is cut short, or holds a link, a
-    device, a sparse file or a path that leads out of it.
+    device, a sparse file, a path that leads out of it or two files of the same name.
     """
     remedy = "make it again from files and folders alone"
+    reported = 0
 
     def check(entry: tarfile.TarInfo) -> Member | None:
+        nonlocal reported
+        if entry.offset - reported >= REPORT:
+            report(entry.offset - reported)
+            reported = entry.offset
         if entry.isdir():
             return None
         _check_kind(archive, entry, "", remedy)
         parts = entry.name.removeprefix("./").split("/")
-        if not all(parts) or ".." in parts or "\0" in entry.name:
+        parts = [part for part in parts if part != "."]
+        if not all(parts) or not parts or ".." in parts or "\0" in entry.name:
             raise UserError(f"{archive} holds {entry.name!r}, which is no path below its folder: {remedy}")
-        return Member("/".join(part for part in parts if part != "."), entry.offset_data, entry.size)
+        return Member("/".join(parts), entry.offset_data, entry.size)
 
-    return read_headers(archive, archive, check, "make or copy it again")
+    members = read_headers(archive, archive, check, "make or copy it again")
+    if len({member.name for member in members}) < len(members):
+        raise UserError(f"{archive} holds files of the same name: {remedy}")
+    report(Path(archive).stat().st_size - reported)
+    return members
 
 
 def _check_kind(what: str, entry: tarfile.TarInfo, why: str, remedy: str) -> None:

@@ -43,6 +43,13 @@ class Files:
         """Return the size of an image in bytes and when it was changed, in ns. Raises OSError."""
         raise NotImplementedError
 
+    def size(self, index: int) -> int:
+        """Return the size of an image in bytes, -1 where it is not there: it is named when it is read."""
+        try:
+            return self.state(index)[0]
+        except OSError:
+            return -1
+
     def take(self, chosen: Any) -> Self:
         """Return some of the images: a slice, or an array that numpy accepts as an index."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -85,11 +92,14 @@ class ArchiveFiles(Files):
     def read(self, index: int) -> bytes:
         return self.archives.read(int(self.numbers[index]), int(self.offsets[index]), int(self.sizes[index]))
 
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
     def place(self, index: int) -> str:
         return f"{self.archives.paths[self.numbers[index]]}: {os.fsdecode(bytes(self.names[index]))}"
 
     def state(self, index: int) -> tuple[int, int]:
-        return int(self.sizes[index]), self.archives.changed(int(self.numbers[index]))
+        return self.size(index), self.archives.changed(int(self.numbers[index]))
 
 
 @dataclass(frozen=True)

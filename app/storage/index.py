@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from app.storage import cache
-from app.storage.files import Files
 from app.storage.folder import list_folder
 from app.storage.listing import Index, Listing
 from app.storage.official import TRAIN, VALIDATION, list_official, official_paths
+from app.storage.shards import list_shards, shard_paths
 
 SAMPLE = 1000  # images of a split whose sizes go into the fingerprint; all of a smaller one
 
@@ -35,14 +35,25 @@ class Layout:
 LAYOUTS = {
     "folder": Layout(list_folder),
     "official": Layout(list_official, official_paths),
+    "shards": Layout(list_shards, shard_paths),
 }
 
 
 def layout_of(root: str) -> str:
-    """Return which of LAYOUTS the folder `root` has; "folder" where it has none."""
-    if any((Path(root) / name).is_file() for name in (TRAIN, VALIDATION)) and not (Path(root) / "train").is_dir():
+    """Return which of LAYOUTS the folder `root` has; "folder" where it has none. Class folders come before archives."""
+    if not Path(root).is_dir() or _has_folders(Path(root) / "train"):
+        return "folder"
+    if any((Path(root) / name).is_file() for name in (TRAIN, VALIDATION)):
         return "official"
-    return "folder"
+    return "shards" if shard_paths(root) else "folder"
+
+
+def _has_folders(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    except OSError:
+        return False
 
 
 def read_index(folder: str) -> Index:
@@ -79,12 +90,5 @@ def _fingerprint(index: Index) -> str:
     for split, files in (("train", index.train), ("val", index.validation)):
         digest.update(b"\0".join([split.encode(), *files.names.tolist()]))
         sample = range(0, len(files), -(-len(files) // SAMPLE))
-        digest.update(np.array([_size(files, place) for place in sample], "<i8").tobytes())
+        digest.update(np.array([files.size(place) for place in sample], "<i8").tobytes())
     return digest.hexdigest()[:16]
-
-
-def _size(files: Files, place: int) -> int:
-    try:
-        return files.state(place)[0]
-    except OSError:
-        return -1  # the image is named when it is read

@@ -67,8 +67,11 @@ class Listing:
 
 
 def state_of(path: bytes) -> State:
-    """Return the state of a directory or archive. Raises OSError."""
-    status = os.stat(path)  # noqa: PTH116
+    """Return the state of a directory or archive, (-1, -1) where it is not there. Raises OSError."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return -1, -1
     return (0 if os.path.isdir(path) else status.st_size), status.st_mtime_ns  # noqa: PTH112
 
 
@@ -120,9 +123,13 @@ def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
     return " and ".join(parts)
 
 
-def sorted_classes(classes: Mapping[bytes, Sequence[Entry]]) -> dict[bytes, list[Entry]]:
-    """Return the images of each class in the order that a folder of the same images has."""
-    return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in sorted(classes)}
+def sorted_classes(classes: Mapping[bytes, Sequence[Entry]], keep_order: bool = False) -> dict[bytes, list[Entry]]:
+    """Return the images of each class in the order that a folder of the same images has.
+
+    keep_order: leave the classes themselves in the order that they have.
+    """
+    names = classes if keep_order else sorted(classes)
+    return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in names}
 
 
 def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArray[np.int64]) -> ArchiveFiles:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +102,7 @@ def list_official(root: str) -> tuple[Index, Listing]:
     """
     listing = Listing()
     for path in (str(Path(root) / DEVKIT), *official_paths(root)):
-        with suppress(OSError):  # it is missing, and open_official says so
-            listing.watch(os.fsencode(path))
+        listing.watch(os.fsencode(path))
     official = open_official(root)
     train = {
         synset.wnid.encode(): [_entry(synset, member, 0) for member in members]

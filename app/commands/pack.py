@@ -1,0 +1,54 @@
+"""`pack`: writes the images of a data set into .tar shards."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from app.base.errors import UserError
+from app.commands.prepare_imagenet import add_processes, add_smaller_images, check_processes, check_quality
+from app.recipe.options import Parser
+
+DESCRIPTION = """Write the images of DIR into .tar archives in OUTPUT: few large files instead of many small ones.
+
+Training reads images from the archives at any place, in the same order as from DIR. WebDataset's loader reads the
+archives, too. After an interruption the same command continues."""
+EXAMPLE = "./run.sh pack /imagenet /shards && ./run.sh train --data /shards"
+IMAGES = 5000
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="./run.sh pack", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
+    parser.add_argument("folder", metavar="DIR", help="folder of images or archives, as train --data takes it")
+    parser.add_argument("output", metavar="OUTPUT", help="folder to write the archives into")
+    parser.add_argument_group("archives").add_argument(
+        "--images", type=int, default=IMAGES, metavar="N", help=f"images of an archive (default: {IMAGES:,})"
+    )
+    add_smaller_images(parser)
+    add_processes(parser, "read, resize and write")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the options. Raises UserError."""
+    values = make_parser().parse(argv)
+    check_processes(values)
+    check_quality(values, "--resize PIXELS")
+    if values.images < 1:
+        raise UserError(f"--images is {values.images}: give 1 or more")
+    if values.resize is not None and values.resize < 1:
+        raise UserError(f"--resize is {values.resize}: give 1 pixel or more")
+    return values
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command. Raises UserError, CorruptImage."""
+    values = parse(argv)
+
+    from app.prepare.pack import pack
+    from app.prepare.parallel import cores, stoppable
+    from app.prepare.unpack import Shrink
+
+    shrink = Shrink(values.resize, values.quality) if values.resize else None
+    with stoppable():
+        print(pack(values.folder, values.output, values.images, shrink, values.processes or cores()))

@@ -1,0 +1,73 @@
+"""The folder that a long command fills: for one process of the command at a time, and continued where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.base.errors import UserError
+from app.base.text import volume
+from app.prepare.journal import Journal
+
+
+@contextmanager
+def open_output(output: Path, command: str, settings: dict[str, Any], differs: str) -> Iterator[Journal]:
+    """Make the folder where it is not there, and yield the journal of what is done in it.
+
+    Args:
+        output: The folder.
+        command: The command that fills it; the journal is `.COMMAND.jsonl`.
+        settings: What must be the same when the command continues; the first record of the journal.
+        differs: For a folder with other settings, what is different, as an end of the message.
+
+    Raises UserError: another process of the command is at work there, or the folder has other content or settings.
+    """
+    with _locked(output, command):
+        path = output / f".{command}.jsonl"
+        if not path.exists() and any(output.iterdir()):
+            raise UserError(f"{output} holds other files: name a new folder, or one that {command} began")
+        journal = Journal(path)
+        try:
+            parts = [record for record in journal.records[1:] if _is_part(record)]
+            journal.rewrite([*journal.records[:1], *parts])
+            if not journal.records:
+                journal.append(settings)
+            if journal.records[0] != settings:
+                raise UserError(f"{output} was begun {differs}: name a new folder")
+            yield journal
+        finally:
+            journal.close()
+
+
+@contextmanager
+def _locked(output: Path, command: str) -> Iterator[None]:
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise UserError(f"another {command} is at work in {output}: wait for it") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def _is_part(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("part"), str) and isinstance(record.get("bytes"), int)
+
+
+def check_space(output: Path | str, need: float) -> None:
+    """Raise UserError where the disk of a folder has less than `need` bytes free."""
+    free = shutil.disk_usage(output).free
+    if need > free:
+        raise UserError(
+            f"{output} has {volume(free)} free, and the images take about {volume(need)}: free some, name a folder on"
+            f" another disk, or make them smaller with --resize"
+        )
