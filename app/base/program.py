@@ -14,7 +14,12 @@ BY_LAUNCHER = [sys.executable, "-m", "app.start"]  # app/start.py: what ./run.sh
 
 
 class Command(NamedTuple):
-    """A command. text: what it does, for `--help`. distributed: whether the launcher starts it on several processes."""
+    """A command.
+
+    text: what it does, for `--help`. distributed: whether the launcher starts it on several processes. folder: where
+    its file is in app/commands, "" for app/commands itself.
+    """
 
     text: str
     distributed: bool = False
+    folder: str = ""

@@ -1,4 +1,4 @@
-"""The table of commands. The code of each is in app/commands/NAME.py, and is imported only when it runs."""
+"""The table of commands. The code of a command is in a file of its name, which is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from app.base.program import Command
 
 COMMANDS = {
     "train": Command("train a network with the paper's method (the default)", distributed=True),
-    "prepare-imagenet": Command("unpack ImageNet's archives into the folder that training reads"),
-    "pack": Command("write the images of a folder into .tar archives"),
-    "check-data": Command("decode every image of a folder once and say what is wrong"),
+    "prepare-imagenet": Command("unpack ImageNet's archives into the folder that training reads", folder="data"),
+    "pack": Command("write the images of a folder into .tar archives", folder="data"),
+    "check-data": Command("decode every image of a folder once and say what is wrong", folder="data"),
     "plan": Command("show k, n, kn, learning rates, memory and hours of a recipe before it is trained"),
     "audit": Command("show which rules of the paper a recipe or run follows, and where it deviates"),
     "evaluate": Command("evaluate a trained network on all validation images", distributed=True),
@@ -35,7 +35,8 @@ def module_of(command: str) -> str:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         raise UserError(f"no command {command!r}: {hint}")
-    return "app.commands." + command.replace("-", "_")
+    folder = COMMANDS[command].folder
+    return ".".join(["app.commands", *([folder] if folder else []), command.replace("-", "_")])
 
 
 def check(argv: Sequence[str]) -> None:

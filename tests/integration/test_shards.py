@@ -18,7 +18,6 @@ from in_process import failure_of, succeed
 from PIL import Image
 
 from app.base.errors import UserError
-from app.commands.prepare_imagenet import main as prepare
 from app.data.sources import open_source
 from app.storage import index as module
 from app.storage.index import read_index
@@ -341,7 +340,7 @@ def test_names_that_webdataset_would_take_for_one_get_no_label_files(
 
 def test_official_archives_can_be_packed(tmp_path: Path) -> None:
     archives = make_archives(tmp_path / "archives")
-    prepare([str(archives), str(tmp_path / "folder"), "--processes", "1"])
+    succeed("prepare-imagenet", archives, tmp_path / "folder", "--processes", 1)
     succeed("pack", tmp_path / "folder", tmp_path / "shards", "--processes", 1)
     succeed("pack", archives, tmp_path / "others", "--processes", 1)
     assert facts(tmp_path / "shards") == facts(tmp_path / "others") == facts(tmp_path / "folder") == facts(archives)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from app.base.errors import UserError
-from app.commands.prepare_imagenet import add_processes, add_smaller_images, check_processes, check_quality
+from app.commands.data.options import add_processes, add_smaller_images, check_processes, check_quality
 from app.recipe.options import Parser
 
 DESCRIPTION = """Write the images of DIR into .tar archives in OUTPUT: few large files instead of many small ones.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from app.base.errors import NotTrainable, UserError
+from app.base.errors import NotTrainable
+from app.commands.data.options import add_processes, check_processes
 from app.recipe.options import Parser
 
 DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and show which ones have faults.
@@ -26,17 +27,14 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="file to write the images to leave out to; `train --skip-list FILE` reads it",
     )
-    parser.add_argument_group("run").add_argument(
-        "--processes", type=int, help="number of processes that decode images (default: one for each core)"
-    )
+    add_processes(parser, "decode images")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Returns the options. Raises UserError."""
     values = make_parser().parse(argv)
-    if values.processes is not None and values.processes < 1:
-        raise UserError(f"--processes is {values.processes}: give 1 or more")
+    check_processes(values)
     return values
 
 
