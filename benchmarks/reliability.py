@@ -31,7 +31,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.jobs import APP, Job, iteration, wait_for
+from tests.support.jobs import Job, iteration, wait_for
+from tests.support.programs import RUN
 
 RECIPE = [
     "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
@@ -81,7 +82,7 @@ class Trial:
         self.words = ["--min-np", "1", "--max-np", "3", "--host-discovery-script", str(self.script)]
 
     def start(self) -> Job:
-        self.job = Job(self.folder, [*APP, *self.words, *RECIPE, "--output", str(self.folder)])
+        self.job = Job(self.folder, [*RUN, *self.words, *RECIPE, "--output", str(self.folder)])
         return self.job
 
     def reach_fault(self) -> None:
@@ -280,7 +281,7 @@ def difference(one: Path, other: Path) -> float:
 
 def run_alone(folder: Path) -> None:
     """What the others must equal: one process, undisturbed."""
-    job = Job(folder, [*APP, "--launcher", "none", *RECIPE, "--output", str(folder)])
+    job = Job(folder, [*RUN, "--launcher", "none", *RECIPE, "--output", str(folder)])
     wait_for(lambda: iteration(folder) > COMPARED * STEPS, 600)
     job.process.terminate()
     job.process.wait(60)

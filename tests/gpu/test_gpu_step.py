@@ -10,7 +10,6 @@ older versions each rank claims to be a host of its own (NCCL_HOSTID), which als
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+
+from tests.support.programs import RUN, horovodrun, run, said, start
 
 ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,16 +42,9 @@ TOLERANCE = {"fp32": 2e-5, "ghosts": 2e-5, "channels_last": 2e-5, "bf16": 2e-3, 
 
 def launch(processes: int, device: str, cases: list[dict[str, Any]], **variables: str) -> dict[str, Any]:
     """What rank 0 says of some steps of each case."""
-    command = [sys.executable, str(STEP), json.dumps(cases), device]
-    if processes > 1:
-        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-        command = [horovodrun, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *command]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    line = next(line for line in done.stdout.splitlines() if "SAID " in line)
-    said: dict[str, Any] = json.loads(line.partition("SAID ")[2])
-    return said
+    command = [sys.executable, STEP, json.dumps(cases), device]
+    found: dict[str, Any] = said(run(*horovodrun(processes, *command), **variables).stdout)[0]
+    return found
 
 
 @cache
@@ -105,14 +99,7 @@ def test_ranks_on_two_claimed_hosts() -> None:
         "import os, runpy, sys; os.environ['NCCL_HOSTID'] = os.environ['HOROVOD_RANK'];"
         f" sys.argv = ['step_rank.py', '[{{}}]', 'cuda']; runpy.run_path({str(STEP)!r})"
     )
-    program = [sys.executable, "-c", code]
-    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [horovodrun, "-np", "2", "--gloo", "--network-interfaces", "lo", *program],
-        capture_output=True, text=True, timeout=300, env=environment, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*horovodrun(2, sys.executable, "-c", code))
 
 
 TRAIN = ["train", "--data", "synthetic", "--synthetic-images", "512", "--synthetic-classes", "10", "--image-size", "32",
@@ -121,9 +108,8 @@ TRAIN = ["train", "--data", "synthetic", "--synthetic-images", "512", "--synthet
 
 def train(processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """A run of the program by its launcher."""
-    command = [sys.executable, "-m", "app.start", "-np", str(processes), *TRAIN, "--device", DEVICE, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(SHARED_CARD if DEVICE == "cuda" else {})}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    command = [*RUN, "-np", processes, *TRAIN, "--device", DEVICE, *options]
+    return run(*command, code=None, **(SHARED_CARD if DEVICE == "cuda" else {}))
 
 
 @needs_gpu
@@ -147,20 +133,8 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 @needs_gpu
 def test_a_killed_rank_ends_the_job(tmp_path: Path) -> None:
     """The other rank waits in an NCCL collective then, from which only its own guard or the launcher can take it."""
-    command = [
-        sys.executable,
-        "-m",
-        "app.start",
-        "-np",
-        "2",
-        *TRAIN,
-        "--epochs",
-        "1000",
-        "--output",
-        str(tmp_path / "run"),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **SHARED_CARD}
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    options = ["-np", 2, *TRAIN, "--epochs", 1000, "--output", tmp_path / "run"]
+    job = start(*RUN, *options, **SHARED_CARD)
     assert job.stdout is not None
     for line in job.stdout:
         if "epoch 2" in line:

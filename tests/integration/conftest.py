@@ -1,16 +1,16 @@
 """A small run on real images, trained once for all tests of what surrounds training."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import APP, horovodrun
+from tests.support.programs import run as run_to_its_end
+
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking",
@@ -24,15 +24,7 @@ def app() -> App:
     """Runs `python -m app ...` to its end; `processes` under horovodrun; fails where the exit code is not `code`."""
 
     def run(*arguments: str | Path, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "app", *map(str, arguments)]
-        if processes > 1:
-            launcher = str(Path(sys.executable).with_name("horovodrun"))
-            command = [launcher, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *command]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
-        return done
+        return run_to_its_end(*horovodrun(processes, *APP, *arguments), code=code)
 
     return run
 

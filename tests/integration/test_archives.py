@@ -11,7 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imagenet_archives import (
+
+from app.base.errors import CorruptImage
+from app.data.sources import open_source
+from app.storage import index as module
+from app.storage.files import Files
+from app.storage.index import read_index
+from app.storage.listing import Index
+from tests.support.imagenet_archives import (
     CLASSES,
     DEVKIT,
     TRAIN,
@@ -23,14 +30,7 @@ from imagenet_archives import (
     training_images,
     validation_images,
 )
-from in_process import failure_of, run_command, succeed
-
-from app.base.errors import CorruptImage
-from app.data.sources import open_source
-from app.storage import index as module
-from app.storage.files import Files
-from app.storage.index import read_index
-from app.storage.listing import Index
+from tests.support.in_process import failure_of, run_command, succeed
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
-from bad_folders import BAD_FOLDERS, TRAIN, good_folder
-from in_process import run_command
 
-ROOT = Path(__file__).parents[2]
+from tests.support.app_server import AppServer
+from tests.support.bad_folders import BAD_FOLDERS, TRAIN, good_folder
+from tests.support.in_process import run_command
+
+AT_ONCE = 2  # runs
 SMALL = [
     "--image-size", "32", "--resize", "32", "--model", "resnet8", "--width", "4", "--epochs", "1", "--device", "cpu",
     "--minibatch", str(2 * TRAIN), "--per-worker", str(2 * TRAIN), "--loader-processes", "0",
@@ -22,22 +22,20 @@ SMALL = [
 
 def train_each(folders: dict[str, Path], options: dict[str, list[str]]) -> dict[str, tuple[int, str, Path]]:
     """Exit code, standard error and run folder of a training on each folder, in its own process."""
-    runs = []
-    for name, folder in folders.items():
-        output = folder.with_name(f"run-{folder.name}")
-        runs.append(
-            [str(output) + "-log", "train", "--data", str(folder), "--output", str(output), *SMALL, *options[name]]
-        )
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/integration/run_commands.py")],
-        input=json.dumps(runs), capture_output=True, text=True, check=True, timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    codes = json.loads(done.stdout.splitlines()[-1])
-    return {
-        name: (codes[stem], Path(f"{stem}.err").read_text(), Path(stem.removesuffix("-log")))
-        for name, (stem, *_) in zip(folders, runs, strict=True)
-    }
+    logs = {name: folder.with_name(f"run-{folder.name}-log") for name, folder in folders.items()}
+    outputs = {name: folder.with_name(f"run-{folder.name}") for name, folder in folders.items()}
+    codes: dict[str, int] = {}
+    with AppServer() as apps:
+        for pair in zip_longest(*[iter(folders)] * AT_ONCE):
+            started = {
+                name: apps.start(
+                    "train", "--data", folders[name], "--output", outputs[name], *SMALL, *options[name], log=logs[name]
+                )
+                for name in pair
+                if name is not None
+            }
+            codes |= {name: apps.end(child) for name, child in started.items()}
+    return {name: (codes[name], Path(f"{logs[name]}.err").read_text(), outputs[name]) for name in folders}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -17,8 +16,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.integration.conftest import ROOT, App
-from tests.integration.in_process import run_command
+from tests.integration.conftest import App
+from tests.support.in_process import run_command
+from tests.support.programs import APP, ROOT, environ
+from tests.support.programs import run as run_to_its_end
 
 PER_EPOCH, MINIBATCH = 11, 128  # 1437 // 128
 
@@ -72,8 +73,8 @@ def test_plan_images_and_hyperparameters(trained: Path) -> None:
 def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "train", "--epochs", "3", "--output", str(run), "--log-every", "4"],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*APP, "train", "--epochs", "3", "--output", str(run), "--log-every", "4"],
+        cwd=ROOT, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout
     for line in process.stdout:
@@ -98,12 +99,8 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
 def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
     """The checkpoint is that of the epoch's last step; the evaluation after it is logged and not saved."""
     run, options = tmp_path / "run", ["--epochs", "2", "--checkpoint-every", str(PER_EPOCH), "--stall-timeout", "0"]
-    killed = subprocess.run(
-        [sys.executable, "tests/parallel/fault_rank.py", "train", "--output", str(run), "--log-every", "4", *options],
-        cwd=ROOT, env=os.environ | {"FAULT": f"die-unsaved:0:{PER_EPOCH}", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
+    run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
     assert [line["epoch"] for line in log(run, "eval")] == [0]
     assert [step for step, _ in scalars(run, "steps")["train/loss"]] == list(range(1, PER_EPOCH + 1))  # none is lost
     assert run_command("train", "--resume", run) == (0, "")
@@ -122,9 +119,7 @@ def served(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app", "board", str(folder), "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([*APP, "board", str(folder), "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL)
     address = f"http://localhost:{port}/"
     try:
         for _ in range(300):

@@ -6,18 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from bad_folders import CLASSES, TRAIN, VALIDATION, good_folder
-from imagenet_archives import picture
-from in_process import failure_of, run_command, succeed
 
 from app.base.errors import UserError
 from app.data.sources import Source, open_source
 from app.storage.index import read_index
+from tests.support.bad_folders import CLASSES, TRAIN, VALIDATION, good_folder
+from tests.support.imagenet_archives import picture
+from tests.support.in_process import failure_of, run_command, succeed
+from tests.support.programs import APP
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +149,7 @@ def test_stopped_and_started_again(
 ) -> None:
     for number in range(1200):
         (folder / f"train/cat/{number:04}.jpg").write_bytes(picture(number % 9, (400, 300)))
-    command = [sys.executable, "-m", "app", "check-data", str(folder), "--processes", "2"]
+    command = [*APP, "check-data", str(folder), "--processes", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 20
     while not (list(cache.glob("*-check.jsonl")) and journal(cache).read_text().count("\n") >= 1):

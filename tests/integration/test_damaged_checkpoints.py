@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import failure_of, run_command
 
 from app.base.errors import UserError
 from app.runs.layout import LAST_CHECKPOINT
 from app.training import checkpoint, checkpoint_files
 from app.training.checkpoint_files import numbered, read_newest, write
+from tests.support.in_process import failure_of, run_command
 
 OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout", "0"]
 

@@ -4,7 +4,6 @@ A block marked `sh run` or `python run` is run, in a folder of its own. Of other
 lacks (ImageNet, other hosts, a reader), the lines of ./run.sh are read as it would read them, and nothing is started.
 """
 
-import os
 import re
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from app.commands import COMMANDS, check
 from app.launch.options import parse
 from app.recipe.config import Config, flag, option_fields, to_json
+from tests.support.programs import environ
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,8 +45,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], place: Path) -> None:
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(place / "cache")}
-    done = subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=300)
+    variables = environ(XDG_CACHE_HOME=str(place / "cache"))
+    done = subprocess.run(command, cwd=place, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 

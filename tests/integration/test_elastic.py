@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+from tests.support.programs import RUN, environ
+
 SLOTS = 3
 PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "leave", "join", "kill rank 0"]
 # Rounding grows with every step at a high rate: 5e-10 of a momentum after 3000 steps at 0.1, 2e-14 after 5000 at 0.01.
@@ -119,10 +118,9 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
     script.chmod(0o755)
     hosts.write_text("localhost:2\n")
-    launch = [sys.executable, "-m", "app.start"]
-    elastic = [*launch, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
+    elastic = [*RUN, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
     with log.open("w") as out:
-        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=ENVIRON, stdout=out, stderr=out)
+        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=environ(), stdout=out, stderr=out)
     started.append(job)
     run = Run(job, log)
     wait_for = run.wait_for
@@ -161,7 +159,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     assert not members(folder)
 
     single = subprocess.Popen(
-        [*launch, "--launcher", "none", *RECIPE, "--output", alone], env=ENVIRON, stdout=subprocess.DEVNULL
+        [*RUN, "--launcher", "none", *RECIPE, "--output", alone], env=environ(), stdout=subprocess.DEVNULL
     )
     started.append(single)
     Run(single, log).wait_for(lambda: last in checkpoints(alone), "the undisturbed run", 400)

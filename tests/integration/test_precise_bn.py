@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from in_process import failure_of
 from torch import nn
 
 from app.data.order import permutation
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
 from app.training.run import open_data
+from tests.support.in_process import failure_of
 
 N, PER_WORKER, EPOCHS = 192, 16, 2
 

@@ -9,14 +9,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from imagenet_archives import (
+from PIL import Image
+
+from app.base.errors import UserError
+from app.storage.index import read_index
+from tests.support.imagenet_archives import (
     CLASSES,
     DEVKIT,
     MAT,
@@ -32,11 +35,8 @@ from imagenet_archives import (
     training_images,
     validation_images,
 )  # fmt: skip
-from in_process import failure_of, succeed
-from PIL import Image
-
-from app.base.errors import UserError
-from app.storage.index import read_index
+from tests.support.in_process import failure_of, succeed
+from tests.support.programs import APP
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,18 +128,7 @@ def test_killed_and_started_again(how: signal.Signals, tmp_path: Path) -> None:
     (folder / DEVKIT).write_bytes(
         devkit("1\n", meta_mat({"n01440764": ("tench", count), "n01443537": ("goldfish", 1)}))
     )
-    command = [
-        sys.executable,
-        "-m",
-        "app",
-        "prepare-imagenet",
-        str(folder),
-        str(out),
-        "--resize",
-        "256",
-        "--processes",
-        "2",
-    ]
+    command = [*APP, "prepare-imagenet", str(folder), str(out), "--resize", "256", "--processes", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: len(list(out.glob("train/n01440764/*.JPEG"))) > 3)
     process.send_signal(how)
@@ -364,19 +353,6 @@ def test_image_that_cannot_be_resized_is_named(archives: Path, tmp_path: Path) -
     line = refused(archives, tmp_path / "out", "--resize", 256, processes=2, code=3)
     assert f"cannot decode {archives / TRAIN}: n01440764_3.JPEG" in line
     prepare(archives, tmp_path / "other")  # unchanged, it is for check-data to find
-
-
-@pytest.mark.parametrize("command", ["prepare-imagenet", "check-data"])
-def test_help_imports_nothing_heavy_and_has_an_example(command: str) -> None:
-    program = (
-        "import sys; from app.__main__ import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: print(sorted({'numpy', 'torch', 'PIL', 'scipy'} & set(sys.modules)))"
-    )
-    argv = [sys.executable, "-c", program, command, "--help"]
-    shown = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"example: ./run.sh {command} " in shown
-    assert shown.endswith("[]\n")
 
 
 def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:

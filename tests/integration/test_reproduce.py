@@ -1,10 +1,8 @@
 """`reproduce` on a tiny experiment: interrupted, gone on with, run again from a stored config."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.base.errors import PREEMPTED
+from tests.support.programs import APP, environ
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = 6
@@ -20,10 +19,9 @@ COMMAND = ["gradient-noise", *OPTIONS, "--seeds", "2", "--jobs", "2", "--runs", 
 
 
 def start(place: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "app", "reproduce", *COMMAND]
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*APP, "reproduce", *COMMAND]
     return subprocess.Popen(
-        command, cwd=place, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=place, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

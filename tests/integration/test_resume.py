@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from app_server import AppServer
+
+from tests.support.app_server import AppServer
 
 EPOCHS = 14
 STEPS = 11 * EPOCHS  # of 128 of 1,437 images

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_folders import good_folder
-from imagenet_archives import make_archives, picture, tar_of
-from in_process import failure_of, succeed
 from PIL import Image
 
 from app.base.errors import UserError
 from app.data.sources import open_source
 from app.storage import index as module
 from app.storage.index import read_index
+from tests.support.bad_folders import good_folder
+from tests.support.imagenet_archives import make_archives, picture, tar_of
+from tests.support.in_process import failure_of, succeed
 
 
 @pytest.fixture(autouse=True)

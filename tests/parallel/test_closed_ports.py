@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.jobs import APP, HERE, Job, iteration
+from tests.support.jobs import Job, iteration
+from tests.support.programs import ROOT, RUN
 
 TRAIN = ["train", "--device", "cpu", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--epochs", "900",
          "--log-every", "1", "--keep", "2"]  # fmt: skip
@@ -54,8 +55,8 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path) -> None:
     open_folder.mkdir()
     open_folder.chmod(0o777)
     program = open_folder / "stranger.py"
-    program.write_bytes((HERE / "stranger.py").read_bytes())
-    job = Job(tmp_path / "run", [*APP, *words, "--output", str(tmp_path / "run")])
+    program.write_bytes((ROOT / "tests/parallel/stranger.py").read_bytes())
+    job = Job(tmp_path / "run", [*RUN, *words, "--output", str(tmp_path / "run")])
     try:
         job.wait_for(lambda: iteration(job.folder) > 5)
         listening, before = places(job), memory(job)

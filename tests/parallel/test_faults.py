@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.jobs import APP, FAULTY, End, Job, iteration
+from tests.support.jobs import FAULTY, End, Job, iteration
+from tests.support.programs import RUN
 
 HOST = socket.gethostname()
 STALL = 10
@@ -53,12 +54,12 @@ def elastic_stopped(folder: Path) -> End:
 
 
 def elastic_not_finite(folder: Path) -> End:
-    return Job(folder, [*APP, *elastic(folder, 2), "--reference-lr", "9e18"]).end()
+    return Job(folder, [*RUN, *elastic(folder, 2), "--reference-lr", "9e18"]).end()
 
 
 def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
     def run(folder: Path) -> End:
-        job = Job(folder, [*APP, *command(2, launcher, "--output", str(folder))])
+        job = Job(folder, [*RUN, *command(2, launcher, "--output", str(folder))])
         job.wait_for(lambda: iteration(folder) >= 10)
         job.signal(to, signal.SIGTERM)
         return job.end()
@@ -68,7 +69,7 @@ def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
 
 def asked_at_start(folder: Path) -> End:
     """As soon as a rank's process is there."""
-    job = Job(folder, [*APP, *command(2, "horovodrun", "--output", str(folder))])
+    job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: 1 in job.ranks())
     job.signal("rank 1", signal.SIGTERM)
     return job.end()
@@ -189,7 +190,7 @@ def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End
     ends["asked in evaluation"].result()
     folder = folders / "asked-in-evaluation"
     assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 22 * 64}  # of 1437 training images
-    job = Job(folder, [*APP, *command(2, "horovodrun", "--output", str(folder))])
+    job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: iteration(folder) > 22)
     job.signal("run.sh", signal.SIGINT)
     assert job.end().code == 75

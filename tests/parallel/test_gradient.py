@@ -1,8 +1,5 @@
 """k processes of one worker each make the gradient of one process that computes the k workers in turn."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.model.networks import BasicBlock
-
-HERE = Path(__file__).parent
-ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+from tests.support.programs import run, run_ranks
 
 
 def step(file: Path, *launch: str) -> dict[str, dict[str, Tensor]]:
-    command = [sys.executable, HERE / "launch_program.py", HERE / "gradient_rank.py", *launch, "train", file]
-    done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*run_ranks("tests/parallel/gradient_rank.py"), *launch, "train", file)
     return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
 
 

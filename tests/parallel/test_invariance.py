@@ -1,9 +1,6 @@
 """The recipe is the experiment, the cluster only sets the speed: real launchers, 1 to 8 processes, the same run."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-HERE = Path(__file__).parent
-ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+from tests.support.programs import run, run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +28,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(images: Path, folder: Path, launcher: str, processes: int) -> Path:
     options = ["--launcher", launcher] if launcher == "none" else ["-np", str(processes), "--launcher", launcher]
-    program = [sys.executable, HERE / "launch_program.py", HERE / "invariance_rank.py"]
-    command = [*program, *options, "train", images, folder]
-    done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*run_ranks("tests/parallel/invariance_rank.py"), *options, "train", images, folder)
     return folder
 
 

@@ -6,17 +6,17 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from tests.support.programs import environ, run_ranks
+
 HOST = socket.gethostname()
-COMMAND = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "launch_rank.py")]
-ENVIRON = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+COMMAND = run_ranks("tests/parallel/launch_rank.py")
+ENVIRON = environ()
 SECRET = b"planted-secret"
 # Names that no shell can carry, more than fits on a command line, what another job left, a proxy that does not answer
 ODD = {

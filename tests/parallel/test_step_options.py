@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import horovodrun, run, said
+
 CASES: dict[str, dict[str, Any]] = {
     "fp64": {"precision": "fp64", "ghost": "off"},
     "layer by layer": {"precision": "fp64", "ghost": "off", "overlap": "on"},
@@ -39,17 +37,9 @@ TOLERANCE = {
 
 def launch(processes: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """What rank 0 of step_rank.py says about these cases."""
-    program = [sys.executable, str(ROOT / "tests/parallel/step_rank.py"), json.dumps(cases)]
-    if processes > 1:
-        horovodrun = str(Path(sys.executable).with_name("horovodrun"))
-        program = [horovodrun, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *program]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said: dict[str, Any] = json.loads(
-        next(line for line in done.stdout.splitlines() if "SAID " in line).partition("SAID ")[2]
-    )
-    return said
+    program = [sys.executable, "tests/parallel/step_rank.py", json.dumps(cases)]
+    found: dict[str, Any] = said(run(*horovodrun(processes, *program)).stdout)[0]
+    return found
 
 
 @cache

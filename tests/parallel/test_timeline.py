@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import RUN, run
+
 OPTIONS = [
     "--data", "synthetic", "--image-size", "64", "--synthetic-images", "256", "--synthetic-classes", "10",
     "--model", "resnet18", "--minibatch", "32", "--per-worker", "16", "--epochs", "1", "--cycle-ms", "1",
@@ -17,21 +15,8 @@ OPTIONS = [
 
 
 def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "app.start",
-        "-np",
-        "2",
-        "train",
-        *OPTIONS,
-        "--output",
-        str(tmp_path / "run"),
-    ]
     timeline = tmp_path / "timeline.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOROVOD_TIMELINE": str(timeline)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(*RUN, "-np", 2, "train", *OPTIONS, "--output", tmp_path / "run", HOROVOD_TIMELINE=str(timeline))
     events = json.loads(timeline.read_text())
     pids = {e["args"]["name"]: e["pid"] for e in events if e.get("name") == "process_name" and "name" in e["args"]}
     assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 of ResNet-18, and the piggyback

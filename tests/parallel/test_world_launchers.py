@@ -1,6 +1,5 @@
 """World under every launcher, started by hand: what it says of itself, and exact sums."""
 
-import json
 import os
 import socket
 import subprocess
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
+from tests.support.programs import run, said
+
 MPIRUN = [
     "mpirun",
     *(["--allow-run-as-root"] if os.geteuid() == 0 else []),
@@ -19,22 +18,16 @@ MPIRUN = [
     "--bind-to",
     "none",
 ]
-HOROVODRUN_GLOO = [str(BIN / "horovodrun"), "--gloo", "--network-interfaces", "lo"]
-HOROVODRUN_MPI = [str(BIN / "horovodrun"), "--mpi"]
+HOROVODRUN = str(Path(sys.executable).with_name("horovodrun"))
+HOROVODRUN_GLOO = [HOROVODRUN, "--gloo", "--network-interfaces", "lo"]
+HOROVODRUN_MPI = [HOROVODRUN, "--mpi"]
 
 
-def run(launcher: list[str], processes: int, collectives: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        *launcher,
-        *(["-np", str(processes)] if launcher else []),
-        sys.executable,
-        str(HERE / "world_rank.py"),
-        collectives,
-    ]
-    extra = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=os.environ | extra | environ, capture_output=True, text=True, timeout=100, check=False
-    )
+def start_world(
+    launcher: list[str], processes: int, collectives: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    count = ["-np", processes] if launcher else []
+    return run(*launcher, *count, sys.executable, "tests/parallel/world_rank.py", collectives, code=None, **variables)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +43,16 @@ def run(launcher: list[str], processes: int, collectives: str, **environ: str) -
     ],
 )
 def test_world(launcher: list[str], processes: int, asked: str, environ: dict[str, str], controller: str) -> None:
-    done = run(launcher, processes, asked, **environ)
+    done = start_world(launcher, processes, asked, **environ)
     assert done.returncode == 0, done.stderr
-    texts = done.stdout.split("SAID ")[1:]  # launchers may put two ranks' words on a line, and tags between them
-    said = sorted((json.JSONDecoder().raw_decode(text)[0] for text in texts), key=lambda each: each["rank"])
+    worlds = sorted(said(done.stdout), key=lambda each: each["rank"])
     ones = {1: 1, 2: 11, 3: 111}[processes]
     if launcher == HOROVODRUN_GLOO:
-        for each in said:
+        for each in worlds:
             running, left = each.pop("connections")
             assert running > 0
             assert left == 0
-    for rank, each in enumerate(said):
+    for rank, each in enumerate(worlds):
         assert each == {
             "rank": rank,
             "size": processes,
@@ -75,14 +67,14 @@ def test_world(launcher: list[str], processes: int, asked: str, environ: dict[st
             "overwritten": [[processes - 1], [processes - 1]],
             "stepped": [-1, processes * (processes + 1) // 2],
         }
-    assert len(said) == processes
+    assert len(worlds) == processes
 
 
 def test_nccl_without_a_gpu() -> None:
-    done = run([], 1, "nccl", CUDA_VISIBLE_DEVICES="")
+    done = start_world([], 1, "nccl", CUDA_VISIBLE_DEVICES="")
     assert "UserError: --collectives nccl needs a GPU" in done.stderr
 
 
 def test_mpi_under_horovodrun_gloo() -> None:
-    done = run(HOROVODRUN_GLOO, 1, "mpi")
+    done = start_world(HOROVODRUN_GLOO, 1, "mpi")
     assert "UserError: --collectives mpi: these processes were started by horovodrun --gloo" in done.stderr

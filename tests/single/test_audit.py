@@ -1,8 +1,6 @@
 """What the audit finds, choice by choice."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from app.commands.audit import main
 from app.recipe.audit import CHOICES, DEVIATES, FOLLOWED, REMARKS, SILENT, audit, audit_claim, in_short
 from app.recipe.config import Config, from_dict, option_fields, to_json
 from app.recipe.presets import preset
+from tests.support.programs import APP, run
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = 1281167
@@ -127,10 +126,7 @@ def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_
     folder = tmp_path / "run"
     options = "--recipe paper-256 --data synthetic --model resnet8 --image-size 32 --synthetic-images 32"
     options += f" --synthetic-classes 4 --minibatch 32 --epochs 1 --device cpu --output {folder}"
-    done = subprocess.run(
-        [sys.executable, "-m", "app", "train", *options.split()], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(*APP, "train", *options.split())
     assert "audit: 20 of 25 remarks and choices of the paper followed" in done.stdout
     assert "  deviates: image size: --image-size 32; paper (section 5.1): 224 x 224" in done.stdout
     kept = json.loads((folder / "audit.json").read_text())

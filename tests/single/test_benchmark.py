@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from app.bench.bottleneck import bottleneck
 from app.bench.measure import fit, over_ranks
 from app.bench.stopwatch import PHASES
 from app.commands.benchmark import parse
+from tests.support.programs import APP, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,15 +62,13 @@ def test_refusals(tmp_path: Path) -> None:
             parse(bad)
 
 
-def run(*options: str, folder: Path) -> tuple[dict[str, Any], str]:
-    command = [sys.executable, "-m", "app", "benchmark", "--json", str(folder / "found"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+def benchmark(*options: str, folder: Path) -> tuple[dict[str, Any], str]:
+    done = run(*APP, "benchmark", "--json", folder / "found", *options)
     return json.loads((folder / "found").read_text()), done.stdout
 
 
 def test_steps(tmp_path: Path) -> None:
-    found, said = run("--steps", "4", "--minibatch", "32", folder=tmp_path)
+    found, said = benchmark("--steps", "4", "--minibatch", "32", folder=tmp_path)
     for kind in ("synthetic", "real"):
         phases = found[kind]["phases"]
         assert list(phases) == list(PHASES)
@@ -86,6 +83,6 @@ def test_steps(tmp_path: Path) -> None:
 
 
 def test_input_alone(tmp_path: Path) -> None:
-    found, said = run("--input", "--steps", "3", "--loader-processes", "0", folder=tmp_path)
+    found, said = benchmark("--input", "--steps", "3", "--loader-processes", "0", folder=tmp_path)
     assert found["input"]["images_per_second"] == pytest.approx(found["input"]["of_a_process"]["max"])
     assert "images/s" in said

@@ -11,6 +11,7 @@ import pytest
 from app import start
 from app.base.errors import UserError
 from app.launch.environment import cleaned, travels
+from tests.support.programs import run_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,14 +111,7 @@ def test_one_process_without_a_launcher(tmp_path: Path) -> None:
     program.write_text(
         "import os; print(sorted(n for n in os.environ if n in ('HOROVOD_RANK', 'PMIX_RANK', 'OMP_NUM_THREADS')))"
     )
-    start = [
-        sys.executable,
-        str(ROOT / "tests/parallel/launch_program.py"),
-        str(program),
-        "--launcher",
-        "none",
-        "train",
-    ]
+    start = [*run_ranks(program), "--launcher", "none", "train"]
     environ = os.environ | {"HOROVOD_RANK": "1", "OMP_NUM_THREADS": "0", "PYTHONPATH": str(ROOT)}
     outer = ["mpirun", "--allow-run-as-root", "-np", "1"]
     shown = []

@@ -14,12 +14,11 @@ from app.__main__ import help_text
 from app.base import errors
 from app.base.errors import UserError
 from app.commands import COMMANDS, module_of
-
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import run
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return run(sys.executable, "-m", *arguments, code=None)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,8 +49,7 @@ def test_no_command_imports_torch_to_answer() -> None:
         "[importlib.import_module(module_of(c)).make_parser() for c in COMMANDS];"
         "print([m for m in ('torch', 'numpy', 'horovod', 'matplotlib') if m in sys.modules])"
     )
-    heavy = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert heavy.stdout == "[]\n", heavy.stderr
+    assert run(sys.executable, "-c", code).stdout == "[]\n"
 
 
 def test_exit_codes_are_documented() -> None:

@@ -14,7 +14,7 @@ from app.data.sources import IMAGENET_MEAN, Source, open_source
 from app.data.splits import ArraySplit, Split, StoredSplit
 from app.trained.trained import load
 from app.training.normalisation import count_values, moments_of_counts
-from tests.integration.in_process import failure_of, succeed
+from tests.support.in_process import failure_of, succeed
 
 SIDE = 32
 IMAGES = 20  # of training

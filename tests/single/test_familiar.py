@@ -1,15 +1,12 @@
 """Options that users of other programs type are answered with ours, and the words that every program knows exist."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from app.base.errors import UserError
 from app.commands import check
-
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import run
 
 
 @pytest.mark.parametrize(
@@ -35,9 +32,7 @@ def test_names_of_other_programs_lead_to_ours(words: list[str], advice: str) -> 
 @pytest.mark.parametrize("module", ["app", "app.start"])
 def test_help_and_version(module: str) -> None:
     def shown(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run(sys.executable, "-m", module, *words).stdout
 
     assert shown("--version") == shown("version")
     assert "horovod 0.28.1" in shown("--version") and "commit " in shown("--version")

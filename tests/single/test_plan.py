@@ -1,7 +1,6 @@
 """`plan` as a user runs it, against the paper's times and numbers done by hand."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from app.base.errors import UserError
 from app.commands.plan import main, parse
 from app.forecast.forecast import JITTER, Work, step_time
 from app.forecast.interconnect import Cluster, Link
+from tests.support.programs import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ["--recipe", "paper-8k", "--gpus", "8,256,352", "--gpus-per-host", "8", "--images-per-second", "138"]
@@ -30,9 +30,7 @@ def test_without_torch_or_matplotlib() -> None:
         "heavy = {'torch', 'numpy', 'matplotlib', 'horovod', 'sklearn'} & set(sys.modules);"
         "assert not heavy, heavy; sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code, "plan", *PAPER], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["k"] == 256
+    assert json.loads(run(sys.executable, "-c", code, "plan", *PAPER).stdout)["k"] == 256
 
 
 def test_arithmetic_of_paper_8k(capsys: pytest.CaptureFixture[str]) -> None:

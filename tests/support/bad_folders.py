@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from imagenet_archives import picture
 from PIL import Image
+
+from tests.support.imagenet_archives import picture
 
 CLASSES, TRAIN, VALIDATION = ("cat", "dog"), 4, 2
 

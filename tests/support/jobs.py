@@ -6,17 +6,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parents[1] / "tests" / "parallel"
-ROOT = HERE.parents[1]
-ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-APP = [sys.executable, "-m", "app.start"]
-FAULTY = [sys.executable, str(HERE / "launch_program.py"), str(HERE / "fault_rank.py")]
+from tests.support.programs import environ, run_ranks
+
+FAULTY = run_ranks("tests/support/fault_rank.py")
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,14 @@ class Job:
         self.folder, self.output = folder, folder.with_name(f"{folder.name}.out")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("w") as out:
-            self.process = subprocess.Popen(command, env=ENVIRON | {"FAULT": fault}, stdout=out, stderr=out)
+            self.process = subprocess.Popen(command, env=environ(FAULT=fault), stdout=out, stderr=out)
         self.since = time.monotonic()
 
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        """Till it is true. Fails where the job ends before."""
+        """Wait until the condition is true. Fails where the job ends before."""
         wait_for(lambda: condition() or not self.alive(), seconds)
         assert condition(), self.output.read_text()
 
@@ -70,10 +67,10 @@ class Job:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0") + [b""]
-                environ = (process / "environ").read_bytes().decode(errors="replace")
+                variables = (process / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", environ)
+            rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", variables)
             program = words[1:3] == [b"-m", b"app"] or words[1].endswith(b"fault_rank.py")
             if rank and program and str(self.folder).encode() in words:
                 found[int(rank[1])] = int(process.name)

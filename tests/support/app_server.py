@@ -1,7 +1,7 @@
 """`python -m app` without its seconds of imports: forked from a process that has made them and started nothing.
 
-As a program it serves: a line `[option, ...]` on its input starts `app` with these and is answered by the process id, a
-line with a process id by that process's exit code, once it has ended.
+As a program it serves. A line `[log, option, ...]` on its input starts `app` with these options and is answered with
+the process id. A line with a process id is answered with the exit code of that process, once it has ended.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from typing import Any, Self
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import environ
 
 
 class AppServer:
-    """Starts the app in processes that get the environment of this moment; `with` ends the server, not them."""
+    """Starts the app in processes that get the environment of this moment. Leaving `with` ends the server, not them."""
 
     def __init__(self) -> None:
-        environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        variables = environ()
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._server = subprocess.Popen([sys.executable, __file__], env=environ, text=True, **pipes)
+        command = [sys.executable, "-m", "tests.support.app_server"]
+        self._server = subprocess.Popen(command, env=variables, text=True, **pipes)
 
-    def start(self, *argv: str) -> int:
-        """The process id of `python -m app ARGV`."""
-        return self._ask(argv)
+    def start(self, *argv: object, log: Path | str = "") -> int:
+        """Start `python -m app ARGV` and return its process id.
+
+        Args:
+            argv: the command and its options.
+            log: its standard output goes to `log`.out and its standard error to `log`.err.
+        """
+        return self._ask([str(log), *map(str, argv)])
 
     def end(self, child: int) -> int:
-        """Its exit code, negative for a signal, once it has ended."""
+        """Wait for the end of a process. Return its exit code, or the negative number of the signal that ended it."""
         return self._ask(child)
 
     def has_ended(self, child: int) -> bool:
@@ -51,7 +57,8 @@ class AppServer:
 
 
 def serve() -> None:
-    import app.training.session  # noqa: F401
+    import app.training.session
+    import app.world.world  # noqa: F401
     from app.__main__ import main
     from app.base.failure import end
 
@@ -65,7 +72,11 @@ def serve() -> None:
             print(child, file=answers)
         else:
             requests.close()
-            end(main(request))
+            log, *argv = request
+            if log:
+                for descriptor, ending in ((1, "out"), (2, "err")):
+                    os.dup2(os.open(f"{log}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            end(main(argv))
 
 
 if __name__ == "__main__":

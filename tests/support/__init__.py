@@ -1,0 +1,1 @@
+"""What several tests share: how the program is started, faulty jobs, and data made for tests."""
