@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
+from app.base.launcher_environment import launcher_rank
 from app.base.signals import StopRequest
 from app.recipe.comparison import check_same_recipe
 from app.recipe.config import Config, read_config
 from app.recipe.options import Parser, resolve, run_parser
-from app.runs.layout import CONFIG
-from app.runs.run_folder import resumed_folder
+from app.runs.layout import CHECKPOINTS, CONFIG
+from app.runs.run_folder import find_folder, resumed_folder
 from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ def parse(argv: Sequence[str]) -> Config:
     """Returns the config of a command line. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if not given.get("resume"):
-        return resolve(given)
+        config = resolve(given)
+        check_init(config)
+        return config
     if given.get("output"):
         raise UserError(
             "--output cannot be given with --resume, which continues in the run's own folder: leave out --output"
@@ -38,6 +42,24 @@ def parse(argv: Sequence[str]) -> Config:
     new = resolve({**given, "config": str(folder / CONFIG), "resume": str(folder)})
     check_same_recipe(old, new, f"--resume {folder}")
     return new
+
+
+def check_init(config: Config) -> None:
+    """Raises UserError where the weights of --init are not there. The first checkpoint of a run replaces them.
+
+    Only rank 0 reads the weights, and this process where it is to launch the ranks.
+    """
+    if not config.init or launcher_rank() != 0 or any((find_folder(config) / CHECKPOINTS).glob("*.pt")):
+        return
+    path = Path(config.init)
+    if not path.exists():
+        raise UserError(
+            f"--init {path}: there is no such file or folder; give a file of weights, a run or a checkpoint"
+        )
+    if path.is_dir() and not any((path / CHECKPOINTS).glob("*.pt")):
+        raise UserError(
+            f"--init {path}: this folder is no run with a checkpoint; give a file of weights or another run"
+        )
 
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:

@@ -28,6 +28,7 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
     they follow one another: image i belongs to worker i // n. A worker is a slice of the memory in both.
     """
 
+    frozen = False  # whether it uses its running statistics in training too, which then stay as they are (freeze.py)
     mean: Tensor  # [workers_per_pass * channels], worker by worker
     var: Tensor  # the same, unbiased
 
@@ -48,7 +49,7 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
             self.var = self.var.new_ones(workers * self.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if self.frozen or not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return self.normalise(x)
 

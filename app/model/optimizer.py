@@ -10,15 +10,17 @@ from torch.optim import SGD, Optimizer
 
 from app.model.lars import LARS
 from app.model.sgd import EagerSGD
+from app.model.weights import LAST_LAYER
 from app.recipe.config import Config
 
 
 def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
-    """Nesterov SGD with three groups of parameters.
+    """Nesterov SGD with three groups of parameters, without those that are frozen.
 
     The first group decays; the second is BN's gamma and beta, which do not decay (section 5.1); the third is the
     piggyback's parameter (app/model/piggyback.py), which has a learning rate of its own. With --optimizer lars the
-    weights of convolutions and of the last layer are a group of their own, which comes first (app/model/lars.py).
+    weights of convolutions and of the last layer are a group of their own, which comes first (app/model/lars.py). With
+    --head-lr-factor the last layer's parameters are in groups of their own.
 
     torch keeps the learning rate outside the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9). It
     needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
@@ -29,14 +31,13 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
     decayed = [p for p in network.parameters() if id(p) not in special]
     layers = [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []  # without the last layer's bias
     scaled = {"trust_coefficient": config.trust_coefficient, "trust_decay": config.weight_decay}
-    groups: list[dict[str, Any]] = [
-        *([{"params": layers, "weight_decay": 0.0, "learned": True, **scaled}] if layers else []),
-        {
-            "params": [p for p in decayed if p.ndim == 1] if layers else decayed,
-            "weight_decay": config.weight_decay,
-            "learned": True,
-        },
-        {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0, "learned": True},
+    kinds: list[dict[str, Any]] = [
+        {"params": layers, "weight_decay": 0.0, **scaled},
+        {"params": [p for p in decayed if p.ndim == 1] if layers else decayed, "weight_decay": config.weight_decay},
+        {"params": affine, "weight_decay": config.weight_decay if config.decay_bn else 0.0},
+    ]
+    groups = [
+        *(part for kind in kinds for part in with_factors(kind, network, config.head_lr_factor)),
         {
             "params": [piggyback],
             "lr": config.bn_momentum,
@@ -48,6 +49,17 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
     ]
     kind = LARS if config.optimizer == "lars" else EagerSGD
     return kind(groups, lr=config.reference_lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """Return the groups to train of a group of parameters, which have the factor of their learning rate.
+
+    Frozen parameters are left out. The last layer's are a group of their own where their factor is not 1.
+    """
+    head = {id(p) for p in getattr(network, LAST_LAYER).parameters()} if factor != 1 else set()
+    trained = [p for p in group["params"] if p.requires_grad]
+    parts = [([p for p in trained if id(p) not in head], 1.0), ([p for p in trained if id(p) in head], factor)]
+    return [{**group, "params": part, "learned": True, "lr_factor": each} for part, each in parts if part]
 
 
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -73,10 +85,10 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of the learned parameters."""
+    """Sets the learning rate of the learned parameters, of which the last layer may have a factor of its own."""
     for group in optimizer.param_groups:
         if group["learned"]:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
 
 
 def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:

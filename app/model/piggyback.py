@@ -23,7 +23,7 @@ class Piggyback:
     tensor that it is ready to be summed.
 
     The `running_mean` and `running_var` of the BN modules become views of the parameter. The network must therefore
-    have its final device, dtype and memory format already.
+    have its final device, dtype and memory format already. Those of frozen modules stay outside and do not change.
 
     Args:
         network: the network, whose BN modules are WorkerBatchNorm2d.
@@ -32,7 +32,7 @@ class Piggyback:
     """
 
     def __init__(self, network: nn.Module, workers: int, report_size: int) -> None:
-        self.norms = [m for m in network.modules() if isinstance(m, WorkerBatchNorm2d)]
+        self.norms = [m for m in network.modules() if isinstance(m, WorkerBatchNorm2d) and not m.frozen]
         self.workers = workers
         running: list[Any] = [value for m in self.norms for value in (m.running_mean, m.running_var)]
         report = next(network.parameters()).detach().new_zeros(report_size)

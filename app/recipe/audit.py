@@ -107,11 +107,16 @@ def _beyond(config: Config, images: int) -> str:
         used.append(f"--schedule {config.schedule} ({SCHEDULES[config.schedule].source})")
     if config.optimizer == "lars":
         used.append("--optimizer lars (You, Gitman and Ginsburg 2017)")
+    for name, plain in BEYOND.items():
+        if getattr(config, name) != plain:
+            used.append(f"{flag(name)} {_show(getattr(config, name))}")
     if config.label_smoothing:
         used.append(f"--label-smoothing {config.label_smoothing:g} (Szegedy et al. 2016)")
     return "beyond this paper: " + ", ".join(used) if used else ""
 
 
+# Options that the paper does not have, with the value that leaves them out.
+BEYOND = {"init": "", "freeze": "none", "head_lr_factor": 1.0}
 REMARKS = (
     _values("remark 1", "3", "scaling the loss is not scaling the rate", "the rate is scaled, the weight decay is not",
             scaled="rate"),
@@ -134,7 +139,7 @@ CHOICES = (
     _values("epochs", "5.1", "90", epochs=paper.EPOCHS),
     Choice("decays", "5.1", "by 1/10 at epochs 30, 60 and 80", ("decay_epochs", "decay_factor"), _decays),
     Choice("beyond", "5.1", "step decay, SGD, plain labels", ("schedule", "optimizer", "trust_coefficient",
-                                                              "label_smoothing"), _beyond),
+                                                              "label_smoothing", *BEYOND), _beyond),
     _values("momentum", "5.1", "0.9, Nesterov's", momentum=paper.MOMENTUM, nesterov=True),
     _values("weight decay", "5.1", "0.0001, not scaled", weight_decay=paper.WEIGHT_DECAY),
     _values("weight decay of BN", "5.1", "none on gamma and beta", decay_bn=False),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from app.base.errors import UserError
 from app.base.text import nearest
 from app.data.sources import AUGMENTATIONS, data_help
-from app.recipe.models import MODELS
+from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM
 from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
 from app.recipe.schedule import SCHEDULES, WARMUPS
@@ -129,6 +129,19 @@ class Config:
     width: int = option(
         16, "model", "number of channels in the first stage of the networks for small images", limits=ABOVE_0
     )
+    init: str = option(
+        "",
+        "model",
+        "weights to start from: a file in torchvision's format (.pth, .pt, .safetensors), a run, or one of its"
+        " checkpoints (paper: random weights)",
+    )
+    freeze: str = option(
+        "none",
+        "model",
+        "part of the weights of --init that is kept as it is, BN's statistics included: up to a stage, or features, all"
+        " but the last layer",
+        choices=("none", STEM, *STAGES, ALL_BUT_LAST),
+    )
     last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
     fc_std: float = option(
         0.01, "model", "standard deviation of the last layer's initial weights (paper: 0.01)", limits=FROM_0
@@ -194,6 +207,9 @@ class Config:
         "optimizer",
         "share of each label that is spread evenly over all classes (paper: none)",
         limits=FROM_0_TO_1,
+    )
+    head_lr_factor: float = option(
+        1.0, "optimizer", "factor of the last layer's learning rate, for weights of --init", limits=ABOVE_0
     )
     loss_divisor: str = option(
         "kn", "optimizer", "number by which a worker's summed loss is divided (paper: kn)", choices=("kn", "n")
@@ -349,6 +365,13 @@ def check_together(config: Config) -> None:
         raise UserError(
             f"--precise-bn {config.precise_bn} is not a multiple of --per-worker {config.per_worker}: try {closest}"
         )
+    if config.freeze != "none" and not config.init:
+        raise UserError("--freeze keeps weights as they are, and random ones are of no use: give --init too")
+    stages = STAGES[: len(MODELS[config.model].blocks)]
+    if config.freeze in STAGES and config.freeze not in stages:
+        raise UserError(f"--freeze {config.freeze}: {config.model} has no such stage, its last one is {stages[-1]}")
+    if config.freeze in (ALL_BUT_LAST, stages[-1]) and config.precise_bn:
+        raise UserError("--precise-bn measures BN's statistics, and --freeze keeps all of them: give one of them")
     if config.sync_bn and config.precise_bn:
         raise UserError("--precise-bn measures statistics per worker, --sync-bn joins those of all: give one of them")
     if config.ghost not in ("auto", "off") and not (

@@ -27,6 +27,9 @@ FAMILIAR = {
     "--fp16": "--precision fp16",
     "--fp16-allreduce": "--compression fp16",
     "--torchcompile": "--compile",
+    "--pretrained": "--init, a file of weights or a run",
+    "--initial-checkpoint": "--init, a file of weights or a run",
+    "--weights": "--init, a file of weights or a run",
     "--no-cuda": "--device cpu",
     "--lr-warmup-epochs": "--warmup-epochs",
     "--lr-step-size": "--decay-epochs",
@@ -39,7 +42,6 @@ FAMILIAR = {
     "--nproc_per_node": "-np before the command, as in `./run.sh -np 8 train`",
     "--world-size": "-np before the command, as in `./run.sh -np 8 train`",
 }
-LEFT_OUT = {"--pretrained": "training starts from random weights, as in the paper"}
 BEFORE_THE_COMMAND = (
     "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",
     "--min-np", "--max-np", "--dry-run",
@@ -52,6 +54,4 @@ def familiar(name: str, program: str) -> str:
         start, _, command = program.partition(" ")
         value = "" if name == "--dry-run" else "..."
         return f"it stands before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"
-    if name in LEFT_OUT:
-        return LEFT_OUT[name]
     return f"use {FAMILIAR[name]}" if name in FAMILIAR else ""

@@ -23,6 +23,9 @@ class Architecture(NamedTuple):
     small: bool = False
 
 
+STEM, ALL_BUT_LAST = "stem", "features"  # what --freeze can name besides a stage
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; the small networks have the first three
+
 MODELS = {
     "resnet8": Architecture((1, 1, 1), small=True),
     "resnet14": Architecture((2, 2, 2), small=True),

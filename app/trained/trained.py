@@ -17,21 +17,12 @@ from app.base.errors import UserError
 from app.data.images import central_crop, read_image, to_grey
 from app.data.sources import IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD, Source, default_resize, is_folder, open_data_set
 from app.model.networks import make_network
+from app.model.weights import recognise, state_dict_of
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
-from app.recipe.models import MODELS
-from app.training import checkpoint
 from app.training.checkpoint import is_list_of
-from app.training.checkpoint_files import read_newest
+from app.training.checkpoint_files import read_any
 from app.training.forward_pass import AUTOCAST, ForwardPass
-
-# (has three convolutions a block, blocks of each stage) -> name
-ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
-    (entry.convolutions == 3, entry.blocks): name for name, entry in MODELS.items()
-}
-
-
-PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel's and of torch.compile's networks
 
 
 @dataclass(frozen=True)
@@ -93,32 +84,8 @@ def load(name: str) -> TrainedNetwork:
     `export` writes it, else ImageNet's.
     """
     path = Path(name)
-    if path.is_dir():
-        content = read_newest(path, print)
-        if content is None:
-            raise UserError(f"{path} is no run with a checkpoint: there is no {path / 'checkpoints'}")
-        return from_checkpoint(content)
-    content = read_file(path)
-    if "format" in content:
-        return from_checkpoint(checkpoint.read(path))
-    return from_weights(content, path)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The content of a file of tensors. Raises UserError."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever a damaged archive makes the reader raise
-        raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no state_dict, but a {type(content).__name__}")
-    return content
+    content = read_any(path, print)
+    return from_checkpoint(content) if "format" in content else from_weights(content, path)
 
 
 def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
@@ -147,10 +114,7 @@ def _config_of(content: dict[str, Any]) -> Config:
 
 def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
     """The network of a bare state_dict, also as training scripts nest and prefix it. Raises UserError."""
-    nested = content.get("state_dict", content.get("model", content))
-    if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
-        raise UserError(f"{path} holds no state_dict: give one of names and tensors, as torch.save(net.state_dict())")
-    weights = {PREFIXES.sub("", str(name)): value for name, value in nested.items()}
+    weights = state_dict_of(content, path)
     model = architecture(weights, path)
     beside = path.with_suffix(".json")
     known = read_beside(beside) if beside.is_file() else {}
@@ -178,11 +142,8 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
 
 def architecture(weights: dict[str, Any], path: Path) -> str:
     """The name of the network that a state_dict is of. Raises UserError."""
-    found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
-    blocks = {(int(m[1]), int(m[2])) for m in found if m}
-    stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
-    name = ARCHITECTURES.get(("layer1.0.conv3.weight" in weights, stages))
-    if name is None or not {"conv1.weight", "fc.weight"} <= set(weights):
+    name = recognise(weights)
+    if not name or not {"conv1.weight", "fc.weight"} <= set(weights):
         raise UserError(f"{path} is no state_dict of torchvision's ResNets: its first names are {list(weights)[:3]}")
     return name
 

@@ -12,6 +12,7 @@ import torch
 
 from app.base.errors import UserError
 from app.base.files import is_full, sync_folder, wait_for_space, write_whole
+from app.model.weights import read_file
 from app.recipe.config import Config
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT
 from app.training import checkpoint
@@ -83,6 +84,20 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
     if problems:
         raise UserError(f"no checkpoint of {folder} can be used: {'; '.join(problems)}")
     return None
+
+
+def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the newest checkpoint of a run's folder, a checkpoint, or the content of a file of weights.
+
+    The content of a checkpoint has a "format". Raises UserError.
+    """
+    if path.is_dir():
+        found = read_newest(path, say)
+        if found is None:
+            raise UserError(f"{path} is no run with a checkpoint: there is no {path / CHECKPOINTS}")
+        return found
+    content = read_file(path)
+    return checkpoint.read(path) if "format" in content else content
 
 
 class Writer:

@@ -12,6 +12,7 @@ import torch
 from app.base.phase import phase
 from app.data.sources import Source, is_folder, open_data_set
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
+from app.model.freeze import freeze
 from app.model.loss_scale import LossScale
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
@@ -67,12 +68,13 @@ def make_state(run: Run, world: World) -> State:
     """Network, report and Horovod-wrapped SGD at the start of a run, equal on every process."""
     config = run.config
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
+    freeze(network, config.freeze)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     network = network.to(world.device, dtype(config), memory_format=layout)  # type: ignore[call-overload]
     piggyback = Piggyback(network, run.plan.workers, REPORT_SIZE)
     optimizer = distribute(
         make_optimizer(network, piggyback.parameter, config),
-        [*network.named_parameters(), ("piggyback", piggyback.parameter)],
+        [*((name, p) for name, p in network.named_parameters() if p.requires_grad), ("piggyback", piggyback.parameter)],
         passes=passes_per_step(config, run.plan, run.source, world),
         compression=Compression(config.compression, run.plan.workers),
         overlap=overlaps(config, world),

@@ -18,6 +18,7 @@ from app.base.phase import phase, phase_of
 from app.base.signals import StopRequest
 from app.data.loader import check_shared_memory
 from app.data.sources import Source
+from app.model.weights import load_weights, state_dict_of
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.config import Config
 from app.recipe.plan import describe
@@ -28,7 +29,7 @@ from app.runs.log import Log, RunLog
 from app.runs.run import Run
 from app.training import checkpoint, evaluation
 from app.training.cadence import place
-from app.training.checkpoint_files import Writer, patience, read_newest
+from app.training.checkpoint_files import Writer, patience, read_any, read_newest
 from app.training.divergence import compare
 from app.training.forward_pass import passes_per_step
 from app.training.hooks import NO_HOOKS, Hooks
@@ -57,6 +58,7 @@ class Trainer:
         self.run_: Run | None = None
         self.writer: Writer | None = None
         self.committed: dict[str, Any] | None = None
+        self.started_from = ""  # what the first session says of --init
 
     def run(self) -> None:
         """Trains to the end, over as many sessions as it takes."""
@@ -90,6 +92,7 @@ class Trainer:
                 *world.describe(),
                 *describe(run.plan, run.config),
                 *audited,
+                *filter(None, [self.started_from]),
                 *run.source.warnings,
                 f"output: {run.folder}",
             )
@@ -121,7 +124,7 @@ class Trainer:
         return folder
 
     def share(self, run: Run, world: World) -> State:
-        """The state on every process: rank 0's, which was here before, or has read the newest checkpoint."""
+        """The state on every process: rank 0's, which was here before, or has read the newest checkpoint or --init."""
         first = self.committed is None  # not: here for the first time; the session before may have been cut short
         self.folder = run.folder
         if self.state is None:
@@ -129,7 +132,7 @@ class Trainer:
         else:
             elastic.deal_again(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
-            on_root(partial(resume, run, self.state))
+            self.started_from = on_root(partial(begin, run, self.state))
         self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))
         broadcast_parameters(self.state.tensors().items())  # Horovod: rank 0's state to all
         return self.state
@@ -178,17 +181,32 @@ class Trainer:
             checkpoint.restore(self.state, self.committed)
 
 
-def resume(run: Run, state: State) -> None:
-    """Reads the newest good checkpoint of the run's folder into the state. Raises UserError where it is another's."""
+def begin(run: Run, state: State) -> str:
+    """Reads the newest good checkpoint of the run's folder into the state; where there is none, the weights of --init.
+
+    Returns:
+        What was loaded from --init, in words.
+
+    Raises:
+        UserError: the checkpoint is another run's, or the weights do not fit.
+    """
     content = read_newest(run.folder, lambda text: print(text, flush=True))
     if content is None:
-        return
+        return start_from(state, run.config) if run.config.init else ""
     if content["fingerprint"] != run.source.fingerprint and "data" not in run.config.allow_change:
         raise UserError(
             f"the checkpoint in {run.folder} was trained on other images than {run.config.data} holds (fingerprint"
             f" {content['fingerprint']}, now {run.source.fingerprint}): to go on all the same: --allow-change data"
         )
     checkpoint.restore(state, content)
+    return ""
+
+
+def start_from(state: State, config: Config) -> str:
+    """Loads the weights of --init into the state. Returns what was loaded, in words. Raises UserError."""
+    path = Path(config.init)
+    weights = state_dict_of(read_any(path, lambda text: print(text, flush=True)), path)
+    return load_weights(state.network, weights, config.model, path)
 
 
 def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None, images_per_second: float) -> None:

@@ -18,7 +18,7 @@ from tests.support.programs import run
         (["--gpus", "2"], "`./run.sh -np 8 train`"),
         (["--wd", "0"], "--weight-decay"),
         (["--amp"], "--precision bf16"),
-        (["--pretrained"], "training starts from random weights"),
+        (["--pretrained"], "use --init, a file of weights or a run"),
         (["-np", "2"], "before the command, as in `./run.sh -np ... train`"),
         (["--dry-run"], "before the command, as in `./run.sh --dry-run train`"),
     ],

@@ -1,0 +1,126 @@
+"""Weights of networks in files: read them, tell which network they are of, and load them into a network to train."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from app.base.errors import UserError
+from app.base.text import some
+from app.recipe.models import MODELS
+
+PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel's and of torch.compile's networks
+LAST_LAYER = "fc"  # its name in torchvision's ResNets, in timm's and in ours
+COUNTER = "num_batches_tracked"  # of BN, which follows from the position here, and which old files lack
+
+# (has three convolutions in a block, blocks of each stage) -> name
+ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
+    (entry.convolutions == 3, entry.blocks): name for name, entry in MODELS.items()
+}
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return the content of a file of tensors (.safetensors, or what torch.save writes).
+
+    Raises UserError for what cannot be read, and for what holds more than tensors and plain values.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # whatever a damaged archive makes the reader raise
+        raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no state_dict, but a {type(content).__name__}")
+    return content
+
+
+def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the state_dict in a file's content, also as training scripts nest and prefix it. Raises UserError."""
+    nested = content.get("state_dict", content.get("model", content))
+    if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
+        raise UserError(f"{path} holds no state_dict: give one of names and tensors, as torch.save(net.state_dict())")
+    return {PREFIXES.sub("", str(name)): value for name, value in nested.items()}
+
+
+def recognise(weights: dict[str, Tensor]) -> str:
+    """Return the name of the network that a state_dict is of, "" for one that is not in the registry."""
+    found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
+    blocks = {(int(m[1]), int(m[2])) for m in found if m}
+    stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
+    return ARCHITECTURES.get(("layer1.0.conv3.weight" in weights, stages), "")
+
+
+@torch.no_grad()
+def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, path: Path) -> str:
+    """Load weights into a network to train. Where the number of classes differs, the last layer stays as it is.
+
+    Args:
+        network: the network, at its start.
+        weights: a state_dict with torchvision's names.
+        model: the name of the network.
+        path: where the weights are from.
+
+    Returns:
+        What was loaded, in words.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or has another shape; the network is unchanged.
+    """
+    own, given = (
+        {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
+        for tensors in (network.state_dict(), weights)
+    )
+    classes = len(own[f"{LAST_LAYER}.bias"])
+    here = [f"{LAST_LAYER}.weight", f"{LAST_LAYER}.bias"]
+    there = given.get(here[0])
+    said = ""
+    if there is None and here[1] not in given:
+        said = f"as {path.name} has none"
+    elif there is not None and there.ndim == 2 and len(there) != classes:
+        said = f"as {path.name} knows {len(there):,} classes and the data has {classes:,}"
+    if said:
+        for name in here:
+            del own[name]
+            given.pop(name, None)
+    if wrong := differences(own, given):
+        raise UserError(f"--init {path} does not fit {model}: {'; '.join(wrong)}: {remedy(weights, own, model)}")
+    for name, value in own.items():
+        value.copy_(given[name])
+    text = f"start: {len(own)} tensors of {model} are from {path}"
+    return f"{text}; the last layer is new, {said}" if said else text
+
+
+def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
+    """Return in words what keeps the tensors `given` from replacing all of `own`, the names included."""
+    missing = [name for name in own if name not in given]
+    unknown = [name for name in given if name not in own]
+    reshaped = [
+        f"{name} is {shape(given[name])} and not {shape(own[name])}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    cases = (("it lacks ", missing), ("it also has ", unknown), ("", reshaped))
+    return [intro + some(names) for intro, names in cases if names]
+
+
+def remedy(weights: dict[str, Tensor], own: dict[str, Tensor], model: str) -> str:
+    """Return what to do about weights that do not fit a network of this name."""
+    other, first = recognise(weights), "conv1.weight"
+    if other not in ("", model):
+        return f"the file is of a {other}: give --model {other}"
+    if first in weights and weights[first].ndim == 4 and weights[first].shape[1] != own[first].shape[1]:
+        return f"the file is for images of {weights[first].shape[1]} channels and the data has {own[first].shape[1]}"
+    return "give another file"
+
+
+def shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a number"
