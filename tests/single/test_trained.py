@@ -299,7 +299,7 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (export, "{s} --output {}/x.onnx --opset 3", "--opset 3"),
     (export, "{}/none.pt --output {}/x.pt", "No such file"),
     (evaluate, "{}/none.pt", "there is no"),
-    (evaluate, "{s} --resize -1", "above 0"),
+    (evaluate, "{s} --resize -1", "below 0"),
     (evaluate, "{s} --device gpu", "invalid choice"),
     (evaluate, "", "required: WEIGHTS"),
     (board, "{}/empty", "holds no run"),
