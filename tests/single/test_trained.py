@@ -300,7 +300,7 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (export, "{}/none.pt --output {}/x.pt", "No such file"),
     (evaluate, "{}/none.pt", "there is no"),
     (evaluate, "{s} --resize -1", "below 0"),
-    (evaluate, "{s} --device gpu", "invalid choice"),
+    (evaluate, "{s} --device gpu", "did you mean cpu?"),
     (evaluate, "", "required: WEIGHTS"),
     (board, "{}/empty", "holds no run"),
     (board, "{}/none", "no folder"),
