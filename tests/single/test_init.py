@@ -20,7 +20,7 @@ from app.recipe.config import Config
 from app.training.checkpoint_files import read_any
 from app.training.hooks import Hooks
 from app.training.state import State
-from tests.integration.in_process import failure_of, succeed
+from tests.support.in_process import failure_of, succeed
 
 CLASSES = 3
 

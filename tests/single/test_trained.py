@@ -302,7 +302,7 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (evaluate, "{s} --resize -1", "below 0"),
     (evaluate, "{s} --device gpu", "did you mean cpu?"),
     (evaluate, "", "required: WEIGHTS"),
-    (board, "{}/empty", "holds no run"),
+    (board, "{}/empty", "contains no TensorBoard files"),
     (board, "{}/none", "no folder"),
     (board, "{}/empty --prot 3", "did you mean --port?"),
 ]
