@@ -1,4 +1,4 @@
-"""What check-data looks for, and the text of its report."""
+"""The kinds of faults that check-data looks for, and its report as text and JSON."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from typing import NamedTuple
 
 from app.recipe import paper
 
-SMALLEST_SIDE = 32
+SMALLEST_SIDE = 32  # pixels; smaller images are reported
 IMAGENET = {"classes": paper.CLASSES, "train": paper.TRAINING_IMAGES, "val": paper.VALIDATION_IMAGES}
-SHOWN = 5  # findings of a kind in the text
+SHOWN = 5  # the largest number of findings of a kind in the text
 
-# kind -> (whether a training run stops on it, what it is)
+# kind -> (whether a training run stops at it, description)
 KINDS = {
-    "layout": (True, "train/ or val/ is not there, or has no image"),
-    "missing-class": (True, "in one of train/ and val/ only"),
-    "unlistable": (True, "a folder that cannot be read, or no file under an image's name"),
+    "layout": (True, "train/ or val/ does not exist or has no image"),
+    "missing-class": (True, "the class is only in one of train/ and val/"),
+    "unlistable": (True, "a folder that cannot be read, or something with an image's name that is not a file"),
     "empty-class": (True, "a folder without images"),
-    "unreadable": (True, "no JPEG or PNG, or the file cannot be read"),
-    "truncated": (True, "not decodable to its end"),
+    "unreadable": (True, "the file cannot be read, or it is not a JPEG or PNG"),
+    "truncated": (True, "the image cannot be decoded completely"),
     "not-rgb": (False, "grey, palette, CMYK, transparent or 16 bit; training converts it"),
-    "wrong-name": (False, "a PNG named as JPEG, or the reverse; training goes by the content"),
-    "broken-exif": (False, "training ignores EXIF"),
-    "small": (False, f"a side below {SMALLEST_SIDE} pixels; training enlarges it"),
-    "duplicate": (False, "the same bytes in train/ and val/: the validation error is too good"),
-    "left-out": (False, "not read by training: no .jpg, .jpeg or .png in a class folder"),
-    "counts": (False, "not ImageNet's number"),
+    "wrong-name": (False, "a PNG with the ending of a JPEG, or the reverse; training uses the content"),
+    "broken-exif": (False, "the EXIF data have a fault; training ignores them"),
+    "small": (False, f"a side is below {SMALLEST_SIDE} pixels; training enlarges the image"),
+    "duplicate": (False, "the same bytes are in train/ and val/, which makes the validation error too small"),
+    "left-out": (False, "training does not read it: it is not a .jpg, .jpeg or .png in the folder of a class"),
+    "counts": (False, "the number is not that of ImageNet"),
 }
 
 
 class DataFinding(NamedTuple):
-    """path: relative to the folder, with `/`."""
+    """A fault of one file or folder.
+
+    kind: a key of KINDS.
+    path: its path, relative to the folder of the data set.
+    detail: what is wrong, as text.
+    """
 
     kind: str
     path: str
@@ -44,7 +49,11 @@ class DataFinding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """images: per split; classes: of train/."""
+    """The result of check-data.
+
+    images: the number of images of each split.
+    classes: the number of classes in train/.
+    """
 
     folder: str
     images: dict[str, int]
@@ -57,15 +66,15 @@ class Report:
 
     @property
     def to_skip(self) -> list[str]:
-        """The images that a run would stop on, in the folder's order."""
+        """The paths of the images at which a run would stop, in the order of the folder."""
         return [finding.path for finding in self.fatal if finding.kind in ("unreadable", "truncated")]
 
 
 def describe(report: Report) -> list[str]:
-    """The report in lines for people: each kind found, with its first paths."""
+    """Return the report as lines of text. Each kind of fault is shown with its first paths."""
     train, validation = report.images["train"], report.images["val"]
     lines = [f"{report.folder}: {train:,} training and {validation:,} validation images of {report.classes:,} classes"]
-    for fatal, title in ((True, "a training run would stop on:"), (False, "training goes on with these:")):
+    for fatal, title in ((True, "a training run would stop at:"), (False, "a training run continues with:")):
         kinds = [kind for kind in KINDS if KINDS[kind][0] is fatal and any(f.kind == kind for f in report.findings)]
         lines += [title] * bool(kinds)
         for kind in kinds:
@@ -77,7 +86,7 @@ def describe(report: Report) -> list[str]:
 
 
 def to_json(report: Report) -> str:
-    """The report with all its findings."""
+    """Return the report with all findings as JSON."""
     kinds = {kind: sum(finding.kind == kind for finding in report.findings) for kind in KINDS}
     findings = [{**finding._asdict(), "fatal": finding.fatal} for finding in report.findings]
     values = {"folder": report.folder, "images": report.images, "classes": report.classes}
@@ -85,5 +94,5 @@ def to_json(report: Report) -> str:
 
 
 def _printable(path: str) -> str:
-    """A path may hold line ends and bytes that are no text."""
+    """Return a path for one line of text. A path may contain line ends and bytes that are not text."""
     return path if path.isprintable() else repr(path)

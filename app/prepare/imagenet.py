@@ -1,7 +1,7 @@
-"""From ImageNet's official archives to train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
+"""Unpacks ImageNet's official archives into train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
 
-The work is cut into parts: a class of the training archive, or PART validation images. A part done is noted in the
-folder's journal. A file gets its name when it is whole, so that a part begun keeps what it has.
+The work consists of parts: a class of the training archive, or PART validation images. The journal in the output folder
+lists the finished parts. An image file gets its name when it is complete, so an interrupted part keeps its images.
 """
 
 from __future__ import annotations
@@ -27,16 +27,23 @@ from app.storage.official import OfficialArchives, open_official
 
 CLASS_NAMES = "classes.json"
 DIFFERS = "from other archives or with another --resize"
-PART = 500
-BLOCK = 4096  # bytes by which a file system hands out space
+PART = 500  # validation images of a part
+BLOCK = 4096  # bytes; a file occupies a multiple of this on the disk
 
 
 def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -> str:
-    """Writes train/, val/ and classes.json (wnid -> names in words) into `output`; returns what there is, in a line.
+    """Write train/, val/ and classes.json (wnid -> names in words) into the output folder. Return a line about them.
 
-    Interrupted and called again with the same arguments, it goes on. Raises UserError: an archive that is missing,
-    damaged or of another structure than the official one, a count that the devkit does not confirm, too little disk,
-    an output folder with other content.
+    After an interruption, a call with the same arguments continues.
+
+    Args:
+        archives: The folder with the three archives.
+        output: The output folder.
+        shrink: How larger images are made smaller, or None.
+        processes: The number of processes that write images.
+
+    Raises UserError if an archive is missing or damaged or is not the official one, if a number of images differs from
+    the devkit, if the disk is too small, or if the output folder has other content.
     """
     official = open_official(archives)
     devkit = official.devkit
@@ -55,7 +62,7 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
     counts = {"classes": len(devkit.synsets), "train": devkit.training_images, "val": len(devkit.ground_truth)}
     text = "{train:,} training and {val:,} validation images of {classes:,} classes"
     all_of_it = (
-        "all of ImageNet" if counts == IMAGENET else "all of the devkit's; ImageNet has " + text.format(**IMAGENET)
+        "all of ImageNet" if counts == IMAGENET else "all of the devkit; ImageNet has " + text.format(**IMAGENET)
     )
     return f"{output}: {text.format(**counts)}, {all_of_it}"
 
@@ -101,7 +108,10 @@ def _space(part: Part, shrink: Shrink | None) -> float:
 
 
 def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
-    """Compares counts and bytes on the disk with what was written. Raises UserError naming the folders that changed."""
+    """Compare the numbers and sizes of the files on the disk with the journal.
+
+    Raises UserError, which names the folders that have changed. Their parts are removed from the journal.
+    """
     written = {record["part"]: record["bytes"] for record in journal.records[1:]}
     train, validation = _counts(output, "train"), _counts(output, "val")
     expected = {synset.wnid: (synset.images, written[f"train/{synset.wnid}"]) for synset in devkit.synsets}
@@ -116,11 +126,11 @@ def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
         kept = [part for part in written if part not in changed and part.split("/")[0] not in changed]
         journal.rewrite([journal.records[0], *({"part": part, "bytes": written[part]} for part in kept)])
         folders = some(sorted(f"{output}/{name}" for name in changed))
-        raise UserError(f"{folders}: changed since written here; remove that and run the same command again")
+        raise UserError(f"{folders}: changed since this command wrote it; remove it and run the same command again")
 
 
 def _counts(output: Path, split: str) -> dict[str, tuple[int, int]]:
-    """The images and their bytes of each class."""
+    """Return the number of images and their bytes for each class of a split."""
     listing, top = Listing(), output / split
     classes = list_split(str(output), split, listing)
     if listing.faults:

@@ -1,7 +1,8 @@
-"""Every image of a data set decoded once: what a training run would stop on, and what is worth knowing.
+"""Decodes every image of a data set once. Reports faults at which a training run would stop, and other oddities.
 
-The images are taken in chunks. What was found of a chunk is noted in the user's cache directory beside a key of its
-names, sizes and times, so an interrupted pass goes on, and a repeated one decodes only what changed.
+The images are divided into chunks. A journal in the user's cache directory has a record for each chunk: the findings,
+and a key made of the names, sizes and times of its files. So an interrupted check continues, and a later check decodes
+only the chunks that have changed.
 """
 
 from __future__ import annotations
@@ -32,12 +33,17 @@ from app.storage.index import layout_of, make_list
 from app.storage.listing import ENDINGS, Listing
 
 SPLITS = ("train", "val")
-CHUNK = 256
-FORMAT = 1  # of the journal; to be raised with each change of what is looked for
+CHUNK = 256  # images of a chunk
+FORMAT = 1  # version of the journal's records; raise it when check-data looks for other faults
 
 
 class Chunk(NamedTuple):
-    """Images of one split. first: their place in it; known: the key under which they were inspected before."""
+    """Some images of a split.
+
+    files: the images.
+    first: the index of the first of them in the split.
+    known: the key of the chunk's record in the journal, or None if it has none.
+    """
 
     files: Files
     split: str
@@ -46,9 +52,9 @@ class Chunk(NamedTuple):
 
 
 def inspect(folder: str, processes: int) -> Report:
-    """Look at every image of a folder or of the archives in it.
+    """Return the report about the images of a folder or of the archives in it.
 
-    Raises UserError for a folder that is missing or cannot be listed, and for archives that training refuses.
+    Raises UserError if the folder does not exist or cannot be listed, and for archives that training refuses.
     """
     root = str(Path(folder).absolute())
     if not Path(root).is_dir():
@@ -98,9 +104,9 @@ def _look_at_listing(root: str, listing: Listing) -> Iterator[DataFinding]:
     for path, reason, remedy in listing.faults:
         yield DataFinding("unlistable", os.path.relpath(os.fsdecode(path), root), f"{reason}; {remedy}")
     for path in listing.left_out:
-        nowhere = Path(os.fsdecode(path)).is_symlink() and not Path(os.fsdecode(path)).exists()
+        broken = Path(os.fsdecode(path)).is_symlink() and not Path(os.fsdecode(path)).exists()
         flat = path.lower().endswith(ENDINGS)
-        detail = "a link that leads nowhere" if nowhere else "in no class folder" if flat else "another ending"
+        detail = "a broken link" if broken else "not in the folder of a class" if flat else "another ending"
         yield DataFinding("left-out", os.path.relpath(os.fsdecode(path), root), detail)
 
 
@@ -109,7 +115,7 @@ def _look_at_layout(classes: dict[str, dict[bytes, int]]) -> Iterator[DataFindin
         images = classes.get(split)
         if images is None:
             yield DataFinding(
-                "layout", split, "there is no such folder; expected train/CLASS/*.jpg and val/CLASS/*.jpg"
+                "layout", split, "there is no such folder; give a folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
         elif not any(images.values()):
             yield DataFinding("layout", split, "there is no image (.jpg, .jpeg or .png) in its class folders")
@@ -120,7 +126,7 @@ def _look_at_layout(classes: dict[str, dict[bytes, int]]) -> Iterator[DataFindin
     if all(any(classes.get(split, {}).values()) for split in SPLITS):
         for split, other in (SPLITS, SPLITS[::-1]):
             for name in sorted(classes[other].keys() - classes[split].keys()):
-                yield DataFinding("missing-class", _path(split, name), f"but there is {_path(other, name)}")
+                yield DataFinding("missing-class", _path(split, name), f"missing, and {_path(other, name)} exists")
         if all(re.fullmatch(rb"n\d{8}", name) for name in classes["train"]):
             yield from _compare_with_imagenet(classes)
 
@@ -135,7 +141,7 @@ def _compare_with_imagenet(classes: dict[str, dict[bytes, int]]) -> Iterator[Dat
 
 
 def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[dict[str, Any]]:
-    """Return the records of all chunks, in order; from the journal where they are known."""
+    """Return the records of all chunks in order. Unchanged chunks have their record from the journal."""
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = _open_journal(root, elsewhere)
         known = {(r["split"], r["first"]): r for r in journal.records if _is_record(r)}
@@ -177,7 +183,10 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _open_journal(root: str, elsewhere: str) -> Journal:
-    """In the user's cache directory; where that cannot be used, in `elsewhere`, and each pass is the first."""
+    """Open the journal of a folder in the user's cache directory.
+
+    If that directory cannot be used, the journal is in the folder `elsewhere`, and a later check decodes everything.
+    """
     path = cache_path(root, "check.jsonl")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +196,10 @@ def _open_journal(root: str, elsewhere: str) -> Journal:
 
 
 def inspect_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, Any] | None]:
-    """The chunk's record, its hashes and [place, kind, detail] of its findings; None where the known one holds."""
+    """Return a chunk and its record, or None in place of the record if the one in the journal is still valid.
+
+    A record has the hash of each image, and a list [index in the chunk, kind, detail] for each finding.
+    """
     places = range(len(chunk.files))
     names = tuple(chunk.files.names.tolist())
     key = _digest(repr((names, [_state(chunk.files, place) for place in places])).encode())
@@ -211,22 +223,22 @@ def _state(files: Files, place: int) -> tuple[int, int]:
 
 
 def inspect_image(files: Files, place: int) -> tuple[str, list[tuple[str, str]]]:
-    """Return the hash of an image's contents and what is odd about them, as (kind, detail).
+    """Return the hash of an image's content and its faults, each as (kind, detail).
 
-    The hash is "" where training cannot read them.
+    The hash is "" if training cannot read the image.
     """
     path = Path(files.place(place))
     try:
         content = files.read(place)
     except OSError as error:
-        nowhere = path.is_symlink() and not path.exists()
-        return "", [("unreadable", "a link that leads nowhere" if nowhere else error.strerror or str(error))]
+        broken = path.is_symlink() and not path.exists()
+        return "", [("unreadable", "a broken link" if broken else error.strerror or str(error))]
     if not content:
         return "", [("unreadable", "an empty file")]
     try:
         with warnings.catch_warnings(action="ignore"):
             image = open_image(content)
-    except Exception as error:  # a decoder's own errors are of many kinds: SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise many kinds of errors: SyntaxError, struct.error, ...
         return "", [("unreadable", str(error) or type(error).__name__)]
     with image, warnings.catch_warnings(action="ignore"):
         try:
@@ -249,10 +261,10 @@ def _look_at(image: Image.Image, suffix: str) -> Iterator[tuple[str, str]]:
 
 
 def _exif_problem(image: Image.Image) -> str:
-    """What Pillow says of the EXIF data when all of it is read; "" where that is nothing."""
+    """Return Pillow's error or warning about the EXIF data, or "" if there is none."""
     with warnings.catch_warnings(record=True, action="always") as warned:
         try:
-            exif = Image.Exif()  # afresh: image.getexif() tells of a fault only once, and opening may have asked
+            exif = Image.Exif()  # image.getexif() would warn only once, and may have done so
             exif.load(image.info.get("exif", b""))
             dict(exif)
             for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):

@@ -1,4 +1,4 @@
-"""What is done already, one JSON line each: what makes a long command resumable wherever it was interrupted."""
+"""A file of finished pieces of work, from which an interrupted command continues. Each piece is a line of JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Journal:
-    """Records appended to a file as the work is done; one cut short by a crash does not count.
+    """The records of a file, which can be extended. An incomplete line, left by a crash, is ignored.
 
-    Raises OSError where the file cannot be read or written.
+    Raises OSError if the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Journal:
         self._file.flush()
 
     def rewrite(self, records: list[dict[str, Any]]) -> None:
-        """Replaces the file whole; later records are appended to it."""
+        """Replace the file with other records. Later records are appended to it."""
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
         os.replace(temporary, self.path)
@@ -40,7 +40,7 @@ def _whole(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError):  # no JSON, or nested deeper than Python reads
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
             continue
         if isinstance(record, dict):
             yield record

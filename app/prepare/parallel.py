@@ -1,4 +1,4 @@
-"""Independent pieces of work over processes that end with this one, whatever ends it."""
+"""Runs independent tasks in several processes, which end when this process ends for any reason."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ def cores() -> int:
 def in_parallel(
     function: Callable[[Task], Result], tasks: Iterable[Task], processes: int
 ) -> Generator[Result, None, None]:
-    """function(task) for each task, as they get ready; `tasks` is read as it is worked on. 1 process: in this one.
+    """Yield function(task) for each task, in the order in which they finish.
 
-    Raises what `function` raises, and UserError when a process was killed from outside. The processes are gone when
-    the iterator is closed.
+    `tasks` is read while the processes work. With `processes` = 1 the tasks run in this process. Closing the iterator
+    ends the processes.
+
+    Raises the errors of `function`, and UserError if a process was killed.
     """
     if processes == 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context("spawn")  # a process has one fork server, and that is the loader's
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # not "forkserver", as a process has only one server, which the loader uses
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
     pending: set[Future[Result]] = set()
     finished = False
@@ -50,16 +54,18 @@ def in_parallel(
             yield from (future.result() for future in ready)
         finished = True
     except BrokenProcessPool:
-        raise UserError("a process was killed, maybe for want of memory: run it again with fewer --processes") from None
+        raise UserError(
+            "a process was killed, perhaps because memory was full: run it again with fewer --processes"
+        ) from None
     finally:
-        if not finished:  # nobody waits for what is under way
+        if not finished:  # the results of the running tasks are not needed
             for process in multiprocessing.active_children():
                 process.kill()
         executor.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """A signal to the terminal's process group is for the parent; when that is gone, for whatever cause, so is this."""
+    """Ignore SIGINT, which is meant for the parent process, and end this process when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -73,10 +79,10 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end what is within as Preempted: it keeps what is done, and the same command goes on."""
+    """Raise Preempted in the block when SIGINT (Ctrl-C) or SIGTERM arrives. The same command then continues."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Preempted(f"stopped by {signal.Signals(number).name}; the same command goes on")
+        raise Preempted(f"stopped by {signal.Signals(number).name}; the same command continues")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""A part of ImageNet's archives written as image files, each of them whole or not there."""
+"""Writes a part of ImageNet's archives as image files. A file that exists is always complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95: more than photographs take
 
 @dataclass(frozen=True)
 class Shrink:
-    """The shorter side, in pixels, that larger images get once, and the JPEG quality they are then written with."""
+    """How larger images are made smaller.
+
+    side: their new shorter side in pixels.
+    quality: the JPEG quality with which they are written.
+    """
 
     side: int
     quality: int
@@ -31,9 +35,12 @@ class Shrink:
 
 @dataclass(frozen=True)
 class Part:
-    """Images that are written together: those of a class, or `files` with their folders.
+    """Some images of an archive that one process writes. They are given by `class_tar` or by `files`.
 
-    size: their bytes in the archive, approximately. class_tar: the tar of the class, a member of the archive.
+    images: their number.
+    size: the approximate number of their bytes in the archive.
+    class_tar: the tar archive of a class inside the training archive.
+    files: pairs of an image in the validation archive and the folder to write it to.
     """
 
     name: str
@@ -46,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Writing:
-    """A part and where and how its images are written."""
+    """A part, with the output folder and the way to make its images smaller (or None)."""
 
     part: Part
     output: str
@@ -54,9 +61,9 @@ class Writing:
 
 
 def write_part(writing: Writing) -> tuple[Part, int]:
-    """Writes the images of a part, less those that are there; the bytes they all have.
+    """Write the images of a part that do not exist yet. Return the part and the bytes of all its image files.
 
-    Raises UserError for an archive which is not what it should be, OSError where the disk refuses.
+    Raises UserError if the archive differs from the official one, and OSError if a file cannot be written.
     """
     part, written = writing.part, 0
     with Path(part.archive).open("rb") as archive:
@@ -76,7 +83,7 @@ def write_part(writing: Writing) -> tuple[Part, int]:
 
 
 def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
-    """Whether the file is there, of the size it has in the archive; of any but 0 where it was shrunk."""
+    """Return whether a file exists with its size in the archive, or with any size above 0 if images are shrunk."""
     if not path.exists():
         return False
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""What of the paper a config follows, and where it deviates: each remark and each choice, from the resolved values."""
+"""Compares a config with the remarks and choices of the paper, and shows which it follows and where it deviates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from app.recipe.config import Config, flag
 from app.recipe.data_size import resize
 from app.recipe.schedule import SCHEDULES, warms_up
 
-MOST = 8192  # images of a minibatch whose error is still the baseline's (Figure 1)
-FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper does not say; ours is stated
+MOST = 8192  # the largest minibatch whose error is still that of the baseline (Figure 1)
+FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper does not say what it does
 
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """One choice of the paper, and this run's: `status` is followed, deviates or open."""
+    """The result for one choice.
+
+    name, section: the choice, and the section of the paper.
+    paper: the paper's choice.
+    status: followed, deviates or open.
+    here: the choice of this run.
+    """
 
     name: str
     section: str
@@ -28,18 +34,23 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of the paper. `deviation` says how a config (and its number of training images) deviates, "" if not."""
+    """A choice of the paper.
+
+    fields: the fields of the config that decide it.
+    deviation: takes the config and the number of training images. Returns how the config deviates, "" if it follows.
+    here: how this program follows the paper.
+    """
 
     name: str
     section: str
     paper: str
     fields: tuple[str, ...]
     deviation: Callable[[Config, int], str]
-    here: str = "so"
+    here: str = "the same"
 
 
-def _values(name: str, section: str, text: str, here: str = "so", **expected: object) -> Choice:
-    """A choice followed by a config whose fields have just these values."""
+def _values(name: str, section: str, text: str, here: str = "the same", **expected: object) -> Choice:
+    """Return a choice that a config follows if its fields have the expected values."""
 
     def deviation(config: Config, images: int) -> str:
         return ", ".join(
@@ -62,12 +73,12 @@ def _model(config: Config, images: int) -> str:
 
 
 def _minibatch(config: Config, images: int) -> str:
-    return "" if config.minibatch <= MOST else f"kn = {config.minibatch}: the paper's own error rises (Figure 1)"
+    return "" if config.minibatch <= MOST else f"kn = {config.minibatch}, where the paper's error is higher (Figure 1)"
 
 
 def _warmup(config: Config, images: int) -> str:
     if config.minibatch <= config.reference_minibatch:
-        return ""  # none is used there
+        return ""  # a minibatch of at most the reference minibatch has no warmup
     if warms_up(config) and config.warmup_epochs >= config.epochs:
         return f"--warmup-epochs {config.warmup_epochs:g}: the run ends at epoch {config.epochs}, in the warmup"
     if (config.warmup, config.warmup_epochs) == ("gradual", paper.WARMUP_EPOCHS):
@@ -83,7 +94,7 @@ def _decays(config: Config, images: int) -> str:
         late = [epoch for epoch in config.decays if SCHEDULES[config.schedule].decays and epoch >= config.epochs]
         found.append(
             f"--decay-epochs {_show(config.decays)}"
-            + (f" ({_show(tuple(late))}: never, as the run ends at {config.epochs})" if late else "")
+            + (f" ({_show(tuple(late))} is not reached, as the run ends at epoch {config.epochs})" if late else "")
         )
     if config.decay_factor != paper.DECAY_FACTOR:
         found.append(f"--decay-factor {config.decay_factor}")
@@ -91,8 +102,8 @@ def _decays(config: Config, images: int) -> str:
 
 
 def _image_size(config: Config, images: int) -> str:
-    if config.image_size == 0:  # not resolved by a run: 224 but for the data that come with one size
-        return "the data's own" if fixed_size(config.data) else ""
+    if config.image_size == 0:  # the default: 224, or the size of the images of a data set with one size
+        return "the size of the data set's images" if fixed_size(config.data) else ""
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
 
@@ -101,7 +112,7 @@ def _grey(config: Config, images: int) -> str:
 
 
 def _beyond(config: Config, images: int) -> str:
-    """What came after this paper, with the papers that it is from."""
+    """Return the methods of later papers that a config uses, with these papers."""
     used = []
     if SCHEDULES[config.schedule].source:
         used.append(f"--schedule {config.schedule} ({SCHEDULES[config.schedule].source})")
@@ -115,32 +126,34 @@ def _beyond(config: Config, images: int) -> str:
     return "beyond this paper: " + ", ".join(used) if used else ""
 
 
-# Options that the paper does not have, with the value that leaves them out.
+# Options of methods that the paper does not have, with the values that turn them off.
 BEYOND = {"init": "", "freeze": "none", "head_lr_factor": 1.0}
 REMARKS = (
-    _values("remark 1", "3", "scaling the loss is not scaling the rate", "the rate is scaled, the weight decay is not",
-            scaled="rate"),
-    _values("remark 2", "3", "momentum correction where the rate is in the velocity", "it is not (form 9): none needed",
-            momentum_correction=True),
-    _values("remark 3", "3", "the loss is divided by kn, not n", "a worker's sum over kn; Horovod sums the workers",
-            loss_divisor="kn"),
-    _values("remark 4", "3", "one shuffle an epoch, cut into k parts", "by seed and epoch, whatever the processes",
-            shuffle="epoch"),
+    _values("remark 1", "3", "scaling the loss is not the same as scaling the learning rate",
+            "the learning rate is scaled, the loss and weight decay are not", scaled="rate"),
+    _values("remark 2", "3", "momentum correction, if the learning rate is part of the velocity",
+            "it is not part of it (equation 9), so no correction is needed", momentum_correction=True),
+    _values("remark 3", "3", "the loss is divided by kn, not by n",
+            "a worker's summed loss is divided by kn, and Horovod sums over the workers", loss_divisor="kn"),
+    _values("remark 4", "3", "one shuffle of all images in each epoch, cut into k parts",
+            "the shuffle depends on seed and epoch, not on the number of processes", shuffle="epoch"),
 )  # fmt: skip
 CHOICES = (
     Choice("data", "5.1", "ImageNet-1k, 1.28 million training images", ("data",), _data),
-    Choice("model", "5.1", "ResNet-50, stride on the 3x3 (ResNet-101: Table 2c)", ("model",), _model),
-    Choice("minibatch", "5.2", "up to 8k; beyond, the error rises", ("minibatch",), _minibatch),
+    Choice("model", "5.1", "ResNet-50 with the stride in the 3x3 convolution (or ResNet-101, Table 2c)", ("model",),
+           _model),
+    Choice("minibatch", "5.2", "up to 8k; the error is higher for larger ones", ("minibatch",), _minibatch),
     _values("per worker", "5.1", "n = 32", per_worker=paper.PER_WORKER),
     _values("reference", "5.1", "eta = 0.1 at 256", reference_lr=paper.REFERENCE_LR,
             reference_minibatch=paper.REFERENCE_MINIBATCH),
     _values("scaling", "2.1", "linear", scaling="linear"),
-    Choice("warmup", "2.2", "gradual over 5 epochs, above kn = 256", ("warmup", "warmup_epochs"), _warmup),
+    Choice("warmup", "2.2", "gradual over 5 epochs, if kn is above 256", ("warmup", "warmup_epochs"), _warmup),
     _values("epochs", "5.1", "90", epochs=paper.EPOCHS),
-    Choice("decays", "5.1", "by 1/10 at epochs 30, 60 and 80", ("decay_epochs", "decay_factor"), _decays),
+    Choice("decays", "5.1", "learning rate times 1/10 at epochs 30, 60 and 80", ("decay_epochs", "decay_factor"),
+           _decays),
     Choice("beyond", "5.1", "step decay, SGD, plain labels", ("schedule", "optimizer", "trust_coefficient",
                                                               "label_smoothing", *BEYOND), _beyond),
-    _values("momentum", "5.1", "0.9, Nesterov's", momentum=paper.MOMENTUM, nesterov=True),
+    _values("momentum", "5.1", "0.9, in Nesterov's form", momentum=paper.MOMENTUM, nesterov=True),
     _values("weight decay", "5.1", "0.0001, not scaled", weight_decay=paper.WEIGHT_DECAY),
     _values("weight decay of BN", "5.1", "none on gamma and beta", decay_bn=False),
     _values("BN statistics", "2.3", "per worker, never across workers", sync_bn=False),
@@ -151,24 +164,27 @@ CHOICES = (
     _values("augmentation", "5.1", "scale, aspect ratio and flip", augmentation="paper"),
     Choice("normalisation", "5.1", "by the mean and standard deviation of each colour", ("normalise", "grey"), _grey),
     Choice("image size", "5.1", "224 x 224", ("image_size",), _image_size),
-    _values("arithmetic", "4", "4-byte floats, also on the wire", precision="fp32", compression="none"),
+    _values("arithmetic", "4", "4-byte floats, also between processes", precision="fp32", compression="none"),
 )  # fmt: skip
-# Fields where the paper is silent, and what stands in for it.
+# Fields about which the paper says nothing, and the text about their values.
 SILENT = {
-    "resize": "the central crop of validation, from a shorter side of {} pixels",
-    "conv_fan": "He's initialisation by {}",
-    "bn_eps": "BN's epsilon {}",
+    "resize": "validation images have a shorter side of {} pixels before the central crop",
+    "conv_fan": "He's initialisation with {}",
+    "bn_eps": "BN's epsilon is {}",
 }
 SILENT_ALWAYS = (
-    ("running statistics", "moved by the mean over the k workers of a step"),
-    ("last partial minibatch", "dropped, others each epoch"),
-    ("bias of the last layer", "starts at 0, decays"),
-    ("colours", "no jitter, no lighting noise"),
+    ("running statistics", "they move towards the mean over the k workers of a step"),
+    ("last partial minibatch", "it is left out; these are other images in each epoch"),
+    ("bias of the last layer", "it starts at 0 and has weight decay"),
+    ("colours", "they are not changed: no colour jitter, no lighting noise"),
 )
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """All remarks and choices, then what the paper leaves open; `images`: of training."""
+    """Return a finding for each remark and each choice, and then for what the paper does not say.
+
+    images: the number of training images.
+    """
     findings = []
     for choice in (*REMARKS, *CHOICES):
         deviation = choice.deviation(config, images)
@@ -183,12 +199,12 @@ def audit(config: Config, images: int) -> list[AuditFinding]:
 
 
 def audit_claim(config: Config, images: int) -> list[AuditFinding]:
-    """The audit of a run that claims to be the paper's, as its recipe is named so; else nothing."""
+    """Return the audit of a run whose recipe is one of the paper's, an empty list for other runs."""
     return audit(config, images) if config.recipe.startswith("paper-") else []
 
 
 def in_short(findings: list[AuditFinding]) -> list[str]:
-    """One line, and one for each deviation; nothing of nothing."""
+    """Return a summary of an audit: one line, and one for each deviation. It is empty for an empty audit."""
     if not findings:
         return []
     deviations = [f for f in findings if f.status == DEVIATES]

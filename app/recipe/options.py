@@ -1,4 +1,4 @@
-"""The command line of a run, generated from `Config`."""
+"""The command line options of a run. They are generated from the fields of `Config`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.recipe.presets import PRESETS, default_recipe, preset
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and exit; suggests the nearest option."""
+    """An argument parser that raises UserError if an argument is wrong. argparse would print its usage and exit."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -31,7 +31,10 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{name} is {value}: {nearest(value, action.choices)}")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Raises UserError for anything it does not know."""
+        """Return the values of a command line.
+
+        Raises UserError if an option or a value is wrong. For an unknown option it suggests a similar one.
+        """
         values, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].split("=")[0]
@@ -44,7 +47,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = ()) -> None:
-    """An option for each field of `Config` (of these groups only, if given). Values not given stay absent."""
+    """Add an option for each field of `Config` to a parser.
+
+    groups: the groups whose fields are added, all if it is empty.
+
+    The parsed values contain only the options that were given.
+    """
     types = get_type_hints(Config)
     made: dict[str, Any] = {}
     for f in option_fields():
@@ -68,30 +76,35 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """`30,60,80` as numbers."""
+    """Return the numbers of a text like `30,60,80`."""
     return tuple(float(part) for part in text.split(","))
 
 
 def names(text: str) -> tuple[str, ...]:
-    """`epochs,--reference-lr` as names of fields."""
+    """Return the names of the fields in a text like `epochs,--reference-lr`."""
     return tuple(part.strip().lstrip("-").replace("-", "_") for part in text.split(",") if part.strip())
 
 
 def run_parser(prog: str, description: str, example: str, groups: Sequence[str] = ()) -> Parser:
-    """The parser of a command that makes a run, or (with the `groups` of its recipe only) talks about one."""
+    """Return the parser of a command that has the options of a run.
+
+    groups: the groups of options that it has, all if it is empty.
+    """
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
     parser = Parser(prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}")
-    parser.add_argument(
-        "--config", metavar="FILE", help="repeat the run of this config.json, less what is given beside it"
-    )
+    parser.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options change it")
     add_config_options(parser, groups)
     return parser
 
 
 def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
-    """Preset (or --config, or the resumed run's) first, then the options given.
+    """Return the config for a command line: that of a preset or a file, changed by the given options.
 
-    Raises UserError, also for a recipe of ImageNet without its folder where the command `needs_data`.
+    Args:
+        given: The values of the options that were given. "config" is the path of a config file, or None.
+        needs_data: Whether the command reads the data. A recipe for ImageNet then needs `--data FOLDER`.
+
+    Raises UserError.
     """
     given = dict(given)
     base = given.pop("config", None)
@@ -104,16 +117,16 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     else:
         start = preset("digits")
     if base and "epochs" in given and "decay_epochs" not in given:
-        start.pop("decay_epochs")  # config files of earlier versions hold the default's values
+        start.pop("decay_epochs")  # config files of earlier versions contain the default value
     config = from_dict({**start, **given})
-    named = base or "data" in given  # a folder may well have the name that stands for none
+    named = base or "data" in given  # a real folder may have the name "imagenet"
     if needs_data and config.data == "imagenet" and not named:
-        raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which holds train/ and val/")
+        raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which contains train/ and val/")
     return config
 
 
 def arguments(config: Config) -> list[str]:
-    """The options that give this config: its recipe, and what differs from it."""
+    """Return the command line options for a config: its recipe, and the options that differ from the recipe."""
     start = from_dict(preset(config.recipe))
     found = ["--recipe", config.recipe]
     for f in option_fields():

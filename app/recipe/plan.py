@@ -1,4 +1,4 @@
-"""What a recipe means for a data set: everything derived once, in images and steps, and printed first."""
+"""The plan of a run: all numbers that follow from a recipe and the size of a data set, in images and steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.recipe.schedule import SCHEDULES, learning_rate, peak_lr, warms_up
 
 
 class Position(NamedTuple):
-    """Where a run is: `seen` images of this epoch are consumed, by all workers together."""
+    """How far a run is: the epoch, and the number of images of this epoch that all workers together have used."""
 
     epoch: int = 0
     seen: int = 0
@@ -20,7 +20,19 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """k, n, kn, rates and steps of a run. Rates are those of the paper's update with the loss divided by kn."""
+    """The numbers that follow from a config and the size of a data set.
+
+    images, validation_images: the images of the data set, without skipped ones.
+    minibatch, per_worker, workers: kn, n and k.
+    reference_lr: eta. initial_lr: the learning rate of the first step. peak_lr: the learning rate after the warmup.
+    warmup_iterations: the steps of the warmup, 0 if there is none.
+    iterations_per_epoch, iterations: the steps of an epoch and of the run.
+    dropped_per_epoch: the images at the end of an epoch that do not fill a minibatch and are not used.
+    decays: pairs of an epoch at which the learning rate falls, and the learning rate from then on.
+    skipped: the training and validation images that --skip-list leaves out.
+
+    Learning rates are those of a loss that is divided by kn.
+    """
 
     images: int
     validation_images: int
@@ -36,19 +48,22 @@ class Plan:
     iterations: int
     dropped_per_epoch: int
     decays: tuple[tuple[float, float], ...]
-    skipped: int = 0  # images left out by --skip-list, of training and validation
+    skipped: int = 0
 
     @property
     def images_per_epoch(self) -> int:
-        """Images that an epoch consumes: all but the ragged last minibatch."""
+        """The number of images that an epoch uses."""
         return self.iterations_per_epoch * self.minibatch
 
     def epochs_at(self, position: Position) -> float:
-        """The argument of the rate. The consumed images count, not all: so each step raises it by the same amount."""
+        """Return a position in epochs, of which the learning rate is a function.
+
+        The fraction is a share of the images that an epoch uses, so that each step adds the same amount.
+        """
         return position.epoch + position.seen / self.images_per_epoch
 
     def iteration_at(self, position: Position) -> int:
-        """Steps done at a position."""
+        """Return the number of steps that were made before a position."""
         return position.epoch * self.iterations_per_epoch + position.seen // self.minibatch
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +71,11 @@ class Plan:
 
 
 def make_plan(config: Config, images: int, validation_images: int, skipped: int = 0) -> Plan:
-    """Derives the plan. Raises UserError for a minibatch larger than the data."""
+    """Return the plan of a config for a data set. Raises UserError if the data set has too few images.
+
+    images, validation_images: the images of the data set, without skipped ones.
+    skipped: the images that --skip-list leaves out.
+    """
     steps = images // config.minibatch
     if steps == 0:
         raise UserError(f"--minibatch {config.minibatch} is larger than the data: {images} training images")
@@ -82,7 +101,10 @@ def make_plan(config: Config, images: int, validation_images: int, skipped: int 
 
 
 def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
-    """Return the decay epochs from which on the run makes at least one step; none for a schedule that has none."""
+    """Return the decay epochs that the run reaches: it makes at least one step after them.
+
+    The list is empty for a schedule without decay epochs.
+    """
     if not SCHEDULES[config.schedule].decays:
         return []
     last = (iterations_per_epoch * config.epochs - 1) / iterations_per_epoch
@@ -90,28 +112,29 @@ def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
 
 
 def check_processes(plan: Plan, config: Config, processes: int) -> None:
-    """Raises UserError where a process would have no worker of a step, or BN could not be synchronised."""
+    """Raise UserError if a process would have no worker, or if --sync-bn needs another number of processes."""
     if processes > plan.workers:
         raise UserError(
-            f"{processes} processes for k = {plan.workers} workers (kn = {plan.minibatch}, n = {plan.per_worker}):"
-            f" start at most {plan.workers} (-np {plan.workers}), or give a larger {flag('minibatch')}"
+            f"{processes} processes are more than the k = {plan.workers} workers (kn = {plan.minibatch},"
+            f" n = {plan.per_worker}): start at most {plan.workers} (-np {plan.workers}), or give a larger"
+            f" {flag('minibatch')}"
         )
     if config.sync_bn and processes != plan.workers:
         raise UserError(
-            f"--sync-bn needs the k = {plan.workers} workers of a step computed at once, and there are {processes}"
-            f" processes: start {plan.workers} (-np {plan.workers}), or leave it out as the paper does"
+            f"--sync-bn needs one process for each of the k = {plan.workers} workers, and there are {processes}:"
+            f" start {plan.workers} (-np {plan.workers}), or leave it out as the paper does"
         )
 
 
 def describe(plan: Plan, config: Config) -> list[str]:
-    """The plan in lines for people."""
+    """Return the plan as lines of text."""
     lines = [
         f"recipe: {config.recipe}, {config.model} on {config.data}: {plan.images:,} training and"
         f" {plan.validation_images:,} validation images, {plan.epochs} epochs",
         f"minibatch: k = {plan.workers} workers of n = {plan.per_worker} images, kn = {plan.minibatch}",
-        f"steps: {plan.iterations_per_epoch:,} an epoch, {plan.iterations:,} in all"
+        f"steps: {plan.iterations_per_epoch:,} in each epoch, {plan.iterations:,} in total"
         + (
-            f"; the ragged end of {plan.dropped_per_epoch} images is dropped each epoch"
+            f"; the last {plan.dropped_per_epoch} images of each epoch do not fill a minibatch and are left out"
             if plan.dropped_per_epoch
             else ""
         ),
@@ -123,9 +146,9 @@ def describe(plan: Plan, config: Config) -> list[str]:
             " (ResNet-50, 90 epochs, minibatch 256)",
         )
     if plan.skipped:
-        lines.append(f"skipped: {plan.skipped:,} images each epoch, listed in {config.skip_list}")
-    eta = f"eta = {plan.reference_lr:g} at {config.reference_minibatch}"
-    rate = f"rate: {eta}, {config.scaling} scaling gives {plan.peak_lr:g}"
+        lines.append(f"skipped: {plan.skipped:,} images, which are listed in {config.skip_list}")
+    eta = f"eta = {plan.reference_lr:g} at kn = {config.reference_minibatch}"
+    rate = f"learning rate: {eta}, {config.scaling} scaling gives {plan.peak_lr:g}"
     if plan.warmup_iterations:
         rate += f" after {config.warmup} warmup from {plan.initial_lr:g}"
         if config.warmup_epochs < plan.epochs:
@@ -136,10 +159,10 @@ def describe(plan: Plan, config: Config) -> list[str]:
 
 
 def describe_fall(plan: Plan, config: Config) -> str:
-    """Return what the learning rate does after the warmup, in words."""
+    """Return how the learning rate falls after the warmup, as text."""
     schedule = SCHEDULES[config.schedule]
     if not schedule.decays:
-        return f"it falls by {config.schedule}: {schedule.text}"
+        return f"then it falls, schedule {config.schedule}: {schedule.text}"
     found = [f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays]
     late = [f"{epoch:g}" for epoch in config.decays[len(plan.decays) :]]
     return (

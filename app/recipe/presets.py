@@ -1,4 +1,4 @@
-"""Recipes by name: the paper's runs as data. Each entry lists only what differs from `Config`'s defaults."""
+"""The registry of recipes that `--recipe` can name. Each lists only the fields that differ from the defaults."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ FOLDER = "folder"  # the preset for a folder where no recipe is given; it does n
 
 
 def _of_figure_1(row: paper.PublishedResult) -> tuple[str, dict[str, Any]]:
-    error = f"error {row.error}" if row.error else "plotted, no number printed"
-    text = f"Figure 1: {row.workers} x {paper.PER_WORKER}, rate {row.lr:g}, {error}"
+    error = f"error {row.error}" if row.error else "error plotted but not printed"
+    text = f"Figure 1: k = {row.workers}, n = {paper.PER_WORKER}, learning rate {row.lr:g}, {error}"
     return text, {**IMAGENET, "minibatch": row.minibatch}
 
 
 def _of_table_1(warmup: str) -> tuple[str, dict[str, Any]]:
     row = paper.TABLE_1[warmup]
-    text = f"Table 1, {row.name}: {row.workers} x {paper.PER_WORKER}, error {row.error}"
+    text = f"Table 1, {row.name}: k = {row.workers}, n = {paper.PER_WORKER}, error {row.error}"
     return text, {**IMAGENET, "minibatch": row.minibatch, "warmup": warmup}
 
 
-# name -> (what it is, the fields it sets). Errors are the paper's top-1 validation errors in %.
+# name -> (description, fields). The errors in descriptions are published top-1 validation errors in %.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": (
-        "the default job: real handwritten digits, the paper's method at 8 x 16 images a step, minutes on 2 cores",
+        "the default job: handwritten digits, k = 8, n = 16; takes minutes on 2 cores",
         {"epochs": 30, "minibatch": 128, "per_worker": 16, "reference_minibatch": 32, "warmup_epochs": 5.0},
     ),
     "cluttered-digits": (
-        "a smaller task for `reproduce`, which needs no file: its baseline, a minute and a half on one core",
+        "the baseline of a smaller task for `reproduce`, which needs no files; takes 90 seconds on one core",
         {
             "data": "cluttered-digits",
             "width": 8,
@@ -46,7 +46,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "fashion-mnist": (
-        "the task of `reproduce`: its baseline, four minutes on one core",
+        "the baseline of the task for `reproduce`; takes four minutes on one core",
         {
             "data": "fashion-mnist",
             "downsample": 2,
@@ -68,8 +68,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper-8k-no-warmup": _of_table_1("none"),
     "paper-8k-constant-warmup": _of_table_1("constant"),
     "lars-32k": (
-        f"beyond the paper's break: {paper.LARS_32K.name}, {paper.LARS_32K.workers} x {paper.PER_WORKER},"
-        f" error {paper.LARS_32K.error}",
+        f"LARS at a minibatch that is too large for the paper's method ({paper.LARS_32K.name}):"
+        f" k = {paper.LARS_32K.workers}, n = {paper.PER_WORKER}, error {paper.LARS_32K.error}",
         {
             **IMAGENET,
             "minibatch": paper.LARS_32K.minibatch,
@@ -81,7 +81,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "nvidia-90": (
-        f"NVIDIA's recipe of 90 epochs: 8 x {paper.NVIDIA_90_PER_WORKER}, cosine, label smoothing,"
+        f"NVIDIA's recipe of 90 epochs: k = 8, n = {paper.NVIDIA_90_PER_WORKER}, cosine schedule, label smoothing,"
         f" error {paper.NVIDIA_90.error}",
         {
             **IMAGENET,
@@ -99,12 +99,12 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The fields of a preset. Raises UserError with the nearest name."""
+    """Return the fields of a preset. Raises UserError, which suggests the most similar name."""
     if name not in PRESETS:
         raise UserError(f"no recipe {name!r}: {nearest(name, PRESETS)}")
     return {"recipe": name, **PRESETS[name][1]}
 
 
 def default_recipe(data: str) -> str:
-    """The preset for data given without one: FOLDER for folders, synthetic images and data sets that have none."""
+    """Return the preset for a data set if no recipe is given: that of the same name if there is one, else FOLDER."""
     return data if data in PRESETS and data != FOLDER else FOLDER

@@ -1,4 +1,4 @@
-"""ImageNet's development kit: the classes, their names and sizes, and the labels of the validation images."""
+"""Reads ImageNet's development kit: the classes, their names, their numbers of images, and the validation labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from app.storage.archives import AGAIN
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 SYNSETS = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-LARGEST = 2**26  # bytes of all of it, unpacked; the official one has a few MB
+LARGEST = 2**26  # bytes; a devkit that unpacks to more is refused. The official one has a few MB
 
 
 @dataclass(frozen=True)
 class Synset:
-    """A class: its WordNet id, its names in words, and how many training images it has."""
+    """A class of ImageNet: its WordNet id, its names in words, and the number of its training images."""
 
     wnid: str
     words: str
@@ -32,7 +32,11 @@ class Synset:
 
 @dataclass(frozen=True)
 class Devkit:
-    """synsets: the classes in the order of their ILSVRC2012 ids. ground_truth: the class of each validation image."""
+    """The content of the development kit.
+
+    synsets: the classes in the order of their ILSVRC2012 ids.
+    ground_truth: the class of each validation image.
+    """
 
     synsets: tuple[Synset, ...]
     ground_truth: tuple[Synset, ...]
@@ -45,14 +49,14 @@ class Devkit:
 def read_devkit(path: str) -> Devkit:
     """Return the content of a development kit (.tar.gz).
 
-    Raises UserError where it cannot be read or differs in structure from the official one.
+    Raises UserError if it cannot be read or is not the official one.
     """
     synsets = _read_synsets(path, _read_member(path, SYNSETS))
     truth = []
     for number, line in enumerate(_read_member(path, GROUND_TRUTH).decode("ascii", "replace").split(), 1):
         if not (re.fullmatch(r"[0-9]{1,6}", line) and 1 <= int(line) <= len(synsets)):
             raise UserError(
-                f"{path}: {GROUND_TRUTH}, line {number}: {line[:20]!r} is no class 1 to {len(synsets)}: {AGAIN}"
+                f"{path}: {GROUND_TRUTH}, line {number}: {line[:20]!r} is not a class from 1 to {len(synsets)}: {AGAIN}"
             )
         truth.append(synsets[int(line) - 1])
     if not truth:
@@ -75,7 +79,7 @@ def _read_member(path: str, ending: str) -> bytes:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}: {AGAIN}") from None
     except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path} is damaged or no .tar.gz archive ({error}): {AGAIN}") from None
+        raise UserError(f"{path} is damaged or not a .tar.gz archive ({error}): {AGAIN}") from None
     raise UserError(f"{path} has no {ending}: give ImageNet's {DEVKIT}")
 
 
@@ -84,7 +88,7 @@ def _read_synsets(path: str, content: bytes) -> tuple[Synset, ...]:
 
     try:
         rows: Any = np.atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
-        leaves = {  # the inner nodes of WordNet's tree follow the classes
+        leaves = {  # the list also has inner nodes of WordNet's tree, which are not classes
             int(row["ILSVRC2012_ID"]): Synset(str(row["WNID"]), str(row["words"]), int(row["num_train_images"]))
             for row in rows
             if int(row["num_children"]) == 0
@@ -93,5 +97,7 @@ def _read_synsets(path: str, content: bytes) -> tuple[Synset, ...]:
         raise UserError(f"{path}: {SYNSETS} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from None
     bad = [synset.wnid for synset in leaves.values() if not re.fullmatch(r"n\d{8}", synset.wnid) or synset.images < 1]
     if bad or sorted(leaves) != list(range(1, len(leaves) + 1)) or not leaves:
-        raise UserError(f"{path}: {SYNSETS} does not list classes 1 to {len(leaves)} with their images: {AGAIN}")
+        raise UserError(
+            f"{path}: {SYNSETS} does not list the classes 1 to {len(leaves)} with their numbers of images: {AGAIN}"
+        )
     return tuple(leaves[number] for number in sorted(leaves))

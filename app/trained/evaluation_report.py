@@ -1,4 +1,4 @@
-"""An evaluation for people, for programs and as a picture."""
+"""Shows the result of an evaluation as text, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from app.base.errors import UserError
 from app.runs.evaluation import Evaluation
 
-SHOWN = 10  # classes and confusions on the screen
+SHOWN = 10  # the largest number of classes, and of confusions, on the screen
 
 
 def as_text(result: Evaluation, classes: Sequence[str]) -> str:
-    """Both errors, the classes with the most errors, the most frequent confusions."""
+    """Return the errors, the classes with the most errors, and the most frequent confusions as text."""
     lines = [
         f"top-1 error {result.top1_error:.2%}, top-5 error {result.top5_error:.2%}, loss {result.loss:.4f}"
         f" on {result.images:,} images",
@@ -27,7 +27,7 @@ def as_text(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def class_table(result: Evaluation, classes: Sequence[str], most: int | None = None) -> list[str]:
-    """A line a class, the worst first."""
+    """Return a line for each class, those with the most errors first, and at most `most` lines."""
     rows = sorted(per_class(result, classes), key=lambda row: row["top1_error"], reverse=True)
     return [
         f"  {row['top1_error']:7.2%}  top-5 {row['top5_error']:7.2%}  {row['images']:6} images  {row['name']}"
@@ -36,14 +36,17 @@ def class_table(result: Evaluation, classes: Sequence[str], most: int | None = N
 
 
 def confusion_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
-    """Return a line for each label taken for another class, the most frequent first."""
+    """Return a line for each pair of a label and a wrong prediction, the most frequent first."""
     return [
         f"  {count:6} times  {classes[label]} taken for {classes[cls]}" for count, label, cls in result.confusions()
     ]
 
 
 def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Name, images and errors (fractions; 0 without images) of each class."""
+    """Return the name, the number of images and the errors of each class.
+
+    Errors are fractions. A class without images has the error 0.
+    """
     return [
         {"name": name, "images": n, "top1_error": wrong / max(n, 1), "top5_error": missed / max(n, 1)}
         for name, n, wrong, missed in zip(classes, *result.per_class(), strict=True)
@@ -51,8 +54,11 @@ def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]
 
 
 def as_json(result: Evaluation, classes: Sequence[str]) -> str:
-    """Return all of it. "confusion" has a row for each label and is null above 1,000 classes; "confusions" lists
-    [count, label, predicted class] of the wrong predictions for any number of classes."""
+    """Return the whole result as JSON.
+
+    "confusions" lists the wrong predictions as [count, label, predicted class]. "confusion" is the confusion matrix,
+    with a row for each label. It is null if there are more than 1,000 classes.
+    """
     values = {name: getattr(result, name) for name in ("top1_error", "top5_error", "loss", "images")}
     matrix = result.confusion
     values |= {"classes": per_class(result, classes), "confusions": result.confusions()}
@@ -60,15 +66,18 @@ def as_json(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def make_folder(name: str) -> None:
-    """The folder of --output. Raises UserError."""
+    """Make the folder of --output. Raises UserError."""
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {name} cannot be made: {error.strerror}; name another folder") from None
+        raise UserError(f"--output {name} cannot be made: {error.strerror}; give another folder") from None
 
 
 def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Sequence[str]) -> None:
-    """Write evaluation.json, classes.txt, confusion.txt and, for up to 1,000 classes, confusion.png."""
+    """Write evaluation.json, classes.txt, confusion.txt and, for up to 1,000 classes, confusion.png.
+
+    classes: the names of the classes. words: the same with ImageNet's names in words, for the text files.
+    """
     from app.runs.figures import confusion_figure, to_png
 
     (folder / "evaluation.json").write_text(as_json(result, classes) + "\n")

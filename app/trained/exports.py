@@ -1,4 +1,4 @@
-"""Trained networks in the formats of other programs."""
+"""Writes trained networks in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from app.base.errors import UserError
 from app.trained.trained import TrainedNetwork
 
-TOLERANCE = 1e-4  # between onnxruntime's logits and torch's
+TOLERANCE = 1e-4  # the largest allowed difference between the logits of onnxruntime and torch
 
 
 def weights_of(trained: TrainedNetwork) -> dict[str, Tensor]:
-    """The state_dict with torchvision's names; floating point in 32 bits."""
+    """Return the state_dict with torchvision's names. Its floating point tensors are float32."""
     state = trained.network.state_dict()
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
@@ -33,9 +33,12 @@ def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
 
 
 def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any]:
-    """Writes the graph "images" [n, channels, size, size] -> "logits" [n, classes], normalised images in, for any n.
+    """Write the network as ONNX, and return facts about the file for the JSON file next to it.
 
-    Returns what to say of it. Raises UserError where onnxruntime computes something else than torch.
+    The graph takes "images", float32 [n, channels, size, size] with any n, which must be normalised, and returns
+    "logits", float32 [n, classes].
+
+    Raises UserError if onnxruntime computes other logits than torch.
     """
     network = trained.network.float()
     shape = (trained.channels, trained.image_size, trained.image_size)
@@ -45,12 +48,17 @@ def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any
     )  # fmt: skip
     difference = largest_difference(trained, path)
     if not difference <= TOLERANCE:
-        raise UserError(f"{path} computes other logits than the network, by up to {difference:.2g}: do not use it")
+        raise UserError(
+            f"{path} computes other logits than the network, which differ by up to {difference:.2g}: do not use it"
+        )
     return {"opset": opset, "input": ["n", *shape], "largest_difference_to_torch": difference}
 
 
 def largest_difference(trained: TrainedNetwork, path: Path) -> float:
-    """Between the logits of onnxruntime and torch on a batch of 3, relative to the largest logit where that is > 1."""
+    """Return the largest difference between the logits of onnxruntime and of torch for three images.
+
+    It is relative to the largest logit if that is above 1.
+    """
     import onnxruntime
 
     images = torch.randn(3, trained.channels, trained.image_size, trained.image_size, generator=torch.Generator())
@@ -62,13 +70,14 @@ def largest_difference(trained: TrainedNetwork, path: Path) -> float:
 
 
 def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
-    """Writes a pickle as detectron2's own converter of torchvision's weights does; returns the config that it needs.
+    """Write the weights as detectron2's converter for torchvision's weights does. Return the config that they need.
 
-    The paper's transfer experiment (section 5.6) starts detectors from such a backbone. Raises UserError for networks
-    that detectron2 does not have.
+    In section 5.6 of the paper, detectors start from such a backbone.
+
+    Raises UserError if detectron2 does not have the network.
     """
     if not hasattr(trained.network, "layer4"):
-        raise UserError(f"detectron2 has no {trained.config.model}: train a resnet18, 34, 50, 101 or 152 for it")
+        raise UserError(f"detectron2 has no {trained.config.model}: export a resnet18, 34, 50, 101 or 152")
     model = {detectron2_name(name): value.numpy() for name, value in weights_of(trained).items()}
     with path.open("wb") as file:
         pickle.dump({"model": model, "__author__": "torchvision", "matching_heuristics": True}, file)
@@ -84,7 +93,7 @@ def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
 
 
 def detectron2_name(name: str) -> str:
-    """`layer1.0.downsample.1.bias` -> `res2.0.shortcut.norm.bias`."""
+    """Return detectron2's name of a weight: `layer1.0.downsample.1.bias` becomes `res2.0.shortcut.norm.bias`."""
     first, *rest = name.split(".")
     path = [f"res{int(first[-1]) + 1}"] if first.startswith("layer") else ["stem", first]
     renamed = ".".join(path + rest).replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")

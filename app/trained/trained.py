@@ -1,4 +1,4 @@
-"""A trained network with all that its users must know, from whatever file holds it."""
+"""Loads a trained network, with the facts that its users need, from a run, a checkpoint or a state_dict."""
 
 from __future__ import annotations
 
@@ -27,10 +27,18 @@ from app.training.forward_pass import AUTOCAST, ForwardPass
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """network: with plain batch normalisation, in evaluation mode, on the CPU. An image goes in as float [n, channels,
-    image_size, image_size], its shorter side made `resize` first, from [0, 1] normalised by mean and std (by channel).
-    data: what it was trained on, "" where the file does not say; config: of its run, else of the network only.
-    classes_known: whether the file, or the .json next to it, says what the classes are."""
+    """A trained network and what is needed to use it.
+
+    network: the network in evaluation mode on the CPU, with torch's batch normalisation. Its input is float [n,
+        channels, image_size, image_size].
+    config: the config of its run. For a state_dict, only the fields of the network are right.
+    classes: the names of the classes.
+    image_size: the side of the central crop in pixels.
+    resize: the shorter side in pixels to which an image is scaled before the crop.
+    mean, std: the numbers that normalise each channel, for pixels between 0 and 1.
+    data: the data set on which it was trained, "" if the file does not say.
+    classes_known: whether the file, or the JSON file next to it, names the classes.
+    """
 
     network: nn.Module
     config: Config
@@ -51,12 +59,15 @@ class TrainedNetwork:
         return next(self.network.parameters()).dtype
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
-        """As validation computed while it was trained."""
+        """Return the forward pass of validation during the training."""
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 
     def read(self, path: str) -> Tensor:
-        """An image file as validation would see it, uint8 [1, h, w, channels]. Raises CorruptImage."""
+        """Return an image file as validation would read it, uint8 [1, h, w, channels].
+
+        Raises CorruptImage if it cannot be decoded.
+        """
         size = self.image_size
         pixels = read_image(path, lambda width, height: central_crop(width, height, self.resize, size), size)
         if self.channels == 1:
@@ -64,7 +75,7 @@ class TrainedNetwork:
         return torch.from_numpy(pixels.copy())[None]
 
     def preprocessing(self) -> dict[str, Any]:
-        """What to do to an image, and what the outputs mean, for programs."""
+        """Return how to prepare an image and the names of the outputs, as a JSON object."""
         return {
             "model": self.config.model,
             "channels": self.channels,
@@ -78,10 +89,12 @@ class TrainedNetwork:
 
 
 def load(name: str) -> TrainedNetwork:
-    """A run's folder, a checkpoint, or a state_dict with torchvision's names (.pt, .pth, .safetensors).
+    """Return the network of a run's folder, a checkpoint, or a state_dict with torchvision's names.
 
-    Raises UserError for anything else. A state_dict's classes and normalisation are those of the .json next to it, as
-    `export` writes it, else ImageNet's.
+    A state_dict is a .pt, .pth or .safetensors file. Its classes and normalisation are those of the JSON file that
+    `export` writes next to it. Without such a file they are those of ImageNet.
+
+    Raises UserError for any other file or folder.
     """
     path = Path(name)
     content = read_any(path, print)
@@ -89,7 +102,7 @@ def load(name: str) -> TrainedNetwork:
 
 
 def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
-    """The network of a checkpoint of this program. Raises UserError."""
+    """Return the network of a checkpoint of this program. Raises UserError."""
     config = _config_of(content)
     size = content["image_size"]
     return TrainedNetwork(
@@ -109,20 +122,27 @@ def _config_of(content: dict[str, Any]) -> Config:
     try:
         return from_dict(content["config"])
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"the checkpoint's config has values of other kinds ({' '.join(str(error).split())})") from None
+        raise UserError(f"the checkpoint's config has values of wrong types ({' '.join(str(error).split())})") from None
 
 
 def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
-    """The network of a bare state_dict, also as training scripts nest and prefix it. Raises UserError."""
+    """Return the network of a state_dict.
+
+    The state_dict may be inside a dictionary, and its names may have prefixes, as training scripts write it.
+
+    Raises UserError.
+    """
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
-    beside = path.with_suffix(".json")
-    known = read_beside(beside) if beside.is_file() else {}
+    facts = path.with_suffix(".json")
+    known = read_preprocessing(facts) if facts.is_file() else {}
     if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:
-        raise UserError(f"{path} is no state_dict of torchvision's ResNets: its layers have other shapes")
+        raise UserError(f"{path} is not a state_dict of torchvision's ResNets: its layers have other shapes")
     count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
     if not known and channels != 3:
-        raise UserError(f"{path} is of images with {channels} channel(s): put the .json of its export next to it")
+        raise UserError(
+            f"{path} is for images with {channels} channel(s), not 3: put the .json of its export next to it"
+        )
     default = imagenet_names() if count == 1000 else map(str, range(count))
     config = Config(model=model, width=len(weights["conv1.weight"]))
     trained = TrainedNetwork(
@@ -136,32 +156,32 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
         classes_known=bool(known),
     )
     if len(trained.classes) != count or trained.channels != channels:
-        raise UserError(f"{beside} is of another network than {path}: remove it, or export again")
+        raise UserError(f"{facts} describes another network than {path}: remove it, or export again")
     return trained
 
 
 def architecture(weights: dict[str, Any], path: Path) -> str:
-    """The name of the network that a state_dict is of. Raises UserError."""
+    """Return the name of the network to which a state_dict belongs. Raises UserError."""
     name = recognise(weights)
     if not name or not {"conv1.weight", "fc.weight"} <= set(weights):
-        raise UserError(f"{path} is no state_dict of torchvision's ResNets: its first names are {list(weights)[:3]}")
+        raise UserError(f"{path} is not a state_dict of torchvision's ResNets: its first names are {list(weights)[:3]}")
     return name
 
 
 def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
-    """The plain network with these weights. Raises UserError where they are of another."""
+    """Return the network with these weights and torch's batch normalisation. Raises UserError if they do not fit."""
     try:
         channels, classes = weights["conv1.weight"].shape[1], len(weights["fc.weight"])
         network = make_network(config, channels, classes, partial(nn.BatchNorm2d, eps=config.bn_eps))
         network.to(weights["fc.weight"].dtype).load_state_dict(weights)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-        raise UserError(f"the weights are of another network than {config.model}: {reason}") from None
+        raise UserError(f"the weights belong to another network than {config.model}: {reason}") from None
     return network.eval()
 
 
-def read_beside(path: Path) -> dict[str, Any]:
-    """The preprocessing that `export` left. Raises UserError."""
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Return the content of the JSON file that `export` writes next to weights. Raises UserError."""
     try:
         known: dict[str, Any] = json.loads(path.read_text())
         found = {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
@@ -177,19 +197,22 @@ def read_beside(path: Path) -> dict[str, Any]:
             and 0 < sizes[0] <= sizes[1]
         ):
             return found
-        reason = "its values are of other kinds"
+        reason = "its values have wrong types"
     raise UserError(f"{path} is not what export writes ({reason}): export again, or remove it")
 
 
 def imagenet_names() -> list[str]:
-    """ImageNet's 1,000 classes in words, in the order of their WordNet ids."""
-    from torchvision.models import ResNet50_Weights  # here, because this import takes about as long as torch's own
+    """Return the names of ImageNet's 1,000 classes in words, in the order of their WordNet ids."""
+    from torchvision.models import ResNet50_Weights  # imported here, as it takes about as long as importing torch
 
     return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
-    """The classes as shown to people: with the words of the data folder's classes.json (wnid -> words), if there."""
+    """Return the names of classes with their meaning in words, as far as it is known.
+
+    The words are those of classes.json (wnid -> words) in the data folder. Without it, they are known for ImageNet.
+    """
     words = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):
         read = json.loads((Path(data) / "classes.json").read_text())
@@ -200,11 +223,16 @@ def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
 
 
 def validation_source(trained: TrainedNetwork, data: str, image_size: int, resize: int, skip_list: str) -> Source:
-    """The data to evaluate on, as the network was trained to see it where nothing else is said. Raises UserError."""
+    """Return the data set on which a network is evaluated.
+
+    Arguments that are "" or 0 have the value of the network's training.
+
+    Raises UserError if the data do not fit the network.
+    """
     name = data or trained.data
     if not name:
         raise UserError(
-            "the weights do not say what they were trained on: give --data FOLDER, which holds train/ and val/"
+            "the weights do not say on which data they were trained: give --data FOLDER, which contains train/ and val/"
         )
     size = image_size or trained.image_size
     options = replace(
@@ -214,9 +242,13 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
     )  # fmt: skip
     source = open_data_set(options)
     if source.channels != trained.channels:
-        raise UserError(f"{name} has images of {source.channels} channels, the network takes {trained.channels}")
+        raise UserError(
+            f"{name} has images of {source.channels} channels, but the network was trained on {trained.channels}"
+        )
     if len(source.classes) != len(trained.classes):
-        raise UserError(f"{name} has {len(source.classes)} classes, the network knows {len(trained.classes)}")
+        raise UserError(
+            f"{name} has {len(source.classes)} classes, but the network was trained on {len(trained.classes)}"
+        )
     known = {source.classes, tuple(imagenet_names()) if len(source.classes) == 1000 else ()}
     if trained.classes_known and trained.classes not in known:
         first = next(
@@ -224,6 +256,6 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
         )
         raise UserError(
             f"{name} has other classes than the network was trained on: number {first} is {source.classes[first]},"
-            f" it was {trained.classes[first]}"
+            f" but it was {trained.classes[first]}"
         )
     return source

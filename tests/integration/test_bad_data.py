@@ -108,8 +108,8 @@ def test_check_data_names_each_file_that_is_not_read(
     findings = json.loads(capsys.readouterr().out)["findings"]
     others = ("train/cat/x.jfif", "train/cat/x.jpe", "train/dog/noext", "val/dog/y.webp")
     assert {(finding["path"], finding["detail"]) for finding in findings} == {
-        ("train/flat.jpg", "in no class folder"),
-        ("train/gone", "a link that leads nowhere"),
+        ("train/flat.jpg", "not in the folder of a class"),
+        ("train/gone", "a broken link"),
         *((path, "another ending") for path in others),
     }
 
@@ -119,7 +119,7 @@ def test_check_data_lists_all_links_that_lead_nowhere(
 ) -> None:
     run_command("check-data", folders["links to nowhere"], "--json")
     findings = json.loads(capsys.readouterr().out)["findings"]
-    assert [finding["detail"] for finding in findings] == ["a link that leads nowhere"] * 2 * TRAIN
+    assert [finding["detail"] for finding in findings] == ["a broken link"] * 2 * TRAIN
 
 
 def test_what_check_data_stops_on_is_what_training_stops_on() -> None:
@@ -143,6 +143,6 @@ def test_with_the_skip_list_training_goes_on(folders: dict[str, Path], tmp_path:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["skipped_images"] for line in lines if line["kind"] == "eval"] == [len(bad)] * 2
     output = Path(f"{run}-log.out").read_text()
-    assert f"skipped: {len(bad)} images each epoch, listed in {skip_list}" in output
+    assert f"skipped: {len(bad)} images, which are listed in {skip_list}" in output
     assert output.count(f"({len(bad)} images skipped)") == 2
     assert json.loads((run / "plan.json").read_text())["images"] == 2 * TRAIN

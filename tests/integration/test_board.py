@@ -109,7 +109,7 @@ def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_pat
 
 
 def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
-    assert "holds no run" in app("board", tmp_path, code=2).stderr
+    assert "contains no TensorBoard files" in app("board", tmp_path, code=2).stderr
     assert "no folder" in app("board", tmp_path / "none", code=2).stderr
 
 

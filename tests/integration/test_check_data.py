@@ -62,14 +62,14 @@ def test_text_shows_the_first_of_many(folder: Path, capsys: pytest.CaptureFixtur
     line = failure_of("check-data", folder, code=1)
     assert "7 findings would stop a training run: replace the images or train with --skip-list FILE" in line
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "a training run would stop on:",
-        "  unreadable: 7 (no JPEG or PNG, or the file cannot be read)",
+        "a training run would stop at:",
+        "  unreadable: 7 (the file cannot be read, or it is not a JPEG or PNG)",
         *(f"    train/cat/bad{number}.jpg: neither JPEG nor PNG" for number in range(5)),
         "    and 2 more; --json lists all",
-        "training goes on with these:",
+        "a training run continues with:",
         "  not-rgb: 1 (grey, palette, CMYK, transparent or 16 bit; training converts it)",
         "    val/dog/0.JPEG: L",
-        "  small: 1 (a side below 32 pixels; training enlarges it)",
+        "  small: 1 (a side is below 32 pixels; training enlarges the image)",
         "    val/dog/0.JPEG: 20 x 30",
     ]
 
@@ -158,7 +158,7 @@ def test_stopped_and_started_again(
     process.send_signal(how)
     output, stderr = process.communicate(timeout=20)
     assert process.returncode == 75, stderr
-    assert len(stderr.splitlines()) == 1 and "the same command goes on" in stderr
+    assert len(stderr.splitlines()) == 1 and "the same command continues" in stderr
     assert output == ""
     done = journal(cache).read_text().splitlines()
     assert 1 <= len(done) < 6  # chunks

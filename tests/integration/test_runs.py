@@ -128,7 +128,7 @@ REFUSED = {
     "-npp 2 train": "did you mean -np",
     "train --data {tmp}/nowhere": "nowhere",
     "train --minibatch 100": "not a multiple of --per-worker 16: try 96 or 112",
-    "-np 9 train": "9 processes for k = 8 workers",
+    "-np 9 train": "9 processes are more than the k = 8 workers",
     "train --per-worker 0": "--per-worker is 0",
     "train --epochs -1": "--epochs is -1",
     "train --reference-lr 0": "--reference-lr is 0",
@@ -140,7 +140,7 @@ REFUSED = {
     "train --model resnet5": "did you mean resnet50",
     "train --collectives nccl": "nccl",
     "train --checkpoint-every 5x": "a number of steps, or a time",
-    "train --sync-bn": "--sync-bn needs the k = 8 workers",
+    "train --sync-bn": "--sync-bn needs one process for each of the k = 8 workers",
     "--min-np 1 train": "--host-discovery-script",
 }
 

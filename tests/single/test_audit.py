@@ -79,7 +79,10 @@ def test_each_deviation(change: dict[str, Any], name: str, here: str) -> None:
 
 def test_data() -> None:
     config = replace(PAPER, data="digits")
-    assert deviations(config, 1437) == {"data": "digits, 1,437 training images", "image size": "the data's own"}
+    assert deviations(config, 1437) == {
+        "data": "digits, 1,437 training images",
+        "image size": "the size of the data set's images",
+    }
 
 
 def test_no_warmup_is_needed_at_the_reference() -> None:
@@ -95,7 +98,7 @@ def test_every_option_is_audited() -> None:
 def test_open_choices_say_what_ours_are() -> None:
     text = {f.name: f.here for f in audit(replace(PAPER, resize=288), IMAGENET)}
     assert "288 pixels" in text["resize"]
-    assert text["bn eps"] == "BN's epsilon 1e-05"
+    assert text["bn eps"] == "BN's epsilon is 1e-05"
 
 
 def test_only_who_names_the_paper_is_audited() -> None:
@@ -109,7 +112,7 @@ def test_command_on_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1] == "audit: 24 of 25 remarks and choices of the paper followed"
     assert [line.split()[0] for line in lines[1:5]] == [FOLLOWED] * 4
     assert [line for line in lines if line.startswith(DEVIATES)] == [
-        "deviates  5.1  momentum                0.9, Nesterov's: --momentum 0.8"
+        "deviates  5.1  momentum                0.9, in Nesterov's form: --momentum 0.8"
     ]
 
 

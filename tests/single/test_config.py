@@ -134,7 +134,7 @@ def test_audit_says_what_the_end_of_the_run_cuts_off(capsys: pytest.CaptureFixtu
     assert main(["audit", *options]) == 0
     shown = capsys.readouterr().out
     assert "--warmup-epochs 5: the run ends at epoch 3, in the warmup" in shown
-    assert "(30: never, as the run ends at 3)" in shown
+    assert "(30 is not reached, as the run ends at epoch 3)" in shown
 
 
 # Anything at all, and values that are nearly right.

@@ -124,10 +124,10 @@ def test_refusals() -> None:
     with pytest.raises(UserError, match="larger than the data: 100 training images"):
         make_plan(Config(), 100, 10)
     plan = make_plan(Config(), IMAGES, VALIDATION)
-    with pytest.raises(UserError, match=r"9 processes for k = 8 workers .* at most 8"):
+    with pytest.raises(UserError, match=r"9 processes are more than the k = 8 workers .* at most 8"):
         check_processes(plan, Config(), 9)
     check_processes(plan, Config(), 3)
-    with pytest.raises(UserError, match=r"--sync-bn needs the k = 8 workers .* there are 3 processes"):
+    with pytest.raises(UserError, match=r"--sync-bn needs one process for each of the k = 8 workers, and there are 3"):
         check_processes(plan, Config(sync_bn=True), 3)
     for bad in ({"minibatch": 100}, {"epochs": 0}, {"per_worker": -1}, {"reference_lr": 0.0}, {"momentum": 0.0}):
         with pytest.raises(UserError):

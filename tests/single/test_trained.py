@@ -175,7 +175,7 @@ def test_an_export_knows_its_classes(small: Path, tmp_path: Path) -> None:
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("L", (9, 9)).save(tmp_path / split / name / "1.png")
     trained = replace(load(str(small)), mean=(0.5,) * 3, std=(0.25,) * 3)
-    with pytest.raises(UserError, match="number 3 is e, it was d"):
+    with pytest.raises(UserError, match="number 3 is e, but it was d"):
         validation_source(trained, str(tmp_path), 0, 0, "")
     source = validation_source(replace(trained, classes_known=False), str(tmp_path), 0, 0, "")
     assert len(source.validation) == 4
@@ -271,14 +271,14 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (predict, "{}/none.pt {}/text.png", "No such file"),
     (predict, "{}/text.pt {}/text.png", "holds no tensors"),
     (predict, "{}/text.safetensors {}/text.png", "holds no tensors"),
-    (predict, "{}/empty {}/text.png", "no run with a checkpoint"),
-    (predict, "{}/tensor.pt {}/text.png", "no state_dict, but a Tensor"),
-    (predict, "{}/linear.pt {}/text.png", "no state_dict of torchvision's ResNets"),
+    (predict, "{}/empty {}/text.png", "is no run with a checkpoint"),
+    (predict, "{}/tensor.pt {}/text.png", "holds no state_dict, but a Tensor"),
+    (predict, "{}/linear.pt {}/text.png", "is not a state_dict of torchvision's ResNets"),
     (predict, "{}/newer.pt {}/text.png", "format 99"),
     (predict, "{}/changed.pt {}/text.png", "checksum"),
     (predict, "{}/code.pt {}/text.png", "read safely"),
     (predict, "{}/alone.pt {}/text.png", "put the .json of its export next to it"),
-    (predict, "{}/partial.pt {}/text.png", "no state_dict of torchvision's ResNets"),
+    (predict, "{}/partial.pt {}/text.png", "is not a state_dict of torchvision's ResNets"),
     (predict, "{}/beside.pt {}/text.png", "not what export writes"),
     (predict, "{s} {}/text.png", "neither JPEG nor PNG"),
     (predict, "{s} {}/cut.png", "cannot decode the image"),
