@@ -1,7 +1,7 @@
-"""Findings about hosts from their answers: one for each check and host, with the fix.
+"""Checks the answers of hosts. Each check gives a finding for each host, with the fix if something is wrong.
 
-Nothing is asked or started here. Where hosts must agree, the finding is about the host that differs from most others,
-and of two hosts about the second one.
+This module only looks at the answers. If hosts differ where they must not, the finding is about those that differ from
+most others. If there are two hosts, it is about the second one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from app.hosts.remote import Answer
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB, MIB = 2**30, 2**20
-SHM_PER_SLOT = 128 * MIB  # loader processes: 8 of them with 2 minibatches of 32 images of 224 x 224 each are 80 MB
-OUTPUT = 2 * GIB  # checkpoints of a ResNet-50 with its momentum are 200 MB each
-CLOCKS = 1.0  # seconds: logs of hosts are read side by side, and make and caches compare times
+SHM_PER_SLOT = 128 * MIB  # for loader processes: 8 of them, each with 2 batches of 32 images of 224 x 224, need 80 MB
+OUTPUT = 2 * GIB  # free space for checkpoints: one of a ResNet-50 with its momentum has 200 MB
+CLOCKS = 1.0  # the largest difference in seconds: people compare the logs of hosts, and caches compare times of files
 
 
 @dataclass(frozen=True)
 class HostFinding:
-    """The result of one check on one host. fix: what to do, "" where the status is ok."""
+    """The result of one check on one host.
+
+    status: OK, WARN or FAIL.
+    text: what was found.
+    fix: what to do, "" if the status is OK.
+    """
 
     host: str
     check: str
@@ -37,7 +42,12 @@ class HostFinding:
 
 @dataclass(frozen=True)
 class HostRequirements:
-    """What the hosts are needed for. data, output: folders, "" where none was given."""
+    """What a run needs of its hosts.
+
+    interface: the network interface that was given, or None.
+    data: the folder of images, "" if none was given.
+    output: the folder that runs write to.
+    """
 
     hosts: list[Host]
     interface: str | None
@@ -49,7 +59,7 @@ class HostRequirements:
 
 
 def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """Returns all findings, check by check. A host that did not answer has one finding about that."""
+    """Returns the findings of all checks. A host that did not answer has one finding, which says so."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in _CHECKS:
@@ -58,7 +68,7 @@ def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFi
 
 
 def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """Returns the findings that a start needs, from the short form of the probe."""
+    """Returns the findings of the checks that are made before each run. The short form of the probe is enough."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in (_twice, _python, _packages, _app, _interface):
@@ -74,13 +84,13 @@ def _answered(answer: Answer) -> HostFinding:
 
 
 def _twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
-    """Finds one machine under two names. The launchers would start all processes there twice."""
+    """Finds a machine that is listed under two names. A launcher would start all its processes twice."""
     known: dict[tuple[str, ...], str] = {}
     for host, facts in _facts(there):
         machine = (facts["name"], *sorted(each["address"] for each in facts["interfaces"].values()))
         if known.setdefault(machine, host) != host:
             fix = f"list {facts['name']} once, with all its slots"
-            yield HostFinding(host, "machine", FAIL, f"it is the same as {known[machine]}", fix)
+            yield HostFinding(host, "machine", FAIL, f"it is the same machine as {known[machine]}", fix)
 
 
 def _names(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
@@ -93,8 +103,8 @@ def _names(request: HostRequirements, there: list[Answer]) -> Iterator[HostFindi
             yield HostFinding(host, "names", FAIL, f"{', '.join(unknown)} does not resolve there", fix)
         elif loops:
             own = facts["name"]
-            fix = f"give {own} its address on the network in /etc/hosts there: gloo tells the others to call it"
-            yield HostFinding(host, "names", FAIL, f"its own name {own} is {facts['resolves'][own]}", fix)
+            fix = f"give {own} its address on the network in /etc/hosts there: gloo tells this address to the others"
+            yield HostFinding(host, "names", FAIL, f"its own name {own} has the address {facts['resolves'][own]}", fix)
         else:
             yield HostFinding(host, "names", OK, "all names resolve")
 
@@ -116,7 +126,7 @@ def _version_of(name: str) -> Callable[[dict[str, Any]], str]:
 
 def _app(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     commits = {facts["app"]: facts["git"] for _, facts in _facts(there)}
-    fix = "bring it to the same commit, with the same changes: git status there says which"
+    fix = "bring it to the same commit with the same changes: git status there shows them"
     for finding in _same("app", there, lambda facts: str(facts["app"]), fix):
         commit = next((commits[digest] for digest in commits if digest and digest in finding.text), "")
         yield HostFinding(
@@ -137,7 +147,7 @@ def _mpirun(request: HostRequirements, there: list[Answer]) -> Iterator[HostFind
 
 
 def _libraries(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
-    again = "run ./run.sh setup there: it builds Horovod for the torch that is there"
+    again = "run ./run.sh setup there: it compiles Horovod for the torch of this host"
     good = [answer for answer in there if answer.facts and not answer.facts["libraries"].get("error")]
     for host, facts in _facts(there):
         if error := facts["libraries"].get("error"):
@@ -148,7 +158,7 @@ def _libraries(request: HostRequirements, there: list[Answer]) -> Iterator[HostF
     for host, facts in _facts(good):
         libraries = facts["libraries"]["libmpi"]
         one = len(libraries) == 1
-        fix = "keep one Open MPI on LD_LIBRARY_PATH, then ./run.sh setup there: two hang in hvd.init()"
+        fix = "keep one Open MPI on LD_LIBRARY_PATH and run ./run.sh setup there: with two, hvd.init() hangs"
         text = f"Horovod and mpi4py load {', '.join(libraries) or 'no libmpi'}"
         yield HostFinding(host, "libmpi", OK if one else FAIL, text, "" if one else fix)
 
@@ -159,10 +169,10 @@ def _gpus(request: HostRequirements, there: list[Answer]) -> Iterator[HostFindin
         slots, gpus, cores = request.slots(host), len(facts["gpus"]), facts["cores"]
         libraries = facts["libraries"]
         if gpus and not libraries.get("error") and not libraries["cuda"]:
-            what = f"torch uses none of {gpus} GPUs: it is for CUDA {libraries['torch_cuda'] or 'none'}"
+            what = f"torch can use none of {gpus} GPUs: it is made for CUDA {libraries['torch_cuda'] or 'none'}"
             yield HostFinding(host, "GPUs", FAIL, what, "install a driver for this CUDA, or a torch for this driver")
         elif gpus and slots > gpus:
-            fix = f"give {host} slots={gpus} in the host file: each process takes a GPU"
+            fix = f"give {host} slots={gpus} in the host file: each process needs a GPU"
             yield HostFinding(host, "slots", FAIL, f"{slots} slots but {gpus} GPUs", fix)
         elif not gpus and slots > cores:
             fix = f"give {host} slots={cores} in the host file: more processes than cores slow each other down"
@@ -180,8 +190,8 @@ def _driver(facts: dict[str, Any]) -> str:
 def _shm(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     for host, facts in _facts(there):
         wanted, free = SHM_PER_SLOT * request.slots(host), facts["shm"]
-        text = f"{free / MIB:.0f} MiB free, {wanted / MIB:.0f} wanted by loader processes"
-        fix = "docker run --shm-size 8g, or `mount -o remount,size=8g /dev/shm` there"
+        text = f"{free / MIB:.0f} MiB free, {wanted / MIB:.0f} MiB needed by loader processes"
+        fix = "start the container with docker run --shm-size 8g, or run `mount -o remount,size=8g /dev/shm` there"
         yield HostFinding(host, "/dev/shm", OK if free >= wanted else FAIL, text, "" if free >= wanted else fix)
 
 
@@ -190,8 +200,8 @@ def _memlock(request: HostRequirements, there: list[Answer]) -> Iterator[HostFin
         limit = facts["memlock"]
         text = "unlimited" if limit < 0 else f"{limit // 1024} KiB may be locked"
         if limit >= 0 and facts["infiniband"]:
-            fix = "`ulimit -l unlimited`: in /etc/security/limits.conf there, or docker run --ulimit memlock=-1"
-            yield HostFinding(host, "memlock", FAIL, f"{text}, too little for InfiniBand", fix)
+            fix = "set memlock to unlimited in /etc/security/limits.conf there, or give docker run --ulimit memlock=-1"
+            yield HostFinding(host, "memlock", FAIL, f"{text}, which is too little for InfiniBand", fix)
         else:
             yield HostFinding(host, "memlock", OK, text)
 
@@ -200,7 +210,7 @@ def _output(request: HostRequirements, there: list[Answer]) -> Iterator[HostFind
     for host, facts in _facts(there):
         free, at = facts["output"]["free"], facts["output"]["there"]
         if not facts["output"]["writable"]:
-            fix = f"give another --output, or the right to write to {at}"
+            fix = f"give another --output, or the permission to write to {at}"
             yield HostFinding(host, "output", FAIL, f"{at} cannot be written to", fix)
         elif free < OUTPUT:
             fix = f"free {OUTPUT / GIB:g} GiB there for checkpoints, or give another --output"
@@ -241,9 +251,11 @@ def _interface(request: HostRequirements, there: list[Answer]) -> Iterator[HostF
         if request.interface and request.interface not in names:
             listed = ", ".join(names) or "none that is up"
             fix = "give --interface one that every host has, or leave it out"
-            yield HostFinding(host, "interface", FAIL, f"no {request.interface}: it has {listed}", fix)
+            yield HostFinding(host, "interface", FAIL, f"there is no {request.interface}: it has {listed}", fix)
         elif not names and len(request.hosts) > 1:
-            yield HostFinding(host, "interface", WARN, "none with an IPv4 address is up", "`ip link set IF up` there")
+            yield HostFinding(
+                host, "interface", WARN, "none with an IPv4 address is up", "run `ip link set IF up` there"
+            )
         else:
             yield HostFinding(
                 host, "interface", OK, ", ".join(f"{n} {i['address']}" for n, i in names.items()) or "none"
@@ -252,7 +264,9 @@ def _interface(request: HostRequirements, there: list[Answer]) -> Iterator[HostF
 
 def _mtu(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     if len(there) > 1:
-        fix = "set the same MTU there: `ip link set IF mtu N`; large messages hang between hosts that differ"
+        fix = (
+            "set the same MTU there with `ip link set IF mtu N`: large messages hang between hosts with different ones"
+        )
         yield from _same("MTU", there, lambda facts: _between(request, facts), fix, empty="no common network")
 
 

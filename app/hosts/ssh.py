@@ -1,4 +1,4 @@
-"""The options of ssh, and the reason why ssh could not reach a host in one line with the fix."""
+"""The options of ssh, and messages that say why ssh could not reach a host and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "C
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a failure.
+    """A known cause of a failure.
 
-    pattern: found in the text of the launcher or ssh; its group `host` is the host. text: the cause and its fix. here:
-    whether the cause is on the machine of the launcher.
+    pattern: a regular expression that finds it in the output of ssh or a launcher. Its group `host` is the host.
+    text: the message with the cause and the fix. The groups of the pattern are put into it.
+    here: whether the cause is on this machine and not on the other host.
     """
 
     pattern: str
@@ -26,20 +27,19 @@ HOST = r"(?P<host>[\w.:-]+?)"
 SSH_CAUSES = [
     Cause(
         rf"Host key for \[?{HOST}\]?(:\d+)? has changed",
-        "its ssh host key is not the one known here: if it was set up anew,"
-        " `ssh-keygen -R {entry}`, then once `ssh {host}`",
+        "its ssh host key has changed: if it was installed again, run `ssh-keygen -R {entry}`, then once `ssh {host}`",
     ),
     Cause(
         r"Host key verification failed",
-        "its ssh host key is not known here: `ssh {host}` once by hand, and compare the key",
+        "its ssh host key is not known here: run `ssh {host}` once by hand, and compare the key",
     ),
     Cause(
         r"UNPROTECTED PRIVATE KEY FILE|bad permissions",
-        "ssh does not use a private key that others may read: `chmod 600` it",
+        "ssh does not use a private key that other users may read: run `chmod 600` on its file",
     ),
     Cause(
         rf"(\w+@{HOST}: )?Permission denied \(",
-        "its sshd wants a password or another key: `ssh-copy-id {host}`, or give --ssh-identity",
+        "its sshd wants a password or another key: run `ssh-copy-id {host}`, or give --ssh-identity",
     ),
     Cause(
         rf"ssh: connect to host {HOST} port (?P<port>\d+): Connection refused",
@@ -61,10 +61,16 @@ SSH_CAUSES = [
 
 
 def no_answer(host: str, words: str, output: str, code: int, port: int | None, after: float | None, option: str) -> str:
-    """Why a host that was asked over ssh gave no answer, and what to do.
+    """Returns why a host that was asked by ssh gave no answer, and what to do.
 
-    words: what ssh wrote to standard error; output: the last line that the host's login shell wrote; after: the seconds
-    after which it was given up, None where it was not; option: the option of the command that sets them, if any.
+    Args:
+        host: The name of the host.
+        words: What ssh wrote to standard error.
+        output: The last line that the login shell of the host wrote.
+        code: The exit code of ssh.
+        port: The port that was given for ssh, or None.
+        after: The seconds after which waiting was ended, or None if ssh ended by itself.
+        option: The option of the command that sets these seconds, or "".
     """
     found = first_cause(SSH_CAUSES, words)
     if found and (after is None or "timed out" not in words):
@@ -82,7 +88,14 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
 
 
 def failed_because(host: str, words: str, code: int, port: int | None) -> str:
-    """Returns why ssh failed. words: what it wrote to standard error; code: its exit code."""
+    """Returns why ssh failed.
+
+    Args:
+        host: The name of the host.
+        words: What ssh wrote to standard error.
+        code: Its exit code.
+        port: The port that was given for ssh, or None.
+    """
     if found := first_cause(SSH_CAUSES, words):
         return say_cause(found[0], found[1], host, port)
     last = words.strip().splitlines()[-1:]
@@ -90,11 +103,13 @@ def failed_because(host: str, words: str, code: int, port: int | None) -> str:
 
 
 def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | None:
+    """Returns the first cause whose pattern is found in a text, with its match, or None."""
     found = ((cause, re.search(cause.pattern, words)) for cause in causes)
     return next(((cause, match) for cause, match in found if match), None)
 
 
 def say_cause(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
+    """Returns the message of a cause for a host."""
     groups = {name: value for name, value in match.groupdict().items() if value}
-    entry = f"'[{host}]:{port}'" if port else host  # as known_hosts has it
+    entry = f"'[{host}]:{port}'" if port else host  # the host as the file known_hosts names it
     return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host, "entry": entry})

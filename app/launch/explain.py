@@ -1,4 +1,4 @@
-"""Explains in one line, with the host and the fix, why ssh, mpirun or horovodrun could not start."""
+"""Says in one line why ssh, mpirun or horovodrun could not start a run, on which host, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from app.hosts.ssh import HOST, SSH_CAUSES, Cause, first_cause, say_cause
 _LAUNCHERS = [
     Cause(
         r"There are not enough slots available",
-        "there are more processes than slots: give the hosts more slots, or lower -np",
+        "there are more processes than slots: give the hosts more slots, or give a smaller -np",
         here=True,
     ),
     Cause(
         r"mpirun has detected an attempt to run as root",
-        "mpirun refuses root: start it by ./run.sh, which allows root, or as another user",
+        "mpirun does not run as root: start it with ./run.sh, which allows root, or as another user",
         here=True,
     ),
     Cause(
@@ -21,17 +21,17 @@ _LAUNCHERS = [
     ),
     Cause(
         r"(?s)None of the TCP networks.{0,200}Value given: (?P<words>\S+)",
-        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
         here=True,
     ),
     Cause(
         r"(?s)net_if_addrs\(\)\[iface\].*KeyError: '(?P<words>[^']+)'",
-        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
         here=True,
     ),
     Cause(
         rf"(?s)if_include.{{0,200}}Local host:\s+{HOST}\s+Value:\s+(?P<words>\S+)",
-        "there is no interface {words}: `ip address` lists them, give --interface one that all hosts have",
+        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
     ),
     Cause(
         rf"(?s)unable to complete a TCP connection.{{0,100}}Local host:\s+{HOST}\s+Remote host:\s+(?P<words>\S+)",
@@ -39,18 +39,21 @@ _LAUNCHERS = [
     ),
     Cause(
         r"(orted|prted)[^\r\n]*un(recognized|known)|versions? of Open ?MPI|Data unpack would read past end of buffer",
-        "it has another version of Open MPI: ./run.sh doctor says which, ./run.sh setup there installs it",
+        "it has another version of Open MPI: ./run.sh doctor shows the versions, ./run.sh setup there installs it",
     ),
     Cause(
         r"Address already in use|EADDRINUSE",
-        "a port is taken, most often by a run that was not ended: `ss -ltnp` says which process has it",
+        "a port is in use, most often by an earlier run that has not ended: `ss -ltnp` shows its process",
         here=True,
     ),
 ]
 
 
 def explain(words: str, remote: list[str]) -> str:
-    """Returns the likely cause in what a launcher wrote, "" if none is known. remote: the hosts that may be meant."""
+    """Returns the likely cause of a failure, or "" if it is not known.
+
+    words: the output of the launcher. remote: the hosts of the run other than this one.
+    """
     found = first_cause([*SSH_CAUSES, *_LAUNCHERS], words)
     if not found:
         return ""

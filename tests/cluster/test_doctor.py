@@ -129,7 +129,7 @@ FAULTS: list[tuple[str, str, str, str, str]] = [
         "build",
         "FAIL",
         r"torch, Horovod and mpi4py cannot be imported: ImportError: .*mpi_lib",
-        "run ./run.sh setup there: it builds Horovod",
+        "run ./run.sh setup there: it compiles Horovod",
     ),
     ("beta", "app", "FAIL", r"\w{12}, alpha has \w{12}", "bring it to the same commit"),
     ("beta", "data", "FAIL", r"/.*/data cannot be read: it is empty", "mount or copy the data"),
@@ -182,7 +182,7 @@ def test_another_host_key(ill: Network) -> None:
     key = (alpha.folder / "host_key.pub").read_text()
     alpha.do(f"echo '[beta]:{SSH_PORT} {key.strip()}' >/root/.ssh/known_hosts")
     bad = beta_fails(ill, *SSH)
-    assert bad["text"] == "its ssh host key is not the one known here"
+    assert bad["text"] == "its ssh host key has changed"
     assert "`ssh-keygen -R '[beta]:2222'`" in bad["fix"]
 
 

@@ -35,21 +35,21 @@ FAILURES = [
         ["mpirun", "--allow-run-as-root", "-np", "4", "-H", "alpha:1"],
         "there are more processes than slots: give the hosts more slots",
     ),
-    (["mpirun", "-np", "1"], "mpirun refuses root: start it by ./run.sh"),
+    (["mpirun", "-np", "1"], "mpirun does not run as root: start it with ./run.sh"),
     (
         by_ssh(f"{KEY} -o StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/null"),
-        "beta: its ssh host key is not known here: `ssh beta` once by hand",
+        "beta: its ssh host key is not known here: run `ssh beta` once by hand",
     ),
     (
         by_ssh(f"-o BatchMode=yes -o StrictHostKeyChecking=no -p {SSH_PORT}"),
-        "beta: its sshd wants a password or another key: `ssh-copy-id beta`",
+        "beta: its sshd wants a password or another key: run `ssh-copy-id beta`",
     ),
     (by_ssh("-o BatchMode=yes -p 2223"), "beta: no sshd listens there on port 2223: start it, or give --ssh-port"),
     (
         [*by_ssh(f"{KEY} -o StrictHostKeyChecking=no"), "--mca", "oob_tcp_if_include", "eth7"],
         "there is no interface eth7: `ip address` lists them",
     ),
-    ([*HORUN, "-p", str(SSH_PORT)], "beta: its sshd wants a password or another key: `ssh-copy-id beta`"),
+    ([*HORUN, "-p", str(SSH_PORT)], "beta: its sshd wants a password or another key: run `ssh-copy-id beta`"),
     ([*HORUN, "-p", "2223"], "beta: no sshd listens there on port 2223"),
     ([*HORUN, *HORUN_SSH, "--network-interfaces", "eth7"], "there is no interface eth7: `ip address` lists them"),
 ]
@@ -72,7 +72,10 @@ def test_the_words_of_a_launcher(command: list[str], explained: str, network: Ne
 @pytest.mark.parametrize(
     ("words", "explained"),
     [
-        ("OSError: [Errno 98] Address already in use", "a port is taken, most often by a run that was not ended"),
+        (
+            "OSError: [Errno 98] Address already in use",
+            "a port is in use, most often by an earlier run that has not ended",
+        ),
         ("orted: Error: unknown option --tree-spawn", "beta: it has another version of Open MPI"),
         ("everything is fine", ""),
     ],
@@ -93,7 +96,7 @@ def train(network: Network, *options: str) -> tuple[int, list[str], float]:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ssh-port", str(SSH_PORT)], "error: beta: its sshd wants a password or another key: `ssh-copy-id"),
+        (["--ssh-port", str(SSH_PORT)], "error: beta: its sshd wants a password or another key: run `ssh-copy-id"),
         (["-H", "beta:1,10.83.0.2:1", *SSH], "error: 10.83.0.2: it is the same as beta: list beta once"),
         ([*SSH, "--interface", "eth7"], "error: --interface eth7 is not on alpha: it has "),
     ],
