@@ -58,6 +58,11 @@ class MeetingDriver(ElasticDriver):
             self._changed.notify_all()
             self._changed.wait_for(lambda: key not in self._asking or self.finished())
 
+    def meeting_is_over(self) -> bool:
+        """Whether the processes that still connect must give up: one has died, or asks for a place again."""
+        with self._changed:
+            return not self._begun or bool(self._ended) or bool(self._asking & self._members)
+
     def get_results(self) -> Any:
         """Waits for the end of the run."""
         self._shutdown.wait()

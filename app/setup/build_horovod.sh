@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# build_horovod.sh PYTHON REQUIREMENT WHEELS [CUDA_HOME]: compiles the Horovod that the file REQUIREMENT names, with its hash, against
-# the torch and the MPI that PYTHON sees, with NCCL if a CUDA toolkit is given, and leaves the wheel in the folder WHEELS.
+# build_horovod.sh PYTHON REQUIREMENT WHEELS [CUDA_HOME]: compiles the Horovod that the file REQUIREMENT names, with its hash and with
+# the changes of horovod.patch, against the torch and the MPI that PYTHON sees, with NCCL if a CUDA toolkit is given, and leaves the
+# wheel in the folder WHEELS.
 set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$1 requirement=$2 wheels=$3 toolkit=${4:-}
 
 work=$(mktemp -d)
@@ -9,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 # Horovod's CMake splits paths at blanks: it sees the virtual environment and our CMake files through a path without any.
 ln -s "$(dirname "$(dirname "$python")")" "$work/venv"
-cp "$(dirname "${BASH_SOURCE[0]}")"/*.cmake "$work"
+cp "$here"/*.cmake "$work"
 python=$work/venv/bin/python
 PATH=$work/venv/bin:$PATH
 torch=$("$python" -c 'import importlib.util; print(*importlib.util.find_spec("torch").submodule_search_locations)')
@@ -39,10 +41,17 @@ export SETUP_CXX_STANDARD=${SETUP_CXX_STANDARD:?torch no longer says in ATen/ATe
 export CXXFLAGS="-include cstdint -include stdexcept -include string -include version ${CXXFLAGS:-}"
 CPATH=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')${CPATH:+:$CPATH}
 MAKEFLAGS=-j$(nproc)
-export CPATH MAKEFLAGS LDFLAGS="-s ${LDFLAGS:-}"
+LDFLAGS="-s ${LDFLAGS:-}"
+# Open MPI may be in a folder that the system does not search.
+for folder in $(mpicxx --showme:libdirs 2>/dev/null); do LDFLAGS+=" -Wl,-rpath,$folder"; done
+export CPATH MAKEFLAGS LDFLAGS
 
-"$python" -m pip --disable-pip-version-check wheel --no-build-isolation --no-cache-dir --no-deps --no-binary horovod \
-  --wheel-dir "$work/wheel" --require-hashes -r "$requirement"
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+pip download --no-build-isolation --no-cache-dir --no-deps --no-binary horovod --dest "$work/archive" --require-hashes -r "$requirement"
+mkdir "$work/source"
+tar -C "$work/source" --strip-components 1 --no-same-owner -xf "$work"/archive/*.tar.gz
+patch --directory "$work/source" --strip 1 --fuzz 0 <"$here/horovod.patch"
+pip wheel --no-build-isolation --no-cache-dir --no-deps --no-index --wheel-dir "$work/wheel" "$work/source"
 wheel=$(basename "$work"/wheel/*.whl)
 mkdir -p "$wheels"
 mv "$work/wheel/$wheel" "$wheels/new.$$"

@@ -34,7 +34,8 @@ horovod_key() {
   printf 'horovod %s %s %s, torch %s, %s, g++ %s, %s %s' "$(pin horovod requirements-source.txt)" "$1" "$release" "$(torch_version)" \
     "$(mpirun --version | head -n 1)" "$(g++ -dumpfullversion)" \
     "$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')" \
-    "$({ grep -hv '^ *#' "$here"/build_horovod.sh "$here"/*.cmake && requirement horovod requirements-source.txt; } | sha256sum)"
+    "$({ grep -hv '^ *#' "$here"/build_horovod.sh "$here"/*.cmake && cat "$here/horovod.patch" <(requirement horovod requirements-source.txt); } |
+      sha256sum)"
 }
 
 # horovod_wheels KEY: the folder of the wheel that was or will be compiled for KEY.

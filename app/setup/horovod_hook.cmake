@@ -1,6 +1,11 @@
 # Runs inside Horovod's CMake project, right after project(). build_horovod.sh has read SETUP_CXX_STANDARD from the header of
 # the torch that is really installed.
 
+# No folder of this compilation, such as torch's as seen through /tmp, is written into the library. torch and its NCCL are loaded
+# before Horovod's library is, so no search path is needed. project() has made a cache entry of that name, which replaced the value of
+# an earlier file.
+set(CMAKE_SKIP_RPATH TRUE CACHE BOOL "No search path in libraries" FORCE)
+
 # torch's headers refuse an older C++ standard than their own. gloo must use the same standard: with two standards in one library,
 # its constants have two definitions, and linking fails.
 function(raise_cxx_standard)

@@ -42,6 +42,7 @@ has_header() { printf '#include <stdio.h>\n#include <%s>\n' "$1" | g++ -E -x c++
 missing_packages() {
   command -v g++ >/dev/null || echo g++
   command -v make >/dev/null || echo make
+  command -v patch >/dev/null || echo patch
   command -v mpirun >/dev/null || echo openmpi-bin
   command -v mpicxx >/dev/null || echo libopenmpi-dev
   command -v ssh >/dev/null || echo openssh-client

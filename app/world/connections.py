@@ -1,9 +1,4 @@
-"""Horovod's connections to the other processes: started, ended, and really closed.
-
-In Horovod 0.28.1 the gloo connections of a process set survive hvd.shutdown(). Among three or more processes, a process
-that waits for data from a neighbour which has left the collective would then wait for its whole time-out, because it
-sees no end of the connection.
-"""
+"""Horovod's connections to the other processes: how they are made, and what happens if a process dies meanwhile."""
 
 from __future__ import annotations
 
@@ -11,48 +6,77 @@ import contextlib
 import os
 import socket
 import stat
+import threading
+from collections.abc import Iterator
 
 import horovod.torch as hvd
 
-from app.base.errors import DONE
+from app.base.errors import DONE, LOST, Lost
 from app.base.failure import leave_silently
 from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_opened: set[int] = set()  # inodes of the sockets that hvd.init() opened
+_TRIES = 10  # meetings of an elastic run in which this process cannot be connected, until it gives up
+_LOOK = 0.5  # seconds between two questions whether the meeting is over
 
 
 def init() -> None:
-    """Calls hvd.init(), where all processes of the run meet, and notes the sockets that it opens.
+    """Connects all processes of the run by hvd.init().
 
-    A process of an elastic run that is not wanted any more ends here.
+    If another process of an elastic run dies meanwhile, this one meets the others again. A process of an elastic run
+    that is not wanted any more ends here.
+
+    Raises:
+        Lost: the processes could not be connected.
     """
-    if is_elastic():
-        with phase(WAITING):
-            rank = rendezvous.wait_for_place()
-        if rank < 0:
-            leave_silently(DONE)
-    before = set(_sockets())
-    try:
-        with phase(WAITING):
-            hvd.init()
-    finally:
-        _opened.update(set(_sockets()) - before)
+    for tries_left in reversed(range(_TRIES if is_elastic() else 1)):
+        try:
+            _meet()
+            return
+        except ValueError:  # of hvd.init(), which has written the cause to stderr
+            shutdown()
+            if not tries_left:
+                raise Lost(f"{LOST}: they could not be connected, Horovod's message above has the cause") from None
 
 
 def shutdown() -> None:
-    """Calls hvd.shutdown() and shuts down the connections that are left over from it.
-
-    Only connected internet sockets that init() noted are touched: sockets of loader processes, TensorBoard, NCCL or
-    other libraries stay as they are.
-    """
+    """Leaves the other processes and closes the connections with them. init() works again afterwards."""
     with phase(WAITING):
         hvd.shutdown()
-    for inode, descriptor in _sockets().items():
-        if inode in _opened:
-            _shut_down(inode, descriptor)
-    _opened.clear()
+
+
+def _meet() -> None:
+    with phase(WAITING):
+        if not is_elastic():
+            hvd.init()
+            return
+        if rendezvous.wait_for_place() < 0:
+            leave_silently(DONE)
+        with _cut_when_over():
+            hvd.init()
+
+
+@contextlib.contextmanager
+def _cut_when_over() -> Iterator[None]:
+    """Shuts down the internet sockets which are opened in the `with` block as soon as the launcher says that the
+    meeting is over. hvd.init() then fails at once, instead of waiting for a process that has died."""
+    before, done = set(_sockets()), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_LOOK):
+            if rendezvous.meeting_is_over():
+                for inode, descriptor in _sockets().items():
+                    if inode not in before:
+                        _shut_down(inode, descriptor)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _sockets() -> dict[int, int]:
@@ -67,10 +91,9 @@ def _sockets() -> dict[int, int]:
 
 
 def _shut_down(inode: int, descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # closed meanwhile, or not connected
+    with contextlib.suppress(OSError):  # closed meanwhile, or neither connected nor listening
         copy = os.dup(descriptor)
         with socket.socket(fileno=copy) as connection:
             same = os.fstat(copy).st_ino == inode  # another thread may have closed it and opened something else
             if same and connection.family in (socket.AF_INET, socket.AF_INET6):
-                connection.getpeername()  # OSError where it is not connected: a listening socket
                 connection.shutdown(socket.SHUT_RDWR)

@@ -7,7 +7,6 @@ at a commit. It then restores what was committed last and calls the session agai
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,6 @@ from app.world import connections, rendezvous
 from app.world.world import broadcast_numbers
 
 Commit = Callable[[], None]
-_TRIES = 10
 
 
 class _Committed(State):
@@ -63,16 +61,9 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
 
 
 def _meet_again() -> None:
-    """Leaves the old processes and joins the new ones. If another process dies meanwhile, this one tries again."""
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            connections.shutdown()
-            connections.init()
-            return
-        except HorovodInternalError:
-            if not tries_left:
-                raise
-            time.sleep(1)
+    """Leaves the old processes and joins the new ones."""
+    connections.shutdown()
+    connections.init()
 
 
 def deal_again(optimizer: Any, passes: int) -> None:

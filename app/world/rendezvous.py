@@ -93,6 +93,8 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
                     driver.wait_for_place(host, int(slot))
                 found: bytes = driver.get_slot_info(host, int(slot)).to_response_string().encode()
                 return found
+            if driver.meeting_is_over():
+                return b""  # gloo waits for addresses here: it refuses this one, and hvd.init() fails at once
             value: bytes | None = super()._get_value(scope, key)
             return value
 
@@ -123,24 +125,38 @@ class _NoClasses(pickle.Unpickler):
 def wait_for_place() -> int:
     """Asks the launcher of an elastic run for this process's place in the next meeting, and waits until it begins.
 
-    The launcher answers when all processes that take part have asked, so that none meets one that is not there yet, or
-    dies before it is. Sets Horovod's variables in the environment.
+    The launcher answers when all processes that take part have asked. Sets Horovod's variables in the environment.
 
     Returns:
         This process's rank, -1 where the run goes on without it.
     """
-    server, _, token = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].partition("/")
     key = f"{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
-    connection = http.client.HTTPConnection(server, timeout=_PATIENCE)
-    try:
-        connection.request("GET", f"/{token}/{PLACE}/{key}")
-        numbers = connection.getresponse().read().decode().split(",")
-    finally:
-        connection.close()
+    _, place = _ask(PLACE, key, _PATIENCE)
+    numbers = place.decode().split(",")
     if int(numbers[0]) >= 0:
         names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
         os.environ |= {f"HOROVOD_{name}": number for name, number in zip(names, numbers, strict=True)}
     return int(numbers[0])
+
+
+def meeting_is_over() -> bool:
+    """Whether the launcher of an elastic run says that the processes which still connect must meet again."""
+    try:
+        return _ask("meeting", "over", timeout=5)[0] == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):  # a launcher that is gone ends this process in another way
+        return False
+
+
+def _ask(scope: str, key: str, timeout: float) -> tuple[int, bytes]:
+    """Reads a value from the launcher's store, and returns the status of HTTP and the value."""
+    server, _, token = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].partition("/")
+    connection = http.client.HTTPConnection(server, timeout=timeout)
+    try:
+        connection.request("GET", f"/{token}/{scope}/{key}")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 _read = network.Wire.read

@@ -1,0 +1,27 @@
+"""Processes of an elastic run that die while the others connect: the survivors keep their state and go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.jobs import HERE, Job
+
+# A slot whose process has died is used again after a quarter of an hour at the earliest.
+HOROVODRUN = ["-m", "app.launch.horovodrun", "-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo",
+              "--blacklist-cooldown-range", "1000", "3600"]  # fmt: skip
+
+
+def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: Path) -> None:
+    script = tmp_path / "discover.sh"
+    script.write_text("#!/bin/sh\nprintf '127.0.0.%d:1\\n' 1 2 3 4\n")
+    script.chmod(0o755)
+    launcher = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, *HOROVODRUN]
+    program = [sys.executable, str(HERE / "meeting_rank.py"), str(tmp_path)]
+    job = Job(tmp_path / "run", [*launcher, "--host-discovery-script", str(script), *program])
+    end = job.end(150)  # less than gloo would wait for a process that does not come
+    assert end.code == 0, end.text
+    said = json.loads((tmp_path / "said.json").read_text())  # of one process, which took part in all meetings
+    assert [size for _, size in said["meetings"]] == [4, 3, 2, 1], end.text
+    assert set(said["sums"]) == {3.0, 1.0}
