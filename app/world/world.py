@@ -21,7 +21,7 @@ from app.base.errors import UserError
 from app.base.launcher_environment import launcher, launcher_rank, local_slot, processes_per_host, rank_is
 from app.base.phase import WAITING, phase
 from app.hosts import this_host
-from app.world import connections, gloo_over_mpi, gpu
+from app.world import allocator, connections, gloo_over_mpi, gpu
 from app.world.compression import Compression
 from app.world.packing import pack, unpack, unpack_all
 from app.world.tuning import Tuning, spare_cores
@@ -91,6 +91,8 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
     connections.init()  # Horovod: all ranks meet here
     _limit_threads()
+    if kind == "cpu":
+        allocator.keep_freed_memory()
     return _take_device(kind)
 
 
