@@ -1,4 +1,4 @@
-"""What a user can mend: raised with its fix, printed once as one line, ended with its exit code."""
+"""The errors that end a command with one line of text, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class UserError(Exception):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
     exit_code = BAD_INPUT
-    everywhere = False  # raised by every process of a run alike, so that rank 0 alone needs to say it
+    everywhere = False  # whether every process of a run raises it, so that only rank 0 needs to print it
 
 
 class NotTrainable(UserError):
-    """check-data found what a training run would stop on."""
+    """`check-data` has found faults at which a training run would stop."""
 
     exit_code = FAILED
 
 
 class CorruptImage(UserError):
-    """An image that cannot be decoded; its text names the path."""
+    """An image cannot be decoded. The text names its path."""
 
     exit_code = CORRUPT_IMAGE
 
@@ -59,7 +59,7 @@ class NotSaved(UserError):
 
 
 class Preempted(UserError):
-    """The run was asked to leave; its state is saved and the same command goes on."""
+    """The run was asked to stop. Its state is saved, and the same command continues it."""
 
     everywhere = True
     exit_code = PREEMPTED
@@ -69,6 +69,6 @@ LOST = "lost the other processes"
 
 
 class Lost(UserError):
-    """Another process of the run ended or cannot be reached; its text begins with LOST."""
+    """Another process of the run has ended or cannot be reached. The text begins with LOST."""
 
     exit_code = FAILED

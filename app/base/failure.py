@@ -1,7 +1,8 @@
-"""How a rank tells why it ends: one line on stderr, which `launch` collects from all ranks and shows once.
+"""How a rank reports why it ends: it writes one line to stderr. `launch` collects these lines from all ranks and shows
+one.
 
-By hand (mpirun, horovodrun) the lines are readable as they are. The rank leaves by os._exit: an orderly exit would
-wait in MPI_Finalize or hvd.shutdown() for ranks which wait for this one.
+A rank that is started by hand with mpirun or horovodrun prints the same readable line. The rank ends by os._exit,
+because an orderly exit would wait in MPI_Finalize or hvd.shutdown() for the other ranks, which may wait for this one.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from typing import NoReturn
 
 from app.base import launcher_environment
 
-GONE = "ended without a word"  # begins what the guard of a rank says in its place
+GONE = "ended without a word"  # the beginning of the guard's message about a rank that was killed
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
-_TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own words about the exit
-_DAEMON_TIME = 4.0  # seconds that Open MPI's daemon has to pass on what ranks said, and end
-before_leaving: Callable[[], object] = int  # set by guard.start: a rank that speaks for itself needs no guard
+_TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own message about the exit
+_DAEMON_TIME = 4.0  # seconds for Open MPI's daemon to send the output of ranks and to end
+before_leaving: Callable[[], object] = int  # set by guard.start; ends the guard, as this rank reports its own end
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,29 @@ class Failure:
 
 
 def parse(line: str) -> Failure | None:
-    """The failure that a line of a rank's output reports, or None."""
+    """Return the failure that a line of a rank's output reports, or None."""
     found = _LINE.fullmatch(line.strip())
     return Failure(int(found[1]), found[2], int(found[3]), found[4]) if found else None
 
 
 def parse_trace(line: str) -> str | None:
-    """The line of a traceback that a rank reports beside an unexpected failure, or None."""
+    """Return the line of a traceback that a line of a rank's output contains, or None."""
     return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
 
 
 def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False, lost: bool = False) -> NoReturn:
-    """Ends this process at once with `code`, saying why; runs no exit handlers. stalled, lost: what others are out of
-    reach for; Open MPI's daemon of this host, which may wait 15 minutes for its mpirun, is ended then too."""
+    """End this process at once, with a message, and without its exit handlers.
+
+    Args:
+        code: The exit code.
+        message: One line that says why.
+        traceback: The traceback of an unexpected error, or "".
+        stalled: Whether this process hangs, so that the other ranks cannot reach it.
+        lost: Whether this process cannot reach the other ranks.
+
+    If `stalled` or `lost` is true, Open MPI's daemon on this host is ended too. It might wait for its mpirun for 15
+    minutes.
+    """
     before_leaving()
     sys.stdout.flush()
     report(code, message, traceback)
@@ -64,13 +75,13 @@ def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False
         time.sleep(_TRAVEL_TIME)
     if stalled or lost:
         _end_daemon(at_once=stalled)
-    if not stalled:  # a thread that stalls may hold a lock that this needs
+    if not stalled:  # a thread that hangs may hold a lock that this function needs
         _release_semaphores()
     os._exit(code)
 
 
 def report(code: int, message: str, traceback: str = "") -> None:
-    """Says why a rank ends."""
+    """Write the line that says why this rank ends."""
     if launcher_environment.launcher() == "none":
         text = f"{traceback}{message}\n"
     else:
@@ -81,7 +92,11 @@ def report(code: int, message: str, traceback: str = "") -> None:
 
 
 def _end_daemon(at_once: bool) -> None:
-    """By SIGTERM at once where asked, and for good when mpirun, were it in reach, would have ended it long ago."""
+    """End Open MPI's daemon, which is the parent of this process.
+
+    at_once: whether it gets SIGTERM now. In any case it is killed after some seconds, in which mpirun would have ended
+    it.
+    """
     parent = os.getppid()
     with contextlib.suppress(OSError):
         if Path(f"/proc/{parent}/comm").read_text().strip() not in ("orted", "prted"):
@@ -94,7 +109,10 @@ def _end_daemon(at_once: bool) -> None:
 
 
 def leave_silently(code: int) -> NoReturn:
-    """Ends this process where rank 0 says why, a little after it: at the first exit a launcher may end the others."""
+    """End this process without a message, if rank 0 prints it.
+
+    It waits a moment, because a launcher may end all ranks when the first one exits.
+    """
     before_leaving()
     time.sleep(5 * _TRAVEL_TIME)
     _release_semaphores()
@@ -102,21 +120,23 @@ def leave_silently(code: int) -> NoReturn:
 
 
 def _release_semaphores() -> None:
-    """Remove the named semaphores of loaders that are still open. Python's resource tracker would warn about them after
-    the last line of the run."""
+    """Remove the named semaphores of loaders that are still open.
+
+    Otherwise Python's resource tracker would print a warning about them after the last line of the run.
+    """
     if util := sys.modules.get("multiprocessing.util"):
-        util._run_finalizers(0)  # what multiprocessing does first when Python exits
+        util._run_finalizers(0)  # multiprocessing calls this when Python exits
 
 
 def end(code: int) -> NoReturn:
-    """Ends the process after its exit handlers, MPI's among them, without taking the interpreter apart.
+    """Run the exit handlers, MPI's among them, and end the process without Python's own shutdown.
 
-    Threads of torch and Horovod that want the interpreter then would abort the process instead of ending it.
+    During that shutdown, threads of torch and Horovod could abort the process.
     """
     atexit._run_exitfuncs()
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()  # mpi4py would do so while the interpreter is taken apart
+        mpi.Finalize()  # mpi4py would do it during Python's shutdown
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

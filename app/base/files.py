@@ -1,4 +1,4 @@
-"""Files that are whole whenever they exist, also after a crash or a power failure, and disks that are full."""
+"""Writes files that are complete whenever they exist, also after a crash, and handles full disks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write` with a temporary file, syncs it to the disk and gives it the name `path`. Raises OSError.
+    """Write a file so that `path` is at any moment the complete old file or the complete new one.
 
-    At any moment `path` is the whole old file or the whole new one.
+    write: is called with the path of a temporary file, which is then synced to the disk and renamed to `path`.
+
+    Raises OSError.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -32,12 +34,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a text file by write_whole. Raises OSError."""
+    """Replace a text file as `write_whole` does. Raises OSError."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power failure."""
+    """Sync a folder to the disk, so that the names of its files survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -46,15 +48,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the error says that there is no space left, on the disk or in the user's quota."""
+    """Return whether an error says that the disk is full or that the user's quota is used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def wait_for_space(write: Callable[[], object], seconds: float, say: Callable[[str], object]) -> None:
-    """Calls `write`; where the disk is full, says so and calls it again and again for up to `seconds`.
+    """Call `write`. If the disk is full, print a message and call it again until it succeeds, for up to `seconds`.
 
     Raises:
-        OSError: of the last call of `write`.
+        OSError: The error of the last call.
     """
     end = time.monotonic() + seconds
     said = False
@@ -72,5 +74,5 @@ def wait_for_space(write: Callable[[], object], seconds: float, say: Callable[[s
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """The error for a file of a run that could not be written."""
+    """Return the error for a file of a run that could not be written."""
     return UserError(f"{path} cannot be written: {error.strerror or error}: free some space there, then start again")

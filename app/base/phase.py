@@ -1,6 +1,6 @@
-"""What this process is doing, as its own code says: `with phase("evaluating"):`, or as a decorator.
+"""Stores what this process is doing, for messages about a process that hangs.
 
-Messages about a stall name it.
+Code states its phase by `with phase("evaluating"):` or by using `phase` as a decorator.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from contextlib import ContextDecorator
 from types import TracebackType
 
 WAITING = "waiting for the other processes"
-_phases = ["starting"]  # the outermost first
+_phases = ["starting"]  # the outermost phase is the first
 
 
-class phase(ContextDecorator):  # used like a function, as contextlib.suppress is
-    """Names what the code in the `with` block does, for `current_phase` in any thread.
+class phase(ContextDecorator):  # a lower-case name, as for contextlib.suppress
+    """Name what the code in the `with` block does. `current_phase` returns the name in any thread.
 
-    Only one thread at a time may enter phases: the main thread, or a thread that the main thread waits for.
+    Only the main thread, or a thread that the main thread waits for, may use it.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,10 +33,10 @@ class phase(ContextDecorator):  # used like a function, as contextlib.suppress i
 
 
 def current_phase() -> str:
-    """The innermost phase that this process is in."""
+    """Return the innermost phase of this process."""
     return _phases[-1]
 
 
 def phase_of(error: BaseException) -> str:
-    """The innermost phase in which `error` was raised."""
+    """Return the innermost phase in which an error was raised."""
     return str(getattr(error, "phase", current_phase()))

@@ -1,4 +1,4 @@
-"""How one process of this program starts another: the only place that names its two entry points."""
+"""The commands that start another process of this program. Only this module names its two entry points."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ IN_THIS_PROCESS = [
     sys.executable,
     "-m",
     "app",
-]  # app/__main__.py: runs a command as this process, for example as a rank
-BY_LAUNCHER = [sys.executable, "-m", "app.start"]  # app/start.py: what ./run.sh runs; it starts ranks where needed
+]  # app/__main__.py runs a command in its own process, for example as a rank
+BY_LAUNCHER = [
+    sys.executable,
+    "-m",
+    "app.start",
+]  # app/start.py, which ./run.sh runs, starts ranks if a command needs several
 
 
 class Command(NamedTuple):
-    """A command.
+    """A command of the program.
 
-    text: what it does, for `--help`. distributed: whether the launcher starts it on several processes. folder: where
-    its file is in app/commands, "" for app/commands itself.
+    text: what it does, for `--help`.
+    distributed: whether the launcher starts it on several processes.
+    folder: the folder in app/commands that contains its file, "" for app/commands itself.
     """
 
     text: str

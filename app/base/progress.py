@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, a line now and then elsewhere. On stderr: stdout is for results."""
+"""Shows the progress of a long command on stderr: as a bar on a terminal, as a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts up to `total`. Threads may share it.
+    """Counts up to a total. Several threads may use it.
 
-    done: what was done before, which says nothing about the speed. unit: "images", or "bytes", which are shown in MB.
+    total: the number of all pieces of work.
+    done: the number of those that were done before; they do not count for the speed.
+    unit: "images", or "bytes", which are shown in MB.
     """
 
     def __init__(self, what: str, total: int, done: int, unit: str = "images") -> None:
@@ -33,7 +35,7 @@ class Progress:
         self.started = self.last_line = time.monotonic()
 
     def add(self, number: int) -> None:
-        """Count `number` more, and show the state where it is time for that."""
+        """Add `number` to the count, and show the progress if it is time for that."""
         with self.lock:
             self._add(number)
 

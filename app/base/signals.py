@@ -1,4 +1,7 @@
-"""The request to leave: a signal sets it, and the loop acts on it at the next step that all processes agree on."""
+"""The request to stop a run. A signal sets it.
+
+The training loop acts on it at the next step at which all processes agree.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class StopRequest:
-    """`asked` becomes true at the first signal that asks this process to leave.
+    """A request to stop. `asked` becomes true at the first signal that asks this process to end.
 
-    These are SIGNALS, except those that were ignored when the process started (nohup, background jobs of a script), and
-    under mpirun SIGCONT: mpirun sends it when it ends a job, some seconds before SIGTERM and SIGKILL.
+    These are the signals in SIGNALS, without those that were ignored when the process started (by nohup, or in
+    background jobs of a script). Under mpirun, SIGCONT counts too: mpirun sends it when it ends a job, some seconds
+    before SIGTERM and SIGKILL.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
-"""Standard output and standard error that never raise and never send control characters to a terminal.
+"""Standard output and standard error that never raise an error and never send control characters to a terminal.
 
-What a program says must not decide whether it goes on. A disk may fill, a reader may end (`| head`), a terminal may
-be closed, and a name of a file may hold bytes that the encoding does not know or that a terminal obeys.
+A program must continue if its output cannot be written: a disk may be full, a reader may have ended (`| head`), or a
+terminal may be closed. The name of a file may contain bytes that the encoding does not know, or that control a
+terminal.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import re
 import sys
 from typing import Any
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab, newline and carriage return
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)  # all control characters except tab, newline and carriage return
 
 
 class _Descriptor(io.RawIOBase):
-    """A file descriptor for writing. The first error is kept in `error`, and later output is dropped."""
+    """A file descriptor for writing. Its first error is stored in `error`, and later output is dropped."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -35,7 +38,9 @@ class _Descriptor(io.RawIOBase):
     def write(self, data: Any) -> int:
         try:
             return os.write(self.descriptor, data)
-        except BlockingIOError:  # another program has made the terminal or pipe non-blocking: wait for room
+        except (
+            BlockingIOError
+        ):  # another program has made the terminal or pipe non-blocking: wait until it accepts output
             os.set_blocking(self.descriptor, True)
             return self.write(data)
         except OSError as error:
@@ -44,7 +49,7 @@ class _Descriptor(io.RawIOBase):
 
 
 class SafeStream(io.TextIOWrapper):
-    """A text stream that drops what it cannot write and shows control characters as `\\x1b`."""
+    """A text stream that drops output that cannot be written, and shows control characters as text, such as `\\x1b`."""
 
     def __init__(self, descriptor: int, encoding: str, line_buffering: bool) -> None:
         self.sink = _Descriptor(descriptor)
@@ -54,28 +59,30 @@ class SafeStream(io.TextIOWrapper):
         return super().write(visible(text))
 
     def write_styled(self, text: str) -> None:
-        """Writes text as it is. It may hold the colours of this program, and no text from elsewhere."""
+        """Write text as it is. It may contain the colour codes of this program, but no text from elsewhere."""
         super().write(text)
 
 
 def visible(text: str) -> str:
-    """The text with control characters written out, so that a terminal does not obey them."""
+    """Return a text with its control characters written out, so that a terminal does not act on them."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def print_styled(text: str) -> None:
-    """Prints a text with colours of this program on standard output."""
+    """Print a text with colour codes of this program to standard output."""
     write = sys.stdout.write_styled if isinstance(sys.stdout, SafeStream) else sys.stdout.write
     write(text + "\n")
 
 
 def make_safe() -> None:
-    """Replaces sys.stdout and sys.stderr by safe streams. Descriptors 0 to 2 that are closed lead to /dev/null."""
+    """Replace sys.stdout and sys.stderr by safe streams. Closed descriptors from 0 to 2 are opened on /dev/null."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(
+                os.devnull, os.O_RDWR
+            )  # the system uses the lowest free number, which is that of the closed descriptor
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
         if isinstance(old, SafeStream):
@@ -87,13 +94,13 @@ def make_safe() -> None:
 
 
 def reader_is_gone() -> bool:
-    """Whether the program that reads standard output or standard error has ended."""
+    """Return whether the program that reads standard output or standard error has ended."""
     streams = (sys.stdout, sys.stderr)
     return any(isinstance(each, SafeStream) and isinstance(each.sink.error, BrokenPipeError) for each in streams)
 
 
 def say_last(text: str) -> None:
-    """Writes to standard error; to the terminal itself where the reader of standard error is gone."""
+    """Write to standard error, or directly to the terminal if the reader of standard error has ended."""
     sys.stderr.write(text)
     sys.stderr.flush()
     if isinstance(sys.stderr, SafeStream) and isinstance(sys.stderr.sink.error, BrokenPipeError):

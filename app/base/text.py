@@ -1,4 +1,4 @@
-"""Quantities in words."""
+"""Writes quantities as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def duration(seconds: float) -> str:
-    """`1 h 02 min`, `3 min 05 s` or `12 s`."""
+    """Return a duration as text: `1 h 02 min`, `3 min 05 s` or `12 s`."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
@@ -15,17 +15,17 @@ def duration(seconds: float) -> str:
 
 
 def volume(size: float) -> str:
-    """Bytes as `147.9 GB`, `12.3 MB` or `0.0 MB`."""
+    """Return a number of bytes as text: `147.9 GB`, `12.3 MB` or `0.0 MB`."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def some(names: list[str]) -> str:
-    """The first three of them and the number of the others."""
+    """Return the first three items as text, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
-    """Return the name that is most like `name` as a question, or all names where none is like it."""
+    """Return the most similar name as a question (`did you mean ...?`), or all names if none is similar."""
     names = [str(each) for each in known]
     near = difflib.get_close_matches(str(name), names, 1, 0.4)
     return f"did you mean {near[0]}?" if near else f"give one of {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Quantities as people write them: `50Gbit`, `15us`, `97.7 MB`."""
+"""Reads and writes quantities with units: `50Gbit`, `15us`, `97.7 MB`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def bandwidth(text: str) -> float:
-    """`50Gbit` (a second, each way) in bytes a second. Raises UserError."""
+    """Return a bandwidth such as `50Gbit` (each second, in each direction) in bytes per second. Raises UserError."""
     return _quantity(text, BYTES_PER_SECOND, "bandwidth", "50Gbit, 800Mbit or 6GB")
 
 
 def seconds(text: str) -> float:
-    """`15us` in seconds. Raises UserError."""
+    """Return a time such as `15us` in seconds. Raises UserError."""
     return _quantity(text, SECONDS, "time", "15us, 0.1ms or 2s")
 
 
@@ -32,5 +32,5 @@ def _quantity(text: str, units: dict[str, float], what: str, examples: str) -> f
 
 
 def megabytes(size: float) -> str:
-    """`102 MB` or `2.94 GB`."""
+    """Return a number of bytes as text: `102 MB` or `2.94 GB`."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

@@ -1,4 +1,4 @@
-"""Which version of this program and of the packages under it this is, for `--version`."""
+"""The versions of this program and of the packages that it uses, for `--version`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "horovod", "mpi4py")
-SECONDS = 5  # that git may take, on a slow shared disk
+SECONDS = 5  # the longest time that git may take; a shared disk may be slow
 
 
 def describe_version() -> str:
-    """One line: the commit, the packages that decide on a result, and Python. It imports none of them."""
+    """Return a line with the commit and the versions of Python and the main packages. It imports none of them."""
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := installed(name)))
     return f"large-minibatch-sgd, commit {commit()}; {packages}, Python {platform.python_version()}"
 
 
 def commit() -> str:
-    """The commit of this program, with "changed" where files differ from it; "unknown" outside a clone."""
+    """Return the commit of this program, with "changed" if files differ from it, or "unknown" outside a git clone."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty= (changed)", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -29,7 +29,7 @@ def commit() -> str:
 
 
 def installed(name: str) -> str:
-    """The version of an installed package, "" where there is none."""
+    """Return the version of an installed package, or "" if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

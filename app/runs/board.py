@@ -1,9 +1,10 @@
-"""TensorBoard's event files.
+"""Writes TensorBoard's event files.
 
-A run that goes on must cut each curve at its position, and TensorBoard cuts all curves of a folder at one number. So
-there is a folder for each unit: `steps` counts iterations, `images` the images seen, by which minibatches of different
-sizes compare, `epochs` epochs, as in the paper's figures. Evaluations have folders of their own: a run that goes on at
-the end of an epoch's steps keeps its last step but evaluates again.
+A run that is continued must cut each curve at its position, and TensorBoard cuts all curves of a folder at the same
+number. So there is a folder for each unit of the x axis: `steps` for iterations, `images` for the number of images
+seen, which makes minibatches of different sizes comparable, and `epochs` for epochs, as in the paper's figures.
+Evaluations have their own folders, because a run that is continued at the end of an epoch keeps its last step but
+evaluates again.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ LAYOUT: dict[str, Any] = {
 
 
 class Board:
-    """Writes the event files of one run, from its position `start` on."""
+    """Writes the event files of one run, beginning at the position `start`."""
 
     def __init__(self, run: Run, start: Position) -> None:
         _leave_full_disks_to_flush()
@@ -55,7 +56,7 @@ class Board:
         iteration = run.plan.iteration_at(start)
         folder, minibatch = run.folder / TENSORBOARD, run.plan.minibatch
         evaluation = (start.epoch + 1) * run.plan.iterations_per_epoch  # the iteration of the next evaluation
-        after = int(start != Position())  # a run that begins again also writes what belongs to iteration 0 again
+        after = int(start != Position())  # a run that begins at 0 also writes the values of iteration 0
         self.steps = SummaryWriter(str(folder / STEPS), purge_step=iteration + after)
         self.images = SummaryWriter(str(folder / IMAGES), purge_step=iteration * minibatch + after)
         self.epochs = SummaryWriter(str(folder / EPOCHS), purge_step=start.epoch + after)
@@ -68,7 +69,7 @@ class Board:
             self.epochs.add_custom_scalars(LAYOUT)
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
-        """Draws each of the last `steps` before a position, and the values measured over them."""
+        """Write each of the last `steps` before a position, and the values that were measured over them."""
         iteration = self.plan.iteration_at(position)
         for number, step in enumerate(steps, iteration - len(steps) + 1):
             add_scalars(self.steps, {f"train/{name}": step[name] for name in OF_A_STEP}, number)
@@ -77,7 +78,7 @@ class Board:
         add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
-        """Draws errors as fractions by step and by images, and in percent by epoch, as in the paper's figures."""
+        """Write errors, as fractions against steps and images, and in percent against epochs as the paper does."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
         add_scalars(self.evaluation_steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
@@ -96,24 +97,25 @@ class Board:
         self.flush()
 
     def flush(self) -> None:
-        """Hands all that was drawn to the operating system, so that a kill does not lose it."""
+        """Pass everything to the operating system, so that a kill does not lose it."""
         for writer in self._writers():
             writer.flush()
 
     def finish(self, result: dict[str, float]) -> None:
-        """Draws the confusion, and the recipe's options next to the result.
+        """Write the confusion matrix, and the recipe's options next to the result.
 
-        All of it is at the epoch after the last: a run that goes on after its last epoch finishes again.
+        They are written at the epoch after the last one, because a run that is continued after its last epoch writes
+        them again.
         """
         end = self.plan.epochs + 1
         if self.confusion is not None:
-            from app.runs.figures import confusion_figure, to_pixels  # takes half a second, which most runs do not need
+            from app.runs.figures import confusion_figure, to_pixels  # imported here, as it takes half a second
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.epochs.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
         metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
         for summary in hparams(hyperparameters(self.run.config), metrics):
-            self.epochs._get_file_writer().add_summary(summary, end)  # add_hparams would open a folder of its own
+            self.epochs._get_file_writer().add_summary(summary, end)  # add_hparams would make another folder
         add_scalars(self.epochs, metrics, end)
         self.flush()
 
@@ -126,13 +128,16 @@ class Board:
 
 
 def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:
-    """Adds values as one event, because each event wakes the thread that writes, in the middle of training."""
+    """Add values as one event, because each event wakes the thread that writes, which slows training."""
     found = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     writer._get_file_writer().add_summary(Summary(value=found), step)
 
 
 def _leave_full_disks_to_flush() -> None:
-    """Prevents tracebacks of TensorBoard's threads: flush() and close() raise the same error, which the log reports."""
+    """Prevent tracebacks of TensorBoard's threads about a full disk.
+
+    flush() and close() raise the same error, which the log reports.
+    """
     before = threading.excepthook
     if before.__module__ == __name__:
         return
@@ -145,7 +150,7 @@ def _leave_full_disks_to_flush() -> None:
 
 
 def hyperparameters(config: Config) -> dict[str, str | float | bool]:
-    """The options that change what is computed, as types that TensorBoard has."""
+    """Return the options that change what is computed, with types that TensorBoard supports."""
     fields = Config.__dataclass_fields__
     chosen = {name: value for name, value in asdict(config).items() if not fields[name].metadata["free"]}
     chosen |= {"recipe": config.recipe, "data": config.data}
@@ -153,7 +158,7 @@ def hyperparameters(config: Config) -> dict[str, str | float | bool]:
 
 
 def first_minibatch(run: Run) -> np.ndarray:
-    """Images of the first minibatch as the network sees them, augmented: a grid, uint8 [h, w, 3]."""
+    """Return images of the first minibatch as the network sees them, as a grid: uint8 [height, width, 3]."""
     order = permutation(run.config.seed, 0, run.plan.images)[: min(MOST_IMAGES, run.plan.minibatch)]
     images, _ = run.source.train.__getitems__([(0, int(index)) for index in order])
     columns = int(np.ceil(np.sqrt(len(images))))

@@ -1,7 +1,7 @@
-"""Where a run was computed: versions, machine, command line and the environment variables that tune a run.
+"""Describes where a run was computed: versions, machine, command line and environment variables that tune a run.
 
-Run folders are shared and published. So this is a list of what is shown: a variable or an option that is not on it, and
-a value that could hold an address with a password, is left out or hidden, whatever its name.
+Run folders are shared and published. Therefore only known variables and options are shown. A value that could contain a
+password, such as an address with one, is hidden.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ _SHOWN = re.compile(
     r"|OMPI_MCA_(btl|btl_\w+|pml|mtl|coll|osc|mpi_\w+|oob_tcp_if_\w+)|UCX_(TLS|NET_DEVICES|IB_\w+)|FI_PROVIDER"
     r"|SLURM_(JOB_ID|JOB_NUM_NODES|JOB_PARTITION|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE)"
 )
-_PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")  # no @ and no ?, which addresses with passwords and keys have
+_PLAIN = re.compile(
+    r"[\w .,:;/+%~^=*()\[\]-]{0,4096}"
+)  # without @ and ?, which addresses with passwords or keys contain
 
 
 def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Returns all of it as plain types."""
+    """Return the description as a dictionary of plain types."""
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -55,12 +57,12 @@ def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
 
 
 def shown(value: str) -> str:
-    """The value of a variable or an option, hidden unless it is plain words, numbers and paths."""
+    """Return the value of a variable or an option, hidden unless it consists of plain words, numbers and paths."""
     return value if _PLAIN.fullmatch(value) and "://" not in value else HIDDEN
 
 
 def _shown_words(argv: Sequence[str]) -> Iterator[str]:
-    """A command line. The values of options that this program does not have are hidden."""
+    """Return a command line in which the values of unknown options are hidden."""
     known = run_parser("", "", "")._option_string_actions
     hides = False
     for word in argv:
@@ -73,7 +75,7 @@ def _shown_words(argv: Sequence[str]) -> Iterator[str]:
 
 
 def processor() -> str:
-    """The processor's name, as Linux has it."""
+    """Return the name of the processor, as Linux states it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What an evaluation found, image by image; its errors and confusions."""
+"""The result of an evaluation: the prediction for each image, and the errors and confusions that follow from them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_CLASSES = 1000  # of a confusion matrix: that of ImageNet-21k would take 3.5 GB
+MOST_CLASSES = 1000  # of a confusion matrix; for ImageNet-21k it would need 3.5 GB
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions for all validation images, in their order.
+    """The predictions for all validation images, in order.
 
-    labels, predicted: int64 [images], classes. missed: bool [images], whether the label is not among the five
-    likeliest classes. classes: their number. loss: the mean.
+    labels, predicted: the classes, int64 [images].
+    missed: whether the label is not among the five most likely classes, bool [images].
+    classes: the number of classes.
+    loss: the mean loss.
     """
 
     labels: Tensor
@@ -30,19 +32,19 @@ class Evaluation:
 
     @property
     def top1_error(self) -> float:
-        """A fraction."""
+        """The fraction of images whose most likely class is not the label."""
         return int((self.labels != self.predicted).sum()) / self.images
 
     @property
     def top5_error(self) -> float:
-        """A fraction."""
+        """The fraction of images whose label is not among the five most likely classes."""
         return int(self.missed.sum()) / self.images
 
     @property
     def confusion(self) -> Tensor | None:
-        """How often each label (row) was predicted as each class: int64 [classes, classes].
+        """The number of images of each label (row) for which each class was predicted, int64 [classes, classes].
 
-        None for more than MOST_CLASSES classes.
+        It is None for more than MOST_CLASSES classes.
         """
         if self.classes > MOST_CLASSES:
             return None
@@ -50,15 +52,14 @@ class Evaluation:
         return torch.bincount(cells, minlength=self.classes**2).view(self.classes, self.classes)
 
     def confusions(self) -> list[tuple[int, int, int]]:
-        """Return (count, label, predicted class) of each label that was taken for another class, the most frequent
-        first."""
+        """Return (count, label, predicted class) for each kind of wrong prediction, the most frequent first."""
         wrong = self.labels != self.predicted
         cells, counts = torch.unique(self.labels[wrong] * self.classes + self.predicted[wrong], return_counts=True)
         found = [(n, *divmod(cell, self.classes)) for n, cell in zip(counts.tolist(), cells.tolist(), strict=True)]
         return sorted(found, key=lambda each: (-each[0], *each[1:]))
 
     def per_class(self) -> tuple[list[int], list[int], list[int]]:
-        """Return the numbers of images, of wrong predictions and of labels not among the first five, of each class."""
+        """Return three lists over the classes: images, wrong predictions, and labels not among the first five."""
         wrong = self.labels != self.predicted
         images, errors, missed = (
             torch.bincount(self.labels[chosen], minlength=self.classes).tolist()

@@ -14,12 +14,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-MOST_NAMES = 40  # classes that are named on an axis
+MOST_NAMES = 40  # the largest number of classes whose names are on an axis
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of a picture."""
+    """A curve of a figure."""
 
     name: str
     x: Sequence[float]
@@ -28,16 +28,17 @@ class Curve:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches."""
+    """Return an empty figure. Its width and height are in inches."""
     drawn = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(drawn)
     return drawn
 
 
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Draws the fraction of each label's images (rows) that were predicted as each class (columns).
+    """Return a figure of the confusion matrix.
 
-    Up to MOST_NAMES classes are named, and up to half as many also show counts.
+    It shows the fraction of each label's images (rows) for which each class was predicted (columns). Up to MOST_NAMES
+    classes are named. Up to half as many also have their counts.
     """
     count = len(classes)
     drawn = figure(6.4, 5.6)
@@ -59,18 +60,18 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
 
 
 def shown(name: str) -> str:
-    """The name of a class as an axis shows it: short."""
+    """Return a short name of a class for an axis."""
     name = readable(name)
     return name if len(name) <= 16 else name[:15] + "…"
 
 
 def readable(name: str) -> str:
-    """A name of a file, with bytes that are not UTF-8 written out."""
+    """Return the name of a file, with bytes that are not UTF-8 written out."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def to_png(drawn: Figure) -> bytes:
-    """The bytes of a PNG file; the same each time, because it has no date."""
+    """Return a figure as the bytes of a PNG file. They contain no date, so that they are the same each time."""
     buffer = io.BytesIO()
     with quiet_about_glyphs():
         drawn.savefig(buffer, format="png", metadata={"Software": None})
@@ -78,7 +79,7 @@ def to_png(drawn: Figure) -> bytes:
 
 
 def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
-    """The pixels of a figure, uint8 [h, w, 3]."""
+    """Return the pixels of a figure, uint8 [height, width, 3]."""
     canvas = drawn.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     with quiet_about_glyphs():
@@ -88,19 +89,19 @@ def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def quiet_about_glyphs() -> Iterator[None]:
-    """Without matplotlib's warnings about characters that its font does not have. It draws a box for each."""
+    """Suppress matplotlib's warnings about characters that its font does not have. It draws a box for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
-    """Draws curves over epochs. A dashed curve belongs to the solid one of the same name, and is not named itself."""
+    """Return a figure of curves over epochs. A dashed curve has the name of a solid one and is not in the legend."""
     drawn = figure(7.2, 4.2)
     axes = drawn.add_subplot()
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}
     for curve in curves:
-        name = re.sub("^_", " _", readable(curve.name))  # a legend leaves out labels that begin with _
+        name = re.sub("^_", " _", readable(curve.name))  # matplotlib leaves labels that begin with _ out of the legend
         style = {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": name, "linewidth": 1.8}
         marker = "o" if len(curve.x) == 1 else None
         axes.plot(curve.x, curve.y, color=colours[curve.name], marker=marker, **style)  # type: ignore[arg-type]
@@ -110,5 +111,5 @@ def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale:
         axes.set_yscale("log")
     if colours:
         for text in axes.legend(fontsize=8).get_texts():
-            text.set_parse_math(False)  # names of runs
+            text.set_parse_math(False)  # names of runs may contain $
     return drawn

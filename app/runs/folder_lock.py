@@ -1,4 +1,4 @@
-"""Only one process writes a run's folder at a time."""
+"""Locks the folder of a run, so that only one process writes it at a time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LIFE = 8.0  # seconds without a change after which OWNER belongs to a process th
 
 
 class FolderLock:
-    """A folder that belongs to this process, until `close` or the end of the process."""
+    """The lock of a folder. This process has it until `close` or until the process ends."""
 
     def __init__(self, folder: Path, made: bool, file: IO[str], owner: _Owner | None) -> None:
         self.folder, self.made, self.file, self.owner = folder, made, file, owner
 
     def close(self) -> None:
-        """Gives the folder back. Where nothing else is in it, removes the lock, and the folder if it was made here."""
+        """Release the lock. Remove its file if the folder has no other content, also a folder that was made here."""
         if self.owner is not None:
             self.owner.close()
         with contextlib.suppress(OSError):
@@ -38,11 +38,13 @@ class FolderLock:
 
 
 def lock_folder(folder: Path, patience: float) -> FolderLock:
-    """Makes a folder and locks it. Raises UserError where it cannot be written or belongs to another process.
+    """Make a folder and lock it.
 
     Args:
-        folder: the folder of a run.
-        patience: how many seconds to wait for a process that may be about to end.
+        folder: The folder of a run.
+        patience: The seconds to wait for another process that has the lock and may be about to end.
+
+    Raises UserError if the folder cannot be written or if another process has the lock.
     """
     end = time.monotonic() + patience
     made = not folder.exists()
@@ -66,7 +68,7 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
 
 
 def _lock(file: IO[str]) -> bool | None:
-    """Locks a file. False: another process holds the lock; None: the file system has no locks."""
+    """Lock a file. Return whether it was locked, or None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -77,7 +79,7 @@ def _lock(file: IO[str]) -> bool | None:
 
 
 def _is_still_there(file: IO[str], path: Path) -> bool:
-    """Whether the open file still has its name: the process that held the lock may have removed it."""
+    """Return whether an open file still has its name. The process that had the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -85,9 +87,10 @@ def _is_still_there(file: IO[str], path: Path) -> bool:
 
 
 class _Owner:
-    """A file that its owner changes all the time, for file systems without locks. One that stays as it is has no owner.
+    """A file that its owner changes every second, for file systems without locks. If it does not change, there is no
+    owner.
 
-    Clocks of different hosts are not compared: a process that wants the folder watches the file for LIFE seconds.
+    The clocks of hosts are not compared: a process that wants the folder watches the file for LIFE seconds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,14 +99,14 @@ class _Owner:
         self.closed = threading.Event()
 
     def take(self) -> bool:
-        """Whether this process has become the owner."""
+        """Return whether this process has become the owner."""
         before, end = self._content(), time.monotonic() + LIFE
         while before and time.monotonic() < end:
             time.sleep(TICK / 2)
             if self._content() != before:
                 return False
         self._write(0)
-        time.sleep(TICK)  # where two processes have written, the later one owns it
+        time.sleep(TICK)  # if two processes have written the file, the later one is the owner
         if not self._content().startswith(self.me):
             return False
         threading.Thread(target=self._keep, name="folder owner", daemon=True).start()
@@ -119,7 +122,7 @@ class _Owner:
         number = 0
         while not self.closed.wait(TICK):
             number += 1
-            with contextlib.suppress(OSError):  # a full disk
+            with contextlib.suppress(OSError):  # the disk may be full
                 self._write(number)
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)

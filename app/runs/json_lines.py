@@ -1,4 +1,4 @@
-"""log.jsonl: a line for every few steps and for each evaluation, each of them a JSON object, here called a record."""
+"""Writes and reads log.jsonl. Each line is a JSON object, called a record, about some steps or about an evaluation."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from app.base.files import write_whole
 from app.recipe.plan import Position
 
 TRAIN, EVALUATION = "train", "eval"  # the kinds of records
-PLACE = ("epoch", "seen", "iteration")  # whole numbers of every record: where the run was
-NUMBERS = {  # what every record of a kind holds besides, as numbers
+PLACE = ("epoch", "seen", "iteration")  # whole numbers that every record has: the position of the run
+NUMBERS = {  # the other numbers that every record of a kind has
     TRAIN: ("steps", "loss", "top1_error", "lr", "images_per_second"),
     EVALUATION: ("loss", "top1_error", "top5_error", "train_loss", "train_top1_error", "lr", "images_per_second"),
 }
-LARGEST = 2**53  # of the numbers that are read: beyond it they are damage, and do not fit into a float
+LARGEST = 2**53  # a larger number in a file is damage, and a float cannot hold it exactly
 
 Record = dict[str, Any]
 
 
 def warn(text: str) -> None:
-    """Prints a warning on standard error."""
+    """Print a warning on standard error."""
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 class JsonLines:
-    """Appends to log.jsonl, from which the records that a run at `start` will write again are removed first.
+    """Appends records to log.jsonl.
 
-    The file is replaced whole where that changes it, so that an interruption or a full disk loses nothing.
+    At the start, the records that a run at the position `start` will write again are removed. The file is then replaced
+    as a whole, so that an interruption or a full disk loses nothing.
 
     Raises:
-        OSError: the file cannot be read or written.
+        OSError: The file cannot be read or written.
     """
 
     def __init__(self, path: Path, start: Position, say: Callable[[str], object] = warn) -> None:
@@ -49,18 +50,18 @@ class JsonLines:
         self.unwritten = b""
 
     def sums(self, epoch: int) -> list[float]:
-        """The number of an epoch's steps that were logged before, and the sums of their losses and errors."""
+        """Return the number of this epoch's steps that are in the log, and the sums of their losses and errors."""
         records = [record for record in self.records if record["kind"] == TRAIN and record["epoch"] == epoch]
         weighted = [(r["steps"], r["steps"] * r["loss"], r["steps"] * r["top1_error"]) for r in records]
         return [float(sum(column)) for column in zip((0, 0, 0), *weighted, strict=True)]
 
     def write(self, record: Record) -> None:
-        """Appends a record. What a full disk does not take is written by the next call. Raises OSError."""
+        """Append a record. If the disk is full, the next call writes what is missing. Raises OSError."""
         self.unwritten += json.dumps(record).encode() + b"\n"
         self._write()
 
     def sync(self) -> None:
-        """Makes all records last through a power failure. Raises OSError."""
+        """Sync the file to the disk, so that all records survive a power failure. Raises OSError."""
         self._write()
         os.fsync(self.file.fileno())
 
@@ -76,9 +77,10 @@ class JsonLines:
 
 
 def belongs_before(record: Record, start: Position) -> bool:
-    """Whether a run that goes on at `start` will not write the record again.
+    """Return whether a run that is continued at `start` will not write a record again.
 
-    An evaluation ends its epoch. A run whose checkpoint is at the end of the epoch's steps evaluates again.
+    An evaluation belongs to the end of its epoch. A run whose checkpoint is at the end of the epoch's steps evaluates
+    again.
     """
     if record["kind"] == EVALUATION:
         return bool(record["epoch"] < start.epoch)
@@ -86,16 +88,16 @@ def belongs_before(record: Record, start: Position) -> bool:
 
 
 def read_lines(path: Path, say: Callable[[str], object] = warn) -> list[Record]:
-    """The records of a file, none where there is no file. Says how many lines are no records, and leaves them out.
+    """Return the records of a file, none if there is no file. Lines that are not records are left out, with a warning.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: The file exists and cannot be read.
     """
     return [record for _, record in parse(path.read_bytes(), path, say)] if path.exists() else []
 
 
 def parse(content: bytes, path: Path, say: Callable[[str], object]) -> list[tuple[bytes, Record]]:
-    """The lines of a file that are records, as they are and parsed. A last line without its end is not yet written."""
+    """Return the lines of a file that are records, as text and parsed. A last line without a line end is left out."""
     *lines, _ = content.split(b"\n")
     records = [(line, parse_record(line)) for line in lines]
     bad = [number for number, (_, record) in enumerate(records, 1) if record is None]
@@ -105,7 +107,7 @@ def parse(content: bytes, path: Path, say: Callable[[str], object]) -> list[tupl
 
 
 def parse_record(line: bytes) -> Record | None:
-    """The record of a line, None where it is none."""
+    """Return the record of a line, or None if the line is not a record."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -117,5 +119,5 @@ def parse_record(line: bytes) -> Record | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of a record is a number; NaN and infinities are."""
+    """Return whether a value of a record is a number. NaN and infinity count as numbers."""
     return type(value) is float or (type(value) is int and abs(value) < LARGEST)

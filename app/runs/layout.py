@@ -1,4 +1,4 @@
-"""What a run's folder holds. Only this file names the files in it."""
+"""The names of the files in a run's folder. Only this module has them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from pathlib import Path
 
 from app.base.errors import UserError
 
-CONFIG = "config.json"  # the options; a folder with this file is a run
+CONFIG = "config.json"  # all options; a folder with this file is a run
 PLAN = "plan.json"  # what follows from the options and the data, and the processes of the last start
 ENVIRONMENT = "environment.json"  # versions, machine, command line and variables of the last start
-AUDIT = "audit.json"  # where the recipe deviates from the paper; only of a recipe that names the paper
+AUDIT = "audit.json"  # which choices of the paper the run follows; only for recipes of the paper
 LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_lines.py)
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
 CHECKPOINTS = "checkpoints"  # a folder of iteration-NUMBER.pt
-LAST_CHECKPOINT = "last.pt"  # in CHECKPOINTS: another name of the newest
+LAST_CHECKPOINT = "last.pt"  # another name of the newest checkpoint in CHECKPOINTS
 RESULT = "result.json"  # the errors of a finished run
-PREEMPTED = "preempted"  # an empty file in a run that was stopped and will go on
+PREEMPTED = "preempted"  # an empty file that marks a run that was stopped and can be continued
 LOCK = "lock"  # locked by the process that writes the folder (folder_lock.py)
 OWNER = "owner"  # used in place of LOCK on a file system that has no locks
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run, finished or not."""
+    """Return whether a folder contains a run, finished or not."""
     return (folder / CONFIG).is_file()
 
 
 def check_is_run(folder: Path, option: str = "") -> None:
-    """Raises UserError where a folder holds no run. option: what the message calls it, where not the folder alone."""
+    """Raise UserError if a folder contains no run.
+
+    option: the option that named the folder, for the message; "" if it was an argument.
+    """
     if not is_run(folder):
         raise UserError(f"{option or folder} is no run: there is no {folder / CONFIG}")

@@ -1,4 +1,4 @@
-"""The log of a run: on the screen, in log.jsonl and in TensorBoard. Only rank 0 writes it."""
+"""The log of a run on the screen, in log.jsonl and in TensorBoard. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from app.runs.screen import Screen
 class Speed(NamedTuple):
     """The speed of the steps since the last line.
 
-    data_wait, sum_wait: the fractions of the time in which rank 0 waited for images, and for the gradients of other
-    processes. In the rest of the time it computed.
+    data_wait, sum_wait: the fractions of the time for which rank 0 waited for images, and for the gradients of other
+    processes. It computed in the rest of the time.
     """
 
     images_per_second: float
@@ -31,7 +31,7 @@ class Speed(NamedTuple):
 
 
 class Log:
-    """Does nothing: what the ranks other than 0 have."""
+    """A log that writes nothing. The ranks other than 0 have it."""
 
     def say(self, *lines: str) -> None: ...
 
@@ -59,10 +59,12 @@ class Log:
 
 
 class RunLog(Log):
-    """Writes all three. A run that goes on continues its files, without what lies after its position.
+    """The log of rank 0, which writes all three. For a run that is continued, it cuts the files at the position of the
+    run.
 
     Raises:
-        OSError: log.jsonl cannot be read or written. Later errors cost parts of the log, not the run.
+        OSError: log.jsonl cannot be read or written. Later errors are reported, and the run continues without parts of
+            its log.
     """
 
     def __init__(self, run: Run, start: Position) -> None:
@@ -81,7 +83,7 @@ class RunLog(Log):
         self.screen.say(*lines)
 
     def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
-        """Writes one line of log.jsonl for these steps, and each of them to TensorBoard."""
+        """Write a line of log.jsonl for some steps, and each of the steps to TensorBoard."""
         sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
         self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
         self.images_per_second = speed.images_per_second
@@ -118,7 +120,7 @@ class RunLog(Log):
         self.screen.evaluation(position, values)
 
     def sync(self) -> None:
-        """Makes all that was logged last: called before a checkpoint, whose run will not log it again."""
+        """Make the log survive a power failure. It is called before a checkpoint is written."""
         with self._unharmed():
             self.file.sync()
         if self.board is not None:
@@ -126,14 +128,14 @@ class RunLog(Log):
                 self.board.flush()
 
     def finish(self, result: dict[str, Any], text: str) -> None:
-        """Prints the result, then draws it."""
+        """Print the result and write it to TensorBoard."""
         self.screen.finish(result, text)
         if self.board is not None:
             with self._unharmed():
                 self.board.finish(result)
 
     def conclude(self, text: str) -> None:
-        """Prints a last line for people."""
+        """Print the last line."""
         self.screen.conclude(text)
 
     def close(self) -> None:
@@ -146,10 +148,10 @@ class RunLog(Log):
 
     @contextlib.contextmanager
     def _unharmed(self) -> Iterator[None]:
-        """What fails in the block costs parts of the log, not the run. The first failure is reported."""
+        """Report the first error in the block, and let the run continue without this part of the log."""
         try:
             yield
-        except Exception as error:  # TensorBoard and matplotlib raise many kinds
+        except Exception as error:  # TensorBoard and matplotlib raise many kinds of errors
             if not self.failed:
                 reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
                 self.say(f"warning: the log could not be written ({reason}); training goes on")

@@ -1,4 +1,4 @@
-"""Reads what a run left in its folder."""
+"""Reads the files of a run from its folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from app.runs.layout import CONFIG, ENVIRONMENT, LOG, PLAN, RESULT, check_is_run
 
 @dataclass(frozen=True)
 class Record:
-    """A run, which may not have ended yet.
+    """The files of a run, which may still be running.
 
-    train, evaluations: the records of log.jsonl. result: {} until the run has ended.
+    train, evaluations: the records of log.jsonl.
+    result: the content of result.json, {} until the run has ended.
     """
 
     name: str
@@ -31,14 +32,18 @@ class Record:
     environment: dict[str, Any]
 
     def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """The epochs and values of a curve. kind: "train" or "evaluations"; name: a number of these records."""
+        """Return the epochs and the values of a curve.
+
+        kind: "train" or "evaluations".
+        name: a number in these records.
+        """
         lines = getattr(self, kind)
         epochs = [line["iteration"] / self.plan.iterations_per_epoch for line in lines]
         return epochs, [line[name] for line in lines]
 
 
 def read_record(folder: Path) -> Record:
-    """Reads the folder of a run. Raises UserError where it holds no run or a damaged one."""
+    """Read the folder of a run. Raises UserError if it contains no run or a damaged one."""
     check_is_run(folder)
     config = read_config(folder / CONFIG)
     plan = read_json(folder / PLAN)
@@ -63,7 +68,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file. Raises UserError."""
+    """Read a JSON object from a file. Raises UserError."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:

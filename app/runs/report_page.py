@@ -1,4 +1,4 @@
-"""The page of `report`: HTML without scripts or links, pictures inside."""
+"""Makes the page of `report`: HTML without scripts and links, with its pictures inside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ summary { cursor: pointer; margin: .6em 0; font-weight: 600; }
 
 
 def pictures(records: Sequence[Record]) -> dict[str, Figure]:
-    """Name -> figure."""
+    """Return the figures of the page by their names."""
     errors = [
         curve
         for record in records
@@ -64,7 +64,7 @@ def percent(x: list[float], fractions: list[float]) -> tuple[list[float], list[f
 
 
 def page(records: Sequence[Record], drawn: Mapping[str, bytes]) -> str:
-    """The whole document."""
+    """Return the HTML document."""
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
         for name, content in drawn.items()
@@ -79,7 +79,7 @@ def page(records: Sequence[Record], drawn: Mapping[str, bytes]) -> str:
 
 
 def results(records: Iterable[Record]) -> str:
-    """A row a run; a run that has not ended shows its last epoch."""
+    """Return the table of results, with a row for each run. A run that has not ended shows its last epoch."""
     rows = []
     for record in records:
         last = record.result or (record.evaluations[-1] if record.evaluations else {})
@@ -108,7 +108,7 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
 
 
 def changed(config: Config) -> str:
-    """The options that make the run another than its recipe's."""
+    """Return the options of a run that differ from its recipe."""
     if config.recipe not in PRESETS:
         return ""
     recipe, new = meant(from_dict({**preset(config.recipe), "image_size": config.image_size})), meant(config)
@@ -116,12 +116,12 @@ def changed(config: Config) -> str:
 
 
 def written(value: object) -> str:
-    """As an option takes it, rounded for reading."""
+    """Return a value as text, rounded, as an option of the command line."""
     return ",".join(f"{each:.4g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
 def section(record: Record) -> str:
-    """All about one run."""
+    """Return the part of the page about one run."""
     lines = [*describe(record.plan, record.config), f"hosts: {', '.join(dict.fromkeys(record.cluster['hosts']))}"]
     plan = "".join(f"<li>{escape(line)}</li>" for line in lines)
     findings = audit(record.config, record.plan.images)
@@ -151,7 +151,11 @@ def folded(title: str, content: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are escaped; lines of a cell stay lines; a row that begins with a status is coloured by it."""
+    """Return an HTML table.
+
+    The content of cells is escaped, and their line breaks are kept. The status in the first cell of a row colours the
+    row.
+    """
     body = []
     for row in rows:
         cells = "".join(f"<td>{escape(cell).replace(chr(10), '<br>')}</td>" for cell in row)

@@ -1,4 +1,4 @@
-"""A run as its log, its checkpoints and its training know it."""
+"""The facts of a run that do not change while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.recipe.plan import Plan
 
 @dataclass(frozen=True)
 class Run:
-    """What does not change while a run lasts."""
+    """The facts of a run that do not change while it runs."""
 
     config: Config
     plan: Plan

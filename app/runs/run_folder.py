@@ -1,4 +1,4 @@
-"""The folder of a run: which one a command means, and what is written at a start. Only rank 0 touches it."""
+"""Finds the folder of a run and writes the files of its start. Only rank 0 calls these functions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ RUNS = Path("runs")
 
 
 def find_folder(config: Config) -> Path:
-    """Where this run goes on, or a folder for a new one. Raises UserError where the folder is another run's.
+    """Return the folder of the run, which is a new one or that of a run to continue.
 
-    --resume names it; --output may hold an unfinished run of the same recipe; with neither, a preempted run of the same
-    recipe under runs/ goes on. So the same command again goes on after a preemption.
+    `--resume` names a run to continue. `--output` may name the folder of an unfinished run of the same recipe. Without
+    these options, a stopped run of the same recipe under runs/ is continued, so that the same command continues a run
+    after a preemption.
+
+    Raises UserError if the folder belongs to another run.
     """
     if config.resume:
         return Path(config.resume)
@@ -43,7 +46,7 @@ def find_folder(config: Config) -> Path:
 
 
 def resumed_folder(name: str) -> Path:
-    """The folder of --resume. Raises UserError where it is no run."""
+    """Return the folder that --resume names. Raises UserError if it contains no run."""
     if name == "auto":
         runs = newest_runs()
         if not runs:
@@ -55,7 +58,7 @@ def resumed_folder(name: str) -> Path:
 
 
 def newest_runs() -> list[Path]:
-    """The runs under runs/, the one that was last written to first."""
+    """Return the runs under runs/, the one that was written last first."""
     configs = [path for path in RUNS.glob(f"*/{CONFIG}") if path.is_file()]
     return [path.parent for path in sorted(configs, key=last_written, reverse=True)]
 
@@ -66,7 +69,7 @@ def last_written(config: Path) -> float:
 
 
 def same_recipe(folder: Path, config: Config) -> bool:
-    """Whether the run in a folder computes what `config` says."""
+    """Return whether the run in a folder computes the same as a config."""
     try:
         old = read_config(folder / CONFIG)
     except UserError:
@@ -75,23 +78,23 @@ def same_recipe(folder: Path, config: Config) -> bool:
 
 
 def new_folder(recipe: str) -> Path:
-    """A name under runs/ that sorts by time and is not taken."""
+    """Return a name under runs/ that sorts by time and is not used yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (RUNS / f"{recipe}-{stamp}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(name for name in names if not name.exists())
 
 
 def mark_preempted(folder: Path) -> None:
-    """For find_folder; --output or --resume find it without."""
-    with contextlib.suppress(OSError):  # a full disk
+    """Mark a run as stopped, so that `find_folder` finds it without --output and --resume."""
+    with contextlib.suppress(OSError):  # the disk may be full
         (folder / PREEMPTED).touch()
 
 
 def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
-    """Writes what is known when a run starts or goes on: the layout's CONFIG, PLAN, ENVIRONMENT and AUDIT.
+    """Write the files of a start: CONFIG, PLAN, ENVIRONMENT and AUDIT of layout.py.
 
     Raises:
-        UserError: a file cannot be written, for example because the disk is full.
+        UserError: A file cannot be written, for example because the disk is full.
     """
     files = {
         CONFIG: to_json(config),
@@ -106,4 +109,4 @@ def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any
             write_text(folder / name, text)
         except OSError as error:
             raise cannot_write(folder / name, error) from None
-    (folder / PREEMPTED).unlink(missing_ok=True)  # not before: a start that is refused leaves the run as it was
+    (folder / PREEMPTED).unlink(missing_ok=True)  # at the end, so that a start that fails changes nothing

@@ -1,4 +1,4 @@
-"""What a run prints: lines, with a progress bar on a terminal; the result only; or JSON for another program."""
+"""Prints a run as lines with a progress bar on a terminal, as the result only, or as JSON for another program."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
 SECONDS_BETWEEN_LINES = 10.0
-MUCH_WAITING = 0.2  # the fraction of the time spent in waiting for data from which the line reports it
+MUCH_WAITING = 0.2  # the line reports the waiting for data if it takes at least this fraction of the time
 
 
 class Screen:
-    """Prints one run. mode: "lines", "quiet" (the result only) or "json" (the lines of log.jsonl, then the result)."""
+    """Prints one run.
+
+    mode: "lines", "quiet" (only the result) or "json" (the lines of log.jsonl, then the result).
+    """
 
     def __init__(self, plan: Plan, mode: str, start: Position) -> None:
         self.plan, self.mode = plan, mode
@@ -34,12 +37,12 @@ class Screen:
         self.last_steps: dict[str, float] = {}
 
     def say(self, *lines: str) -> None:
-        """Prints lines for people."""
+        """Print lines of text."""
         if self.mode == "lines":
             self._print(*lines)
 
     def record(self, line: str) -> None:
-        """Prints a line of log.jsonl, in the mode "json"."""
+        """Print a line of log.jsonl if the mode is "json"."""
         if self.mode == "json":
             self._print(line)
 
@@ -65,11 +68,11 @@ class Screen:
         )
 
     def finish(self, result: dict[str, Any], text: str) -> None:
-        """Prints the result: `text`, or `result` as JSON."""
+        """Print the result, as text or as JSON."""
         self._print(json.dumps({"kind": "result", **result}) if self.mode == "json" else text)
 
     def conclude(self, text: str) -> None:
-        """Prints a last line for people."""
+        """Print the last line."""
         if self.mode != "json":
             self._print(text)
 
@@ -85,10 +88,10 @@ class Screen:
                 self.bar.write(line, file=sys.stdout)
 
     def _training(self, position: Position, loss: float, error: float) -> str:
-        """loss, error: the training loss and error to show."""
+        """Return the line about training. loss, error: the training loss and error to show."""
         last = self.last_steps
         training = f"training loss {loss:.3f}, error {error:.1%}"
-        if not last:  # a run that went on at the end of an epoch
+        if not last:  # the run was continued at the end of an epoch and has no step to show
             return training
         images = self.plan.iteration_at(position) * self.plan.minibatch
         per_second = (images - self.start_images) / (time.monotonic() - self.started)
@@ -101,7 +104,10 @@ class Screen:
 
 
 def terminal_columns() -> int:
-    """The width of the terminal that the run prints on, 0 for none. The launcher tells it: a rank may not know it."""
+    """Return the width of the terminal that shows the run, 0 if there is none.
+
+    The launcher tells it, because the output of a rank goes to a pipe.
+    """
     told = os.environ.get("APP_TERMINAL_COLUMNS")
     if told is not None:
         return int(told or 0)

@@ -134,9 +134,9 @@ FAULTS: list[tuple[str, str, str, str, str]] = [
     ("beta", "app", "FAIL", r"\w{12}, alpha has \w{12}", "bring it to the same commit"),
     ("beta", "data", "FAIL", r"/.*/data cannot be read: it is empty", "mount or copy the data"),
     ("beta", "output", "FAIL", r"/.*/output has 1 MiB free", "free 2 GiB there"),
-    ("beta", "/dev/shm", "FAIL", r"64 MiB free, 256 wanted", "docker run --shm-size 8g"),
+    ("beta", "/dev/shm", "FAIL", r"64 MiB free, 256 MiB needed", "start the container with docker run --shm-size 8g"),
     ("beta", "mpirun", "FAIL", r"missing, alpha has mpirun \(Open MPI\)", "install the same Open MPI there"),
-    ("beta", "names", "FAIL", r"its own name beta is 127\.0\.1\.1", "give beta its address on the network"),
+    ("beta", "names", "FAIL", r"its own name beta has the address 127\.0\.1\.1", "give beta its address on the net"),
     ("beta", "clock", "FAIL", r"100 s ahead", "let chrony or ntpd set the clock"),
     ("beta", "MTU", "FAIL", r"1300, alpha has \d+", "set the same MTU there"),
     ("alpha", "slots", "warn", f"{CORES + 1} slots but {CORES} cores", f"give alpha slots={CORES} "),
@@ -169,7 +169,7 @@ def beta_fails(network: Network, *options: str) -> dict[str, Any]:
 def test_no_ssh_key(network: Network) -> None:
     bad = beta_fails(network, "--ssh-port", str(SSH_PORT))
     assert bad["text"] == "its sshd wants a password or another key"
-    assert bad["fix"] == "`ssh-copy-id beta`, or give --ssh-identity"
+    assert bad["fix"] == "run `ssh-copy-id beta`, or give --ssh-identity"
 
 
 def test_no_sshd(network: Network) -> None:
@@ -203,5 +203,5 @@ def test_an_interface_that_is_on_no_host(network: Network) -> None:
     _, findings = examine(network.hosts[0], "-H", "alpha:1,beta:1", *SSH, "--interface", "eth7")
     for host in ("alpha", "beta"):
         [bad] = about(findings, host, "interface")
-        assert (bad["status"], bad["text"]) == ("FAIL", "no eth7: it has eth0")
+        assert (bad["status"], bad["text"]) == ("FAIL", "there is no eth7: it has eth0")
         assert bad["fix"] == "give --interface one that every host has, or leave it out"

@@ -47,11 +47,11 @@ FAILURES = [
     (by_ssh("-o BatchMode=yes -p 2223"), "beta: no sshd listens there on port 2223: start it, or give --ssh-port"),
     (
         [*by_ssh(f"{KEY} -o StrictHostKeyChecking=no"), "--mca", "oob_tcp_if_include", "eth7"],
-        "there is no interface eth7: `ip address` lists them",
+        "there is no interface eth7: give --interface one that all hosts have",
     ),
     ([*HORUN, "-p", str(SSH_PORT)], "beta: its sshd wants a password or another key: run `ssh-copy-id beta`"),
     ([*HORUN, "-p", "2223"], "beta: no sshd listens there on port 2223"),
-    ([*HORUN, *HORUN_SSH, "--network-interfaces", "eth7"], "there is no interface eth7: `ip address` lists them"),
+    ([*HORUN, *HORUN_SSH, "--network-interfaces", "eth7"], "there is no interface eth7: give --interface one that all"),
 ]
 
 
@@ -97,7 +97,7 @@ def train(network: Network, *options: str) -> tuple[int, list[str], float]:
     ("options", "said"),
     [
         (["--ssh-port", str(SSH_PORT)], "error: beta: its sshd wants a password or another key: run `ssh-copy-id"),
-        (["-H", "beta:1,10.83.0.2:1", *SSH], "error: 10.83.0.2: it is the same as beta: list beta once"),
+        (["-H", "beta:1,10.83.0.2:1", *SSH], "error: 10.83.0.2: it is the same machine as beta: list beta once"),
         ([*SSH, "--interface", "eth7"], "error: --interface eth7 is not on alpha: it has "),
     ],
 )
