@@ -21,16 +21,19 @@ SumOverProcesses = Callable[[Tensor], Tensor]
 
 
 class WorkerBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over one worker's images, with the same state_dict; leaves their statistics in `mean` and `var`.
+    """`nn.BatchNorm2d` over the images of one worker, with the same state_dict.
 
-    The forward pass does not change the running statistics: Piggyback does. A batch may hold several workers. In the
-    contiguous memory format their images take turns: image i belongs to worker i mod workers_per_pass. In channels_last
-    they follow one another: image i belongs to worker i // n. A worker is a slice of the memory in both.
+    The forward pass writes the statistics of the workers to `mean` and `var`, and does not change the running
+    statistics. Piggyback changes them (piggyback.py).
+
+    A batch may contain several workers. In the contiguous memory format, image i belongs to worker i mod
+    workers_per_pass. In channels_last, image i belongs to worker i // n. In both formats a worker is a slice of the
+    memory.
     """
 
-    frozen = False  # whether it uses its running statistics in training too, which then stay as they are (freeze.py)
+    frozen = False  # whether training uses the running statistics and does not change them (freeze.py)
     mean: Tensor  # [workers_per_pass * channels], worker by worker
-    var: Tensor  # the same, unbiased
+    var: Tensor  # the unbiased variance, in the same order
 
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__(channels, eps=eps)
@@ -39,11 +42,11 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
 
     @property
     def workers_per_pass(self) -> int:
-        """How many workers a forward pass holds."""
+        """The number of workers in a forward pass."""
         return len(self.mean) // self.num_features
 
     def set_workers_per_pass(self, workers: int) -> None:
-        """Sets it for the next forward pass and those after it."""
+        """Set the number of workers in the next forward passes."""
         if workers != self.workers_per_pass:
             self.mean = self.mean.new_zeros(workers * self.num_features)
             self.var = self.var.new_ones(workers * self.num_features)
@@ -54,7 +57,7 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         return self.normalise(x)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Normalises [workers_per_pass * n, channels, h, w] by the statistics of each worker's n images."""
+        """Normalise images, [workers_per_pass * n, channels, h, w], by the statistics of each worker's n images."""
         workers, weight, bias = self.workers_per_pass, self.weight, self.bias
         if workers == 1:
             return F.batch_norm(x, self.mean, self.var, weight, bias, True, 1.0, self.eps)

@@ -1,4 +1,4 @@
-"""Keeps the first parts of a network as they are while the rest is trained."""
+"""Excludes the first parts of a network from training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.weights import LAST_LAYER
 from app.recipe.models import ALL_BUT_LAST, STEM
 
-END_OF_STEM = "bn1"  # the last module of the stem that holds tensors
+END_OF_STEM = "bn1"  # the last module of the stem that has tensors
 
 
 def freeze(network: nn.Module, stage: str) -> None:
     """Freeze a network up to a stage: its parameters get no gradient, and its BN uses the running statistics.
 
     Args:
-        network: one of torchvision's ResNets, or one that has their names. It is changed.
-        stage: the last stage to freeze, a name of `app/recipe/models.py`; "none" changes nothing.
+        network: One of torchvision's ResNets, or one with the same names. It is changed.
+        stage: The last stage to freeze, a name of `app/recipe/models.py`. "none" changes nothing.
     """
     if stage == "none":
         return

@@ -10,7 +10,7 @@ from app.model.sgd import EagerSGD
 
 
 class LARS(EagerSGD):
-    """SGD in which each layer's step is scaled by the ratio of the norms of its weights and of its gradient.
+    """SGD in which the step of each layer is scaled by the ratio of the norms of its weights and of its gradient.
 
     With w a layer's weights, g its gradient, beta the weight decay, eta the trust coefficient and gamma the learning
     rate (arXiv 1708.03888, algorithm 1):
@@ -19,15 +19,15 @@ class LARS(EagerSGD):
         v <- m v + gamma lambda (g + beta w)
         w <- w - v
 
-    The learning rate is kept outside the velocity (v = gamma u), as everywhere here, so that no momentum correction is
-    needed when it changes. Only groups of parameters with a "trust_coefficient" are scaled; their weight decay is the
-    group's "trust_decay", as SGD must not add it a second time. All other groups are plain SGD's. Where a norm is zero,
+    The learning rate is not part of the velocity here (v = gamma u), so no momentum correction is needed when it
+    changes. Only groups of parameters with a "trust_coefficient" are scaled. Their weight decay is the group's
+    "trust_decay", as SGD must not add it a second time. All other groups are those of plain SGD. If a norm is zero,
     lambda is 1.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Makes SGD's step with the scaled gradients, then puts the gradients back for those who log them."""
+        """Make SGD's step with the scaled gradients, and then restore the gradients, because the log shows them."""
         kept = []
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None] if "trust_coefficient" in group else []
@@ -40,7 +40,7 @@ class LARS(EagerSGD):
 
 
 def scale(parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-    """Replaces each gradient by lambda (g + beta w). Does not wait for the device."""
+    """Replace each gradient by lambda (g + beta w). It does not wait for the device."""
     if not parameters:
         return
     decay, coefficient = group["trust_decay"], group["trust_coefficient"]

@@ -8,14 +8,14 @@ from torch.optim import Optimizer
 
 from app.model.optimizer import learned_parameters
 
-START, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # those of torch.amp.GradScaler
+START, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # the values of torch.amp.GradScaler
 
 
 class LossScale:
-    """Does what torch.amp.GradScaler does, in Horovod's order and without waiting for the device.
+    """The scale of the loss. It follows the rules of torch.amp.GradScaler but does not wait for the device.
 
-    GradScaler's step() would unscale gradients that are still being summed. It would also unscale the piggyback's
-    gradient (app/model/piggyback.py), which was never scaled. All processes see the same sums, so all of them leave out
+    GradScaler's step() would unscale gradients that Horovod is still summing. It would also unscale the piggyback's
+    gradient (app/model/piggyback.py), which is not scaled. All processes see the same sums, so all of them leave out
     the same steps.
     """
 
@@ -24,13 +24,13 @@ class LossScale:
         self.good_steps = torch.zeros(1, dtype=torch.int32, device=device)
 
     def tensors(self) -> list[Tensor]:
-        """What the next steps depend on: the scale, and the number of steps since it last changed, [1] each."""
+        """Return the state: the scale, and the number of steps since it last changed, [1] each."""
         return [self.scale, self.good_steps]
 
     def step(self, optimizer: Optimizer) -> None:
-        """Makes the optimizer's step with unscaled gradients, or none where they overflow; then adapts the scale.
+        """Make the optimizer's step with unscaled gradients, or no step if they overflow, and adapt the scale.
 
-        `optimizer` is Horovod's, over fused SGD, and has summed the gradients already.
+        `optimizer` is Horovod's wrapper of fused SGD, and has summed the gradients already.
         """
         scaled = [p.grad for p in learned_parameters(optimizer) if p.grad is not None]
         overflow = torch.zeros_like(self.scale)

@@ -1,4 +1,4 @@
-"""The networks by name: torchvision's ResNets, and small ones of the same block for small images."""
+"""The networks: torchvision's ResNets, and smaller ones of the same block for small images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """He et al. 2015, Figure 5 (left): two 3x3 convolutions and a shortcut.
+    """The residual block of He et al. 2015, Figure 5 (left): two 3x3 convolutions and a shortcut.
 
-    It is the block of torchvision's resnet18, with the same names. It stands here because `import torchvision.models`
-    takes about as long as `import torch`, and the small networks need nothing else from there.
+    It is the block of torchvision's resnet18, with the same names. It is defined here because `import
+    torchvision.models` takes about as long as `import torch`, and the small networks need nothing else from it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        """Return [n, outputs, h / stride, w / stride] for an input [n, inputs, h, w]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         x += shortcut
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
+    """The network of He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
 
     def __init__(self, blocks: tuple[int, ...], width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class SmallResNet(nn.Module):
         self.fc = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, channels, h, w] to logits [n, classes]."""
+        """Return the logits [n, classes] for an input [n, channels, h, w]."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
@@ -89,7 +89,11 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
 
 
 def initialise(network: nn.Module, config: Config) -> None:
-    """Paper, section 5.1: He for convolutions, gamma 1 but 0 in the last BN of each residual block, FC N(0, 0.01)."""
+    """Initialise a network as in section 5.1 of the paper.
+
+    Convolutions have He's initialisation. gamma is 1, but 0 in the last BN of each residual block. The last layer is
+    N(0, 0.01).
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=config.conv_fan, nonlinearity="relu")  # type: ignore[arg-type]

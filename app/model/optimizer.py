@@ -1,4 +1,4 @@
-"""SGD as the paper has it, or LARS; and which parameters decay."""
+"""Makes the optimizer, the paper's SGD or LARS, and decides which parameters have weight decay."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from app.recipe.config import Config
 
 
 def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
-    """Nesterov SGD with three groups of parameters, without those that are frozen.
+    """Return Nesterov SGD with three groups of parameters. Frozen parameters are left out.
 
-    The first group decays; the second is BN's gamma and beta, which do not decay (section 5.1); the third is the
-    piggyback's parameter (app/model/piggyback.py), which has a learning rate of its own. With --optimizer lars the
-    weights of convolutions and of the last layer are a group of their own, which comes first (app/model/lars.py). With
-    --head-lr-factor the last layer's parameters are in groups of their own.
+    The first group has weight decay. The second is BN's gamma and beta, which have none (section 5.1). The third is the
+    parameter of the piggyback (app/model/piggyback.py), which has its own learning rate. With --optimizer lars, the
+    weights of convolutions and of the last layer are another group, which comes first (app/model/lars.py). With
+    --head-lr-factor, the parameters of the last layer are in their own groups.
 
-    torch keeps the learning rate outside the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9). It
-    needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
+    In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9).
+    It needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
     form (10)).
     """
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
@@ -52,9 +52,9 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
 
 
 def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> list[dict[str, Any]]:
-    """Return the groups to train of a group of parameters, which have the factor of their learning rate.
+    """Return the groups for some parameters, with the factor of their learning rate. Frozen parameters are left out.
 
-    Frozen parameters are left out. The last layer's are a group of their own where their factor is not 1.
+    The parameters of the last layer are another group if their factor is not 1.
     """
     head = {id(p) for p in getattr(network, LAST_LAYER).parameters()} if factor != 1 else set()
     trained = [p for p in group["params"] if p.requires_grad]
@@ -63,16 +63,16 @@ def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> li
 
 
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """The parameters that SGD learns: all but the piggyback's."""
+    """Return the parameters that SGD learns: all except the piggyback's."""
     return [p for group in optimizer.param_groups if group["learned"] for p in group["params"]]
 
 
 def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
-    """The velocities in the parameters' order; they are zero before the first step.
+    """Return the velocities in the order of the parameters. They are zero before the first step.
 
-    Zero is what torch's first step assumes (0.9 * 0 + g). They exist from the start so that every process, also one
-    that joins later, has the same tensors to receive. Call it on the optimizer that makes the steps: Horovod's wrapper
-    is a new one.
+    Zero is the value that torch's first step assumes (0.9 * 0 + g). They exist from the start, so that every process,
+    also one that joins later, has the same tensors to receive. `optimizer` must be the one that makes the steps, which
+    is Horovod's wrapper.
     """
     buffers = []
     for group in optimizer.param_groups:
@@ -85,20 +85,20 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of the learned parameters, of which the last layer may have a factor of its own."""
+    """Set the learning rate of the learned parameters. That of the last layer is multiplied by its factor."""
     for group in optimizer.param_groups:
         if group["learned"]:
             group["lr"] = lr * group["lr_factor"]
 
 
 def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:
-    """Makes the next step that of form (10) without momentum correction: the mistake that remark 2 warns of.
+    """Make the next step one of form (10) without momentum correction, the mistake that remark 2 warns of.
 
     Form (10) has v = eta u. Its step v <- m v + eta' g without correction is u <- m (eta / eta') u + g here.
 
     Args:
-        optimizer: the optimizer that makes the steps.
-        before: eta, the learning rate of the step before.
+        optimizer: The optimizer that makes the steps.
+        before: eta, the learning rate of the previous step.
         lr: eta', the learning rate of the next step.
     """
     if before != lr:

@@ -15,20 +15,20 @@ from app.model.batch_norm import WorkerBatchNorm2d
 
 
 class Piggyback:
-    """One parameter that holds all BN running statistics of a network, and `report_size` unused values after them.
+    """A parameter with all BN running statistics of a network, followed by `report_size` values that have no meaning.
 
     In each step its gradient is the sum over the workers of (running statistics - the worker's statistics) / k, and of
     the workers' reports. SGD makes the step that app/model/batch_norm.py derives, with BN's momentum as the learning
-    rate of this parameter. It is one parameter and not one for each BN, because the processes must agree for each
-    tensor that it is ready to be summed.
+    rate of this parameter. There is one parameter for all BN modules, because the processes must agree for each tensor
+    that it is ready to be summed.
 
-    The `running_mean` and `running_var` of the BN modules become views of the parameter. The network must therefore
-    have its final device, dtype and memory format already. Those of frozen modules stay outside and do not change.
+    The `running_mean` and `running_var` of the BN modules become views of the parameter. So the network must already
+    have its final device, dtype and memory format. The statistics of frozen modules are not included and do not change.
 
     Args:
-        network: the network, whose BN modules are WorkerBatchNorm2d.
+        network: The network, whose BN modules are WorkerBatchNorm2d.
         workers: k, the workers of a step on all processes together.
-        report_size: how many values a worker reports.
+        report_size: The number of values that a worker reports.
     """
 
     def __init__(self, network: nn.Module, workers: int, report_size: int) -> None:
@@ -43,28 +43,28 @@ class Piggyback:
             m.running_mean, m.running_var = next(views), next(views)
 
     def set_workers_per_pass(self, workers: int) -> None:
-        """Tells BN how many workers the next forward pass holds."""
+        """Tell BN how many workers the next forward pass contains."""
         if self.norms and self.norms[0].workers_per_pass != workers:
             for m in self.norms:
                 m.set_workers_per_pass(workers)
 
     def attach(self, loss: Tensor, report: Tensor) -> Tensor:
-        """Returns `loss`; its backward pass also adds this forward pass's statistics and `report` to the gradient.
+        """Return `loss`. Its backward pass also adds the statistics of this forward pass and `report` to the gradient.
 
         Args:
-            loss: the loss of a forward pass, [].
-            report: the sum of the reports of the workers in it, [report_size].
+            loss: The loss of a forward pass, [].
+            report: The sum of the reports of the workers in it, [report_size].
         """
         result: Tensor = _Attach.apply(loss, self.parameter, self._gradient(report))
         return result
 
     def report(self) -> Tensor:
-        """The sum of the reports of all workers, [report_size], once the gradients are summed over the processes."""
+        """Return the sum of the reports of all workers, [report_size], after the gradients were summed."""
         assert self.parameter.grad is not None
         return self.parameter.grad[len(self.statistics) :]
 
     def worker_statistics(self) -> Tensor:
-        """The statistics of the workers of the last forward pass, summed over them, in the order of `statistics`."""
+        """Return the sum of the statistics of the workers in the last forward pass, in the order of `statistics`."""
         found = [value.view(m.workers_per_pass, -1) for m in self.norms for value in (m.mean, m.var)]
         return torch.cat(found, 1).sum(0)
 

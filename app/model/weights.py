@@ -1,4 +1,4 @@
-"""Weights of networks in files: read them, tell which network they are of, and load them into a network to train."""
+"""Reads weights from files, recognises their network, and loads them into a network that is to be trained."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from app.base.errors import UserError
 from app.base.text import some
 from app.recipe.models import MODELS
 
-PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # of DataParallel's and of torch.compile's networks
-LAST_LAYER = "fc"  # its name in torchvision's ResNets, in timm's and in ours
-COUNTER = "num_batches_tracked"  # of BN, which follows from the position here, and which old files lack
+PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # added to names by DataParallel and torch.compile
+LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
+COUNTER = "num_batches_tracked"  # a buffer of BN that old files do not have; here it follows from the position
 
-# (has three convolutions in a block, blocks of each stage) -> name
+# (whether a block has three convolutions, the number of blocks in each stage) -> name
 ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
     (entry.convolutions == 3, entry.blocks): name for name, entry in MODELS.items()
 }
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a file of tensors (.safetensors, or what torch.save writes).
+    """Return the content of a file of tensors, which is .safetensors or was written by torch.save.
 
-    Raises UserError for what cannot be read, and for what holds more than tensors and plain values.
+    Raises UserError if it cannot be read, or if it contains more than tensors and plain values.
     """
     try:
         if path.suffix == ".safetensors":
@@ -36,7 +36,7 @@ def read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever a damaged archive makes the reader raise
+    except Exception as error:  # a damaged file makes torch raise many kinds of errors
         raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state_dict, but a {type(content).__name__}")
@@ -44,7 +44,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the state_dict in a file's content, also as training scripts nest and prefix it. Raises UserError."""
+    """Return the state_dict in the content of a file. Raises UserError if there is none.
+
+    It may be inside a dictionary, and its names may have prefixes, as training scripts write it.
+    """
     nested = content.get("state_dict", content.get("model", content))
     if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
         raise UserError(f"{path} holds no state_dict: give one of names and tensors, as torch.save(net.state_dict())")
@@ -52,7 +55,7 @@ def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def recognise(weights: dict[str, Tensor]) -> str:
-    """Return the name of the network that a state_dict is of, "" for one that is not in the registry."""
+    """Return the name of the network to which a state_dict belongs, or "" if the registry does not have it."""
     found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
     blocks = {(int(m[1]), int(m[2])) for m in found if m}
     stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
@@ -61,19 +64,19 @@ def recognise(weights: dict[str, Tensor]) -> str:
 
 @torch.no_grad()
 def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, path: Path) -> str:
-    """Load weights into a network to train. Where the number of classes differs, the last layer stays as it is.
+    """Load weights into a network. If the number of classes differs, the last layer is not changed.
 
     Args:
-        network: the network, at its start.
-        weights: a state_dict with torchvision's names.
-        model: the name of the network.
-        path: where the weights are from.
+        network: The network at the start of its training.
+        weights: A state_dict with torchvision's names.
+        model: The name of the network.
+        path: The file of the weights, for messages.
 
     Returns:
-        What was loaded, in words.
+        What was loaded, as text.
 
     Raises:
-        UserError: a tensor is missing, unknown, or has another shape; the network is unchanged.
+        UserError: A tensor is missing, unknown, or has another shape. The network is not changed.
     """
     own, given = (
         {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
@@ -100,7 +103,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, pat
 
 
 def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """Return in words what keeps the tensors `given` from replacing all of `own`, the names included."""
+    """Return as text how the names and shapes of the tensors `given` differ from those of `own`."""
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
     reshaped = [
@@ -113,7 +116,7 @@ def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
 
 
 def remedy(weights: dict[str, Tensor], own: dict[str, Tensor], model: str) -> str:
-    """Return what to do about weights that do not fit a network of this name."""
+    """Return what to do about weights that do not fit a network."""
     other, first = recognise(weights), "conv1.weight"
     if other not in ("", model):
         return f"the file is of a {other}: give --model {other}"

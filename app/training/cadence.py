@@ -1,4 +1,4 @@
-"""What the loop does every few steps only: when it is due, the reports of the steps since then, and their speed."""
+"""What the training loop does only every few steps: when something is due, reading reports, and measuring speed."""
 
 from __future__ import annotations
 
@@ -19,36 +19,39 @@ from app.training.step import LOSS, STOP, WRONG
 
 
 class Cadence:
-    """Something that is due once in `steps` steps, else once in `seconds` seconds; never where both are 0."""
+    """Something that is due every `steps` steps, or every `seconds` seconds if `steps` is 0, or never if both are 0."""
 
     def __init__(self, steps: int = 0, seconds: float = 0.0) -> None:
         self.steps, self.seconds = steps, seconds
         self.since = time.monotonic()
 
     def is_due(self, iteration: int, new_steps: int) -> bool:
-        """Whether it is due now: after `iteration` steps, `new_steps` after the last time this was asked."""
+        """Return whether it is due.
+
+        iteration: the number of steps made so far. new_steps: the number of steps since the last call.
+        """
         if self.steps:
             return iteration // self.steps > (iteration - new_steps) // self.steps
         return self.seconds > 0 and time.monotonic() - self.since > self.seconds
 
     def done(self) -> None:
-        """Counts the seconds from now on."""
+        """Begin to count the seconds again."""
         self.since = time.monotonic()
 
 
 class StepReports:
-    """The reports of steps: first on the device, then read, until they are logged."""
+    """The reports of steps. They are added on the device, read to the host, and kept until they are logged."""
 
     def __init__(self) -> None:
         self.unread: list[Tensor] = []
         self.steps: list[dict[str, float]] = []
 
     def add(self, report: Tensor) -> None:
-        """Adds the report of a step, [REPORT_SIZE]. Does not wait for the device."""
+        """Add the report of a step, [REPORT_SIZE]. It does not wait for the device."""
         self.unread.append(report)
 
     def read(self, run: Run, iteration: int) -> tuple[int, bool]:
-        """Reads the reports that were added, the last of which is that of step `iteration`. Waits for the device.
+        """Read the reports that were added. The last one is that of step `iteration`. It waits for the device.
 
         All processes read at the same steps and see the same reports, so that they act on them at the same time.
 
@@ -56,7 +59,7 @@ class StepReports:
             The number of steps read, and whether any process was asked to stop.
 
         Raises:
-            NotFinite: a loss is NaN or infinite; the text names the first such step.
+            NotFinite: A loss is NaN or infinite. The text names the first such step.
         """
         rows = torch.stack(self.unread).tolist()
         self.unread.clear()
@@ -70,7 +73,7 @@ class StepReports:
         return len(rows), any(row[STOP] for row in rows)
 
     def take(self) -> list[dict[str, float]]:
-        """The steps that were read and not taken yet: loss, top1_error and lr of each."""
+        """Return loss, top1_error and lr of each step that was read since the last call."""
         steps, self.steps = self.steps, []
         return steps
 
@@ -83,7 +86,7 @@ class Throughput:
         self.last = self._now()
 
     def measure(self, steps: int) -> Speed:
-        """The speed of the `steps` steps since the last call."""
+        """Return the speed of the `steps` steps since the last call."""
         before, self.last = self.last, self._now()
         seconds, data, sums = (b - a for a, b in zip(before, self.last, strict=True))
         return Speed(steps * self.minibatch / seconds, data / seconds, sums / seconds)
@@ -93,12 +96,12 @@ class Throughput:
 
 
 def place(run: Run, position: Position) -> str:
-    """A position in words."""
+    """Return a position as text."""
     return f"epoch {position.epoch}, iteration {run.plan.iteration_at(position)}"
 
 
 def not_finite(run: Run, position: Position, what: str) -> NotFinite:
-    """The error of a run whose loss or network is not finite any more at a position."""
+    """Return the error for a loss or a network that is no longer finite at a position."""
     lr = learning_rate(run.config, run.plan.epochs_at(position))
     return NotFinite(
         f"the {what} at {place(run, position)}, learning rate {lr:.4g}: try a longer --warmup-epochs or a smaller"

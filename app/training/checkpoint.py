@@ -1,4 +1,4 @@
-"""The state of a run as plain data: copied out, checked and put back."""
+"""Converts the state of a run to plain data and back, and checks such data."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FORMAT = 1
 
 
 def snapshot(state: State, run: Run) -> dict[str, Any]:
-    """Copies the state to host memory, as plain types that `torch.load(weights_only=True)` reads.
+    """Copy the state to host memory, as plain types that `torch.load(weights_only=True)` can read.
 
-    "model" is a state_dict with torchvision's names; "momentum" follows the optimizer's order of parameters.
+    "model" is a state_dict with torchvision's names. "momentum" is in the optimizer's order of parameters.
     """
     return {
         "format": FORMAT,
@@ -40,16 +40,18 @@ def snapshot(state: State, run: Run) -> dict[str, Any]:
 
 
 def model_state(network: nn.Module, iteration: int) -> dict[str, Tensor]:
-    """The network's state_dict with torchvision's names and types, copied to the CPU."""
+    """Return the network's state_dict with torchvision's names and types, copied to the CPU."""
     state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
     for name in state:
         if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(iteration)  # from the position, so equal on every number of processes
+            state[name] = torch.tensor(
+                iteration
+            )  # it follows from the position, so that it does not depend on the number of processes
     return state
 
 
 def restore(state: State, content: dict[str, Any]) -> None:
-    """Puts a snapshot back into the state. Raises UserError where it belongs to another model."""
+    """Copy a snapshot into the state. Raises UserError if it belongs to another model."""
     try:
         state.network.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -59,7 +61,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError("the checkpoint is of another model: its momentum has other shapes")
     for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
-    if state.loss_scale is not None and content["loss_scale"]:  # else it was trained in another precision
+    if state.loss_scale is not None and content["loss_scale"]:  # the checkpoint may be of a run in another precision
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
             tensor.fill_(number)
     state.position = Position(**content["position"])
@@ -67,7 +69,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
 
 
 def digest(content: Any) -> str:
-    """A hash of names, values and the bytes of tensors; it does not depend on the file that holds them."""
+    """Return a hash of names, values and bytes of tensors. It does not depend on the format of the file."""
     found = hashlib.blake2b(digest_size=16)
     _feed(found, content)
     return found.hexdigest()
@@ -90,14 +92,14 @@ def _feed(found: Any, content: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint that is whole and unchanged. Raises UserError with the reason for anything else."""
+    """Read a checkpoint. Raises UserError with the reason if it is not complete and unchanged."""
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever a damaged archive makes the reader raise
+    except Exception as error:  # a damaged file makes torch raise many kinds of errors
         raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is no checkpoint of this program")
@@ -128,7 +130,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-# What each part of a checkpoint has to be. The checksum only tells that the file is as it was written.
+# The type of each part of a checkpoint. The checksum only shows that the file was not changed.
 FORM: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: _is_dict_of(Tensor, value),
     "momentum": lambda value: is_list_of(Tensor, value),

@@ -1,4 +1,4 @@
-"""The checkpoint files of a run: writes them so that each is always whole, and finds the newest good one."""
+"""Writes the checkpoint files of a run so that each is always complete, and finds the newest one that can be read."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ PATIENCE = 300.0  # seconds to wait for space on a full disk before the last che
 
 
 def patience(config: Config) -> float:
-    """Seconds to wait for space. The other processes wait too, and must not take that for a stall."""
+    """Return the seconds to wait for space. It is less than the stall timeout, as the other processes wait too."""
     return min(PATIENCE, config.stall_timeout / 2) if config.stall_timeout else PATIENCE
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint; `path` is always a whole one. Raises OSError."""
+    """Write a checkpoint. A file with the name `path` is always complete. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {**content, "checksum": checkpoint.digest(content)}
     try:
         write_whole(path, lambda file: torch.save(whole, file))
-    except RuntimeError as error:  # of torch's archive writer, which ends after the system's error
+    except RuntimeError as error:  # torch's writer raises it after an error of the system
         cause = error.__context__
         raise (cause if isinstance(cause, OSError) else OSError(f"{error}".splitlines()[0])) from None
 
 
 def point_last_at(path: Path) -> None:
-    """Makes last.pt another name of `path`; there is a whole last.pt at any moment."""
+    """Make last.pt another name of `path`. At any moment there is a complete last.pt."""
     last, temporary = path.with_name(LAST_CHECKPOINT), path.with_name(LAST_CHECKPOINT + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         write_whole(last, lambda file: file.write(path.read_bytes()))
         return
     os.replace(temporary, last)
@@ -50,22 +50,22 @@ def point_last_at(path: Path) -> None:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The checkpoints of a run's folder, the newest first."""
+    """Return the checkpoints of a run's folder, the newest first."""
     return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
 
 
 def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Reads the newest checkpoint that is whole.
+    """Read the newest checkpoint that is complete.
 
     Args:
-        folder: the run's folder.
-        say: prints a warning that names the damaged checkpoints, where there are any.
+        folder: The run's folder.
+        say: Prints a warning, which names damaged checkpoints.
 
     Returns:
-        The content; None where the run has no checkpoint yet.
+        The content, or None if the run has no checkpoint yet.
 
     Raises:
-        UserError: there are checkpoints and none of them can be read.
+        UserError: There are checkpoints, but none of them can be read.
     """
     last = folder / CHECKPOINTS / LAST_CHECKPOINT
     found = numbered(folder)
@@ -87,9 +87,9 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
 
 
 def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the newest checkpoint of a run's folder, a checkpoint, or the content of a file of weights.
+    """Return the content of a checkpoint, of the newest checkpoint of a run's folder, or of a file of weights.
 
-    The content of a checkpoint has a "format". Raises UserError.
+    Only the content of a checkpoint has a "format". Raises UserError.
     """
     if path.is_dir():
         found = read_newest(path, say)
@@ -101,38 +101,38 @@ def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes checkpoints while training goes on: `save` returns when the content is handed over.
+    """Writes checkpoints in a thread while the training continues.
 
-    A write that fails is reported; the checkpoints before it stay, and training goes on.
+    If a write fails, it is reported, the checkpoints before it are kept, and the training continues.
 
     Args:
-        folder: the run's folder.
-        keep: how many numbered checkpoints to keep.
-        say: prints a line for the user.
+        folder: The run's folder.
+        keep: The number of numbered checkpoints to keep.
+        say: Prints a line for the user.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
         self.folder, self.keep, self.say = folder, keep, say
         self.thread: threading.Thread | None = None
-        self.unsaved: tuple[dict[str, Any], int] | None = None  # the content that was handed over last, until written
+        self.unsaved: tuple[dict[str, Any], int] | None = None  # the last content, until it is written
         self.error: Exception | None = None
         for leftover in (folder / CHECKPOINTS).glob("*.tmp"):
             leftover.unlink(missing_ok=True)
 
     @property
     def failed(self) -> str:
-        """Why the last write failed, "" where it did not."""
+        """Why the last write failed, or "" if it did not."""
         return "" if self.error is None else getattr(self.error, "strerror", None) or f"{self.error!r}"
 
     def save(self, content: dict[str, Any], iteration: int) -> None:
-        """Starts to write a checkpoint. Waits only for the one before, if it is still being written."""
+        """Begin to write a checkpoint. It waits only for the previous one, if that is still being written."""
         self.wait()
         self.unsaved = content, iteration
         self.thread = threading.Thread(target=self._write, name="checkpoint")
         self.thread.start()
 
     def wait(self) -> bool:
-        """Waits until nothing is being written. Returns whether the last write worked, and reports it if not."""
+        """Wait until nothing is being written. Return whether the last write succeeded, and report an error."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -143,7 +143,7 @@ class Writer:
         return not self.failed
 
     def wait_for_space(self, seconds: float) -> bool:
-        """Like `wait`; where the disk is full, tries for up to `seconds` more to write the checkpoint."""
+        """Do the same as `wait`, but if the disk is full, try to write the checkpoint for up to `seconds` more."""
         if not self.wait() and isinstance(self.error, OSError) and is_full(self.error):
             try:
                 wait_for_space(self._store, seconds, self.say)
@@ -165,6 +165,8 @@ class Writer:
         point_last_at(path)
         self.error = self.unsaved = None
         found = numbered(self.folder)
-        later = [other for other in found if other.name > path.name]  # damaged, or of steps that were made again
+        later = [
+            other for other in found if other.name > path.name
+        ]  # they are damaged, or belong to steps that were made again
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Finds processes that do not hold the same state any more, names them and stops the run."""
+"""Finds processes whose state differs from that of the others, names them and stops the run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from app.world.world import World, gather_objects
 
 
 class Diverged(UserError):
-    """Two processes hold different parameters."""
+    """Two processes have different parameters."""
 
     exit_code = FAILED
     everywhere = True
 
 
 def compare(state: State, world: World, when: str) -> None:
-    """Compares checksums of the state's tensors over all processes, which all must call it.
+    """Compare checksums of the state's tensors over all processes. All processes must call it.
 
     Args:
-        state: this process's state.
-        world: the processes.
-        when: the moment, as the message names it.
+        state: This process's state.
+        world: The processes.
+        when: The moment, for the message.
 
     Raises:
-        Diverged: on every process, where a tensor differs between two of them.
+        Diverged: A tensor differs between two processes. All processes raise it.
     """
     own = {name: zlib.crc32(t.cpu().contiguous().numpy().tobytes()) for name, t in state.tensors().items()}
     own["position"] = zlib.crc32(repr(state.position).encode())
@@ -35,7 +35,7 @@ def compare(state: State, world: World, when: str) -> None:
     for name in own:
         values = [row.get(name) for row in rows]
         if len(set(values)) > 1:
-            usual = Counter(values).most_common(1)[0][0]  # of two ranks the first is taken to be right
+            usual = Counter(values).most_common(1)[0][0]  # if there are two ranks, the first is assumed to be right
             different += [(rank, name) for rank, value in enumerate(values) if value != usual]
     if different:
         rank, name = different[0]

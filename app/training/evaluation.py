@@ -1,6 +1,6 @@
-"""Validation error, exact on any number of processes.
+"""Computes the validation error, exactly on any number of processes.
 
-Every image is evaluated once and none is padded; the processes sum counts, which are divided once.
+Every image is evaluated once, without padding. The processes sum counts, which are divided at the end.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ def evaluate(
     network: nn.Module, source: Source, world: World, forward_pass: ForwardPass, processes: int,
     asked: Callable[[], bool], hooks: Hooks = NO_HOOKS,
 ) -> Evaluation | None:  # fmt: skip
-    """Evaluates a network on all validation images. All processes must call it.
+    """Evaluate a network on all validation images. All processes must call it.
 
     Args:
-        network: the network; it is in evaluation mode here and in training mode afterwards.
-        source: the data.
-        world: the processes.
-        forward_pass: how this process computes the network.
-        processes: the number of loader processes of this process.
-        asked: tells whether this process was asked to stop; called at each batch.
-        hooks: called before each batch.
+        network: The network. It is in evaluation mode here and in training mode afterwards.
+        source: The data.
+        world: The processes.
+        forward_pass: How this process computes the network.
+        processes: The number of loader processes of this process.
+        asked: Returns whether this process was asked to stop. It is called at each batch.
+        hooks: They are called before each batch.
 
     Returns:
-        The counts over all processes; None, on every process, where any of them was asked to stop.
+        The counts over all processes. If any process was asked to stop, None on every process.
     """
     images, classes = len(source.validation), len(source.classes)
-    found = torch.zeros(images, dtype=torch.int64)  # for each image its outcome, 0 where another process evaluates it
+    found = torch.zeros(images, dtype=torch.int64)  # the outcome of each image, 0 for images of other processes
     loss = torch.zeros(1, dtype=torch.float64)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size)
     if source.validation.in_memory:
-        processes = 0  # they are started for each evaluation, and would cost more than they save
+        processes = 0  # starting them for each evaluation would take longer than they save
     network.eval()
     try:
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
@@ -75,10 +75,10 @@ def evaluate(
 
 
 def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return what is kept of each image of a batch, int64 [n].
+    """Return a number for each image of a batch, int64 [n].
 
-    The number is the most likely class plus 1. It is negative where the label is not among the five most likely
-    classes. A table of all classes would take 3.5 GB for ImageNet-21k; these numbers take 8 bytes for each image.
+    The number is the most likely class plus 1. It is negative if the label is not among the five most likely classes. A
+    table of all classes would take 3.5 GB for ImageNet-21k; these numbers take 8 bytes for each image.
     """
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     missed = (best != labels[:, None]).all(1)
@@ -90,14 +90,14 @@ def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
 def measure_statistics(
     run: Run, state: State, world: World, forward_pass: ForwardPass, processes: int, asked: Callable[[], bool]
 ) -> bool:
-    """Set BN's running statistics to their mean over the first images of the state's epoch, a worker's n at a time.
+    """Set BN's running statistics to their mean over the first images of the state's epoch, in batches of n.
 
     The running averages follow the weights with a delay of some steps. A large minibatch makes few steps in an epoch,
-    so that they lag far behind and validation is noisy (the paper's Figure 4 and its caption). This is what pycls does
-    before an evaluation (Radosavovic et al. 2020), exact on any number of processes.
+    so that they lag far behind and validation is noisy (the paper's Figure 4 and its caption). pycls measures them in
+    this way before an evaluation (Radosavovic et al. 2020). The result is exact on any number of processes.
 
-    asked: called at each batch, whether this process was asked to stop. Where any process was, nothing is changed and
-    the result is False, on every process.
+    asked: returns whether this process was asked to stop. It is called at each batch. If any process was asked, nothing
+    is changed, and all processes return False.
     """
     config, split = run.config, run.source.train
     batches = statistics_batches(

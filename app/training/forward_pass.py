@@ -1,4 +1,4 @@
-"""How a process computes the network: where, in which precision and memory format, how many workers at once."""
+"""How a process computes the network: on which device, in which precision, and how many workers at once."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Batch = tuple[Tensor, Tensor]  # images uint8 [n, h, w, channels], labels int64 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
 # docs/performance.md: on a CPU a larger batch pays while what a pass keeps stays in the cache, and costs beyond.
 CPU_BYTES = 2**23
-GPU_SHARE = 1 / 3  # of the GPU's memory; the rest is for weights, gradients and the convolutions' work
+GPU_SHARE = 1 / 3  # the part of a GPU's memory for activations; the rest is for weights, gradients and convolutions
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Computes a network's output for images as they are loaded.
+    """Computes the output of a network for images as the loader returns them.
 
-    mean, std: of the images' values in [0, 1], [channels], with the network's device and dtype. autocast: the type that
-    convolutions compute in, None for that of the parameters. workers_per_pass: the largest number of workers in one
-    forward pass.
+    mean, std: they normalise the images' values in [0, 1]; [channels], with the network's device and dtype.
+    autocast: the type in which convolutions are computed, None for the type of the parameters.
+    workers_per_pass: the largest number of workers in one forward pass.
     """
 
     mean: Tensor
@@ -42,14 +42,14 @@ class ForwardPass:
     workers_per_pass: int = 1
 
     def to_input(self, images: Tensor) -> Tensor:
-        """uint8 [n, h, w, channels] to the network's input [n, channels, h, w]: (images / 255 - mean) / std."""
+        """Return the network's input [n, channels, h, w] for uint8 [n, h, w, channels]: (images / 255 - mean) / std."""
         x = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)  # channels_last, without a copy
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return x.to(self.mean.dtype, memory_format=layout).mul_(scale[:, None, None]).add_(offset[:, None, None])
 
     def compute(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The network's output [n, classes] for its input [n, channels, h, w]."""
+        """Return the network's output [n, classes] for its input [n, channels, h, w]."""
         if not network.training:
             network = network.forward  # type: ignore[assignment]  # not compiled: evaluation's last batch is smaller
         if self.autocast is None:
@@ -58,11 +58,11 @@ class ForwardPass:
             return network(x)
 
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The network's output [n, classes] for uint8 [n, h, w, channels]."""
+        """Return the network's output [n, classes] for images uint8 [n, h, w, channels]."""
         return self.compute(network, self.to_input(images))
 
     def join_workers(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Puts batches of one worker each together to those of forward passes: (workers, images, labels).
+        """Yield the batches of forward passes, as (workers, images, labels), from batches of one worker each.
 
         The images are in the order that WorkerBatchNorm2d expects for the memory format.
         """
@@ -78,7 +78,7 @@ class ForwardPass:
 
 
 def make_forward_pass(run: Run, world: World) -> ForwardPass:
-    """How this process computes a run's network."""
+    """Return how this process computes a run's network."""
     source, config = run.source, run.config
     mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
     workers = workers_per_pass(config, run.plan, source, world)
@@ -86,14 +86,14 @@ def make_forward_pass(run: Run, world: World) -> ForwardPass:
 
 
 def dtype(config: Config) -> torch.dtype:
-    """The type of parameters, gradients and statistics."""
+    """Return the type of parameters, gradients and statistics."""
     return torch.float64 if config.precision == "fp64" else torch.float32
 
 
 def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -> int:
-    """How many workers this process computes in one forward pass; it has no influence on the result.
+    """Return how many workers this process computes in one forward pass. This does not change the result.
 
-    It is at most what --ghost says, or what fits, and the passes of a step are as equal as they can be.
+    It is at most the value of --ghost, or the number that fits, and the passes of a step are as equal as possible.
     """
     here = len(workers_of(world.rank, world.size, plan.workers))
     if config.ghost == "off" or config.sync_bn:
@@ -103,7 +103,7 @@ def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -
 
 
 def fitting(config: Config, source: Source, device: torch.device) -> int:
-    """The number of workers whose activations fit into the memory that a pass should use."""
+    """Return the number of workers whose activations fit into the memory that a pass should use."""
     numbers = network_size(config, source.image_size, source.channels, len(source.classes)).activations
     size = 2 if config.precision in ("bf16", "fp16") else number_bytes(config)
     limit: float = CPU_BYTES
@@ -113,6 +113,6 @@ def fitting(config: Config, source: Source, device: torch.device) -> int:
 
 
 def passes_per_step(config: Config, plan: Plan, source: Source, world: World) -> int:
-    """The number of forward and backward passes that this process makes in a step."""
+    """Return the number of forward and backward passes that this process makes in a step."""
     here = len(workers_of(world.rank, world.size, plan.workers))
     return math.ceil(here / workers_per_pass(config, plan, source, world))

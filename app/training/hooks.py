@@ -1,4 +1,4 @@
-"""Where measurements, and tests that cause faults, may look into training or disturb it."""
+"""Moments of the training at which measurements, and tests that cause faults, can run code."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ from app.training.state import State
 
 
 class Hooks:
-    """Methods that training calls at fixed moments, in the main thread of each process. Here they do nothing.
+    """Methods that the training calls at fixed moments, in the main thread of each process. Here they do nothing.
 
     A subclass overrides those that it needs. `train_step`, `Trainer` and the command `train` take such an object.
     """
 
     def before_step(self, state: State) -> None:
-        """Before a step; its learning rate is set."""
+        """Called before a step, after its learning rate was set."""
 
     def after_copy(self) -> None:
-        """After the images of a forward pass were copied to the device and normalised."""
+        """Called after the images of a forward pass were copied to the device and normalised."""
 
     def after_forward(self) -> None:
-        """After a forward pass."""
+        """Called after each forward pass."""
 
     def before_sums(self) -> None:
-        """After the last backward pass of a step, before the wait for the gradients' sums over the processes."""
+        """Called after the last backward pass of a step, before the process waits for the sums of the gradients."""
 
     def after_sums(self) -> None:
-        """When the gradients are summed, before they are used."""
+        """Called after the gradients were summed, before they are used."""
 
     def before_evaluation_batch(self) -> None:
-        """Before each batch of validation images of this process."""
+        """Called before each batch of validation images of this process."""
 
     def before_comparison(self, state: State) -> None:
-        """Before the processes compare their states: at the start, and when an evaluation is logged but not saved."""
+        """Called before the processes compare their states: at the start, and between the log and the checkpoint of an
+        epoch.
+        """
 
 
 NO_HOOKS = Hooks()

@@ -1,4 +1,4 @@
-"""How many loader processes feed a training process, from the times of decoding and computing at the start."""
+"""Chooses the number of loader processes of a training process, from measured times of decoding and computing."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from app.training.forward_pass import make_forward_pass
 from app.training.state import State
 from app.world.world import World
 
-HEADROOM = 1.25  # times what is needed on average, because images and moments differ
-IMAGES = 16  # the most images to decode for the measurement
+HEADROOM = 1.25  # a margin over the average need, because images and moments differ
+IMAGES = 16  # the largest number of images that the measurement decodes
 
 
 def loader_processes(run: Run, state: State, world: World) -> int:
-    """As many as keep up with forward and backward passes, but at most this process's share of the cores."""
+    """Return the number that keeps up with training, but at most this process's share of the cores."""
     most = default_loader_processes(run.source, world.local_size)
-    if most <= 1 or run.config.sync_bn:  # synchronized passes need the other processes
+    if most <= 1 or run.config.sync_bn:  # a pass with synchronized BN needs the other processes
         return most
     some = [(0, i) for i in range(min(IMAGES, len(run.source.train)))]
     try:
         decoding = seconds(lambda: run.source.train.__getitems__(some), world) / len(some)
     except CorruptImage:
-        return most  # training will report it when it is due
+        return most  # the training reports the image when it needs it
     return enough(decoding, seconds_of_a_pass(run, state, world) / run.plan.per_worker, most)
 
 
 def enough(decoding: float, computing: float, most: int) -> int:
-    """The number of loader processes for images that take `decoding` and `computing` seconds each."""
+    """Return the number of loader processes for images that take `decoding` and `computing` seconds each."""
     return min(most, max(1, math.ceil(HEADROOM * decoding / computing)))
 
 
 def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
-    """The time of a forward and backward pass of one worker's n images of noise. It does not change the state."""
+    """Return the time of a forward and backward pass of one worker, with images of noise. The state is not changed."""
     forward_pass, side = make_forward_pass(run, world), run.source.image_size
     images = torch.randint(0, 256, (run.plan.per_worker, side, side, run.source.channels), dtype=torch.uint8)
     labels = torch.zeros(run.plan.per_worker, dtype=torch.int64, device=world.device)
@@ -54,7 +54,7 @@ def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
 
 
 def seconds(work: Callable[[], object], world: World) -> float:
-    """The time that `work` takes when it is called again: the first call chooses algorithms and fills caches."""
+    """Return the time of the second call of `work`. The first call chooses algorithms and fills caches."""
     for _ in range(2):
         start = time.perf_counter()
         work()

@@ -37,10 +37,11 @@ LEAVE_PATIENCE = 20.0  # seconds to wait for space on a full disk when the run i
 
 @dataclass
 class TrainingLoop:
-    """Trains a run's state to the end of its plan, unless the processes change before.
+    """Trains a run's state to the end of its plan, unless the processes of the run change before.
 
-    writer: writes the checkpoints; there on rank 0 only. commit: called where an elastic run may change its processes.
-    loader_processes: of this process.
+    writer: writes the checkpoints, on rank 0 only.
+    commit: is called at moments at which an elastic run may change its processes.
+    loader_processes: the number of loader processes of this process.
     """
 
     run: Run
@@ -66,11 +67,11 @@ class TrainingLoop:
         self.committing = Cadence(config.commit_every)
 
     def train(self) -> None:
-        """Trains from the state's position to the end of the plan. Evaluates and saves after each epoch.
+        """Train from the state's position to the end of the plan. Evaluate and save after each epoch.
 
         Raises:
-            Preempted: a process was asked to stop; the state is saved.
-            NotFinite: the loss or the network is not finite any more.
+            Preempted: A process was asked to stop. The state is saved.
+            NotFinite: The loss or the network is no longer finite.
         """
         run, state = self.run, self.state
         batches = worker_batches(
@@ -85,7 +86,7 @@ class TrainingLoop:
                 self.finish_epoch()
 
     def train_epoch(self, feed: Loader) -> None:
-        """Makes the steps that are left of the state's epoch."""
+        """Make the remaining steps of the state's epoch."""
         run, state, plan, hooks = self.run, self.state, self.run.plan, self.hooks
         reports, throughput = StepReports(), Throughput(plan.minibatch, feed, state.optimizer)
         while state.position.seen < plan.images_per_epoch:
@@ -100,17 +101,17 @@ class TrainingLoop:
                 self.after_steps(reports, throughput)
 
     def at_end_of_epoch(self) -> bool:
-        """Whether the epoch has no step left."""
+        """Return whether the epoch has no steps left."""
         return self.state.position.seen == self.run.plan.images_per_epoch
 
     def after_steps(self, reports: StepReports, throughput: Throughput) -> None:
-        """Reads the reports of the steps since the last call; logs, saves, commits or stops where that is due."""
+        """Read the reports of the steps since the last call. Log, save, commit or stop if that is due."""
         run, state, last = self.run, self.state, self.at_end_of_epoch()
         iteration = run.plan.iteration_at(state.position)
         new_steps, stopping = reports.read(run, iteration)
         self.watchdog.beat(place(run, state.position))
         saving = self.saving.is_due(iteration, new_steps)
-        # The steps before a checkpoint are logged with it: a run that goes on from there does not make them again.
+        # The steps before a checkpoint are logged first, as a run that is continued from it does not make them again.
         if self.logging.is_due(iteration, new_steps) or last or stopping or saving:
             steps = reports.take()
             speed = throughput.measure(len(steps))
@@ -124,7 +125,7 @@ class TrainingLoop:
             self.commit()
 
     def finish_epoch(self) -> None:
-        """Evaluates, moves on to the next epoch, compares the processes and saves."""
+        """Evaluate, move to the next epoch, compare the processes, and save."""
         run, state = self.run, self.state
         self.check_finite()
         how = (self.world, self.forward_pass, self.loader_processes, self.asked)
@@ -145,27 +146,27 @@ class TrainingLoop:
         self.commit()
 
     def asked(self) -> bool:
-        """Whether this process was asked to stop. Called often enough to show the watchdog that the run goes on."""
+        """Return whether this process was asked to stop. A call also tells the watchdog that the run continues."""
         self.watchdog.beat()
         return self.stop.asked
 
     def check_finite(self) -> None:
-        """Raises NotFinite, on every process, where a step has spoilt the state, which the next loss would show."""
+        """Raise NotFinite on every process if a step has made the state infinite, which the next loss would show."""
         if not self.state.finite():
             raise not_finite(self.run, self.state.position, "network has become NaN or infinite")
 
     @phase("saving")
     def save(self) -> None:
-        """Copies the state on rank 0 and writes it while training goes on; does nothing where it is not finite."""
+        """Copy the state on rank 0 and write it while training continues. Do nothing if it is not finite."""
         if self.writer is not None and self.state.finite():
             iteration = self.run.plan.iteration_at(self.state.position)
-            self.log.sync()  # first: a run that goes on from the checkpoint does not log these steps again
+            self.log.sync()  # first, as a run that is continued from the checkpoint does not log these steps again
             self.writer.save(snapshot(self.state, self.run), iteration)
             self.saving.done()
 
     @phase("saving")
     def leave(self) -> None:
-        """Saves and raises Preempted; raises NotFinite where there is nothing worth saving."""
+        """Save the state and raise Preempted, or raise NotFinite if the state is not finite."""
         run = self.run
         self.check_finite()
         self.save()
@@ -176,13 +177,15 @@ class TrainingLoop:
             run_folder.mark_preempted(run.folder)
             return "saved" if written else f"not saved ({self.writer.failed})"
 
-        saved = on_root(write_out)  # the others wait: a launcher may end all processes when the first one ends
+        saved = on_root(
+            write_out
+        )  # the other processes wait, as a launcher may end all processes when the first one ends
         where = place(run, self.state.position)
         raise Preempted(f"stopped at {where} and {saved}; the same command goes on, or --resume {run.folder}")
 
 
 def prepare_step(run: Run, state: State) -> None:
-    """Sets the learning rate of the step at the state's position."""
+    """Set the learning rate of the step at the state's position."""
     config, plan, (epoch, seen) = run.config, run.plan, state.position
     lr = learning_rate(config, plan.epochs_at(state.position))
     set_learning_rate(state.optimizer, lr)
@@ -196,7 +199,7 @@ def prepare_step(run: Run, state: State) -> None:
 
 
 def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
-    """The same batches. Each of them tells the watchdog that the run goes on, as a step of many workers may be long."""
+    """Yield the same batches. Each tells the watchdog that the run continues, as a step may take long."""
     for batch in feed:
         watchdog.beat()
         yield batch

@@ -1,7 +1,7 @@
 """The mean and standard deviation of a folder's training images, for `--normalise data`.
 
-They are computed once, by all processes together, and kept in the user's cache directory. The sums are of whole
-numbers, so that they are the same on any number of processes and on every machine.
+All processes compute them together. They are kept in the user's cache directory. The sums are of whole numbers, so that
+they are the same on any number of processes and on every machine.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from app.world.world import World, sum_over_processes
 
 Moments = tuple[
     tuple[float, ...], tuple[float, ...]
-]  # mean and standard deviation of each channel, of values in [0, 1]
+]  # the mean and the standard deviation of each channel, for values in [0, 1]
 
-MOST = 10_000  # images that are read: enough for three digits of both numbers
-BATCH = 100  # images; no influence on the result
+MOST = 10_000  # the largest number of images that are read; it gives both numbers with three digits
+BATCH = 100  # images; it does not change the result
 
 
 @phase("measuring the images")
 def moments_of(source: Source, world: World) -> Moments:
-    """Return mean and standard deviation of the training images of a folder, as validation would see them.
+    """Return the mean and standard deviation of the training images of a folder, cropped as in validation.
 
-    All processes call it. It reads MOST images, evenly chosen, or all of fewer.
+    All processes must call it. It reads MOST images, evenly chosen, or all images if there are fewer.
 
     Raises:
-        CorruptImage: on every process, where one of these images cannot be decoded.
+        CorruptImage: One of these images cannot be decoded. All processes raise it.
     """
     split = source.train
     assert isinstance(split, StoredSplit)
@@ -67,7 +67,7 @@ def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
 
 
 def moments_of_counts(counts: list[list[int]]) -> Moments:
-    """Return mean and standard deviation of each channel. An image of one colour has the smallest step as deviation."""
+    """Return the mean and standard deviation of each channel. A deviation of 0 is replaced by the smallest step."""
     means, deviations = [], []
     for row in counts:
         total = sum(row)
@@ -79,7 +79,7 @@ def moments_of_counts(counts: list[list[int]]) -> Moments:
 
 
 def read(cached: Path, channels: int) -> Moments | None:
-    """Return what `keep` has written, None where it is not there or damaged."""
+    """Return what `keep` has written, or None if it does not exist or is damaged."""
     try:
         content = json.loads(cached.read_text())
         mean, std = (tuple(float(value) for value in content[name]) for name in ("mean", "std"))
@@ -90,7 +90,7 @@ def read(cached: Path, channels: int) -> Moments | None:
 
 
 def keep(moments: Moments, cached: Path) -> None:
-    """Write the moments into the cache. Without a place for it they are measured at each start, which is no error."""
+    """Write the moments to the cache. If that fails, they are measured at each start, which is not an error."""
     mean, std = moments
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)

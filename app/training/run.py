@@ -1,4 +1,4 @@
-"""A run put together: from a config to the state that the loop trains."""
+"""Makes a run from a config: its data, plan and folder, and the state that the loop trains."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def open_run(
     source: Source | None = None,
     find_folder: Callable[[], Path] | None = None,
 ) -> Run:
-    """Return the run that a config asks for: its data, its plan and its folder. All processes call this function.
+    """Return the run for a config: its data, its plan and its folder. All processes must call it.
 
     Args:
-        config: what was asked for. It is kept as it is; what follows from it is in the other fields of the run.
-        world: the processes of the run.
-        source: the data set, where this process has opened it before.
-        find_folder: finds the folder of the run. It is called on rank 0 only. Without it the run has no folder.
+        config: The options. They are not changed; what follows from them is in the other fields of the run.
+        world: The processes of the run.
+        source: The data set, if this process has opened it before.
+        find_folder: Returns the folder of the run. It is called on rank 0 only. Without it the run has no folder.
 
     Raises:
-        UserError: on every process alike, where the data or the plan is not possible.
+        UserError: The data or the plan is not possible. All processes raise it.
     """
     source = together(lambda: source or open_data(config))
     if config.normalise == "data" and is_folder(config.data):
@@ -60,12 +60,12 @@ def open_run(
 
 @phase("reading data")
 def open_data(config: Config) -> Source:
-    """Return the data set that a config names, opened. Raises UserError."""
+    """Open the data set of a config and return it. Raises UserError."""
     return open_data_set(data_options(config))
 
 
 def make_state(run: Run, world: World) -> State:
-    """Network, report and Horovod-wrapped SGD at the start of a run, equal on every process."""
+    """Return the network and its optimizer at the start of a run. They are equal on every process."""
     config = run.config
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
     freeze(network, config.freeze)
@@ -85,12 +85,12 @@ def make_state(run: Run, world: World) -> State:
 
 
 def overlaps(config: Config, world: World) -> bool:
-    """Whether gradients are summed while the backward pass goes on; the same on every process."""
+    """Return whether gradients are summed during the backward pass. It is the same on every process."""
     return Tuning.of(config).overlaps(world.device.type == "cuda", world.spare_cores)
 
 
 def norm_layer(run: Run) -> NormLayer:
-    """BN per worker; over all workers of a step, one a process, where asked for."""
+    """Return the BN of a network: per worker, or with --sync-bn over all workers of a step."""
     config, workers = run.config, run.plan.workers
     if not config.sync_bn:
         return partial(WorkerBatchNorm2d, eps=config.bn_eps)

@@ -1,4 +1,4 @@
-"""One process's part in a run, from one change of the cluster to the next."""
+"""The part of one process in a run. A session lasts from one change of the run's processes to the next."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from app.world.world import World, broadcast_object, broadcast_parameters, curre
 
 
 class Trainer:
-    """What a process keeps over the sessions of a run. `run()` is the whole life of it."""
+    """The data that a process keeps over all sessions of a run. `run()` takes part in the whole run."""
 
     def __init__(
         self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog, hooks: Hooks = NO_HOOKS
@@ -58,10 +58,10 @@ class Trainer:
         self.run_: Run | None = None
         self.writer: Writer | None = None
         self.committed: dict[str, Any] | None = None
-        self.started_from = ""  # what the first session says of --init
+        self.started_from = ""  # what the first session prints about --init
 
     def run(self) -> None:
-        """Trains to the end, over as many sessions as it takes."""
+        """Train to the end, in as many sessions as there are."""
         try:
             elastic.run_sessions(self.session, self.save, self.restore)
         except Lost as error:
@@ -76,7 +76,7 @@ class Trainer:
                 self.lock.close()
 
     def session(self, commit: elastic.Commit) -> None:
-        """Every process does the same from here on, whether it was here before or has just joined."""
+        """Train in one session. Processes that were there before and processes that have just joined do the same."""
         self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
@@ -107,25 +107,28 @@ class Trainer:
                     ).train()
             finally:
                 if writer is not None:
-                    writer.wait()  # also of a run that fails: what it holds is good
+                    writer.wait()  # also if the run fails, as the content is good
             images = (run.plan.iterations - before) * run.plan.minibatch
             finish(run, state, world, log, writer, images / (time.monotonic() - started))
 
     def prepare(self, world: World) -> Run:
-        """Data, plan and folder: agreed on by all processes, or refused by all."""
+        """Open data, plan and folder. If one process cannot, all processes raise its error."""
         self.run_ = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
         self.source = self.run_.source
         return self.run_
 
     def find_folder(self) -> Path:
-        """The run's folder, locked: on rank 0, which may be another process than in the session before."""
+        """Return the run's folder and lock it. This happens on rank 0, which may be another process than before."""
         folder = self.folder or run_folder.find_folder(self.config)
         self.lock = self.lock or lock_folder(folder, patience=2 if self.folder is None else 30)
         return folder
 
     def share(self, run: Run, world: World) -> State:
-        """The state on every process: rank 0's, which was here before, or has read the newest checkpoint or --init."""
-        first = self.committed is None  # not: here for the first time; the session before may have been cut short
+        """Give all processes the state of rank 0.
+
+        Rank 0 has trained before, or has read the newest checkpoint or the weights of --init.
+        """
+        first = self.committed is None  # true also if the session before was interrupted
         self.folder = run.folder
         if self.state is None:
             self.state = make_state(run, world)
@@ -138,7 +141,7 @@ class Trainer:
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:
-        """Writes what is known at the start and opens the log, on rank 0. Raises UserError on every process."""
+        """Write the files of the start and open the log, on rank 0. Raises UserError on every process."""
         logs = [Log()]
 
         def open_on_root() -> None:
@@ -154,41 +157,44 @@ class Trainer:
         return logs[0]
 
     def open_writer(self, run: Run, log: Log) -> Writer:
-        """One for all sessions: it may still be writing when a session ends."""
+        """Return the writer of checkpoints. All sessions use the same, as it may still write when a session ends."""
         self.writer = self.writer or Writer(run.folder, run.config.keep)
         self.writer.say = log.say
         return self.writer
 
     def loader_processes(self, run: Run, world: World) -> int:
-        """Of this process. Raises UserError where a host's shared memory is too small for those of its processes."""
+        """Return the number of loader processes of this process.
+
+        Raises UserError if the shared memory of a host is too small for the loader processes of its processes.
+        """
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # an evaluation begins while training batches wait
+        images = run.plan.per_worker + evaluation.BATCH  # an evaluation begins while training batches are in memory
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes
 
     def save(self) -> None:
-        """Keeps what an elastic run goes back to."""
+        """Copy the state in memory, so that an elastic run can go back to it."""
         if is_elastic() and self.state is not None and self.run_ is not None:
             self.committed = checkpoint.snapshot(self.state, self.run_)
 
     def restore(self) -> None:
-        """Goes back to what was kept. Before the first commit there is nothing, and nothing was changed."""
+        """Go back to the last copy. Before the first commit there is no copy, and the state has not changed."""
         self.watchdog.beat()
         if self.committed is not None and self.state is not None:
             checkpoint.restore(self.state, self.committed)
 
 
 def begin(run: Run, state: State) -> str:
-    """Reads the newest good checkpoint of the run's folder into the state; where there is none, the weights of --init.
+    """Read the newest checkpoint of the run's folder into the state, or the weights of --init if there is none.
 
     Returns:
-        What was loaded from --init, in words.
+        What was loaded from --init, as text.
 
     Raises:
-        UserError: the checkpoint is another run's, or the weights do not fit.
+        UserError: The checkpoint belongs to another run, or the weights do not fit.
     """
     content = read_newest(run.folder, lambda text: print(text, flush=True))
     if content is None:
@@ -203,20 +209,20 @@ def begin(run: Run, state: State) -> str:
 
 
 def start_from(state: State, config: Config) -> str:
-    """Loads the weights of --init into the state. Returns what was loaded, in words. Raises UserError."""
+    """Load the weights of --init into the state. Return what was loaded, as text. Raises UserError."""
     path = Path(config.init)
     weights = state_dict_of(read_any(path, lambda text: print(text, flush=True)), path)
     return load_weights(state.network, weights, config.model, path)
 
 
 def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None, images_per_second: float) -> None:
-    """Prints the result, then makes sure that the last checkpoint and result.json are written.
+    """Print the result, then wait until the last checkpoint and result.json are written.
 
-    Errors are fractions; the paper reports the median of the last five epochs. A run without result.json can be
-    resumed. So it is written last.
+    Errors are fractions. The paper reports the median over the last five epochs. result.json is written last, because a
+    run without it can be resumed.
 
     Raises:
-        NotSaved: on every process, where the disk stays full.
+        NotSaved: The disk stays full. All processes raise it.
     """
     top1, top5 = state.errors[-1]
     median = statistics.median(pair[0] for pair in state.errors[-5:])

@@ -18,8 +18,9 @@ from app.recipe.plan import Position
 class State:
     """The objects that training changes, and the run's position.
 
-    optimizer: what app.world.world.distribute returns. loss_scale: for fp16 only. errors: top-1 and top-5 validation
-    error of each epoch, as fractions.
+    optimizer: the optimizer that app.world.world.distribute returns.
+    loss_scale: for fp16 only.
+    errors: the top-1 and top-5 validation error of each epoch, as fractions.
     """
 
     network: nn.Module
@@ -30,7 +31,7 @@ class State:
     errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that the next steps depend on, by name: the tensors themselves, not copies."""
+        """Return every tensor that the next steps depend on, by name. They are not copied."""
         network = self.network.state_dict()
         named = {f"model.{name}": t for name, t in network.items() if not name.endswith("num_batches_tracked")}
         named |= {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
@@ -39,15 +40,15 @@ class State:
         return named
 
     def finite(self) -> bool:
-        """Whether no tensor has NaN or infinite values. Waits for the device."""
+        """Return whether all tensors are free of NaN and infinite values. It waits for the device."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())
 
 
 def norms(state: State) -> dict[str, float]:
-    """The Euclidean norms of all learned parameters and of their last gradient.
+    """Return the Euclidean norms of all learned parameters and of their last gradient.
 
-    It waits for the device, and is therefore used for logged steps only. The gradients are sums over all workers
-    already, so that it needs no communication.
+    It waits for the device, and is therefore called for logged steps only. The gradients are already sums over all
+    workers, so that no communication is needed.
     """
     learned = learned_parameters(state.optimizer)
     gradients = [p.grad for p in learned if p.grad is not None]

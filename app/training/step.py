@@ -1,4 +1,4 @@
-"""One step of the paper: each worker's images go forward and backward, the gradients are summed, SGD updates once."""
+"""A step of the paper: each worker's images go forward and backward, gradients are summed, SGD makes one update."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def train_step(
     state: State, batches: Iterable[Batch], forward_pass: ForwardPass, minibatch: int, stop: bool,
     loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Makes a step with this process's share of the minibatch.
+    """Make a step with this process's share of the minibatch.
 
-    The report is summed by the same allreduce as the gradients, so that every process knows it and the step needs no
-    other communication. Reading it waits for the device; returning it does not.
+    The report is summed by the same allreduce as the gradients, so that every process knows it, and the step needs no
+    other communication. Reading the report waits for the device; returning it does not.
 
     Args:
-        state: the run's state, whose learning rate is set.
-        batches: one batch of n images for each worker that this process computes.
-        forward_pass: how this process computes the network.
+        state: The run's state, whose learning rate is set.
+        batches: A batch of n images for each worker that this process computes.
+        forward_pass: How this process computes the network.
         minibatch: kn, the images of the step on all processes together.
-        stop: whether this process was asked to stop.
-        loss_factor: 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
-        hooks: called as the step goes on.
-        label_smoothing: the share of each label that is spread evenly over all classes (0 in the paper).
+        stop: Whether this process was asked to stop.
+        loss_factor: It is 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
+        hooks: They are called during the step.
+        label_smoothing: The share of each label that is spread evenly over all classes (0 in the paper).
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class
@@ -46,7 +46,7 @@ def train_step(
         hooks.after_copy()
         logits = forward_pass.compute(state.network, x)
         hooks.after_forward()
-        # Remark 3 (section 3): a sum over the worker's images divided by kn, not by n; Horovod sums over workers.
+        # Section 3, remark 3: the sum over a worker's images is divided by kn, not n. Horovod sums over the workers.
         logits = logits.to(forward_pass.mean.dtype)
         loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing) / minibatch
         with torch.no_grad():

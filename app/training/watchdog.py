@@ -1,6 +1,6 @@
-"""Ends a process that stalls, and says where it was.
+"""Ends a process that hangs, with a message that says where it hangs.
 
-A thread watches the main thread, and tells the guard (app/world/guard.py) what that does.
+A thread watches the main thread, and tells the guard (app/world/guard.py) what the main thread does.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from app.base.errors import FAILED
 from app.base.phase import WAITING, current_phase
 from app.world import guard
 
-GRACE = 5.0  # seconds more for processes that wait for others, so that the one they wait for reports first
-ENDING = 10.0  # seconds that the end of a run may take, with GRACE; a time-out of a minute or more includes them
+GRACE = 5.0  # more seconds for processes that wait for others, so that the process that hangs reports first
+ENDING = 10.0  # seconds for the end of a run, GRACE included; a timeout of a minute or more includes them
 _TICK = 1.0  # seconds between two messages to the guard
 
 
 class Watchdog:
-    """Ends this process, with its place and stack, when `beat` was not called for `timeout` seconds; 0 never does.
+    """Ends this process, with its place and stack, if `beat` was not called for `timeout` seconds; 0 means never.
 
-    With a time-out of a minute or more it does so ENDING seconds earlier, so that the whole run has ended in time.
-    The main thread must make it, before anything that may hang.
+    With a timeout of a minute or more it does so ENDING seconds earlier, so that the whole run has ended in time. The
+    main thread must make it, before any code that may hang.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -38,11 +38,11 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, place: str = "") -> None:
-        """Tells the watchdog that the run goes on. place: where it is now, "" for the same place as before."""
+        """Tell the watchdog that the run continues. place: where it is now, "" for the same place as before."""
         self.place, self.silent = place or self.place, 0.0
 
     def where(self, phase: str) -> str:
-        """A phase (app/base/phase.py) with the place in the run."""
+        """Return the phase (app/base/phase.py) and the place in the run."""
         return f"{phase}, at {self.place}"
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Watchdog:
         guard.dismiss()
 
     def _watch(self) -> None:
-        """Counts time in ticks, so that the time in which a host or this process was suspended does not count."""
+        """Count time in ticks, so that the time during which this process or its host was suspended does not count."""
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
         while not self.stopped.wait(tick):
             frame, phase = sys._current_frames().get(self.main), current_phase()
