@@ -1,0 +1,93 @@
+"""A network trained from a folder, from ImageNet's archives and from shards: the same bits, interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.app_server import AppServer
+from tests.support.imagenet_archives import make_archives
+from tests.support.in_process import succeed
+from tests.support.programs import run, run_ranks
+
+LAYOUTS = ("folder", "archives", "shards")
+EPOCHS, STEPS = 20, 60  # of the run that is killed: 12 images, 4 in a step
+OPTIONS = [
+    "--image-size", "24", "--resize", "28", "--model", "resnet8", "--width", "4", "--epochs", str(EPOCHS),
+    "--minibatch", "4", "--per-worker", "4", "--loader-processes", "0", "--device", "cpu", "--log-every", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same 12 + 7 images in each of LAYOUTS."""
+    root = tmp_path_factory.mktemp("data")
+    make_archives(root / "archives")
+    succeed("prepare-imagenet", root / "archives", root / "folder", "--processes", 1)
+    succeed("pack", root / "folder", root / "shards", "--images", 5, "--processes", 1)
+    return root
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)  # type: ignore[no-any-return]
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Every tensor bit for bit, and what else a run leaves."""
+    pairs = [(found["model"][name], expected["model"][name]) for name in expected["model"]]
+    pairs += list(zip(found["momentum"], expected["momentum"], strict=True))
+    assert len(pairs) > 60
+    assert all(torch.equal(a, b) for a, b in pairs)
+    for name in ("position", "errors", "fingerprint", "classes"):
+        assert found[name] == expected[name]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_networks_are_equal_on_any_number_of_processes(data: Path, tmp_path: Path, processes: int) -> None:
+    launcher = ["--launcher", "none"] if processes == 1 else ["-np", str(processes), "--launcher", "horovodrun"]
+    options = ["train", tmp_path, int(processes == 2), *(data / layout for layout in LAYOUTS)]
+    rank = run_ranks("tests/integration/stored_alike_rank.py")
+    run(*rank, *launcher, *options, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    folder, archives, shards = (checkpoint(tmp_path / layout) for layout in LAYOUTS)
+    assert folder["position"] == {"epoch": 2, "seen": 0}
+    assert_equal(archives, folder)
+    assert_equal(shards, folder)
+
+
+def logged(folder: Path) -> list[tuple[Any, ...]]:
+    try:
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
+    return [tuple(line[name] for name in ("kind", "iteration", "loss", "top1_error", "lr")) for line in lines]
+
+
+def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on the archives, killed, continued on the shards, killed, continued on the folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    with AppServer() as apps:
+        assert apps.end(apps.start("train", "--data", str(data / "folder"), "--output", str(alone), *OPTIONS)) == 0
+        where = ["--output", str(killed)]
+        for layout, until in (("archives", 20), ("shards", 40), ("folder", STEPS)):
+            child = apps.start("train", "--data", str(data / layout), *where, *OPTIONS, "--checkpoint-every", "2")
+            if until < STEPS:
+                while max((line[1] for line in logged(killed)), default=0) < until:
+                    assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
+                    time.sleep(0.001)
+                os.kill(child, signal.SIGKILL)
+                assert apps.end(child) == -signal.SIGKILL
+            else:
+                assert apps.end(child) == 0
+            where = ["--resume", str(killed)]
+    assert_equal(checkpoint(killed), checkpoint(alone))
+    assert logged(killed) == logged(alone) and len(logged(killed)) > STEPS
