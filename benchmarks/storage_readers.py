@@ -1,0 +1,108 @@
+"""The loaders that benchmarks/storage.py compares: what each reads as files, and as minibatches of 64 crops of 224."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.data.loader import Loader
+from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
+from app.storage.index import read_index
+
+BATCH, SIDE = 64, 224
+BUFFER = 1000  # images of WebDataset's shuffle, as its documentation has it
+
+
+def layout_of(reader: str) -> str:
+    """Return the folder that a reader reads."""
+    return {"ours, folder": "folder", "ours, official archives": "official", "ours, shards": "shards"}.get(
+        reader, "folder" if reader == "ImageFolder" else "shards"
+    )
+
+
+def our_files(root: Path, processes: int, process: int) -> Iterator[int]:
+    """Read a share of the images in random order; yields 1 for each."""
+    files = read_index(str(root)).train
+    for place in np.random.default_rng(0).permutation(len(files))[process::processes].tolist():
+        files.read(place)
+        yield 1
+
+
+def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]:
+    """The same by ImageFolder."""
+    from torchvision.datasets import ImageFolder
+
+    dataset = ImageFolder(str(root / "train"), loader=lambda path: Path(path).read_bytes())
+    for place in np.random.default_rng(0).permutation(len(dataset))[process::processes].tolist():
+        dataset[place]
+        yield 1
+
+
+def webdataset_files(root: Path, processes: int, process: int) -> Iterator[int]:
+    """The same by WebDataset: whole shards in random order, shuffled in a buffer."""
+    for _ in _webdataset(root, process, processes):
+        yield 1
+
+
+def _webdataset(root: Path, process: int = 0, processes: int = 1) -> Any:
+    import webdataset
+
+    shards = [str(path) for path in sorted(root.glob("train-*.tar"))][process::processes]
+    return webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(BUFFER)
+
+
+@contextmanager
+def our_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
+    """Our loader, one epoch; yields an iterator over the sizes of its minibatches."""
+    source = open_source(str(root), image_size=SIDE, resize=256)
+    order = np.random.default_rng(0).permutation(len(source.train)).tolist()
+    batches = ([(0, place) for place in order[first : first + BATCH]] for first in range(0, len(order), BATCH))
+    with Loader(source.train, batches, processes=processes, pin_memory=False) as loader:
+        yield (len(labels) for _, labels in loader)
+
+
+def _transforms() -> Any:
+    from torchvision import transforms
+
+    steps = [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    return transforms.Compose([*steps, transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+
+
+@contextmanager
+def torchvision_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
+    """The usual loader of torchvision's references."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    dataset = ImageFolder(str(root / "train"), _transforms())
+    yield (len(labels) for _, labels in DataLoader(dataset, BATCH, shuffle=True, num_workers=processes))
+
+
+@contextmanager
+def webdataset_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
+    """WebDataset's loader as its documentation has it, with the same transforms."""
+    import webdataset
+
+    dataset = _webdataset(root).decode("pil").to_tuple("jpg;jpeg;png", "cls").map_tuple(_transforms(), int)
+    loader = webdataset.WebLoader(dataset.batched(BATCH), batch_size=None, num_workers=processes)
+    yield (len(labels) for _, labels in loader)
+
+
+READERS: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
+    "ours, folder": our_files,
+    "ours, official archives": our_files,
+    "ours, shards": our_files,
+    "ImageFolder": torchvision_files,
+    "webdataset": webdataset_files,
+}
+BATCHES: dict[str, Callable[[Path, int], AbstractContextManager[Iterator[int]]]] = {
+    "ours, folder": our_batches,
+    "ours, official archives": our_batches,
+    "ours, shards": our_batches,
+    "ImageFolder": torchvision_batches,
+    "webdataset": webdataset_batches,
+}
