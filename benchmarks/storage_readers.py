@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from app.data.loader import Loader
-from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
 from app.storage.index import read_index
 
 BATCH, SIDE = 64, 224
@@ -58,6 +56,9 @@ def _webdataset(root: Path, process: int = 0, processes: int = 1) -> Any:
 @contextmanager
 def our_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
     """Our loader, one epoch; yields an iterator over the sizes of its minibatches."""
+    from app.data.loader import Loader  # here, as the processes that only read files do not need torch
+    from app.data.sources import open_source
+
     source = open_source(str(root), image_size=SIDE, resize=256)
     order = np.random.default_rng(0).permutation(len(source.train)).tolist()
     batches = ([(0, place) for place in order[first : first + BATCH]] for first in range(0, len(order), BATCH))
@@ -67,6 +68,8 @@ def our_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
 
 def _transforms() -> Any:
     from torchvision import transforms
+
+    from app.data.sources import IMAGENET_MEAN, IMAGENET_STD
 
     steps = [transforms.RandomResizedCrop(SIDE), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     return transforms.Compose([*steps, transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
