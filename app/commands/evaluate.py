@@ -47,6 +47,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="folder to write evaluation.json, classes.txt, confusion.txt and confusion.png to",
     )
+    add("--ema", action="store_true", help="use the averaged weights of a run with --ema")
     add("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("run")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
 
     stop = StopRequest()
     here = world.start(options.collectives, options.device)
-    trained = together(lambda: load(options.weights))
+    trained = together(lambda: load(options.weights).averaged() if options.ema else load(options.weights))
     source = together(
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )

@@ -26,7 +26,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh export",
         description="Write a trained network for other programs. A JSON file next to it says how to prepare images and"
-        " which classes there are.",
+        " which classes there are. Of a run with --ema, the averaged weights are written too, as NAME.ema.ENDING.",
         epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
     )
     add = parser.add_argument
@@ -62,7 +62,7 @@ def _refuse_to_overwrite(path: Path, weights: Path) -> None:
     """Raises UserError if --output or the JSON file next to it would replace a file that is not an export."""
     if path.exists() and ((weights.exists() and path.samefile(weights)) or path.absolute().parent.name == CHECKPOINTS):
         raise UserError(f"--output {path} would overwrite the weights themselves: give another file")
-    facts = path.with_suffix(".json")
+    facts = path.with_name(f"{path.name}.json")
     if facts.exists():
         try:
             content = json.loads(facts.read_text())
@@ -77,20 +77,24 @@ def main(argv: Sequence[str]) -> None:
     options = parse(argv)
 
     from app.trained import exports
-    from app.trained.trained import load
+    from app.trained.trained import facts_path, load
 
     trained, path = load(options.weights), Path(options.output)
-    facts = trained.preprocessing() | {"format": options.format}
-    try:
-        if options.format == "onnx":
-            facts |= exports.write_onnx(trained, path, options.opset)
-        elif options.format == "detectron2":
-            facts |= exports.write_detectron2(trained, path)
-        elif options.format == "safetensors":
-            exports.write_safetensors(trained, path)
-        else:
-            exports.write_state_dict(trained, path)
-        path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--output {path} cannot be written: {error.strerror or error}") from None
-    print(f"{path}: {facts['model']}, {len(trained.classes)} classes; {path.with_suffix('.json')} says how to use it")
+    networks = {path: trained}
+    if trained.average is not None:
+        networks[path.with_name(f"{path.stem}.ema{path.suffix}")] = trained.averaged()
+    for file, network in networks.items():
+        facts = network.preprocessing() | {"format": options.format}
+        try:
+            if options.format == "onnx":
+                facts |= exports.write_onnx(network, file, options.opset)
+            elif options.format == "detectron2":
+                facts |= exports.write_detectron2(network, file)
+            elif options.format == "safetensors":
+                exports.write_safetensors(network, file)
+            else:
+                exports.write_state_dict(network, file)
+            facts_path(file).write_text(json.dumps(facts, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--output {file} cannot be written: {error.strerror or error}") from None
+        print(f"{file}: {facts['model']}, {len(network.classes)} classes; {facts_path(file)} says how to use it")

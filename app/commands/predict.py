@@ -25,6 +25,7 @@ def make_parser() -> Parser:
     )
     add("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files")
     add("--top", type=int, default=5, help="number of classes to show (default: 5)")
+    add("--ema", action="store_true", help="use the averaged weights of a run with --ema")
     add("--json", action="store_true", help="print the classes of each image as a line of JSON")
     return parser
 
@@ -50,6 +51,8 @@ def main(argv: Sequence[str]) -> None:
     from app.trained.trained import in_words, load
 
     trained = load(options.weights)
+    if options.ema:
+        trained = trained.averaged()
     forward_pass, names = trained.forward_pass(torch.device("cpu")), in_words(trained.classes, trained.data)
     for path in options.images:
         with torch.inference_mode():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from app.model.optimizer import learned_parameters
+from app.model.optimizer import clip_gradients, learned_parameters
 
 START, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # the values of torch.amp.GradScaler
 
@@ -27,14 +27,16 @@ class LossScale:
         """Return the state: the scale, and the number of steps since it last changed, [1] each."""
         return [self.scale, self.good_steps]
 
-    def step(self, optimizer: Optimizer) -> None:
+    def step(self, optimizer: Optimizer, largest_norm: float = 0.0) -> None:
         """Make the optimizer's step with unscaled gradients, or no step if they overflow, and adapt the scale.
 
-        `optimizer` is Horovod's wrapper of fused SGD, and has summed the gradients already.
+        `optimizer` is Horovod's wrapper of fused SGD, and has summed the gradients already. `largest_norm` is that of
+        `clip_gradients`.
         """
         scaled = [p.grad for p in learned_parameters(optimizer) if p.grad is not None]
         overflow = torch.zeros_like(self.scale)
         torch._amp_foreach_non_finite_check_and_unscale_(scaled, overflow, self.scale.reciprocal())
+        clip_gradients(optimizer, largest_norm)
         optimizer.found_inf = overflow  # type: ignore[attr-defined]  # fused SGD reads it on the device and does nothing
         optimizer.step()
         torch._amp_update_scale_(self.scale, self.good_steps, overflow, GROWTH, BACKOFF, GROWTH_STEPS)

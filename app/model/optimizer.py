@@ -91,6 +91,21 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
             group["lr"] = lr * group["lr_factor"]
 
 
+@torch.no_grad()
+def clip_gradients(optimizer: Optimizer, largest: float) -> None:
+    """Scales the gradient of a step, summed over all workers, so that its norm is at most `largest`; 0 is no limit.
+
+    It does not wait for the device. The norm is computed in float64, so that the order of its sum, which depends on the
+    number of threads, does not show in the factor.
+    """
+    if not largest:
+        return
+    gradients = [p.grad for p in learned_parameters(optimizer) if p.grad is not None]
+    norms = torch._foreach_norm(gradients, 2, dtype=torch.float64)
+    factor = (largest / torch.linalg.vector_norm(torch.stack(norms))).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+
 def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:
     """Make the next step one of form (10) without momentum correction, the mistake that remark 2 warns of.
 

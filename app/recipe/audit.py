@@ -127,7 +127,7 @@ def _beyond(config: Config, images: int) -> str:
 
 
 # Options of methods that the paper does not have, with the values that turn them off.
-BEYOND = {"init": "", "freeze": "none", "head_lr_factor": 1.0}
+BEYOND = {"init": "", "freeze": "none", "head_lr_factor": 1.0, "clip_grad_norm": 0.0, "ema": 0.0}
 REMARKS = (
     _values("remark 1", "3", "scaling the loss is not the same as scaling the learning rate",
             "the learning rate is scaled, the loss and weight decay are not", scaled="rate"),

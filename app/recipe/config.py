@@ -40,6 +40,7 @@ ABOVE_0 = Limits("a number above 0", lambda value: value > 0)
 FROM_0 = Limits("0 or more", lambda value: value >= 0)
 FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
 TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
+BELOW_1 = Limits("0 or more, below 1", lambda value: 0 <= value < 1)
 SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # more overflows a wait
 FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's own", lambda value: value >= 0 or value == -1)
 FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
@@ -211,6 +212,18 @@ class Config:
     head_lr_factor: float = option(
         1.0, "optimizer", "factor of the last layer's learning rate, for weights of --init", limits=ABOVE_0
     )
+    clip_grad_norm: float = option(
+        0.0,
+        "optimizer",
+        "largest norm of a step's gradient, to which a larger gradient is scaled down; 0: no limit (paper: none)",
+        limits=FROM_0,
+    )
+    ema: float = option(
+        0.0,
+        "optimizer",
+        "decay of a moving average of the weights, which is evaluated and exported next to them; 0: none (paper: none)",
+        limits=BELOW_1,
+    )
     loss_divisor: str = option(
         "kn", "optimizer", "number by which a worker's summed loss is divided (paper: kn)", choices=("kn", "n")
     )
@@ -240,6 +253,9 @@ class Config:
         "5m", "run", "steps between checkpoints, or a time such as 90s, 5m, 1h; 0: only at the end of epochs", free=True
     )
     keep: int = option(2, "run", "number of checkpoints to keep", limits=ABOVE_0, free=True)
+    keep_best: bool = option(
+        False, "run", "keep the checkpoint with the lowest validation error too, as best.pt", free=True
+    )
     commit_every: int = option(
         10, "run", "steps between the copies in memory to which an elastic run goes back", limits=ABOVE_0, free=True
     )

@@ -80,7 +80,8 @@ class Board:
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Write errors, as fractions against steps and images, and in percent against epochs as the paper does."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
-        found = {name: values[name] for name in ("loss", "top1_error", "top5_error")}
+        names = [f"{kind}{name}" for kind in ("", "ema_") for name in ("loss", "top1_error", "top5_error")]
+        found = {name: values[name] for name in names if name in values}
         add_scalars(self.evaluation_steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
         seen = iteration * self.plan.minibatch
         add_scalars(self.evaluation_images, {f"images/validation_{name}": value for name, value in found.items()}, seen)

@@ -14,6 +14,7 @@ LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_li
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
 CHECKPOINTS = "checkpoints"  # a folder of iteration-NUMBER.pt
 LAST_CHECKPOINT = "last.pt"  # another name of the newest checkpoint in CHECKPOINTS
+BEST_CHECKPOINT = "best.pt"  # another name of the checkpoint with the lowest validation error, with --keep-best
 RESULT = "result.json"  # the errors of a finished run
 PREEMPTED = "preempted"  # an empty file that marks a run that was stopped and can be continued
 LOCK = "lock"  # locked by the process that writes the folder (folder_lock.py)

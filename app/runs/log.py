@@ -39,7 +39,9 @@ class Log:
         self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]
     ) -> None: ...
 
-    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None: ...
+    def evaluation(
+        self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None
+    ) -> None: ...
 
     def sync(self) -> None: ...
 
@@ -100,7 +102,8 @@ class RunLog(Log):
                 self.board.train(position, steps, values)
         self.screen.train(position, values)
 
-    def evaluation(self, position: Position, result: Evaluation, lr: float) -> None:
+    def evaluation(self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None) -> None:
+        """Writes one line of log.jsonl, and all values to TensorBoard. average: the averaged weights', with --ema."""
         steps, loss, wrong = self.so_far
         self.so_far = [0.0, 0.0, 0.0]
         values = {
@@ -113,6 +116,8 @@ class RunLog(Log):
             "skipped_images": self.plan.skipped,
             "images_per_second": self.images_per_second,
         }
+        if average is not None:
+            values |= {f"ema_{name}": getattr(average, name) for name in ("loss", "top1_error", "top5_error")}
         self._write(EVALUATION, position, values)
         if self.board is not None:
             with self._unharmed():

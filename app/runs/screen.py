@@ -60,10 +60,11 @@ class Screen:
 
     def evaluation(self, position: Position, values: dict[str, float]) -> None:
         self.last_line = time.monotonic()
+        averaged = f", of the averaged weights {values['ema_top1_error']:.2%}" if "ema_top1_error" in values else ""
         skipped = f" ({values['skipped_images']:,} images skipped)" if values["skipped_images"] else ""
         self.say(
             f"epoch {position.epoch + 1}/{self.plan.epochs}: validation error {values['top1_error']:.2%}"
-            f" (top-5 {values['top5_error']:.2%});"
+            f" (top-5 {values['top5_error']:.2%}){averaged};"
             f" {self._training(position, values['train_loss'], values['train_top1_error'])}{skipped}"
         )
 

@@ -38,6 +38,7 @@ class TrainedNetwork:
     mean, std: the numbers that normalise each channel, for pixels between 0 and 1.
     data: the data set on which it was trained, "" if the file does not say.
     classes_known: whether the file, or the JSON file next to it, names the classes.
+    average: the network with averaged weights, if the run had --ema.
     """
 
     network: nn.Module
@@ -49,6 +50,13 @@ class TrainedNetwork:
     std: tuple[float, ...]
     data: str = ""
     classes_known: bool = True
+    average: nn.Module | None = None
+
+    def averaged(self) -> TrainedNetwork:
+        """The same with the averaged weights. Raises UserError where the run had no --ema."""
+        if self.average is None:
+            raise UserError("there are no averaged weights, as the network was trained without --ema: leave --ema out")
+        return replace(self, network=self.average)
 
     @property
     def channels(self) -> int:
@@ -114,6 +122,7 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
         mean=tuple(content["mean"]),
         std=tuple(content["std"]),
         data=config.data,
+        average=rebuild(content["average"]["model"], config) if content.get("average") else None,
     )
 
 
@@ -134,7 +143,9 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
     """
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
-    facts = path.with_suffix(".json")
+    facts = facts_path(path)
+    if not facts.is_file():  # an export of an earlier version, or written by hand
+        facts = path.with_suffix(".json")
     known = read_preprocessing(facts) if facts.is_file() else {}
     if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:
         raise UserError(f"{path} is not a state_dict of torchvision's ResNets: its layers have other shapes")
@@ -178,6 +189,11 @@ def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise UserError(f"the weights belong to another network than {config.model}: {reason}") from None
     return network.eval()
+
+
+def facts_path(path: Path) -> Path:
+    """Return the name of the JSON file that `export` writes next to a file of weights: net.pt.json for net.pt."""
+    return path.with_name(f"{path.name}.json")
 
 
 def read_preprocessing(path: Path) -> dict[str, Any]:

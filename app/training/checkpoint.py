@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from app.base.errors import UserError
+from app.model.moving_average import MovingAverage
 from app.model.optimizer import momentum_buffers
 from app.recipe.plan import Position
 from app.runs.run import Run
@@ -24,11 +26,13 @@ FORMAT = 1
 def snapshot(state: State, run: Run) -> dict[str, Any]:
     """Copy the state to host memory, as plain types that `torch.load(weights_only=True)` can read.
 
-    "model" is a state_dict with torchvision's names. "momentum" is in the optimizer's order of parameters.
+    "model" is a state_dict with torchvision's names. "momentum" is in the optimizer's order of parameters. "average",
+    only with --ema, holds the state_dict of the averaged network and its errors.
     """
-    return {
+    iteration = run.plan.iteration_at(state.position)
+    content = {
         "format": FORMAT,
-        "model": model_state(state.network, run.plan.iteration_at(state.position)),
+        "model": model_state(state.network.state_dict(), iteration),
         "momentum": [buffer.to("cpu", copy=True) for buffer in momentum_buffers(state.optimizer)],
         "loss_scale": [value.item() for value in state.loss_scale.tensors()] if state.loss_scale else [],
         "position": state.position._asdict(),
@@ -37,11 +41,16 @@ def snapshot(state: State, run: Run) -> dict[str, Any]:
         **run.source.describe(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
+    if state.average is not None:
+        averaged = {**state.network.state_dict(), **state.average.values}
+        errors = [list(pair) for pair in state.average_errors]
+        content["average"] = {"model": model_state(averaged, iteration), "errors": errors}
+    return content
 
 
-def model_state(network: nn.Module, iteration: int) -> dict[str, Tensor]:
-    """Return the network's state_dict with torchvision's names and types, copied to the CPU."""
-    state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tensor]:
+    """Return a state_dict with torchvision's names and types, copied to the CPU."""
+    state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(
@@ -66,6 +75,26 @@ def restore(state: State, content: dict[str, Any]) -> None:
             tensor.fill_(number)
     state.position = Position(**content["position"])
     state.errors = [(top1, top5) for top1, top5 in content["errors"]]
+    if state.average is not None:
+        restore_average(state, state.average, content.get("average"))
+
+
+def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] | None) -> None:
+    """Puts the average back. A run that was trained without begins it now. Raises UserError for another model's."""
+    if kept is None:
+        average.start()
+        return
+    try:
+        average.load(kept["model"])
+    except (KeyError, RuntimeError):
+        raise UserError("the checkpoint is of another model: its averaged weights have other names or shapes") from None
+    state.average_errors = [(top1, top5) for top1, top5 in kept["errors"]]
+
+
+def is_best(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint has the lowest validation error so far: of the averaged weights with --ema."""
+    errors = [top1 for top1, _ in content.get("average", content)["errors"]]
+    return content["position"]["seen"] == 0 and bool(errors) and errors[-1] < min(errors[:-1], default=math.inf)
 
 
 def digest(content: Any) -> str:
@@ -126,6 +155,10 @@ def _is_dict_of(kind: type, value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kind) for k, v in value.items())
 
 
+def _is_errors(value: object) -> bool:
+    return isinstance(value, list) and all(is_list_of(float, pair) and len(pair) == 2 for pair in value)
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
@@ -137,8 +170,9 @@ FORM: dict[str, Callable[[Any], bool]] = {
     "loss_scale": lambda value: is_list_of(float, value),
     "position": lambda value: _is_dict_of(int, value) and set(value) == set(Position._fields)
     and all(map(_is_count, value.values())),
-    "errors": lambda value: isinstance(value, list)
-    and all(is_list_of(float, pair) and len(pair) == 2 for pair in value),
+    "errors": lambda value: _is_errors(value),
+    "average": lambda value: value is None or (isinstance(value, dict) and set(value) == {"model", "errors"}
+    and _is_dict_of(Tensor, value["model"]) and _is_errors(value["errors"])),
     "config": lambda value: _is_dict_of(object, value),
     "classes": lambda value: is_list_of(str, value),
     "fingerprint": lambda value: isinstance(value, str),

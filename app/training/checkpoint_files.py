@@ -14,7 +14,7 @@ from app.base.errors import UserError
 from app.base.files import is_full, sync_folder, wait_for_space, write_whole
 from app.model.weights import read_file
 from app.recipe.config import Config
-from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT
+from app.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT
 from app.training import checkpoint
 
 PATIENCE = 300.0  # seconds to wait for space on a full disk before the last checkpoint is given up
@@ -36,9 +36,9 @@ def write(content: dict[str, Any], path: Path) -> None:
         raise (cause if isinstance(cause, OSError) else OSError(f"{error}".splitlines()[0])) from None
 
 
-def point_last_at(path: Path) -> None:
-    """Make last.pt another name of `path`. At any moment there is a complete last.pt."""
-    last, temporary = path.with_name(LAST_CHECKPOINT), path.with_name(LAST_CHECKPOINT + ".tmp")
+def point_at(path: Path, name: str) -> None:
+    """Make `name` another name of the file `path`, in the same folder. A complete file has it at any moment."""
+    last, temporary = path.with_name(name), path.with_name(name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(path, temporary)
@@ -108,11 +108,12 @@ class Writer:
     Args:
         folder: The run's folder.
         keep: The number of numbered checkpoints to keep.
+        best: Whether the checkpoint with the lowest validation error is kept too.
         say: Prints a line for the user.
     """
 
-    def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print) -> None:
-        self.folder, self.keep, self.say = folder, keep, say
+    def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print, best: bool = False) -> None:
+        self.folder, self.keep, self.say, self.best = folder, keep, say, best
         self.thread: threading.Thread | None = None
         self.unsaved: tuple[dict[str, Any], int] | None = None  # the last content, until it is written
         self.error: Exception | None = None
@@ -162,7 +163,9 @@ class Writer:
         content, iteration = self.unsaved
         path = self.folder / CHECKPOINTS / f"iteration-{iteration:09}.pt"
         write(content, path)
-        point_last_at(path)
+        point_at(path, LAST_CHECKPOINT)
+        if self.best and checkpoint.is_best(content):
+            point_at(path, BEST_CHECKPOINT)
         self.error = self.unsaved = None
         found = numbered(self.folder)
         later = [

@@ -17,6 +17,7 @@ from app.recipe.config import interval
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate, loss_factor
 from app.runs import run_folder
+from app.runs.evaluation import Evaluation
 from app.runs.log import Log
 from app.runs.run import Run
 from app.training.cadence import Cadence, StepReports, Throughput, not_finite, place
@@ -94,8 +95,11 @@ class TrainingLoop:
             hooks.before_step(state)
             batches = beating(islice(feed, self.workers_here), self.watchdog)
             factor = loss_factor(run.config, plan.epochs_at(state.position))
-            more = (self.forward_pass, plan.minibatch, self.stop.asked, factor, hooks, run.config.label_smoothing)
-            reports.add(train_step(state, batches, *more))
+            more = (self.forward_pass, plan.minibatch, self.stop.asked, factor, hooks)
+            beyond = (run.config.label_smoothing, run.config.clip_grad_norm)
+            reports.add(train_step(state, batches, *more, *beyond))
+            if state.average is not None:
+                state.average.update()
             state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)
             if self.reading.is_due(plan.iteration_at(state.position), 1) or self.at_end_of_epoch():
                 self.after_steps(reports, throughput)
@@ -128,22 +132,31 @@ class TrainingLoop:
         """Evaluate, move to the next epoch, compare the processes, and save."""
         run, state = self.run, self.state
         self.check_finite()
-        how = (self.world, self.forward_pass, self.loader_processes, self.asked)
-        if run.config.precise_bn and not measure_statistics(run, state, *how):
+        found, average = self.evaluate(), None
+        if found is not None and state.average is not None:
+            with state.average.in_use():
+                average = self.evaluate()
+        if found is None or (state.average is not None and average is None):
             self.leave()
             return
-        found = evaluate(state.network, run.source, *how, self.hooks)
-        if found is None:
-            self.leave()
-            return
-        self.log.evaluation(state.position, found, learning_rate(run.config, run.plan.epochs_at(state.position)))
+        lr = learning_rate(run.config, run.plan.epochs_at(state.position))
+        self.log.evaluation(state.position, found, lr, average)
         state.errors.append((found.top1_error, found.top5_error))
+        if average is not None:
+            state.average_errors.append((average.top1_error, average.top5_error))
         state.position = Position(state.position.epoch + 1)
         self.watchdog.beat(place(run, state.position))
         self.hooks.before_comparison(state)
         compare(state, self.world, f"after epoch {state.position.epoch}")
         self.save()
         self.commit()
+
+    def evaluate(self) -> Evaluation | None:
+        """Evaluates the network. Returns None, on every process, where a process was asked to stop."""
+        how = (self.world, self.forward_pass, self.loader_processes, self.asked)
+        if self.run.config.precise_bn and not measure_statistics(self.run, self.state, *how):
+            return None
+        return evaluate(self.state.network, self.run.source, *how, self.hooks)
 
     def asked(self) -> bool:
         """Return whether this process was asked to stop. A call also tells the watchdog that the run continues."""

@@ -14,6 +14,7 @@ from app.data.sources import Source, is_folder, open_data_set
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.freeze import freeze
 from app.model.loss_scale import LossScale
+from app.model.moving_average import MovingAverage
 from app.model.networks import NormLayer, make_network
 from app.model.optimizer import make_optimizer
 from app.model.piggyback import Piggyback
@@ -81,7 +82,9 @@ def make_state(run: Run, world: World) -> State:
     )
     if config.compile:
         network.compile(dynamic=False)
-    return State(network, piggyback, optimizer, LossScale(world.device) if config.precision == "fp16" else None)
+    loss_scale = LossScale(world.device) if config.precision == "fp16" else None
+    average = MovingAverage(network, config.ema) if config.ema else None
+    return State(network, piggyback, optimizer, loss_scale, average)
 
 
 def overlaps(config: Config, world: World) -> bool:

@@ -136,7 +136,8 @@ class Trainer:
             elastic.deal_again(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
             self.started_from = on_root(partial(begin, run, self.state))
-        self.state.position, self.state.errors = broadcast_object((self.state.position, self.state.errors))
+        kept = self.state.position, self.state.errors, self.state.average_errors
+        self.state.position, self.state.errors, self.state.average_errors = broadcast_object(kept)
         broadcast_parameters(self.state.tensors().items())  # Horovod: rank 0's state to all
         return self.state
 
@@ -158,7 +159,7 @@ class Trainer:
 
     def open_writer(self, run: Run, log: Log) -> Writer:
         """Return the writer of checkpoints. All sessions use the same, as it may still write when a session ends."""
-        self.writer = self.writer or Writer(run.folder, run.config.keep)
+        self.writer = self.writer or Writer(run.folder, run.config.keep, best=run.config.keep_best)
         self.writer.say = log.say
         return self.writer
 
@@ -212,7 +213,10 @@ def start_from(state: State, config: Config) -> str:
     """Load the weights of --init into the state. Return what was loaded, as text. Raises UserError."""
     path = Path(config.init)
     weights = state_dict_of(read_any(path, lambda text: print(text, flush=True)), path)
-    return load_weights(state.network, weights, config.model, path)
+    said = load_weights(state.network, weights, config.model, path)
+    if state.average is not None:
+        state.average.start()
+    return said
 
 
 def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None, images_per_second: float) -> None:
@@ -237,6 +241,9 @@ def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None
         "processes": world.size,
     }
     text = f"top-1 error {top1:.2%} (median of the last five epochs {median:.2%}), top-5 error {top5:.2%}"
+    if state.average_errors:
+        result["ema_top1_error"], result["ema_top5_error"] = state.average_errors[-1]
+        text += f"; of the averaged weights: top-1 error {result['ema_top1_error']:.2%}"
     log.finish(result, f"result: {text}")
 
     def write_out() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from app.model.loss_scale import LossScale
+from app.model.moving_average import MovingAverage
 from app.model.optimizer import learned_parameters, momentum_buffers
 from app.model.piggyback import Piggyback
 from app.recipe.plan import Position
@@ -20,15 +21,19 @@ class State:
 
     optimizer: the optimizer that app.world.world.distribute returns.
     loss_scale: for fp16 only.
+    average: for --ema only.
     errors: the top-1 and top-5 validation error of each epoch, as fractions.
+    average_errors: the same errors of the averaged weights.
     """
 
     network: nn.Module
     piggyback: Piggyback
     optimizer: Any
     loss_scale: LossScale | None = None
+    average: MovingAverage | None = None
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
+    average_errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that the next steps depend on, by name. They are not copied."""
@@ -37,6 +42,8 @@ class State:
         named |= {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
         if self.loss_scale is not None:
             named |= {f"loss_scale.{i}": t for i, t in enumerate(self.loss_scale.tensors())}
+        if self.average is not None:
+            named |= {f"average.{name}": t for name, t in self.average.values.items()}
         return named
 
     def finite(self) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.model.optimizer import clip_gradients
 from app.training.forward_pass import Batch, ForwardPass
 from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
@@ -18,7 +19,7 @@ REPORT_SIZE = 3
 
 def train_step(
     state: State, batches: Iterable[Batch], forward_pass: ForwardPass, minibatch: int, stop: bool,
-    loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0,
+    loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0, largest_norm: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Make a step with this process's share of the minibatch.
 
@@ -34,6 +35,7 @@ def train_step(
         loss_factor: It is 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
         hooks: They are called during the step.
         label_smoothing: The share of each label that is spread evenly over all classes (0 in the paper).
+        largest_norm: The norm of the summed gradient to which a larger gradient is scaled down; 0 is no limit.
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class
@@ -59,7 +61,8 @@ def train_step(
     hooks.after_sums()
     with state.optimizer.skip_synchronize():
         if state.loss_scale is None:
+            clip_gradients(state.optimizer, largest_norm)
             state.optimizer.step()
         else:
-            state.loss_scale.step(state.optimizer)
+            state.loss_scale.step(state.optimizer, largest_norm)
     return state.piggyback.report()

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = [
     "--model", "resnet18", "--image-size", "32", "--resize", "32", "--minibatch", "32", "--per-worker", "8",
     "--reference-minibatch", "32", "--reference-lr", "0.01", "--epochs", "2", "--precision", "fp64", "--device", "cpu",
-    "--freeze", "layer1", "--head-lr-factor", "5", "--checkpoint-every", "1", "--keep", "9", "--loader-processes", "0",
+    "--freeze", "layer1", "--head-lr-factor", "5", "--clip-grad-norm", "0.5", "--ema", "0.9",
+    "--checkpoint-every", "1", "--keep", "9", "--loader-processes", "0",
 ]  # fmt: skip
 
 
@@ -59,7 +60,8 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def tensors(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {**content["model"], **{f"momentum {i}": value for i, value in enumerate(content["momentum"])}}
+    found = {**content["model"], **{f"momentum {i}": value for i, value in enumerate(content["momentum"])}}
+    return found | {f"average {name}": value for name, value in content["average"]["model"].items()}
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -69,7 +71,7 @@ def test_any_number_of_processes(options: list[str], alone: Path, tmp_path: Path
     for name, value in tensors(expected).items():
         difference = (tensors(found)[name] - value).abs().max()
         assert difference <= 1e-10 * value.abs().max(), name
-    assert found["errors"] == expected["errors"]
+    assert found["errors"] == expected["errors"] and found["average"]["errors"] == expected["average"]["errors"]
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert lines[0]["loss"] > 0.5  # it has something to learn
 
@@ -86,3 +88,4 @@ def test_an_interrupted_run_goes_on_without_the_file(options: list[str], alone: 
     train(1, "--resume", run)
     found, expected = tensors(checkpoint(run)), tensors(checkpoint(alone))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not torch.equal(expected["average fc.weight"], expected["fc.weight"])

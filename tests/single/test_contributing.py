@@ -52,7 +52,7 @@ OPTION: Edits = [
     (
         "app/recipe/config.py",
         '    log_every: int = option(10, "run", "steps between lines of the log", limits=ABOVE_0, free=True)\n',
-        '    ema: float = option(0.0, "optimizer", "decay of an average of the weights")\n',
+        '    dropout: float = option(0.0, "optimizer", "share of the features that are left out")\n',
     )
 ]
 COMMAND: Edits = [
@@ -87,7 +87,7 @@ CASES = {  # what is added: edits, what is run then, what it shows
         "--schedule linear (He et al. 2019)",
     ),
     "recipe": (RECIPE, ["plan", "--recipe", "mine"], "30 epochs"),
-    "option": (OPTION, ["train", "--help"], "--ema EMA"),
+    "option": (OPTION, ["train", "--help"], "--dropout DROPOUT"),
     "command": (COMMAND, ["hello"], "hello"),
 }
 

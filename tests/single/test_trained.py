@@ -258,7 +258,7 @@ def bad_files(folder: Path, small: Path) -> None:
     torch.save({n: v for n, v in state.items() if not n.startswith("layer2")}, folder / "partial.pt")
     torch.save(state, folder / "beside.pt")
     (folder / "beside.json").write_text("{}")
-    (folder / "plan.json").write_text('{"images": 3}')
+    (folder / "plan.pt.json").write_text('{"images": 3}')
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints/last.pt").touch()
     torch.save({"state_dict": 3}, folder / "odd.pt")
@@ -285,7 +285,7 @@ BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a 
     (predict, "{s} {}/none.png {}/text.png {}/gone.png", "none.png (and 1 more): give the paths of JPEG or PNG files"),
     (predict, "{}/odd.pt {}/text.png", "holds no state_dict"),
     (predict, "{}/flat.pt {}/text.png", "its layers have other shapes"),
-    (export, "{s} --output {}/plan.pt", "plan.json, which is not an export"),
+    (export, "{s} --output {}/plan.pt", "plan.pt.json, which is not an export"),
     (export, "{s} --output {s}", "overwrite the weights themselves"),
     (export, "{s} --output {}/checkpoints/last.pt", "overwrite the weights themselves"),
     (predict, "{s} {}/empty", "cannot decode the image"),
