@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.recipe.config import Config
-from app.recipe.models import MODELS
+from app.recipe.models import MODELS, Architecture
 
 EXPANSION = {2: 1, 3: 4}  # convolutions of a block: its output channels as a multiple of its width
 
@@ -23,6 +23,7 @@ class Conv:
     kernel: the side of the kernel in pixels.
     size: the side of the output in pixels.
     kept: how many tensors of the output's size the backward pass needs: BN's input, and BN's output.
+    groups: the groups of channels, of which each output has one as its input.
     """
 
     inputs: int
@@ -30,6 +31,12 @@ class Conv:
     kernel: int
     size: int
     kept: int = 2
+    groups: int = 1
+
+    @property
+    def weights(self) -> int:
+        """The number of weights."""
+        return self.inputs // self.groups * self.outputs * self.kernel**2
 
 
 @dataclass(frozen=True)
@@ -55,26 +62,27 @@ def half(size: int) -> int:
     return (size + 1) // 2
 
 
-def stage(inputs: int, width: int, blocks: int, depth: int, size: int, stride: int) -> Iterator[Conv]:
+def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, stride: int) -> Iterator[Conv]:
     """Yield the convolutions of one stage of residual blocks.
 
     Args:
+        entry: The network.
         inputs: The channels of the stage's input.
-        width: The channels inside a block.
+        width: The channels inside a block of a plain network.
         blocks: The number of blocks.
-        depth: The convolutions of a block without the shortcut: 2, or 3 for a bottleneck block.
         size: The side of the stage's input in pixels.
         stride: The stride of the first block, which is in its first 3x3 convolution (section 5.1 of the paper).
     """
-    outputs = width * EXPANSION[depth]
+    outputs = width * EXPANSION[entry.convolutions]
+    inner = width * entry.width_per_group // 64 * entry.groups  # of a bottleneck block
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
             yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut, whose BN output is only added
-        if depth == 3:
-            yield Conv(inputs, width, 1, size)
-            yield Conv(width, width, 3, smaller)
-            yield Conv(width, outputs, 1, smaller)
+        if entry.convolutions == 3:
+            yield Conv(inputs, inner, 1, size)
+            yield Conv(inner, inner, 3, smaller, groups=entry.groups)
+            yield Conv(inner, outputs, 1, smaller)
         else:
             yield Conv(inputs, width, 3, smaller)
             yield Conv(width, width, 3, smaller)
@@ -83,16 +91,16 @@ def stage(inputs: int, width: int, blocks: int, depth: int, size: int, stride: i
 
 def convolutions(model: str, width: int, image_size: int, channels: int) -> list[Conv]:
     """Return all convolutions of a network, in order."""
-    blocks, depth, small = MODELS[model]
-    if small:
+    entry = MODELS[model]
+    if entry.small:
         first, convs, size = width, [Conv(channels, width, 3, image_size)], image_size
     else:
         first, convs, size = 64, [Conv(channels, 64, 7, half(image_size))], half(half(image_size))
     inputs = first
-    for number, count in enumerate(blocks):
+    for number, count in enumerate(entry.blocks):
         stage_width = first * 2**number
-        convs += stage(inputs, stage_width, count, depth, size, stride=2 if number else 1)
-        inputs, size = stage_width * EXPANSION[depth], convs[-1].size
+        convs += stage(entry, inputs, stage_width, count, size, stride=2 if number else 1)
+        inputs, size = stage_width * EXPANSION[entry.convolutions], convs[-1].size
     return convs
 
 
@@ -104,14 +112,14 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
     """
     convs = convolutions(config.model, config.width, image_size, channels)
     features = convs[-1].outputs
-    weights = sum(c.inputs * c.outputs * c.kernel**2 for c in convs)
+    weights = sum(c.weights for c in convs)
     pool = 3 * 64 * half(convs[0].size) ** 2 if not MODELS[config.model].small else 0
     return NetworkSize(
         parameters=weights + sum(2 * c.outputs for c in convs) + features * classes + classes,
         statistics=sum(2 * c.outputs for c in convs),
         tensors=3 * len(convs) + 3,
         activations=channels * image_size**2 + pool + sum(c.kept * c.outputs * c.size**2 for c in convs),
-        products=sum(c.inputs * c.outputs * c.kernel**2 * c.size**2 for c in convs),
+        products=sum(c.weights * c.size**2 for c in convs),
     )
 
 

@@ -73,15 +73,18 @@ def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: Norm
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
     """Return a network with the paper's initialisation, drawn from the seed."""
     torch.manual_seed(config.seed)
-    blocks, convolutions, small = MODELS[config.model]
-    if small:
-        network: nn.Module = SmallResNet(blocks, config.width, channels, classes, norm_layer)
+    entry = MODELS[config.model]
+    if entry.small:
+        network: nn.Module = SmallResNet(entry.blocks, config.width, channels, classes, norm_layer)
     else:
         from torchvision.models import resnet
 
         block: type[resnet.BasicBlock | resnet.Bottleneck]
-        block = resnet.Bottleneck if convolutions == 3 else resnet.BasicBlock
-        network = resnet.ResNet(block, list(blocks), num_classes=classes, norm_layer=norm_layer)
+        block = resnet.Bottleneck if entry.convolutions == 3 else resnet.BasicBlock
+        network = resnet.ResNet(
+            block, list(entry.blocks), num_classes=classes, norm_layer=norm_layer, groups=entry.groups,
+            width_per_group=entry.width_per_group,
+        )  # fmt: skip
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     initialise(network, config)

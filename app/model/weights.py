@@ -11,16 +11,23 @@ from torch import Tensor, nn
 
 from app.base.errors import UserError
 from app.base.text import some
-from app.recipe.models import MODELS
+from app.recipe.models import MODELS, Architecture
 
 PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # added to names by DataParallel and torch.compile
 LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
 COUNTER = "num_batches_tracked"  # a buffer of BN that old files do not have; here it follows from the position
 
-# (whether a block has three convolutions, the number of blocks in each stage) -> name
-ARCHITECTURES: dict[tuple[bool, tuple[int, ...]], str] = {
-    (entry.convolutions == 3, entry.blocks): name for name, entry in MODELS.items()
-}
+# The number of blocks in each stage, and for blocks of three convolutions the outputs and inputs of the first 3x3.
+Form = tuple[tuple[int, ...], tuple[int, int] | None]
+
+
+def form(entry: Architecture) -> Form:
+    """Return what distinguishes a network of the registry from the others."""
+    width = entry.groups * entry.width_per_group
+    return entry.blocks, (width, width // entry.groups) if entry.convolutions == 3 else None
+
+
+ARCHITECTURES = {form(entry): name for name, entry in MODELS.items()}
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -59,7 +66,11 @@ def recognise(weights: dict[str, Tensor]) -> str:
     found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
     blocks = {(int(m[1]), int(m[2])) for m in found if m}
     stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
-    return ARCHITECTURES.get(("layer1.0.conv3.weight" in weights, stages), "")
+    convolution = None
+    if "layer1.0.conv3.weight" in weights and "layer1.0.conv2.weight" in weights:
+        outputs, inputs, *_ = (*weights["layer1.0.conv2.weight"].shape, 0, 0)
+        convolution = outputs, inputs
+    return ARCHITECTURES.get((stages, convolution), "")
 
 
 @torch.no_grad()

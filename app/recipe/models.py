@@ -14,6 +14,8 @@ class Architecture(NamedTuple):
     """A residual network.
 
     blocks: the number of residual blocks in each stage. convolutions: the number of convolutions in a block, 2 or 3.
+    groups, width_per_group: the number of groups of the 3x3 convolution in a block of three, and the channels of each
+    group in the first stage (ResNeXt: Xie et al. 2017; wide ResNet: Zagoruyko and Komodakis 2016).
     small: whether it is for small images (a 3x3 convolution first, `--width` channels) or is one of torchvision's for
     ImageNet (a 7x7 convolution and a pool first, 64 channels).
     """
@@ -21,6 +23,13 @@ class Architecture(NamedTuple):
     blocks: tuple[int, ...]
     convolutions: int = 2
     small: bool = False
+    groups: int = 1
+    width_per_group: int = 64
+
+    @property
+    def depth(self) -> int:
+        """The number of layers with weights, shortcuts not counted: 50 for ResNet-50."""
+        return self.convolutions * sum(self.blocks) + 2
 
 
 STEM, ALL_BUT_LAST = "stem", "features"  # what --freeze can name besides a stage
@@ -35,4 +44,8 @@ MODELS = {
     "resnet50": Architecture((3, 4, 6, 3), convolutions=3),
     "resnet101": Architecture((3, 4, 23, 3), convolutions=3),
     "resnet152": Architecture((3, 8, 36, 3), convolutions=3),
+    "resnext50_32x4d": Architecture((3, 4, 6, 3), convolutions=3, groups=32, width_per_group=4),
+    "resnext101_32x8d": Architecture((3, 4, 23, 3), convolutions=3, groups=32, width_per_group=8),
+    "wide_resnet50_2": Architecture((3, 4, 6, 3), convolutions=3, width_per_group=128),
+    "wide_resnet101_2": Architecture((3, 4, 23, 3), convolutions=3, width_per_group=128),
 }

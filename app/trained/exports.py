@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from app.base.errors import UserError
+from app.recipe.models import MODELS
 from app.trained.trained import TrainedNetwork
 
 TOLERANCE = 1e-4  # the largest allowed difference between the logits of onnxruntime and torch
@@ -81,11 +82,14 @@ def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
     model = {detectron2_name(name): value.numpy() for name, value in weights_of(trained).items()}
     with path.open("wb") as file:
         pickle.dump({"model": model, "__author__": "torchvision", "matching_heuristics": True}, file)
+    entry = MODELS[trained.config.model]
     return {
         "config": {
             "MODEL.PIXEL_MEAN": [255 * value for value in trained.mean],
             "MODEL.PIXEL_STD": [255 * value for value in trained.std],
-            "MODEL.RESNETS.DEPTH": int(trained.config.model.removeprefix("resnet")),
+            "MODEL.RESNETS.DEPTH": entry.depth,
+            "MODEL.RESNETS.NUM_GROUPS": entry.groups,
+            "MODEL.RESNETS.WIDTH_PER_GROUP": entry.width_per_group,
             "MODEL.RESNETS.STRIDE_IN_1X1": False,
             "INPUT.FORMAT": "RGB",
         }

@@ -14,6 +14,7 @@ from app.model.networks import BasicBlock, make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
+from app.recipe.models import MODELS
 from app.training.step import REPORT_SIZE
 
 
@@ -21,7 +22,15 @@ def network(config: Config, channels: int = 3, classes: int = 1000) -> nn.Module
     return make_network(config, channels, classes, WorkerBatchNorm2d)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if not entry.small])
+def test_same_tensors_as_torchvision(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = network(Config(model=name)), getattr(torchvision.models, name)()
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_same_function_as_torchvision(name: str) -> None:
     ours = network(Config(model=name, last_gamma=0.5)).double()
     theirs = getattr(torchvision.models, name)().double()

@@ -18,6 +18,10 @@ DOCUMENTED = {
     "resnet50": 25557032,
     "resnet101": 44549160,
     "resnet152": 60192808,
+    "resnext50_32x4d": 25028904,
+    "resnext101_32x8d": 88791336,
+    "wide_resnet50_2": 68883240,
+    "wide_resnet101_2": 126886696,
 }
 
 
@@ -43,7 +47,15 @@ def products(network: nn.Module, channels: int, side: int) -> int:
 
 @pytest.mark.parametrize(
     ("model", "side", "channels"),
-    [("resnet8", 8, 1), ("resnet14", 20, 1), ("resnet20", 33, 3), ("resnet18", 64, 3), ("resnet50", 75, 3)],
+    [
+        ("resnet8", 8, 1),
+        ("resnet14", 20, 1),
+        ("resnet20", 33, 3),
+        ("resnet18", 64, 3),
+        ("resnet50", 75, 3),
+        ("resnext50_32x4d", 32, 3),
+        ("wide_resnet50_2", 32, 3),
+    ],
 )
 def test_against_the_network(model: str, side: int, channels: int) -> None:
     config = Config(model=model, width=12)
