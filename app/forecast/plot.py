@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
 from app.forecast.forecast import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw(rows: list[Row], path: Path, recipe: str) -> None:
@@ -14,12 +18,22 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "plan"
-    from matplotlib import pyplot as plt
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    try:
+        make_figure(rows, recipe).savefig(path, dpi=150, metadata=undated.get(path.suffix))
+    except OSError as error:
+        raise UserError(f"cannot write --plot {path}: {error.strerror}") from None
+
+
+def make_figure(rows: list[Row], recipe: str) -> Figure:
+    """Return the figure. The axis of a step's time starts at 0, so that the lengths of its values can be compared."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     x = [row.minibatch for row in rows]
     steps = [row.seconds_per_step for row in rows]
-    figure, left = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    left = figure.add_subplot()
     right = left.twinx()
     (step,) = left.plot(x, steps, "o-", color="black", label="time of a step (left)")
     (epoch,) = right.plot(
@@ -29,7 +43,7 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
     left.set_xticks(x, [f"{short(row.minibatch)}\n{row.gpus}" for row in rows], fontsize=8)
     left.minorticks_off()
     left.set_xlabel("minibatch kn (images), number of GPUs below")
-    left.set_ylim(0.75 * min(steps), 1.25 * max(steps))
+    left.set_ylim(0, 1.25 * max(steps))
     left.set_ylabel("time of a step (s)")
     right.set_yscale("log")
     right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -38,13 +52,7 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
     right.set_ylabel("time of an epoch (min)")
     left.set_title(f"plan of {recipe}, weak scaling", fontsize=10)
     left.legend(handles=[step, epoch], loc="upper center", frameon=False)
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        figure.savefig(path, dpi=150, metadata=undated.get(path.suffix))
-    except OSError as error:
-        raise UserError(f"cannot write --plot {path}: {error.strerror}") from None
-    finally:
-        plt.close(figure)
+    return figure
 
 
 def short(minibatch: int) -> str:

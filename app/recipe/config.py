@@ -126,7 +126,7 @@ class Config:
     synthetic_images: int = option(8192, "data", "number of training images of the synthetic data", limits=ABOVE_0)
     synthetic_classes: int = option(1000, "data", "number of classes of the synthetic data", limits=ABOVE_0)
 
-    model: str = option("resnet8", "model", "network to train", choices=tuple(MODELS))
+    model: str = option("resnet8", "model", f"network to train: {', '.join(MODELS)}", choices=tuple(MODELS))
     width: int = option(
         16, "model", "number of channels in the first stage of the networks for small images", limits=ABOVE_0
     )

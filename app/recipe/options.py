@@ -46,19 +46,47 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
+FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # what `--help` shows of Config
+FEW = 8  # choices that a help text shows in braces; the text of an option with more names them itself
+FIRST_TITLE = "the options that most runs need"
+
+
+class ShortHelp(argparse.Action):
+    """Prints the help of a command that makes a run: the options of FIRST, and those that only this command has."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        for action in parser._actions:
+            if action.dest in Config.__dataclass_fields__ and action.dest not in FIRST:
+                action.help = argparse.SUPPRESS
+        parser.print_help()
+        print(f"\n`{parser.prog} --help-all` shows all options.")
+        parser.exit()
+
+
+class LongHelp(argparse.Action):
+    """Prints the help with all options."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        parser.print_help()
+        parser.exit()
+
+
 def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = ()) -> None:
     """Add an option for each field of `Config` to a parser.
 
     groups: the groups whose fields are added, all if it is empty.
 
-    The parsed values contain only the options that were given.
+    The fields of FIRST are in a group of their own at the top. The parsed values contain only the options that were
+    given.
     """
     types = get_type_hints(Config)
-    made: dict[str, Any] = {}
-    for f in option_fields():
+    made: dict[str, Any] = {FIRST_TITLE: parser.add_argument_group(FIRST_TITLE)}
+    parser._action_groups.insert(0, parser._action_groups.pop())
+    for f in sorted(option_fields(), key=lambda f: FIRST.index(f.name) if f.name in FIRST else len(FIRST)):
         name = f.metadata["group"]
         if groups and name not in groups:
             continue
+        name = FIRST_TITLE if f.name in FIRST else name
         group = made.setdefault(name, None) or parser.add_argument_group(name)
         made[name] = group
         text = f.metadata["text"] + (f" (default: {default_of(f.name)})" if default_of(f.name) not in ("", ()) else "")
@@ -66,7 +94,8 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
         if types[f.name] is bool:
             group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **common)
         elif types[f.name] in (int, float, str):
-            metavar = None if f.metadata["choices"] else f.name.split("_")[-1].upper()
+            few = 0 < len(f.metadata["choices"]) <= FEW
+            metavar = None if few else f.name.split("_")[-1].upper()
             group.add_argument(
                 flag(f.name), type=types[f.name], choices=f.metadata["choices"] or None, metavar=metavar, **common
             )
@@ -91,7 +120,12 @@ def run_parser(prog: str, description: str, example: str, groups: Sequence[str] 
     groups: the groups of options that it has, all if it is empty.
     """
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
-    parser = Parser(prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}")
+    parser = Parser(
+        prog=prog, description=description, epilog=f"recipes:\n{names}\n\nexample: {example}", add_help=False
+    )
+    shows: dict[str, Any] = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
+    parser.add_argument("-h", "--help", action=ShortHelp, help="show the most important options", **shows)
+    parser.add_argument("--help-all", action=LongHelp, help="show all options", **shows)
     parser.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options change it")
     add_config_options(parser, groups)
     return parser

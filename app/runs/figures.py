@@ -26,6 +26,10 @@ class Curve:
     y: Sequence[float]
     dashed: bool = False
 
+    def covers(self, other: Curve) -> bool:
+        """Return whether this curve, drawn later, hides the other one."""
+        return self.dashed == other.dashed and list(self.x) == list(other.x) and list(self.y) == list(other.y)
+
 
 def figure(width: float, height: float) -> Figure:
     """Return an empty figure. Its width and height are in inches."""
@@ -96,13 +100,18 @@ def quiet_about_glyphs() -> Iterator[None]:
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
-    """Return a figure of curves over epochs. A dashed curve has the name of a solid one and is not in the legend."""
+    """Return a figure of curves over epochs. A dashed curve has the name of a solid one and is not in the legend.
+
+    If curves are equal, each of them is wider than the next one, so that all of them are visible.
+    """
     drawn = figure(7.2, 4.2)
     axes = drawn.add_subplot()
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(curve.name for curve in curves))}
-    for curve in curves:
+    for number, curve in enumerate(curves):
+        covering = sum(other.covers(curve) for other in curves[number + 1 :])
         name = re.sub("^_", " _", readable(curve.name))  # matplotlib leaves labels that begin with _ out of the legend
         style = {"linestyle": "--", "linewidth": 1.0} if curve.dashed else {"label": name, "linewidth": 1.8}
+        style["linewidth"] += 2.5 * covering  # type: ignore[operator]
         marker = "o" if len(curve.x) == 1 else None
         axes.plot(curve.x, curve.y, color=colours[curve.name], marker=marker, **style)  # type: ignore[arg-type]
     axes.set(xlabel="epochs", ylabel=label, title=title)

@@ -11,6 +11,7 @@ PLAN = "plan.json"  # what follows from the options and the data, and the proces
 ENVIRONMENT = "environment.json"  # versions, machine, command line and variables of the last start
 AUDIT = "audit.json"  # which choices of the paper the run follows; only for recipes of the paper
 LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_lines.py)
+EPOCHS = "epochs.csv"  # a line for each evaluation, for spreadsheets and other programs
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
 CHECKPOINTS = "checkpoints"  # a folder of iteration-NUMBER.pt
 LAST_CHECKPOINT = "last.pt"  # another name of the newest checkpoint in CHECKPOINTS

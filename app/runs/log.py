@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Self
 
 from app.recipe.plan import Position
 from app.runs.board import Board
+from app.runs.epochs_csv import write_epochs
 from app.runs.evaluation import Evaluation
-from app.runs.json_lines import EVALUATION, TRAIN, JsonLines
-from app.runs.layout import LOG
+from app.runs.json_lines import EVALUATION, TRAIN, JsonLines, Record
+from app.runs.layout import EPOCHS, LOG
 from app.runs.run import Run
 from app.runs.screen import Screen
 
@@ -74,7 +75,10 @@ class RunLog(Log):
         self.screen = Screen(run.plan, run.config.screen, start)
         self.failed = False
         self.file = JsonLines(run.folder / LOG, start, lambda text: self.screen.say(f"warning: {text}"))
+        self.folder, self.evaluations = run.folder, [each for each in self.file.records if each["kind"] == EVALUATION]
         self.board: Board | None = None
+        with self._unharmed():
+            write_epochs(self.folder / EPOCHS, self.evaluations)
         with self._unharmed():
             self.board = Board(run, start)
         # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
@@ -118,7 +122,9 @@ class RunLog(Log):
         }
         if average is not None:
             values |= {f"ema_{name}": getattr(average, name) for name in ("loss", "top1_error", "top5_error")}
-        self._write(EVALUATION, position, values)
+        self.evaluations.append(self._write(EVALUATION, position, values))
+        with self._unharmed():
+            write_epochs(self.folder / EPOCHS, self.evaluations)
         if self.board is not None:
             with self._unharmed():
                 self.board.evaluation(position, values, result.confusion)
@@ -162,9 +168,11 @@ class RunLog(Log):
                 self.say(f"warning: the log could not be written ({reason}); training goes on")
             self.failed = True
 
-    def _write(self, kind: str, position: Position, values: dict[str, float]) -> None:
+    def _write(self, kind: str, position: Position, values: dict[str, float]) -> Record:
+        """Appends a record to log.jsonl and returns it."""
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
         line = {"kind": kind, **place, **values, "time": time.time()}
         with self._unharmed():
             self.file.write(line)
         self.screen.record(json.dumps(line))
+        return line

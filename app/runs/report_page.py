@@ -5,20 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from app.recipe.audit import audit
-from app.recipe.comparison import meant
+from app.recipe.comparison import differences, meant
 from app.recipe.config import Config, flag, from_dict
 from app.recipe.plan import describe
 from app.recipe.presets import PRESETS, preset
 from app.runs.figures import Curve, curves_figure
 from app.runs.record import Record
 
+DERIVED = ("decay_epochs", "image_size")  # options whose values follow from others where they are not given
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
@@ -108,11 +109,18 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
 
 
 def changed(config: Config) -> str:
-    """Return the options of a run that differ from its recipe."""
+    """Return the options of a run that differ from its recipe, its data included.
+
+    Values that only follow from other options are left out.
+    """
     if config.recipe not in PRESETS:
         return ""
-    recipe, new = meant(from_dict({**preset(config.recipe), "image_size": config.image_size})), meant(config)
-    return " ".join(f"{flag(name)} {written(value)}" for name, value in new.items() if value != recipe[name])
+    recipe, new = from_dict(preset(config.recipe)), meant(config)
+    # Config files of earlier versions hold the values that follow from other options.
+    following = meant(replace(config, decay_epochs=(), image_size=0))
+    names = ["data"] if config.data != recipe.data else []
+    names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]
+    return " ".join(f"{flag(name)} {written(getattr(config, name))}" for name in names)
 
 
 def written(value: object) -> str:

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from app.base.errors import UserError
 from app.commands import report
+from app.recipe.config import from_dict
+from app.recipe.presets import preset
 from app.runs.environment import HIDDEN, environment
+from app.runs.figures import Curve, curves_figure, to_pixels
+from app.runs.report_page import changed
 from tests.integration.conftest import App
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +39,7 @@ def test_page(trained: Path, page: Path) -> None:
     text = page.read_text()
     result = json.loads((trained / "result.json").read_text())
     assert f"<td>{result['top1_error']:.2%}</td>" in text
-    assert "<td>--epochs 3 --decay-epochs 1,2,2.667" in text
+    assert "<td>--epochs 3</td>" in text
     assert "<td>3</td>" in text and "<td>1 of 3</td>" in text
     assert "k = 8 workers of n = 16 images, kn = 128" in text
     assert text.count("<h2>") == 3  # curves and two runs: one that is named twice is shown once
@@ -43,6 +48,30 @@ def test_page(trained: Path, page: Path) -> None:
     assert len(re.findall(r'src="data:image/png;base64,', text)) == 4
     for name in ("error", "loss", "rate", "speed"):
         assert (page.parent / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_what_a_run_changed_in_its_recipe() -> None:
+    """Its data are named; what follows from its options is not, in files of earlier versions either."""
+    old = {
+        **preset("paper-8k"),
+        "data": "/imagenet",
+        "epochs": 45,
+        "image_size": 224,
+        "decay_epochs": (15.0, 30.0, 40.0),
+    }
+    for values in (old, {name: value for name, value in old.items() if name not in ("image_size", "decay_epochs")}):
+        assert changed(from_dict(values)) == "--data /imagenet --epochs 45"
+    assert changed(from_dict({**preset("digits"), "decay_epochs": (5.0, 10.0)})) == "--decay-epochs 5,10"
+    assert changed(from_dict(preset("fashion-mnist"))) == ""
+
+
+def test_curves_that_are_the_same_can_all_be_seen() -> None:
+    curves = [Curve(name, [1, 2, 3], [1, 2, 1]) for name in "abc"]
+    figure = curves_figure("title", "label", curves)
+    widths = [line.get_linewidth() for line in figure.axes[0].lines]
+    assert widths[0] > widths[1] + 2 > widths[2] + 4
+    pixels = {tuple(pixel) for pixel in to_pixels(figure).reshape(-1, 3).tolist()}
+    assert all(tuple(round(255 * part) for part in to_rgb(f"C{i}")) in pixels for i in range(3))
 
 
 def test_a_browser_shows_it(page: Path, browser: Any) -> None:

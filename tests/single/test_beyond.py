@@ -1,6 +1,8 @@
 """What the paper does not have and people use: averaged weights, clipped gradients, the best checkpoint."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,33 @@ def test_a_run_evaluates_the_average_and_keeps_the_best(run: Path) -> None:
     best = torch.load(run / "checkpoints/best.pt", weights_only=True)
     assert best["position"] == {"epoch": errors.index(min(errors)) + 1, "seen": 0}
     assert best["average"]["errors"][-1][0] == min(errors)
+
+
+def table(run: Path) -> list[dict[str, float]]:
+    """The values of epochs.csv, less the speed."""
+    with (run / "epochs.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+def test_epochs_csv_has_the_evaluations_and_goes_on_with_the_run(run: Path, tmp_path: Path) -> None:
+    """A run that goes back to the end of its second epoch has the same lines at its end."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    rows = table(run)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    for row, line in zip(rows, evaluations, strict=True):
+        assert {**row, "epoch": 0} == {name: line[name] for name in row} | {"epoch": 0}
+        assert {"top1_error", "train_loss", "lr", "ema_top1_error"} <= row.keys()
+    again = shutil.copytree(run, tmp_path / "run")
+    (again / "result.json").unlink()
+    checkpoints = sorted((again / "checkpoints").glob("iteration-*.pt"))
+    for path in [*checkpoints[2:], again / "checkpoints/last.pt"]:
+        path.unlink()
+    succeed("train", "--resume", again)
+    assert table(again) == rows
 
 
 def test_the_average_is_used_and_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

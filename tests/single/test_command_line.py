@@ -14,6 +14,7 @@ from app.__main__ import help_text
 from app.base import errors
 from app.base.errors import UserError
 from app.commands import COMMANDS, module_of
+from app.recipe.config import flag, option_fields
 from tests.support.programs import run
 
 
@@ -32,6 +33,22 @@ def test_help(command: str) -> None:
     assert "example" in shown.stdout and "./run.sh " in shown.stdout
     for line in importlib.import_module(module_of(command)).make_parser()._actions:
         assert line.help, f"{line.dest} has no help"
+
+
+def test_help_begins_with_the_options_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help-all` shows every option of Config, `--help` six and those of the command alone."""
+
+    def shown(command: str, word: str) -> list[str]:
+        with pytest.raises(SystemExit):
+            importlib.import_module(module_of(command)).make_parser().parse([word])
+        return re.findall(r"^  (?:-h, )?(--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)
+
+    six = ["--data", "--model", "--epochs", "--minibatch", "--reference-lr", "--output"]
+    assert shown("train", "--help") == [*six, "--help", "--help-all", "--config"]
+    every = shown("train", "--help-all")
+    assert every[:6] == six and {flag(f.name) for f in option_fields()} <= set(every) and len(set(every)) == len(every)
+    brief = shown("plan", "--help")
+    assert brief[:5] == six[:5] and "--gpus" in brief and "--momentum" not in brief
 
 
 @pytest.mark.parametrize("command", COMMANDS)

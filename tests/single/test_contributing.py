@@ -87,7 +87,7 @@ CASES = {  # what is added: edits, what is run then, what it shows
         "--schedule linear (He et al. 2019)",
     ),
     "recipe": (RECIPE, ["plan", "--recipe", "mine"], "30 epochs"),
-    "option": (OPTION, ["train", "--help"], "--dropout DROPOUT"),
+    "option": (OPTION, ["train", "--help-all"], "--dropout DROPOUT"),
     "command": (COMMAND, ["hello"], "hello"),
 }
 
@@ -146,7 +146,7 @@ def test_a_launcher_launches(tmp_path: Path) -> None:
 
 def test_a_warmup_and_a_schedule_train(tmp_path: Path) -> None:
     copy_with(WARMUP + SCHEDULE, tmp_path)
-    shown = " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
+    shown = " ".join(run(tmp_path, "-m", "app", "train", "--help-all").split())
     assert "quadratic, a rise that becomes faster" in shown and "linear, a straight line to 0" in shown
     options = ["--recipe", "digits", "--width", "4", "--epochs", "2", "--warmup", "quadratic", "--warmup-epochs", "1",
                "--minibatch", "256", "--per-worker", "32", "--reference-minibatch", "128", "--reference-lr", "0.1",

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from app.base.errors import UserError
-from app.commands.plan import main, parse
+from app.commands.plan import main, parse, time_rows
 from app.forecast.forecast import JITTER, Work, step_time
 from app.forecast.interconnect import Cluster, Link
+from app.forecast.model_size import network_size
+from app.forecast.plot import make_figure
+from app.recipe.data_size import data_size
+from app.recipe.plan import make_plan
 from tests.support.programs import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,6 +156,17 @@ def test_text(capsys: pytest.CaptureFixture[str]) -> None:
     main(PAPER[:-1])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["256", "8192"]]
     assert rows == [["256", "8192", "0.2578", "0.0008", "0.0516", "90.0%", "1.01", "1", "0.2578", "1.01"]]
+
+
+def test_the_axis_of_a_steps_time_starts_at_0() -> None:
+    request = parse(PAPER)
+    data = data_size(request.config)
+    plan = make_plan(request.config, data.images, data.validation_images)
+    network = network_size(request.config, data.image_size, data.channels, data.classes)
+    rows = time_rows(request, plan, network)
+    left = make_figure(rows, "x").axes[0]
+    assert left.get_ylabel() == "time of a step (s)"
+    assert left.get_ylim()[0] == 0 and left.get_ylim()[1] > max(row.seconds_per_step for row in rows)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -1,0 +1,31 @@
+"""epochs.csv: a line for each evaluation of a run, for spreadsheets and for programs that read no JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from app.base.files import write_text
+from app.runs.json_lines import EVALUATION, Record
+
+# The columns after "epoch", in this order and by their names in log.jsonl; those of --ema only where a run has them.
+COLUMNS = (
+    "iteration", "lr", "train_loss", "train_top1_error", "loss", "top1_error", "top5_error", "ema_loss",
+    "ema_top1_error", "ema_top5_error", "images_per_second",
+)  # fmt: skip
+
+
+def write_epochs(path: Path, records: Iterable[Record]) -> None:
+    """Writes the evaluations among the records of log.jsonl. "epoch" is the number of finished epochs, from 1.
+
+    The file is replaced whole, so that it always has the lines of log.jsonl, also after a run goes on. Raises OSError.
+    """
+    lines = [record for record in records if record["kind"] == EVALUATION]
+    columns = [name for name in COLUMNS if any(name in line for line in lines) or not name.startswith("ema_")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *columns])
+    writer.writerows([line["epoch"] + 1, *(line.get(name, "") for name in columns)] for line in lines)
+    write_text(path, text.getvalue())
