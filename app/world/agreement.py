@@ -1,4 +1,4 @@
-"""Agreement on errors: where something fails on one process only, all processes raise the same error."""
+"""Makes all processes raise the same error if something fails on only one of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def on_root(function: Callable[[], T]) -> T:
-    """Calls `function` on rank 0 and returns its result on every process.
+    """Call `function` on rank 0 and return its result on every process.
 
     Raises:
-        UserError: on every process, where `function` raises one on rank 0.
+        UserError: `function` raised it on rank 0. All processes raise it.
     """
     result: T | None = None
     error: UserError | None = None
@@ -34,10 +34,10 @@ def on_root(function: Callable[[], T]) -> T:
 
 
 def together(function: Callable[[], T]) -> T:
-    """Calls `function` on every process and returns to each its own result.
+    """Call `function` on every process and return its own result to each.
 
     Raises:
-        UserError: on every process, where `function` raises one on any process; that of the lowest rank.
+        UserError: `function` raised it on some process. All processes raise that of the lowest rank.
     """
     result: T | None = None
     error: UserError | None = None

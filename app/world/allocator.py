@@ -1,4 +1,4 @@
-"""How the C library keeps the memory that tensors free on a CPU."""
+"""Tells the C library to keep the memory that tensors free on a CPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_M
 
 
 def keep_freed_memory() -> None:
-    """Makes malloc keep the memory that is freed, for the next allocation.
+    """Make malloc keep freed memory for later allocations.
 
     Every step allocates and frees the same activations and gradients. glibc returns large blocks to the system and gets
-    them again as pages that the kernel has to clear, which takes about a tenth of the processor time of a step. The
-    peak memory stays the same. A user's own settings of malloc are left as they are, and so are other C libraries.
+    them back as pages that the kernel must clear, which takes about a tenth of the processor time of a step. The peak
+    memory does not change. If the user has set parameters of malloc, or if the C library is not glibc, nothing is
+    changed.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and not any(name in os.environ for name in _VARIABLES):

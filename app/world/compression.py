@@ -1,4 +1,4 @@
-"""How gradients are sent. Horovod takes contiguous tensors only, and channels_last tensors are not contiguous."""
+"""How gradients are sent. Horovod only accepts contiguous tensors, and channels_last tensors are not contiguous."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CODECS = ("none", "fp16")
 
 
 class Sent(NamedTuple):
-    """What `decompress` needs to know about the tensor that `compress` was given."""
+    """The facts that `decompress` needs about the tensor that was given to `compress`."""
 
     dtype: torch.dtype
     channels_last: bool
@@ -44,7 +44,10 @@ class Compression:
         self._scale = 2.0 ** (workers - 1).bit_length()
 
     def compress(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Sent]:
-        """Returns the tensor to send, in the shape [N, H, W, C] if it is channels_last, and what `decompress` needs."""
+        """Return the tensor to send and the facts that `decompress` needs.
+
+        A channels_last tensor is sent with the shape [N, H, W, C].
+        """
         context = Sent(tensor.dtype, tensor.dim() == 4 and not tensor.is_contiguous())
         sent = tensor.permute(0, 2, 3, 1) if context.channels_last else tensor
         if self._half and sent.dim() > 1:
@@ -52,7 +55,7 @@ class Compression:
         return sent, context
 
     def decompress(self, tensor: torch.Tensor, context: Sent) -> torch.Tensor:
-        """Returns the gradient in its own shape, memory order and dtype."""
+        """Return the gradient in its own shape, memory order and dtype."""
         if tensor.dtype != context.dtype:
             tensor = tensor.to(context.dtype).div_(self._scale)
         return tensor.permute(0, 3, 1, 2) if context.channels_last else tensor

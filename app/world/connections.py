@@ -1,4 +1,4 @@
-"""Horovod's connections to the other processes: how they are made, and what happens if a process dies meanwhile."""
+"""Makes and closes Horovod's connections to the other processes, also if a process dies during that time."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_TRIES = 10  # meetings of an elastic run in which this process cannot be connected, until it gives up
-_LOOK = 0.5  # seconds between two questions whether the meeting is over
+_TRIES = 10  # the process gives up after so many meetings of an elastic run in which it could not be connected
+_LOOK = 0.5  # seconds between two requests whether the meeting is over
 
 
 def init() -> None:
-    """Connects all processes of the run by hvd.init().
+    """Connect all processes of the run by hvd.init().
 
-    If another process of an elastic run dies meanwhile, this one meets the others again. A process of an elastic run
-    that is not wanted any more ends here.
+    If another process of an elastic run dies during this call, this process connects again with the others. A process
+    that does not belong to the elastic run any more ends here.
 
     Raises:
-        Lost: the processes could not be connected.
+        Lost: The processes could not be connected.
     """
     for tries_left in reversed(range(_TRIES if is_elastic() else 1)):
         try:
             _meet()
             return
-        except ValueError:  # of hvd.init(), which has written the cause to stderr
+        except ValueError:  # hvd.init() raises it, and has written the cause to stderr
             shutdown()
             if not tries_left:
                 raise Lost(f"{LOST}: they could not be connected, Horovod's message above has the cause") from None
 
 
 def shutdown() -> None:
-    """Leaves the other processes and closes the connections with them. init() works again afterwards."""
+    """Close the connections to the other processes. init() can be called again afterwards."""
     with phase(WAITING):
         hvd.shutdown()
 
@@ -59,8 +59,11 @@ def _meet() -> None:
 
 @contextlib.contextmanager
 def _cut_when_over() -> Iterator[None]:
-    """Shuts down the internet sockets which are opened in the `with` block as soon as the launcher says that the
-    meeting is over. hvd.init() then fails at once, instead of waiting for a process that has died."""
+    """Watch whether a meeting of an elastic run is over while the `with` block connects the processes.
+
+    If the launcher says so, the internet sockets that were opened in the block are shut down. hvd.init() then fails at
+    once and does not wait for a process that has died.
+    """
     before, done = set(_sockets()), threading.Event()
 
     def watch() -> None:
@@ -80,10 +83,10 @@ def _cut_when_over() -> Iterator[None]:
 
 
 def _sockets() -> dict[int, int]:
-    """The sockets of this process: inode to file descriptor."""
+    """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile, as the descriptor of the listing itself is
+        with contextlib.suppress(OSError):  # it was closed since, like the descriptor of the listing itself
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):
                 found[status.st_ino] = int(entry)
@@ -91,7 +94,7 @@ def _sockets() -> dict[int, int]:
 
 
 def _shut_down(inode: int, descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # closed meanwhile, or neither connected nor listening
+    with contextlib.suppress(OSError):  # it was closed since, or is neither connected nor listening
         copy = os.dup(descriptor)
         with socket.socket(fileno=copy) as connection:
             same = os.fstat(copy).st_ino == inode  # another thread may have closed it and opened something else

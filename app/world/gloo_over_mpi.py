@@ -30,7 +30,7 @@ def prepare() -> Callable[[], None]:
     """
     from mpi4py import (
         MPI,
-    )  # here, not above: under horovodrun --gloo importing it would start an MPI of one process
+    )  # imported here, because under horovodrun --gloo the import would start MPI with one process
 
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -65,14 +65,14 @@ def prepare() -> Callable[[], None]:
 
 
 def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
-    """Starts the store; what its processes find it by, and its port."""
+    """Start the store. Return the address by which the processes find it, and its port."""
     port = server.start()
     server.init(slots)
     return server.environment_address(), port
 
 
 def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
-    """The variables that horovodrun sets; their names are those in Horovod's gloo_run.py."""
+    """Return the variables that horovodrun sets. Their names are those in Horovod's gloo_run.py."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -90,7 +90,7 @@ def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[st
 
 
 def _own_address(towards: str) -> str:
-    """The address of this host: that of --interface if it is given, else that of the route to the host `towards`."""
+    """Return the address of this host: that of --interface, or else that of the route to the host `towards`."""
     interface = os.environ.get(_INTERFACE)
     if interface:
         for address in psutil.net_if_addrs().get(interface, []):
@@ -101,7 +101,7 @@ def _own_address(towards: str) -> str:
         )
     with socket.socket(
         socket.AF_INET, socket.SOCK_DGRAM
-    ) as probe:  # connecting a UDP socket sends nothing: it only picks the route
+    ) as probe:  # connecting a UDP socket sends nothing and only chooses the route
         try:
             probe.connect((towards, 9))
         except OSError as error:

@@ -1,6 +1,6 @@
-"""The GPUs of this host: whether torch can use them, and which of them a process takes.
+"""Whether torch can use the GPUs of this host, and which GPU each process uses.
 
-What is asked of torch here needs no GPU to answer, so that the checks can be tested on any machine.
+The functions that ask torch need no GPU, so that the checks can be tested on any machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from app.base.errors import UserError
 
-_DEVICE_FILES = "/dev/nvidia[0-9]*"  # The driver makes one for each GPU, also where torch cannot use it.
+_DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver makes a file for each GPU, also if torch cannot use it
 _LAST_WITH_VOLTA = "2.7.1"  # the last torch whose wheel on PyPI has code for Pascal and Volta (sm_60, sm_70)
 
 
@@ -45,7 +45,7 @@ def choose_kind(device: str) -> str:
 def find_problem() -> str:
     """Returns why torch cannot use this host's visible GPUs, with the fix, or "" if it can or there are none."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what the error below says.
+        warnings.simplefilter("ignore")  # torch would also print a warning with the content of the error below
         usable = torch.cuda.is_available()
     if usable:
         return next(filter(None, map(_missing_code, range(torch.cuda.device_count()))), "")
@@ -65,13 +65,13 @@ def find_problem() -> str:
 
 
 def _hidden() -> bool:
-    """Returns whether CUDA_VISIBLE_DEVICES says that no GPU is to be used. Slurm writes NoDevFiles."""
+    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm writes NoDevFiles for this."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.strip() in ("", "-1", "NoDevFiles")
 
 
 def _reason() -> str:
-    """Returns what torch says when it is asked to use a GPU, in one line."""
+    """Return torch's message about why it cannot use a GPU, on one line."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -81,7 +81,7 @@ def _reason() -> str:
 
 
 def _missing_code(index: int) -> str:
-    """Returns what is wrong if torch has no code for the architecture of the GPU, else ""."""
+    """Return what is wrong if torch has no code for the architecture of the GPU, or ""."""
     capability, built = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
     if has_code(capability, built):
         return ""
@@ -121,10 +121,10 @@ def _architecture(name: str) -> tuple[int, int]:
 
 
 def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
-    """Returns which of the visible GPUs a process takes.
+    """Return which of the visible GPUs a process uses.
 
-    A launcher such as srun with --gpus-per-task shows each process its own GPU only. Whether two processes took the
-    same GPU is found by find_shared().
+    A launcher such as srun with --gpus-per-task shows each process only its own GPU. find_shared() finds two processes
+    with the same GPU.
 
     Raises:
         UserError: There are more processes than GPUs.
@@ -137,9 +137,9 @@ def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
 
 
 def identity(device: torch.device) -> str:
-    """Returns what tells the GPU of this process from all others of this host.
+    """Return text that identifies the GPU of this process among those of its host.
 
-    It is "" for the CPU, and where NCCL is told to allow two ranks on one GPU, as the tests on one card do.
+    It is "" for a CPU, and also if NCCL is told to allow two ranks on one GPU, as the tests on one card do.
     """
     if device.type == "cpu" or os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE", "0") != "0" or "NCCL_HOSTID" in os.environ:
         return ""

@@ -1,9 +1,9 @@
-"""A small process next to each rank, which reports about the rank when the rank itself cannot.
+"""A small process for each rank that reports about the rank when the rank itself cannot.
 
 The rank regularly tells its guard what it is doing. If the rank ends without a message, for example by SIGKILL, the
-guard reports what the rank did last. If the rank does not answer any more, because it is stopped or stuck in a library,
-the guard reports that and ends it, so that neither the launcher nor other ranks wait for it. The guard is a process and
-not a thread because no thread runs in a stopped process, and it is on the rank's host because signals do not reach
+guard reports what the rank did last. If the rank no longer answers, because it is stopped or hangs in a library, the
+guard reports that and ends the rank, so that neither the launcher nor other ranks wait for it. The guard is a process
+and not a thread, because no thread runs in a stopped process. It is on the rank's host, because signals do not reach
 other hosts.
 """
 
@@ -21,17 +21,17 @@ from pathlib import Path
 from app.base import failure, launcher_environment
 from app.base.errors import FAILED
 
-MARGIN = 2.0  # seconds more than the rank's own watchdog takes, which can say more
+MARGIN = 2.0  # seconds more than the rank's own watchdog waits, as its message says more
 _POLL = 0.2
 _process: subprocess.Popen[bytes] | None = None
 
 
 def start(limit: float, timeout: float) -> None:
-    """Starts the guard of this process.
+    """Start the guard of this process.
 
     Args:
-        limit: seconds without a word after which the guard ends this process, 0 for never.
-        timeout: the value of --stall-timeout, for the message.
+        limit: The seconds without a message after which the guard ends this process; 0 means never.
+        timeout: The value of --stall-timeout, for the message.
     """
     global _process
     command = [sys.executable, "-m", "app.world.guard", str(os.getpid()), str(limit), str(timeout)]
@@ -43,9 +43,9 @@ def start(limit: float, timeout: float) -> None:
 
 
 def tell(where: str, stack: str) -> None:
-    """Tells the guard where this process is, and its stack."""
+    """Tell the guard where this process is, and its stack."""
     if _process and _process.stdin:
-        with contextlib.suppress(OSError):  # a guard that is gone, or has not read yet
+        with contextlib.suppress(OSError):  # the guard has ended, or has not read the last message yet
             os.write(
                 _process.stdin.fileno(),
                 json.dumps([launcher_environment.launcher_rank(), where, stack]).encode() + b"\n",
@@ -53,7 +53,7 @@ def tell(where: str, stack: str) -> None:
 
 
 def dismiss() -> None:
-    """Ends the guard: this process reports its own end, or ends as it should."""
+    """End the guard, because this process reports its own end or ends without a fault."""
     global _process
     if _process and _process.stdin:
         with contextlib.suppress(OSError):
@@ -64,17 +64,24 @@ def dismiss() -> None:
 
 
 def watch(pid: int, limit: float, timeout: float) -> None:
-    """Watches the process `pid` until it ends. Silence is counted in the guard's own running time, so that a host which
-    was suspended is not taken for a stall."""
+    """Watch the process `pid` until it ends.
+
+    Seconds without a message are counted only while the guard itself runs, so that a suspended host is not reported as
+    a hang.
+    """
     silent, rest, where, stack = 0.0, b"", "the start", ""
     while True:
-        if select.select([sys.stdin], [], [], _POLL)[0]:  # first: a rank may have said why, and be gone
+        if select.select([sys.stdin], [], [], _POLL)[
+            0
+        ]:  # read first, as the rank may have reported its end and then ended
             read = os.read(sys.stdin.fileno(), 1 << 16)
             if not read:
                 break
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):  # cut short, where a rank did not wait
+                with contextlib.suppress(
+                    ValueError
+                ):  # the message is incomplete, as a rank does not wait for its guard
                     told = json.loads(line)
                     if told is None:
                         return
@@ -82,7 +89,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                     launcher_environment.rank_is(now)
             silent = 0.0
             continue
-        if os.getppid() != pid:  # the pipe alone may outlive the rank, in a child of it
+        if os.getppid() != pid:  # a child of the rank may keep the pipe open after the rank has ended
             break
         silent += _POLL
         if limit and silent > limit + MARGIN:

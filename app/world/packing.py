@@ -1,4 +1,7 @@
-"""Objects as bytes on their way between processes. Reading them runs no code: whoever could send bytes could run it."""
+"""Packs objects into bytes that are sent between processes.
+
+Unpacking runs no code of the sender. Ordinary pickles would let anyone who can send bytes run code.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ from app.base.errors import UserError
 
 
 def pack(obj: Any) -> bytes:
-    """Makes bytes of plain values, paths, errors of this program and its named tuples, in containers of any depth."""
+    """Return the bytes of an object made of plain values, paths, errors of this program and its named tuples."""
     return pickle.dumps(obj)
 
 
 def unpack(data: bytes) -> Any:
-    """Makes the object of pack() again.
+    """Return the object that was given to `pack`.
 
     Raises:
-        pickle.UnpicklingError: the bytes ask for any other class or function.
+        pickle.UnpicklingError: The bytes need any other class or function.
     """
     return _PlainUnpickler(io.BytesIO(data)).load()
 
 
 def unpack_all(data: bytes, number: int) -> list[Any]:
-    """Reads `number` packed objects that follow one another."""
+    """Return `number` packed objects that follow one another."""
     stream = io.BytesIO(data)
     return [_PlainUnpickler(stream).load() for _ in range(number)]
 

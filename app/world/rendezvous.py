@@ -1,10 +1,10 @@
-"""Horovod's HTTP store and its services, closed to everyone who does not belong to the job.
+"""Horovod's HTTP store and its services, which only processes of the job can use.
 
-The processes of a job find one another at an HTTP store. Horovod's own one listens on all network interfaces, answers
-everyone, stores values of any size, and unpickles what elastic processes put there. This one listens on one address
-and answers only requests whose path begins with a random token. The token reaches the processes through their
-environment, in HOROVOD_GLOO_RENDEZVOUS_ADDR: Horovod puts that variable and the port together to
-`http://ADDR:PORT/SCOPE/KEY`, so that an ADDR of `10.0.0.1:4242/TOKEN` gives the path `/TOKEN:PORT/SCOPE/KEY`.
+The processes of a job find one another at an HTTP store. Horovod's own store listens on all network interfaces, answers
+everyone, stores values of any size, and unpickles the values of elastic processes. This store listens on one address
+and only answers requests whose path begins with a random token. The processes get the token from the environment
+variable HOROVOD_GLOO_RENDEZVOUS_ADDR. Horovod combines this variable and the port to `http://ADDR:PORT/SCOPE/KEY`, so
+that an ADDR of `10.0.0.1:4242/TOKEN` gives the path `/TOKEN:PORT/SCOPE/KEY`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import psutil
 from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
-LARGEST = 2**20  # bytes of a stored value and of a message; those of gloo have a few hundred
+LARGEST = 2**20  # the largest number of bytes of a stored value or a message; those of gloo have a few hundred
 PLACE = "place"  # the scope where a process of an elastic run asks for its place
-RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names of its scopes
+RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names for its scopes
 _PATIENCE = 600.0  # seconds that a process waits for its place
 
 
 class ClosedServer(RendezvousServer):
-    """Horovod's store on one address, behind a token."""
+    """Horovod's store on one address, which needs a token."""
 
     def __init__(self, address: str, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -42,7 +42,7 @@ class ClosedServer(RendezvousServer):
         self.token = secrets.token_hex(16)
 
     def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
-        """Starts to answer, and returns the port, which the system chooses."""
+        """Start to answer requests, and return the port, which the system chooses."""
         self._httpd = RendezvousHTTPServer((self.address, 0), _closed(handler_cls, self.token), self._verbose)
         self._httpd.daemon_threads = True
         self._listen_thread = threading.Thread(target=self._httpd.serve_forever, daemon=True)
@@ -59,7 +59,7 @@ def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHand
         path: str
 
         def parse_request(self) -> bool:
-            """Reads the request's line and headers. Returns False where the request has been refused."""
+            """Read the request's line and headers. Return False if the request was refused."""
             if not super().parse_request():
                 return False
             first, _, rest = self.path.removeprefix("/").partition("/")
@@ -83,7 +83,10 @@ def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHand
 
 
 def elastic_handler(driver: Any) -> type[RendezvousHandler]:
-    """What answers the processes of an elastic run. driver: app.launch.elastic_driver.MeetingDriver."""
+    """Return the handler of the requests of the processes of an elastic run.
+
+    driver: an app.launch.elastic_driver.MeetingDriver.
+    """
 
     class MeetingHandler(RendezvousHandler):
         def _get_value(self, scope: str, key: str) -> bytes | None:
@@ -94,7 +97,7 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
                 found: bytes = driver.get_slot_info(host, int(slot)).to_response_string().encode()
                 return found
             if driver.meeting_is_over():
-                return b""  # gloo waits for addresses here: it refuses this one, and hvd.init() fails at once
+                return b""  # gloo waits for addresses, but it refuses an empty one, so that hvd.init() fails at once
             value: bytes | None = super()._get_value(scope, key)
             return value
 
@@ -113,7 +116,7 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
 
 
 def plain(data: bytes) -> Any:
-    """Unpickles numbers, words, bytes and containers of them. Raises pickle.UnpicklingError for anything else."""
+    """Unpickle numbers, text, bytes and containers of them. Raises pickle.UnpicklingError for anything else."""
     return _NoClasses(io.BytesIO(data)).load()
 
 
@@ -123,12 +126,13 @@ class _NoClasses(pickle.Unpickler):
 
 
 def wait_for_place() -> int:
-    """Asks the launcher of an elastic run for this process's place in the next meeting, and waits until it begins.
+    """Ask the launcher of an elastic run for this process's place in the next meeting, and wait until it begins.
 
-    The launcher answers when all processes that take part have asked. Sets Horovod's variables in the environment.
+    The launcher answers when all processes that take part have asked. Then Horovod's variables are set in the
+    environment.
 
     Returns:
-        This process's rank, -1 where the run goes on without it.
+        This process's rank, or -1 if the run continues without it.
     """
     key = f"{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
     _, place = _ask(PLACE, key, _PATIENCE)
@@ -140,15 +144,15 @@ def wait_for_place() -> int:
 
 
 def meeting_is_over() -> bool:
-    """Whether the launcher of an elastic run says that the processes which still connect must meet again."""
+    """Return whether the launcher of an elastic run says that the processes must stop connecting and meet again."""
     try:
         return _ask("meeting", "over", timeout=5)[0] == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):  # a launcher that is gone ends this process in another way
+    except (OSError, http.client.HTTPException):  # a launcher that has ended ends this process in another way
         return False
 
 
 def _ask(scope: str, key: str, timeout: float) -> tuple[int, bytes]:
-    """Reads a value from the launcher's store, and returns the status of HTTP and the value."""
+    """Read a value from the launcher's store. Return the HTTP status and the value."""
     server, _, token = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].partition("/")
     connection = http.client.HTTPConnection(server, timeout=timeout)
     try:
@@ -163,8 +167,10 @@ _read = network.Wire.read
 
 
 def close_services(interface: str | None = None) -> None:
-    """Makes Horovod's other services of this process, which ask for the job's key, refuse messages above LARGEST; with
-    an interface, they listen only there."""
+    """Make Horovod's other services of this process refuse messages above LARGEST. They need the job's key.
+
+    With an interface, they listen only on that interface.
+    """
     network.Wire.read = _read_limited
     address = address_of(interface) if interface else ""
     if address:
@@ -176,7 +182,7 @@ def _bound(server: socketserver.TCPServer) -> tuple[socketserver.TCPServer, int]
 
 
 def _read_limited(self: Any, stream: Any) -> Any:
-    head = stream.read(36)  # a digest of 32 bytes, the length in 4
+    head = stream.read(36)  # 32 bytes of a digest and 4 bytes of the length
     if len(head) < 36:
         raise EOFError
     if not 0 <= struct.unpack("i", head[32:])[0] <= LARGEST:
@@ -185,7 +191,7 @@ def _read_limited(self: Any, stream: Any) -> Any:
 
 
 class _Joined:
-    """A stream that begins with bytes which were read from it before."""
+    """A stream that begins with bytes that were already read from it."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest = io.BytesIO(head), rest
@@ -196,6 +202,6 @@ class _Joined:
 
 
 def address_of(interface: str) -> str:
-    """The IPv4 address of a network interface of this host, "" without one."""
+    """Return the IPv4 address of a network interface of this host, or "" if it has none."""
     found = [each.address for each in psutil.net_if_addrs().get(interface, []) if each.family.name == "AF_INET"]
     return found[0] if found else ""

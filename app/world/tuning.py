@@ -1,4 +1,4 @@
-"""Settings of Horovod and NCCL, which they read from the environment when Horovod starts."""
+"""The settings of Horovod and NCCL, which they read from environment variables when Horovod starts."""
 
 from __future__ import annotations
 
@@ -13,39 +13,48 @@ from app.forecast.model_size import network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
-LEAVE = -1.0  # leave it to Horovod, or to the user's HOROVOD_* variables
+LEAVE = -1.0  # Horovod decides, or the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
-SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles: its end and that of the first sums fall together
-LONGEST_MS = 25.0  # other collectives, as of a commit, wait for a cycle too
-CORE_PRODUCTS = 15e9  # multiplications a second that a core makes in convolutions, roughly
+SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles; in a shorter pass the first sums end when the pass ends
+LONGEST_MS = 25.0  # the longest cycle, as other collectives, for example of a commit, wait for a cycle too
+CORE_PRODUCTS = 15e9  # the approximate number of multiplications that a core makes in convolutions in a second
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """fusion_mb: buffer in which small tensors travel together, in MiB; cycle_ms: between two looks for tensors that
-    are ready, in milliseconds; allreduce: NCCL's algorithm, "ring", "tree", or "auto", which leaves the choice to NCCL;
+    """The settings.
+
+    fusion_mb: the size in MiB of the buffer in which small tensors are sent together.
+    cycle_ms: the milliseconds between two searches for tensors that are ready.
+    allreduce: NCCL's algorithm, "ring" or "tree"; "auto" leaves the choice to NCCL.
     overlap: whether gradients are summed layer by layer during the backward pass, "on", "off" or "auto".
+    pass_ms: the approximate milliseconds of a process's forward and backward pass on one core; 0 if it is not known.
     """
 
     fusion_mb: float = LEAVE
     cycle_ms: float = LEAVE
     allreduce: str = "auto"
     overlap: str = "auto"
-    pass_ms: float = 0.0  # of a process's forward and backward pass on one core, roughly; 0: not known
+    pass_ms: float = 0.0
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """What a config says, and what its network says of the time of a pass."""
+        """Return the settings of a config. The time of a pass is estimated from its network."""
         network = network_size(config, image_size(config), 3, 1000)
-        seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS  # backward is two forwards
+        seconds = (
+            3 * network.products * config.per_worker / CORE_PRODUCTS
+        )  # a backward pass takes as long as two forward passes
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)
 
     def overlaps(self, cuda: bool, spare_cores: bool) -> bool:
-        """Whether gradients are summed during the backward pass. "auto": on GPUs, and where CPUs have spare cores and a
-        network large enough to gain. On cores in use the sums would only interrupt the pass, and be interrupted.
+        """Return whether gradients are summed during the backward pass.
 
-        Always in elastic runs: what waits for the end of the pass is a group of Horovod's, which makes its groups by a
-        collective as it wraps the optimizer, and a process that stays wraps no new one.
+        "auto" is yes on GPUs, and on CPUs with spare cores if the network is large enough. If all cores are in use, the
+        sums would only interrupt the pass.
+
+        Elastic runs always sum during the pass. Otherwise the gradients would be a group of Horovod's. Horovod makes a
+        group by a collective when it wraps the optimizer, and a process that stays in an elastic run does not wrap a
+        new one.
         """
         if is_elastic():
             return True
@@ -54,11 +63,13 @@ class Tuning:
         return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:
-        """The variables to set; nccl: whether NCCL reduces. Raises UserError for an algorithm that it cannot choose.
+        """Return the variables to set. Raises UserError for an algorithm that NCCL cannot choose.
 
-        A cycle takes time from the cores that compute, on a CPU, and the last gradients wait for half of one: over a
-        pass of P the least is lost at cycles of sqrt(2 P cost). Horovod's own 1 ms fits passes of 2 ms, and any pass
-        where each process has a core left for Horovod's thread.
+        nccl: whether NCCL makes the sums.
+
+        On a CPU, each cycle takes time from the cores that compute, and the last gradients wait for half a cycle on
+        average. For a pass of P, the loss of time is smallest with cycles of sqrt(2 P cost). Horovod's own 1 ms is
+        right for passes of 2 ms, and for any pass if each process has a spare core for Horovod's thread.
         """
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
@@ -76,7 +87,7 @@ class Tuning:
 
 
 def spare_cores() -> bool:
-    """Whether this host has a core for each process beside those that compute, as its environment says."""
+    """Return whether this host has a spare core for each process, as far as the environment says."""
     cores, processes = len(os.sched_getaffinity(0)), local_size()
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     threads = int(given) if given.isdecimal() else max(1, cores // processes)

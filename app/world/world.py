@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 DEFAULT = Tuning()
-_NAPS = 5e-5, 1e-3  # seconds between two looks for the end of a collective: at first, and when it takes long
+_NAPS = 5e-5, 1e-3  # the shortest and longest seconds between two looks for the end of a collective
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
 _end_of_gloo_over_mpi: Callable[[], None] | None = None
@@ -48,7 +48,7 @@ _end_of_gloo_over_mpi: Callable[[], None] | None = None
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among the others, and what is really in use, whatever was asked for."""
+    """The place of this process among the others, and the libraries and devices that are really used."""
 
     rank: int
     size: int
@@ -58,10 +58,10 @@ class World:
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
-    spare_cores: bool = False  # on every host, one for each process beside those that compute
+    spare_cores: bool = False  # whether every host has a core for each process in addition to those that compute
 
     def describe(self) -> list[str]:
-        """Describes the processes in lines of text."""
+        """Return lines of text about the processes."""
         hosts = ", ".join(f"{host} ({self.hosts.count(host)})" for host in dict.fromkeys(self.hosts))
         return [
             f"processes: {self.size} on {hosts}, device {self.device.type};"
@@ -70,17 +70,20 @@ class World:
 
 
 def start(collectives: str = "auto", device: str = "auto") -> World:
-    """Joins the run and returns its processes, by join() and current_world()."""
+    """Join the run and return its processes. It calls join() and current_world()."""
     return current_world(join(collectives, device))
 
 
 def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAULT) -> torch.device:
-    """Joins the run: Horovod started, the GPU of this local rank taken, threads limited to this process's share of the
-    cores. Makes no collective, as a process that joins an elastic run later meets the others in the middle of theirs.
+    """Join the run: start Horovod, choose the GPU of this local rank, and limit threads to this process's share of the
+    cores.
 
-    collectives: "auto" is NCCL on GPUs where Horovod has it, else MPI under mpirun and gloo under horovodrun. device:
-    "auto" takes a GPU where there is one. UserError, where possible before Horovod starts: what is asked for is
-    missing.
+    It makes no collective, because a process that joins an elastic run later meets the others in the middle of theirs.
+
+    collectives: "auto" is NCCL on GPUs if Horovod has it, otherwise MPI under mpirun and gloo under horovodrun.
+    device: "auto" is a GPU if there is one.
+
+    Raises UserError, if possible before Horovod starts, if something that was asked for is missing.
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
@@ -97,7 +100,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
 
 
 def current_world(device: torch.device) -> World:
-    """Returns the processes that there are now. Every one of them must call it."""
+    """Return the present processes. All of them must call it."""
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
@@ -127,10 +130,11 @@ class WrongHosts(UserError):
 
 
 def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
-    """Compares the hosts of a run with those that were asked for. Raises WrongHosts on every process alike.
+    """Compare the hosts of a run with those that were asked for. Raises WrongHosts on every process.
 
-    hosts, machines: of each rank, its host's name and what tells its machine from others. A launcher that takes two
-    names for one host would else start all processes there, without a word.
+    If two names mean the same host, a launcher would otherwise start all processes there without any message.
+
+    hosts, machines: for each rank, the name of its host, and text that identifies its machine.
     """
     asked = processes_per_host()
     if sum(asked) == len(machines) and sorted(asked) != sorted(Counter(machines).values()):
@@ -142,7 +146,7 @@ def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
 
 
 def stop() -> None:
-    """Leaves the run together with the other processes. start() works again afterwards."""
+    """Leave the run together with the other processes. start() can be called again afterwards."""
     global _end_of_gloo_over_mpi
     with phase(WAITING):
         hvd.shutdown()
@@ -152,14 +156,15 @@ def stop() -> None:
 
 
 def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
-    """Returns the elementwise sum over all processes as a new tensor. Shape and dtype are the same on each process."""
+    """Return the elementwise sum over all processes, a new tensor. Shape and dtype are the same on each process."""
     return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes as a step of the computation: its backward sums the gradients over all processes.
+    """Return the sum over all processes, as a step of the computation that has a gradient.
 
-    Every process must call it in the same order. Only for the option --sync-bn.
+    Its backward pass sums the gradients over all processes. Every process must call it in the same order. It is only
+    used for --sync-bn.
     """
     summed: torch.Tensor = _SumWithGradient.apply(tensor)
     return summed
@@ -177,7 +182,7 @@ class _SumWithGradient(torch.autograd.Function):
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
     """Returns the object of the process `root` on every process. app.world.packing says which objects can be sent."""
-    # As hvd.broadcast_object and hvd.allgather_object do, but for their wait: see _wait.
+    # This is what hvd.broadcast_object and hvd.allgather_object do, except for the way of waiting (see _wait).
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
@@ -186,7 +191,7 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
-    """Returns the whole numbers of the process `root`, of which every process has the same number."""
+    """Return the whole numbers of the process `root`. Every process gives the same number of them."""
     received: list[int] = _done(hvd.broadcast_async(torch.tensor(numbers), root, name)).tolist()  # Horovod: few of one
     return received
 
@@ -216,12 +221,13 @@ def distribute(
     compression: Compression,
     overlap: bool = True,
 ) -> Any:
-    """The optimizer whose step() first sums the gradients over all processes.
+    """Return the optimizer whose step() first sums the gradients over all processes.
 
-    passes: how many backward passes this process makes a step, at least 1. overlap, the same on every process: the sum
-    over processes starts layer by layer in the last pass, else of all layers at its end. The sum is not divided: the
-    loss already is, by kn (section 3, Remark 3). Its `waited` are the seconds spent so far in waiting for the sums.
-    Never call broadcast_optimizer_state on it.
+    passes: how many backward passes this process makes in a step, at least 1.
+    overlap: whether the sums start layer by layer in the last pass, or all at its end. It is the same on every process.
+
+    The sum is not divided, because the loss is already divided by kn (section 3, remark 3). The attribute `waited` has
+    the seconds spent in waiting for the sums. Never call broadcast_optimizer_state on it.
     """
     distributed = hvd.DistributedOptimizer(  # Horovod: gradients
         optimizer,
@@ -246,8 +252,11 @@ def distribute(
 
 
 def _wait(handle: int) -> None:
-    """Waits until a collective is done. Horovod's own wait calls sched_yield in a loop. Where processes use all cores,
-    this takes the core that Horovod's thread needs to make the sums."""
+    """Wait until a collective is done.
+
+    Horovod's own wait calls sched_yield in a loop. If processes use all cores, this takes the core that Horovod's
+    thread needs to make the sums.
+    """
     nap, longest = _NAPS
     with phase(WAITING):
         while not hvd.poll(handle):
@@ -256,7 +265,7 @@ def _wait(handle: int) -> None:
 
 
 def _done(handle: int) -> torch.Tensor:
-    """The result of a collective."""
+    """Wait for a collective and return its result."""
     _wait(handle)
     result: torch.Tensor = hvd.synchronize(handle)
     return result
@@ -283,10 +292,10 @@ def _check_build(collectives: str, kind: str) -> None:
 
 
 def _choose_controller(collectives: str) -> None:
-    """Sets what hvd.init() reads. "auto" alone follows what the environment says."""
+    """Set the variables that hvd.init() reads. "auto" follows the environment, if it has a choice."""
     global _end_of_gloo_over_mpi
     started_by = launcher()
-    if started_by == "horovodrun":  # has set it all
+    if started_by == "horovodrun":  # horovodrun has set all variables
         if collectives == "mpi":
             raise UserError(
                 "--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun"
@@ -298,7 +307,7 @@ def _choose_controller(collectives: str) -> None:
     if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
         _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
     elif started_by == "mpirun" or collectives == "mpi":
-        # mpi4py starts MPI and ends it at exit. Were it Horovod, MPI would be over after stop().
+        # mpi4py starts MPI and ends it at exit. If Horovod started it, MPI would end at stop().
         import mpi4py.MPI  # noqa: F401
 
         os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
@@ -311,7 +320,7 @@ def _choose_controller(collectives: str) -> None:
 
 
 def _limit_threads() -> None:
-    """Divides the cores of this host among its processes unless OMP_NUM_THREADS is set. torch would use all of them."""
+    """Divide the cores of this host among its processes unless OMP_NUM_THREADS is set. torch would use all of them."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
 
