@@ -276,7 +276,7 @@ def _between(request: HostRequirements, facts: dict[str, Any]) -> str:
 
 
 def route_interface(request: HostRequirements, facts: dict[str, Any]) -> str:
-    """Returns the interface through which a host reaches the others, "" where there is none."""
+    """Return the interface through which a host reaches the others, or "" if there is none."""
     if request.interface:
         return request.interface if request.interface in facts["interfaces"] else ""
     addresses = {address for name, address in facts["routes"].items() if facts["resolves"].get(name) != address}
@@ -292,7 +292,10 @@ def _same(
     status: str = FAIL,
     empty: str = "",
 ) -> Iterator[HostFinding]:
-    """Yields whether the hosts agree in a value. empty: the meaning of "" where it is no fault."""
+    """Yield a finding for each host about whether it has the same value as most hosts.
+
+    of: returns the value of a host. empty: how to name an empty value if it is not a fault, otherwise "".
+    """
     values = {host: of(facts) for host, facts in _facts(there)}
     most = Counter(value for value in values.values() if value or empty).most_common(1)
     usual = most[0][0] if most else ""

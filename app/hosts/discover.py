@@ -14,7 +14,7 @@ from app.base.errors import UserError
 from app.hosts import hostfile, this_host
 from app.hosts.hostfile import Host
 
-SECONDS = 30  # that the script has to answer
+SECONDS = 30  # the time in which the script must answer
 MOST_LOCAL = 254  # 127.0.0.1 to 127.0.0.254
 
 

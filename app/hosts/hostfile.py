@@ -1,9 +1,9 @@
-"""Hosts and their slots, in the forms that users of horovodrun and mpirun know.
+"""Reads hosts and their slots in the forms that users of horovodrun and mpirun know.
 
 A host file has one host in each line: `name`, `name:8`, `name slots=8` or `name slots=8 max_slots=16` (or `max-slots`).
-It may have blank lines and `#` comments. A name alone has one slot. max_slots is read but not used. -H takes `name` and
-`name:8`, separated by commas. Host names consist of letters, digits, dots, hyphens and underscores, so that no shell
-finds anything else in them.
+It may have blank lines and `#` comments. A name without a number has one slot. max_slots is read but not used. -H takes
+`name` and `name:8`, separated by commas. Host names consist of letters, digits, dots, hyphens and underscores, so that
+they have no special meaning for a shell.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Host:
 
 
 def read_hostfile(path: str) -> list[Host]:
-    """Returns the hosts of a file in its order. Raises UserError with the file, the line and the fix."""
+    """Return the hosts of a file, in the order of the file. Raises UserError with the file, the line and the fix."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -25,13 +25,13 @@ from typing import Any
 
 CLOCK, FACTS = "app clock: ", "app facts: "
 _PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
-_PATIENCE = 10  # seconds for a program of the host
+_PATIENCE = 10  # seconds for a command of the host to end
 _SIOCGIFADDR = 0x8915
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 
 
 def main(question: dict[str, Any]) -> None:
-    """Prints the clock at once, then the facts. Ends by itself after the timeout."""
+    """Print the clock at once, and then the facts. The program ends by itself after the timeout."""
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {
@@ -155,7 +155,7 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Describes the folder, or the nearest folder above it that exists."""
+    """Describe the output folder, or the nearest folder above it that exists."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)

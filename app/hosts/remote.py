@@ -1,7 +1,7 @@
-"""Asks hosts over ssh, all at once.
+"""Asks several hosts by ssh at the same time.
 
-A program (app.hosts.probe) is sent to the python3 of each host, so that hosts do not need the app. If ssh fails,
-app.hosts.ssh puts the reason and the fix into one line.
+A program (app.hosts.probe) is sent to the python3 of each host, so that the hosts do not need the app. If ssh fails,
+app.hosts.ssh gives one line with the reason and the fix.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from app.base.errors import UserError
 from app.hosts import probe, this_host
 from app.hosts.ssh import SSH, no_answer
 
-_FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10  # that this process has open
+_FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10  # files that this process opens for all hosts together, and for each host
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Ssh:
-    """Port and private key of ssh. Where they are None, ~/.ssh/config decides."""
+    """The port and the private key for ssh. If one is None, ~/.ssh/config decides."""
 
     port: int | None = None
     identity: str | None = None
 
     def arguments(self, timeout: int) -> list[str]:
         """Returns the options of ssh. timeout: seconds for connecting."""
-        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # ssh takes the first of two values
+        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # ssh uses the first value if an option is given twice
         words += ["-p", str(self.port)] if self.port else []
         return words + (["-i", self.identity] if self.identity else [])
 
@@ -47,8 +47,10 @@ class Ssh:
 class Answer:
     """The answer of one host.
 
-    facts: what app.hosts.probe found, None where there is no answer; error then says why. here: whether the host is
-    this machine. ahead: seconds that its clock is ahead of ours.
+    facts: what app.hosts.probe found, or None if there is no answer.
+    error: why there is no answer.
+    here: whether the host is this machine.
+    ahead: the seconds by which its clock is ahead of the clock here.
     """
 
     host: str
@@ -68,11 +70,14 @@ def ask(
     output: str = ".",
     option: str = "",
 ) -> list[Answer]:
-    """Asks the hosts all at once and returns their answers, in their order, after about `timeout` seconds at most.
+    """Ask all hosts at the same time. Return their answers in the order of the hosts, after at most about `timeout`
+    seconds.
 
-    deep, data, output: see app.hosts.probe. option: the command's option for the timeout, which messages then name.
-    Where this process may not open enough files for all hosts at once, they are asked in groups, each with the timeout.
-    Raises UserError where there is no ssh.
+    deep, data, output: parts of the question, see app.hosts.probe.
+    option: the option of the command that sets the timeout, for messages.
+
+    If this process may not open enough files for all hosts, they are asked in groups, each with the timeout. Raises
+    UserError if there is no ssh.
     """
     names = list(hosts)
     if not shutil.which("ssh") and not all(map(_is_surely_here, names)):
@@ -132,7 +137,7 @@ def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answ
 
 
 def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None, str]:
-    """Returns (seconds that the host's clock is ahead, its facts, the last other line that it printed)."""
+    """Return the seconds by which the host's clock is ahead, its facts, and the last other line that it printed."""
     assert process.stdin and process.stdout
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(program)

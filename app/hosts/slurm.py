@@ -32,7 +32,7 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
                     f"Slurm lists {len(names)} nodes and tasks for {len(slots_of)}: give a host file instead"
                 )
             for name, slots in zip(names, slots_of, strict=True):
-                hosts.setdefault(name, slots)  # a job of several components has the first one without a suffix too
+                hosts.setdefault(name, slots)  # such a job also describes its first component without a suffix
     if not hosts:
         raise UserError("this is no job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it")
     return [Host(name, slots) for name, slots in hosts.items()]

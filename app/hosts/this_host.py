@@ -1,4 +1,4 @@
-"""This machine: its names and addresses, interfaces, GPUs, Open MPI and limits. Needs no torch."""
+"""Facts about this machine: its names and addresses, interfaces, GPUs, Open MPI and limits. It does not need torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 from app.base.errors import UserError
 from app.hosts import probe
 
-PATIENCE = 20  # seconds for a program of this machine to answer
+PATIENCE = 20  # seconds for a command of this machine to end
 
 
 def check_name() -> None:
-    """Raises UserError where this host's own name does not resolve. Gloo would end by SIGSEGV."""
+    """Raise UserError if this host's own name does not resolve. gloo would then end with a segmentation fault."""
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, None)
@@ -37,14 +37,14 @@ def is_here(name: str) -> bool:
         raise UserError(f"the host {name} does not resolve: correct the name, or add it to /etc/hosts or DNS") from None
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(address)  # works for an address of this machine only
+            probe.bind(address)  # succeeds only for an address of this machine
             return True
         except OSError:
             return False
 
 
 def machine() -> str:
-    """Returns text that differs between machines and containers, also where they have the same name."""
+    """Return text that is different on each machine and in each container, even if they have the same name."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -53,7 +53,7 @@ def machine() -> str:
 
 
 def check_shared_memory() -> None:
-    """Raises UserError where this host's shared memory takes no lock, which loader processes need."""
+    """Raise UserError if this host's shared memory does not support locks, which loader processes need."""
     try:
         multiprocessing.get_context("fork").Lock()
     except OSError as error:
@@ -89,12 +89,12 @@ def gpus(device: str | None) -> int:
 
 
 def visible_gpus(listing: str, visible: str | None) -> int:
-    """Returns the number of GPUs that CUDA shows to a process.
+    """Return the number of GPUs that CUDA shows to a process.
 
-    listing: what `nvidia-smi -L` prints. visible: the value of CUDA_VISIBLE_DEVICES.
+    listing: the output of `nvidia-smi -L`. visible: the value of CUDA_VISIBLE_DEVICES.
 
-    CUDA reads the variable up to the first entry that is no GPU of this machine. An entry that occurs twice hides all.
-    Of the parts of divided GPUs (MIG) a process gets one.
+    CUDA reads the variable up to the first entry that is not a GPU of this machine. If an entry occurs twice, no GPU is
+    visible. If GPUs are divided into parts (MIG), a process gets only one part.
     """
     lines = [line for line in listing.splitlines() if line.startswith("GPU ")]
     gpus = [named[1] if (named := re.search(r"UUID: (GPU-[\w-]+)", line)) else line for line in lines]
@@ -135,7 +135,7 @@ def open_mpi_version() -> int:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raises this process's limit of open files to `wanted` where it is lower and may be raised. Returns the limit."""
+    """Raise this process's limit of open files to `wanted`, if it is lower and may be raised. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted if soft == resource.RLIM_INFINITY else soft
@@ -145,8 +145,10 @@ def allow_open_files(wanted: int) -> int:
 
 
 def _output_of(command: list[str]) -> str | None:
-    """Returns what a program prints, None where it does not end in time. It does not wait for a program that hangs in
-    the kernel."""
+    """Return the output of a program, or None if it does not end in time.
+
+    It does not wait for a program that hangs in the kernel.
+    """
     with tempfile.TemporaryFile() as out:
         try:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL)

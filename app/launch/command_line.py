@@ -1,6 +1,6 @@
-"""The launchers, and the exact command by which each of them starts a run. Nothing is started or looked up here.
+"""The registry of launchers. It makes the exact command by which each launcher starts a run, and starts nothing.
 
-LAUNCHERS is the only list of launchers: options, help, completion, doctor and the launch itself follow from it.
+Options, help, completion, doctor and the launch itself follow from the entries of LAUNCHERS.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from app.hosts.hostfile import Host, launcher_hosts
 from app.hosts.ssh import SSH
 from app.launch.environment import travels
 
-# The least and the most seconds after which an elastic run uses the slot of a process that died again.
+# The smallest and largest number of seconds after which an elastic run uses the slot of a dead process again.
 _COOLDOWN = ["5", "60"]
 
 
 @dataclass(frozen=True)
 class Elastic:
-    """The limits of an elastic run. discovery: the shell command that prints the hosts there are at the moment."""
+    """The limits of an elastic run. discovery: the shell command that prints the present hosts."""
 
     least: int
     most: int | None
@@ -28,10 +28,13 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started, where and how.
+    """What is to be started, where and how.
 
-    launcher: a name in LAUNCHERS. remote: whether a host is not this machine. collectives: the command's --collectives.
-    program: the command that each process runs. additions: variables that the environment of the processes gets.
+    launcher: a name in LAUNCHERS.
+    remote: whether a host is not this machine.
+    collectives: the command's --collectives.
+    program: the command that each process runs.
+    additions: variables that are added to the environment of the processes.
     """
 
     launcher: str
@@ -49,10 +52,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a launcher's command depends on besides the launch.
+    """The facts about this machine on which a launcher's command depends.
 
-    environ: the environment that the launcher gets. open_mpi: the major version of Open MPI, where it is used. root:
-    whether the user is root.
+    environ: the environment of the launcher.
+    open_mpi: the major version of Open MPI, if it is used.
+    root: whether the user is root.
     """
 
     environ: Mapping[str, str]
@@ -64,10 +68,12 @@ class Surroundings:
 class Launcher:
     """A program that starts the processes of a run.
 
-    text: what --help says of it. command: returns its command line. module: this program's module that runs in place of
-    the command's first word, if any. open_mpi: whether Open MPI starts the processes whatever the collectives are.
-    elastic: whether it can start elastic runs. one_interface: whether all hosts must use one name for the interface
-    between them.
+    text: its description for --help.
+    command: returns its command line.
+    module: the module of this program that replaces the command's first word, if there is one.
+    open_mpi: whether Open MPI starts the processes, for any collectives.
+    elastic: whether it can start elastic runs.
+    one_interface: whether all hosts must have the same name for the interface between them.
     """
 
     text: str
@@ -79,12 +85,12 @@ class Launcher:
 
 
 def command_line(launch: Launch, environ: Mapping[str, str], *, open_mpi: int = 4, root: bool = False) -> list[str]:
-    """Returns the launcher's command. For the other arguments see Surroundings."""
+    """Return the command line of a launch."""
     return LAUNCHERS[launch.launcher].command(launch, Surroundings(environ, open_mpi, root))
 
 
 def uses_mpirun(launch: Launch) -> bool:
-    """Returns whether mpirun starts the processes, itself or through horovodrun --mpi."""
+    """Return whether mpirun starts the processes, either directly or through horovodrun --mpi."""
     return LAUNCHERS[launch.launcher].open_mpi or launch.collectives == "mpi"
 
 
@@ -101,7 +107,7 @@ def _horovodrun(launch: Launch, where: Surroundings) -> list[str]:
         command += ["--blacklist-cooldown-range", *_COOLDOWN]
     else:
         command += ["-H", launcher_hosts(launch.hosts)]
-    # Without Horovod's cache, which keeps interfaces and ssh connections for an hour after they are gone.
+    # Horovod's cache is off, because it uses interfaces and ssh connections for an hour after they have gone.
     command += ["--disable-cache", "--mpi" if launch.collectives == "mpi" else "--gloo"]
     interface = launch.interface if launch.remote or launch.elastic else None
     interface = interface or (None if launch.remote else "lo")
@@ -128,7 +134,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
         command += ["--prtemca", "prte_if_include"] if where.open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
         interfaces["HOROVOD_GLOO_IFACE"] = launch.interface
-        if "NCCL_SOCKET_IFNAME" not in where.environ:  # the user may want another one for NCCL
+        if "NCCL_SOCKET_IFNAME" not in where.environ:  # the user may have chosen another interface for NCCL
             interfaces["NCCL_SOCKET_IFNAME"] = launch.interface
     command += _remote_options(launch, where.open_mpi)
     tuning = {name for name in where.environ if travels(name)}
@@ -138,12 +144,12 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
 
 
 def _yielding() -> list[str]:
-    """The option by which a rank that waits leaves its core to loader processes and other ranks."""
+    """Return the option by which a waiting rank leaves its core to loader processes and other ranks."""
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 
 def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
-    """Open MPI's options for other hosts: full host names, and ssh as this program uses it."""
+    """Return Open MPI's options for other hosts: full host names, and ssh with the options of this program."""
     if not launch.remote:
         return []
     arguments = list(SSH)
@@ -151,7 +157,7 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
-    # Without a tree, in which each host would have to reach the others by ssh and not only the first.
+    # No tree: with one, each host would have to reach the others by ssh, and not only the first host.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
     # Without this option node.a.example and node.b.example would both be "node", and so one host.
     names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]

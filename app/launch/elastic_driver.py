@@ -1,10 +1,10 @@
-"""Who takes part in an elastic run and when its processes meet, in place of Horovod's own rules.
+"""Decides which processes take part in an elastic run and when they connect. It replaces Horovod's own rules.
 
-With Horovod's rules the processes that stay wait inside hvd.init() while a new one starts, for half a minute. If the
-new one dies meanwhile, the end of their wait is an abort. Here a process asks for its place (app.world.rendezvous)
-before hvd.init() and gets it when all others have asked too. A process that dies before that is left out and the
-places are dealt again. Where hosts are added, their processes are started first, and the others go on training until
-these ask for a place.
+With Horovod's rules, the old processes wait inside hvd.init() for half a minute while a new one starts. If the new one
+dies in this time, the others abort. With the rules here, a process asks for its place (app.world.rendezvous) before
+hvd.init(), and gets it when all others have asked too. A process that dies before that is left out, and places are
+given again. If hosts are added, their processes are started first, and the others continue training until the new ones
+ask for a place.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from typing import Any
 from horovod.runner.elastic.driver import DISCOVER_HOSTS_FREQUENCY_SECS, ElasticDriver
 from horovod.runner.elastic.worker import HostUpdateResult
 
-Key = tuple[str, int]  # host, slot of it
+Key = tuple[str, int]  # a host and one of its slots
 
 
 class MeetingDriver(ElasticDriver):
-    """Horovod's driver of an elastic run with other rules for its meetings.
+    """Horovod's driver of an elastic run, with other rules for meetings.
 
-    A meeting has members. It is open until each of them has asked for its place or one has died; then it begins, or a
-    new one with other members is opened. Once it has begun, the next one is opened when each member has asked again or
-    died. `_changed` guards what the threads share: one for each process, one for each request, the thread that looks
-    for hosts, and the one that leads the meetings.
+    A meeting is the moment at which processes connect, and it has members. It is open until each member has asked for
+    its place or one has died. Then it begins, or a new meeting with other members is opened. After it has begun, the
+    next one is opened when each member has asked again or has died. `_changed` guards the data that threads share: a
+    thread for each process, one for each request, one that looks for hosts, and one that leads the meetings.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._changed = threading.Condition()
         self._members: set[Key] = set()
         self._begun = False
-        self._number = 0  # of the meeting
+        self._number = 0  # the number of the meeting
         self._running: set[Key] = set()
-        self._asking: set[Key] = set()  # have asked for a place and wait for it
-        self._early: set[Key] = set()  # were started for a later meeting and have not asked yet
+        self._asking: set[Key] = set()  # members that have asked for a place and wait for it
+        self._early: set[Key] = set()  # processes that were started for a later meeting and have not asked yet
         self._ended: dict[Key, int] = {}  # members that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
 
-    # What Horovod and the requests call
+    # Methods that Horovod and the requests call
 
     def start(self, num_proc: int, create_worker_fn: Any) -> None:
-        """Starts the first processes."""
+        """Start the first processes."""
         self._create_worker_fn = create_worker_fn
         self._open(num_proc)
         threading.Thread(target=self._lead, daemon=True).start()
 
     def wait_for_place(self, host: str, slot: int) -> None:
-        """Returns when the meeting begins in which this process has a place, or when the run goes on without it."""
+        """Return when a meeting begins in which this process has a place, or when the run continues without it."""
         key = host, slot
         with self._changed:
             self._asking.add(key)
@@ -59,17 +59,17 @@ class MeetingDriver(ElasticDriver):
             self._changed.wait_for(lambda: key not in self._asking or self.finished())
 
     def meeting_is_over(self) -> bool:
-        """Whether the processes that still connect must give up: one has died, or asks for a place again."""
+        """Return whether processes must stop connecting, because one has died or asks for a place again."""
         with self._changed:
             return not self._begun or bool(self._ended) or bool(self._asking & self._members)
 
     def get_results(self) -> Any:
-        """Waits for the end of the run."""
+        """Wait for the end of the run."""
         self._shutdown.wait()
         return super().get_results()
 
     def stop(self, error_message: str | None = None) -> None:
-        """Ends the run."""
+        """End the run."""
         super().stop(error_message)
         with self._changed:
             self._changed.notify_all()
@@ -84,7 +84,7 @@ class MeetingDriver(ElasticDriver):
             if self.finished():
                 return
             if any(code == 0 for code in ended.values()) or len(ended) == len(self._members):
-                self.stop()  # the training is done, or nobody is left who has its state
+                self.stop()  # the training has ended, or no process has its state any more
             elif self._begun or ended:
                 for host, _ in ended:
                     self._host_manager.blacklist(host)
@@ -97,12 +97,12 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _is_over(self) -> bool:
-        """Whether the state of the meeting changes: nobody is missing, or one died before it has begun."""
+        """Return whether the meeting can begin, or is to be replaced because a member died before it began."""
         missing = self._members - self._asking - self._ended.keys()
         return not missing or (not self._begun and bool(self._ended))
 
     def _open(self, least: int) -> None:
-        """Opens a meeting of the processes that run and of those for which there is a slot, which are started."""
+        """Open a meeting of the running processes and of new ones on free slots, which are started."""
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:
@@ -124,7 +124,7 @@ class MeetingDriver(ElasticDriver):
             self._changed.notify_all()
 
     def _get_host_assignments(self, current_hosts: Any) -> Any:
-        """As Horovod's, without hosts whose new processes are not ready yet, if the others are enough."""
+        """Do what Horovod does, without hosts whose new processes are not ready, if the others are enough."""
         late = {host for host, _ in self._early} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
         enough = ready.count_available_slots() >= self._min_num_proc
@@ -162,7 +162,7 @@ class MeetingDriver(ElasticDriver):
                 if self.finished() and self._number == number:
                     self._results.add_result(f"{key[0]}[{key[1]}]", (code, when))
         if early:
-            self._host_manager.blacklist(key[0])  # or it would be started again each second
+            self._host_manager.blacklist(key[0])  # otherwise it would be started again every second
 
     # Hosts
 
@@ -185,9 +185,9 @@ class MeetingDriver(ElasticDriver):
             self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
 
     def _look_for_changes(self) -> None:
-        """Starts processes on new slots, and tells the run while other processes than its own should take part.
+        """Start processes on new slots, and tell the run if other processes than its own should take part.
 
-        It is told again each second until it changes: a message that comes while processes meet is lost.
+        The message is repeated every second until something changes, because a message is lost while processes connect.
         """
         hosts = self._host_manager.current_hosts
         if hosts.count_available_slots() >= self._min_num_proc:
@@ -205,7 +205,7 @@ class MeetingDriver(ElasticDriver):
             self._notifier.start()
 
     def _tell(self, client: Any) -> None:
-        """In a thread of its own: a host that is gone without a word answers after minutes."""
+        """Send the message in a thread, because a host that has gone may answer only after minutes."""
         try:
             client.notify_hosts_updated(int(time.time()), HostUpdateResult.mixed)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The environment of the user: what of it a run gets, and what is wrong in it."""
+"""The user's environment variables: which of them a run gets, and which values are wrong."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from app.base.errors import UserError
 from app.hosts import slurm, this_host
 
-# What a rank on another host gets. Everything else stays here, as it may be a password or a key.
+# The variables that a rank on another host gets. Others stay on this host, as they may contain a password or a key.
 _TRAVELS = re.compile(
     r"(APP|CUBLAS|CUDA|CUDNN|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA|OPENBLAS|PRTE_MCA|PSM2"
     r"|PYTORCH|TORCH|TORCHINDUCTOR|UCX)_\w+|PYTHON[A-Z]+|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME"
     r"|NO_PROXY|no_proxy"
 )
-# What a launcher tells a rank about itself. Left over in a shell, it would tell all ranks of a run the same.
+# Variables by which a launcher tells a rank its number. If a shell has them, all ranks would read the same number.
 _OF_A_RANK = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|HOSTNAME|GLOO_RENDEZVOUS_\w+|ELASTIC|SECRET_KEY)"
     r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
@@ -29,7 +29,7 @@ _WHOLE_NUMBERS = re.compile(
     r"|STALL_CHECK_DISABLE|STALL_CHECK_TIME_SECONDS|STALL_SHUTDOWN_TIME_SECONDS|START_TIMEOUT|TIMELINE_MARK_CYCLES)"
 )
 _NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
-# By the variable with the number of processes: the programs above a process that such a launcher started
+# Variable with the number of processes -> the programs that are parents of a process started by that launcher
 _LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
     "PMI_SIZE": ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
@@ -39,15 +39,15 @@ _LAUNCHERS = {
 
 
 def travels(name: str) -> bool:
-    """Whether a rank on another host gets this environment variable."""
+    """Return whether a rank on another host gets this environment variable."""
     return bool(_TRAVELS.fullmatch(name)) and name != "CUDA_VISIBLE_DEVICES"
 
 
 def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment for a run. Raises UserError for a wrong value.
+    """Return the environment for a run. Raises UserError for a wrong value.
 
-    It lacks the variables that describe a rank of another job. It names this host as one that is reached without a
-    proxy, because Horovod's processes talk to one another by HTTP.
+    Variables that describe a rank of another job are removed. This host is added to the hosts that are reached without
+    a proxy, because Horovod's processes communicate by HTTP.
     """
     for name, value in environ.items():
         if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
@@ -65,7 +65,7 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str, str]:
-    """Returns the environment without Slurm's variables where they belong to a job that does not have these hosts.
+    """Return the environment without Slurm's variables if they describe a job on other hosts.
 
     mpirun reads these variables and would refuse the hosts.
     """
@@ -81,18 +81,21 @@ def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str
 
 
 def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
-    """Returns the launcher that has started this process and the number of its processes; None without one."""
+    """Return the launcher that has started this process and the number of its processes, or None."""
     above = set(_programs_above())
     for name, programs in _LAUNCHERS.items():
         size = environ.get(name, "")
-        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # Slurm starts shells and scripts as one task too
+        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # Slurm also starts shells and scripts as one task
         if size.isdigit() and int(size) >= least and above.intersection(programs):
             return programs[0], int(size)
     return None
 
 
 def check_not_nested(environ: Mapping[str, str]) -> None:
-    """Raises UserError where a launcher has started this command several times. Each would start a run of its own."""
+    """Raise UserError if a launcher has started this command several times.
+
+    Each process would start its own run.
+    """
     if found := outer_launcher(environ):
         outer, size = found
         raise UserError(
@@ -103,13 +106,13 @@ def check_not_nested(environ: Mapping[str, str]) -> None:
 
 
 def is_first(environ: Mapping[str, str]) -> bool:
-    """Whether this is the first of the processes that an outer launcher has started, and should speak for them."""
+    """Return whether this is the first of the processes that another launcher has started. Only it prints messages."""
     ranks = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
     return next((environ[name] for name in ranks if name in environ), "0") == "0"
 
 
 def _programs_above() -> Iterator[str]:
-    """The names of the programs that this process descends from."""
+    """Return the names of the programs that this process descends from."""
     process = "self"
     while True:
         try:

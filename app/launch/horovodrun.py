@@ -1,4 +1,4 @@
-"""horovodrun with changes to Horovod's launcher: `python -m app.launch.horovodrun` takes horovodrun's options."""
+"""horovodrun with changes to Horovod's launcher. `python -m app.launch.horovodrun` takes horovodrun's options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _addresses_of_interfaces = network.get_local_host_addresses
 
 
 def _local_addresses() -> set[str]:
-    """All loopback addresses too: discover.py names the slots of this machine by them, and Horovod would use ssh."""
+    """Return the local addresses, with all loopback addresses.
+
+    discover.py uses them as names for the slots of this machine, and Horovod would reach them by ssh.
+    """
     return _addresses_of_interfaces() | {f"127.0.0.{number}" for number in range(1, 255)}
 
 
@@ -27,12 +30,12 @@ _execve = os.execve
 
 
 def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
-    """What --mpi ends in, `sh -c "mpirun ..."`, with mpirun in the shell's place: signals reach it."""
+    """Replace the `sh -c "mpirun ..."` of --mpi by mpirun itself, so that signals reach it."""
     _execve(path, [*argv[:-1], f"exec {argv[-1]}"], environ)
 
 
 def close_to_strangers() -> None:
-    """Makes horovodrun's servers answer the processes of its own job only."""
+    """Make horovodrun's servers answer only the processes of their own job."""
     static, elastic = launch.gloo_run, launch.gloo_run_elastic
 
     def run(settings: Any, nics: Any, environ: Any, address: str, command: Any) -> None:
@@ -50,7 +53,7 @@ def close_to_strangers() -> None:
 
 
 def _serve_on(address: str, settings: Any) -> str:
-    """Makes the run that follows use a closed store on this address."""
+    """Make the next run use a store on this address that needs a token."""
     server = ClosedServer(address, settings.verbose)
     variables = gloo_run.create_run_env_vars
     gloo_run.RendezvousServer = lambda verbose: server

@@ -1,10 +1,10 @@
-"""How horovodrun starts ranks, watches them and passes on what they say, in place of Horovod's own code for it.
+"""Starts and watches the ranks of horovodrun and shows their output. It replaces Horovod's own code for this.
 
 Horovod puts all environment variables of the user on the command line of a shell, on this host and on others, where
-every user can read them. It decodes what ranks write as UTF-8 and stops reading at the first other byte. It starts an
-ssh for each rank at once, more than an sshd accepts, and does not see which failed. It cannot end a rank on another
-host, and it needs a Python process more for each rank. Here each rank has a parent process on its own host
-(app.launch.rank_parent), which gets the environment over its standard input.
+every user can read them. It decodes the output of ranks as UTF-8 and stops reading at the first other byte. It starts
+an ssh for each rank at the same time, more than an sshd accepts, and does not notice which of them failed. It cannot
+end a rank on another host, and it needs an additional Python process for each rank. Here each rank has a parent process
+on its own host (app.launch.rank_parent), which gets the environment over its standard input.
 """
 
 from __future__ import annotations
@@ -35,22 +35,25 @@ from app.launch import rank_parent
 from app.launch.environment import travels
 
 GRACE = 25  # seconds that a rank has to save before it is killed
-_CONNECTIONS = (
-    4  # ssh connections to one host that are opened at once; sshd refuses some from its 10th on (MaxStartups)
-)
-_DELAYS = (1.0, 2.0, 4.0)  # seconds before the next tries where sshd has dropped a connection
+_CONNECTIONS = 4  # ssh connections that are opened to one host at the same time; sshd may refuse the 10th (MaxStartups)
+_DELAYS = (1.0, 2.0, 4.0)  # seconds before each new attempt if sshd has dropped a connection
 _PIECE = re.compile(rb"[^\r\n]*[\r\n]")
 _SSH_FAILED = 255  # ssh's exit code for its own errors
-_LAST_WORDS = 5.0  # seconds for what is still in the pipes of a rank that has ended
+_LAST_WORDS = 5.0  # seconds for reading the pipes of a rank that has ended
 PARENT = [sys.executable, "-I", "-S", rank_parent.__file__]
 
-Command = tuple[list[str], dict[str, Any]]  # words, and Horovod's environment variables for all ranks
+Command = tuple[
+    list[str], dict[str, Any]
+]  # the words of the command, and Horovod's environment variables for all ranks
 _writing = threading.Lock()
 _connecting: dict[str, threading.Semaphore] = {}
 
 
 def install(grace: float = GRACE) -> None:
-    """Makes horovodrun start its ranks by this module. grace: see GRACE."""
+    """Make horovodrun start its ranks with this module.
+
+    grace: the seconds that a rank has to save, see GRACE.
+    """
     env.is_exportable = travels  # the names that horovodrun --mpi gives to mpirun's -x
     launch.mpi_run = _mpi_run
     remote.SSH_COMMAND_PREFIX = shlex.join(["ssh", *SSH])
@@ -64,7 +67,7 @@ _horovods_mpi_run = launch.mpi_run
 
 
 def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[str]) -> None:
-    """horovodrun --mpi. The port and key of ssh are in --mpi-args already; NCCL's interface is the user's choice."""
+    """Run horovodrun --mpi. --mpi-args already has the port and key of ssh. The user chooses NCCL's interface."""
     settings.ssh_port = settings.ssh_identity_file = None
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
@@ -73,7 +76,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
 
 
 def _shutdown_event() -> threading.Event:
-    """An event that a request to end sets. Signals that are ignored at the start stay ignored."""
+    """Return an event that a request to end sets. Signals that are ignored at the start stay ignored."""
     event = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -87,18 +90,24 @@ def _run_command(command: list[str], server_ip: str, nics: Any, port: int, elast
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank's parent process is asked to start. slot: Horovod's SlotInfo."""
+    """What the parent process of a rank is asked to start.
+
+    slot: Horovod's SlotInfo.
+    """
 
     command: list[str]
     user: Mapping[str, str]  # the environment of horovodrun
-    horovod: Mapping[str, str]  # the variables by which the rank finds its place
+    horovod: Mapping[str, str]  # the variables that tell the rank its place
     slot: Any
 
     def is_here(self) -> bool:
         return network.resolve_host_address(self.slot.hostname) in network.get_local_host_addresses()
 
     def request(self, grace: float) -> bytes:
-        """The line that the parent process reads. A rank on another host gets the variables that must travel."""
+        """Return the line that the parent process reads.
+
+        A rank on another host only gets the variables that it needs.
+        """
         user = self.user if self.is_here() else {name: value for name, value in self.user.items() if travels(name)}
         wanted = {
             "command": self.command,
@@ -110,7 +119,7 @@ class Rank:
 
 
 def _fixed(horovod: Mapping[str, str]) -> dict[str, str]:
-    """Horovod's variables which the user's do not replace: all but the interface that NCCL uses."""
+    """Return Horovod's variables that the user cannot replace: all except the interface that NCCL uses."""
     return {name: value for name, value in horovod.items() if name != "NCCL_SOCKET_IFNAME"}
 
 
@@ -125,8 +134,8 @@ def _ranks(run_command: Command, user: Mapping[str, str]) -> Callable[[Any], Ran
 
 
 def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading.Event]], tuple[int, float]]:
-    """What runs one rank to its end and returns (exit code, time), as Horovod's _exec_command_fn."""
-    others = None if settings.elastic else threading.Event()  # a static run ends with the first rank that fails
+    """Return a function that runs one rank to its end and returns (exit code, time), as Horovod's _exec_command_fn."""
+    others = None if settings.elastic else threading.Event()  # a static run ends when the first rank fails
 
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
         asked = [*(events or []), *([others] if others else [])]
@@ -152,11 +161,11 @@ class RankProcess:
         ssh += ["-i", settings.ssh_identity_file] if settings.ssh_identity_file else []
         self.here = rank.is_here()
         self.command = PARENT if self.here else [*ssh, "--", self.host, f"exec {shlex.join(PARENT)}"]
-        self.words = b""  # the last of what ssh or a login script wrote, before the parent process had started
+        self.words = b""  # the last output of ssh or a login script before the start of the parent process
         self.started = threading.Event()
 
     def run(self, asked: list[threading.Event]) -> int:
-        """Runs the rank to its end. asked: events, of which each asks it to end."""
+        """Run the rank to its end. asked: events; each of them asks the rank to end."""
         code = self._run_once(asked)
         for delay in () if self.here else _DELAYS:
             if self.started.is_set() or not re.search(DROPPED, self._said()) or any(event.is_set() for event in asked):
@@ -199,12 +208,12 @@ class RankProcess:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def _request(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(OSError):  # it has ended: its exit code says more
+        with contextlib.suppress(OSError):  # it has ended, and its exit code says why
             process.stdin.write(self.rank.request(self.grace))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
     def _end(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-        """The end of its input asks the parent process to end the rank."""
+        """Close the input of the parent process, which asks it to end the rank."""
         with contextlib.suppress(OSError):
             process.stdin.close()  # type: ignore[union-attr]
         if not ended.wait(self.grace + 5):
@@ -234,7 +243,7 @@ class RankProcess:
             self.words = (self.words + line)[-4096:]
 
     def _is_of_ssh(self, line: bytes) -> bool:
-        """Whether ssh says that the connection was lost; a rank's own words pass."""
+        """Return whether a line is a message of ssh about a lost connection, which is not shown."""
         return not self.here and bool(re.match(rb"(client_loop: |Connection to |Timeout, server )", line))
 
     def _pass_on(self, name: str, line: bytes) -> None:
@@ -247,7 +256,7 @@ def _wait(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Writes one line; horovodrun's reader may be gone."""
+    """Write one line. The reader of horovodrun's output may have ended."""
     with _writing, contextlib.suppress(OSError):
         while data:
             data = data[os.write(descriptor, data) :]

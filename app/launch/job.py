@@ -1,7 +1,7 @@
-"""A launcher and all processes that it starts on this host: they are asked to end together, and killed if they do not.
+"""Runs a launcher with all its processes on this host. They are asked to end together, and killed if they do not.
 
-Linux only. Orphans become children of this process (PR_SET_CHILD_SUBREAPER), so that none survives it. The
-launcher gets SIGTERM when this process is killed (PR_SET_PDEATHSIG).
+It works on Linux only. Orphans become children of this process (PR_SET_CHILD_SUBREAPER), so that none is left when it
+ends. The launcher gets SIGTERM if this process is killed (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from types import FrameType
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # ask a run to save and leave
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # signals that ask a run to save and end
 GRACE = 30.0  # seconds that ranks have to save after they are asked to end
 _LAUNCHER_GRACE = 5.0  # seconds that the launcher has to end after its ranks
 
 
 class Job:
-    """Runs a launcher's command in a session of its own. `stop_signal` to it makes the ranks save and leave.
+    """Runs a launcher's command in a new session. The signal `stop_signal` to it makes the ranks save and end.
 
-    A signal of STOPPING to this process asks the job to end, and a second one ends it at once. Signals that are ignored
-    when this process starts (nohup, background jobs of a script) stay ignored.
+    A signal of STOPPING to this process asks the job to end, and a second one kills it at once. Signals that are
+    ignored when this process starts (nohup, background jobs of a script) stay ignored.
     """
 
     def __init__(self, command: list[str], environ: Mapping[str, str], stop_signal: signal.Signals) -> None:
@@ -45,7 +45,7 @@ class Job:
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # one pipe keeps the ranks' words before what the launcher says about them
+            stderr=subprocess.STDOUT,  # so that the ranks' output comes before the launcher's messages
             start_new_session=True,
             preexec_fn=_prepare_launcher,
         )
@@ -53,24 +53,24 @@ class Job:
             self._launcher.send_signal(self._stop_signal)
 
     def ask(self, signum: int, frame: FrameType | None = None) -> None:
-        """Asks the ranks to save and leave. A second request by the user ends them at once."""
+        """Ask the ranks to save and end. A second request by the user ends them at once."""
         if self.asked is None:
             self.asked = signum
             self.limit(GRACE)
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
-        elif self.asked == signal.SIGPIPE:  # Ctrl-C ends the reader (tee) too, and that is seen first
+        elif self.asked == signal.SIGPIPE:  # Ctrl-C also ends the reader (tee), which is noticed first
             self.asked = signum
         else:
             self.limit(0)
 
     def lost_reader(self) -> None:
-        """Asks the ranks to save and leave because nobody reads any more what they say, unless they leave already."""
+        """Ask the ranks to save and end, because nobody reads their output any more, unless they are already ending."""
         if self.asked is None:
             self.ask(signal.SIGPIPE)
 
     def limit(self, seconds: float) -> None:
-        """Makes sure that the job ends within this many seconds from now."""
+        """End the job within this number of seconds from now."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def chunks(self) -> Iterator[bytes]:
@@ -90,7 +90,7 @@ class Job:
                 self._kill_ranks()
 
     def close(self) -> int:
-        """Kills all processes that are left. Returns the launcher's exit code, -N where signal N ended it."""
+        """Kill all processes that are left. Return the launcher's exit code, which is -N if signal N ended it."""
         assert self._launcher
         try:
             code = self._launcher.wait(_LAUNCHER_GRACE)
@@ -106,8 +106,10 @@ class Job:
         return code
 
     def _kill_ranks(self) -> None:
-        """Kills the ranks of this host, after which the launcher ends those on other hosts. The second time it kills
-        the launcher too."""
+        """Kill the ranks of this host, so that the launcher ends those on other hosts.
+
+        A second call also kills the launcher.
+        """
         assert self._launcher
         left = [] if self._ranks_killed else _descendants(self._launcher.pid)
         _kill(left or [self._launcher.pid])
@@ -115,21 +117,21 @@ class Job:
         self._deadline = time.monotonic() + _LAUNCHER_GRACE
 
     def has_ranks(self) -> bool:
-        """Returns whether horovodrun has a rank, here or on another host: each has a parent process or an ssh here."""
+        """Return whether horovodrun has a rank on any host. Each has a parent process or an ssh on this host."""
         assert self._launcher
         return any(b"rank_parent.py" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
 class Alone:
-    """Finds out that an elastic run has no process any more. If all died at once, Horovod may wait for ever."""
+    """Notices that an elastic run has no process any more. If all died at the same time, Horovod may wait for ever."""
 
     def __init__(self, job: Job, patience: float = 100.0) -> None:
-        """patience: seconds. The slot of a process that died is used again after at most 60 s."""
+        """patience: seconds to wait. After at most 60 s Horovod uses the slot of a dead process again."""
         self.job, self.patience, self.found = job, patience, 0.0
         self._alive = self._looked = time.monotonic()
 
     def for_long(self) -> bool:
-        """Returns whether the run has had no process for longer than `patience`. True once; looks once a second."""
+        """Return whether the run has had no process for more than `patience` seconds. It looks once a second."""
         now = time.monotonic()
         if self.found or now < self._looked + 1:
             return False
@@ -149,7 +151,10 @@ def handle(handler: Callable[[int, FrameType | None], object]) -> None:
 
 
 def _prepare_launcher() -> None:
-    """Runs in the launcher's process before the launcher. The signals that ask ranks to leave must not be ignored."""
+    """Prepare the new process in which the launcher will run.
+
+    The signals that ask ranks to end must not be ignored there, because the ranks would ignore them too.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)

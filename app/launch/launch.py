@@ -1,6 +1,6 @@
-"""Starts a command: a distributed one on several processes by a launcher, any other one in this process.
+"""Starts a command: a distributed one in several processes by a launcher, any other one in this process.
 
-This process stays the parent of the launcher. It shows what rank 0 prints, ends the job when it must end, and reports a
+This process stays the parent of the launcher. It shows the output of rank 0, ends the job if it must end, and reports a
 failure as one line with an exit code.
 """
 
@@ -34,7 +34,7 @@ from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
-_STARTS = 4  # of an elastic run: the first, and those after all of its processes have died
+_STARTS = 4  # the largest number of starts of an elastic run, which is started again if all its processes have died
 _FAILURE_GRACE = 20  # seconds that the other ranks have to end by themselves after one has reported its failure
 
 
@@ -55,7 +55,7 @@ def main(
     environ = dict(os.environ)
     try:
         options, command = parse(argv, {name: each.text for name, each in commands.items()})
-        if command[0] == "doctor":  # it takes the launcher's options itself
+        if command[0] == "doctor":  # doctor reads the launcher's options itself
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         if check is not None:
             check(command)  # so that a wrong option is reported at once, and only once
@@ -74,7 +74,7 @@ def main(
 
 
 def _check_surroundings(command: list[str]) -> None:
-    """Raises UserError for what would end a run with a traceback after its start."""
+    """Raise UserError for faults that would end a run with a traceback after its start."""
     this_host.check_shared_memory()
     for word in command:
         if word != word.encode(errors="replace").decode():
@@ -107,9 +107,9 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
 
 
 def _check_local(hosts: list[Host], processes: int) -> None:
-    """Raises UserError where this machine is listed under two names.
+    """Raise UserError if this machine is listed under two names.
 
-    Each name would count as a host of its own, and its processes would use all cores and the same GPUs.
+    Each name would count as another host, whose processes would use the same cores and GPUs.
     """
     used = zip(hosts, hostfile.processes_on(hosts, processes), strict=True)
     here = [host for host, count in used if count and this_host.is_here(host.name)]
@@ -150,7 +150,7 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
 
 
 def _leave_early(number: int, frame: FrameType | None) -> None:
-    """Ends this process on a signal that comes before the ranks are started."""
+    """End this process if a signal comes before the ranks are started."""
     say_last(f"stopped by {signal.Signals(number).name}, before the run started: the same command starts it\n")
     os._exit(PREEMPTED)
 
@@ -170,11 +170,11 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
         environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
-    # By default mpirun kills ranks one second after SIGTERM, which is too short to save. Each name is of one Open MPI.
+    # By default mpirun kills ranks one second after SIGTERM, too early to save. Each name is for one Open MPI version.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     # The first ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
-    environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes into a pipe, and its words would come late
+    environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and its output would be delayed
     if uses_mpirun(launch):
         environ = without_other_jobs(environ, [host.name for host in launch.hosts])
     this_host.allow_open_files(256 + 16 * launch.processes)
@@ -186,9 +186,9 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
 
 
 def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
-    """Runs the job to its end and returns the exit code.
+    """Run the job to its end and return the exit code.
 
-    An elastic run whose processes have all died is started again and goes on from its checkpoint, a few times.
+    An elastic run whose processes have all died is started again and continues from its checkpoint, up to a limit.
     """
     for start in range(1, _STARTS + 1):
         # mpirun passes SIGUSR1 on to every rank and waits. After SIGTERM it would kill them a second later.
@@ -210,11 +210,11 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
 
 
 def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
-    """Shows what a job says until its end.
+    """Show the output of a job until its end.
 
     Returns:
-        The exit code, the last words, whether all processes of an elastic run died without a reason of their own, and
-        the run's folder if it is known.
+        The exit code, the last line, whether all processes of an elastic run died without another reason, and the run's
+        folder if it is known.
     """
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
@@ -227,7 +227,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
             job.limit(_grace(output.failures, launch))
             search = search or Search(launch)
             if search.found:
-                job.limit(0)  # the launcher would wait for hosts that are gone
+                job.limit(0)  # the launcher would wait for hosts that have gone
         if alone and alone.for_long():
             job.limit(0)
     gone = search.result() if search else ""  # before close(), which ends every process below this one
@@ -244,7 +244,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
 
 
 def _grace(failures: list[Failure], launch: Launch) -> float:
-    """Returns the seconds that the other ranks have to end by themselves. A rank may wait for a failed one for ever."""
+    """Return the seconds that the other ranks have to end by themselves. A rank may wait for a failed one for ever."""
     codes = {each.code for each in failures}
     if launch.elastic and codes == {FAILED}:
         return float("inf")  # the other ranks continue
@@ -252,7 +252,7 @@ def _grace(failures: list[Failure], launch: Launch) -> float:
 
 
 def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
-    """Returns the exit code and what is printed at the end. Its last line says the cause."""
+    """Return the exit code and the text to print at the end. Its last line states the cause."""
     if cause := output.documented():
         return cause.code, _caused(cause)
     if launcher_code == 0:
@@ -294,7 +294,10 @@ def _host_of(rank: int, launch: Launch) -> str:
 def _run_alone(
     options: argparse.Namespace, command: list[str], program: list[str], distributed: bool, environ: dict[str, str]
 ) -> int:
-    """Replaces this process by the command. Under a launcher around ./run.sh it is one process of that run."""
+    """Replace this process by the command.
+
+    If another launcher has started ./run.sh, this process is one process of that run.
+    """
     if options.hosts or options.hostfile or options.np not in (None, 1):
         alone = "--launcher none starts" if distributed else f"{command[0]} is"
         raise UserError(f"{alone} one process: leave out -np, -H and --hostfile")
@@ -313,7 +316,7 @@ def _without(words: list[str], word: str) -> list[str]:
 
 
 def _python_path(folder: Path) -> dict[str, str]:
-    """Returns the PYTHONPATH by which `python -m app` finds the app from another folder than its own."""
+    """Return the PYTHONPATH with which `python -m app` finds the app from any folder."""
     if folder == _ROOT:
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}

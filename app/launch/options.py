@@ -1,4 +1,4 @@
-"""The options that say where and how processes are started. On the command line they stand before the command."""
+"""The options that say where and how processes are started. They are given before the command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from app.launch.command_line import DEFAULT_LAUNCHER, LAUNCHERS
 
 
 def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the launch options, and the command with its own options (["train"] where there is none).
+    """Return the launch options, and the command with its own options (["train"] if no command is given).
 
-    commands: the commands' texts by name, which --help lists. Raises UserError, with the nearest name of an unknown
-    option.
+    commands: the texts of the commands by name, for --help.
+
+    Raises UserError. For an unknown option it suggests the most similar one.
     """
     parser = _parser(commands)
     known = parser._option_string_actions
@@ -36,7 +37,7 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises UserError for values that no launch can have."""
+    """Raise UserError for values that no launch can have."""
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np}: a run has at least one process")
     if options.hosts and options.hostfile:
@@ -54,14 +55,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def listed_hosts(options: argparse.Namespace) -> list[Host]:
-    """Returns the hosts of --hostfile or -H, none where neither is given. Raises UserError as app.hosts.hostfile."""
+    """Return the hosts of --hostfile or -H, or none if neither is given. Raises UserError."""
     if options.hostfile:
         return hostfile.read_hostfile(options.hostfile)
     return hostfile.parse_hosts(options.hosts) if options.hosts else []
 
 
 def check_elastic(options: argparse.Namespace) -> None:
-    """Raises UserError where the options of an elastic run do not fit together."""
+    """Raise UserError if the options of an elastic run do not fit together."""
     limits = (options.min_np, options.max_np)
     if not options.discovery:
         if limits != (None, None):
@@ -109,7 +110,7 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that doctor has too."""
+    """Add the options that doctor has too."""
     add = parser.add_argument
     add(
         "-np",

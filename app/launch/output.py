@@ -1,4 +1,4 @@
-"""What a job prints, as the user sees it: rank 0 as it is, other ranks after `[rank]`, a failure once at the end."""
+"""Shows the output of a job: that of rank 0 unchanged, that of others after `[rank]`, and one failure at the end."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from app.base import failure
 from app.base.errors import FAILED, LOST, PREEMPTED
 from app.base.failure import GONE, Failure
 
-# horovodrun: `[0]<stdout>:`; Open MPI: `[1,0]<stdout>:`, a space after it or a longer job name in version 5
+# The tags: `[0]<stdout>:` of horovodrun, and `[1,0]<stdout>:` of Open MPI, whose version 5 adds a space or a job name.
 _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
-# From a shell about a process of a rank, and from gloo about another rank that is gone
+# Messages of a shell about a process of a rank, and of gloo about another rank that has gone.
 _CONSEQUENCE = re.compile(r"(Killed|Terminated)\s*$|.*Horovod background loop uncaught exception")
 _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILINE)
 
 
 @dataclass
 class Output:
-    """Reads the launcher's stream piece by piece, and collects what the ranks report.
+    """Reads the launcher's stream in pieces, and collects the reports of the ranks.
 
-    What the launcher writes is held back until a rank writes something. If no rank does, the cause is printed before
-    it. After a rank has reported why it ends, further text on standard error and the launcher's messages about the end
-    are consequences. They are held back too, and printed only if nothing else explains the end.
+    The launcher's own messages are kept back until a rank writes something. If no rank does, they are printed after the
+    cause. After a rank has reported why it ends, later text on standard error and the launcher's messages about the end
+    are consequences. They are kept back too, and printed only if nothing else explains the end.
     """
 
     out: TextIO
     err: TextIO
-    elastic: bool = False  # then the process that is rank 0 changes, and only rank 0 prints
+    elastic: bool = False  # in an elastic run another process may become rank 0, and only rank 0 prints
     failures: list[Failure] = field(default_factory=list)
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
     kept_back: str = ""
     folder: str = ""  # folder of the run, as rank 0 prints it
-    begun: bool = False  # whether a rank has written something, or the launcher's own words must be shown at once
+    begun: bool = False  # whether the launcher's own messages are shown, because a rank has written something
 
     def __post_init__(self) -> None:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
         self._space: bool | None = (
-            None  # whether a space belongs to the tags. The first tag shows it, as no rank begins with a space
+            None  # whether each tag ends with a space; the first tag shows it, as no rank begins with a space
         )
-        self._speaker: tuple[int, str] | None = None  # (rank, "out" or "err"), None: the launcher
+        self._speaker: tuple[int, str] | None = None  # who writes: (rank, "out" or "err"), or None for the launcher
         self._lines: dict[tuple[int, str] | None, str] = {}  # lines that have not ended yet
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes of the stream, which may be cut anywhere."""
+        """Process the next bytes of the stream, which may begin and end anywhere."""
         self._rest += self._decoder.decode(data)
         end = 0
         for found in _PIECE.finditer(self._rest):
@@ -60,7 +60,7 @@ class Output:
         self._rest = self._rest[end:]
 
     def finish(self) -> None:
-        """Shows what is left after the end of the stream."""
+        """Show the rest after the end of the stream."""
         if self._rest:
             self._piece(self._rest + "\n")
         for speaker, line in self._lines.items():
@@ -69,21 +69,22 @@ class Output:
         self._rest, self._lines = "", {}
 
     def documented(self) -> Failure | None:
-        """Returns the first failure with an exit code of its own. A rank that only saved and left comes last."""
+        """Return the first failure with its own exit code. A rank that was only asked to stop comes last."""
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 
     def reasoned(self, killed: int | None) -> Failure | None:
-        """Returns the first failure with a reason of its own.
+        """Return the first failure with its own reason.
 
-        The failures of ranks that lost another rank, or that ended without a message, have none. killed: the rank that
-        a signal ended, if any; then only its own message explains the end.
+        A failure has no own reason if the rank lost another rank or ended without a message.
+
+        killed: the rank that a signal ended, if there is one. Then only its own message explains the end.
         """
         candidates = [each for each in self.failures if not each.message.startswith((LOST, GONE))]
         return next((each for each in candidates if killed in (None, each.rank)), None)
 
     def place_of(self, rank: int) -> str:
-        """Returns where a rank was when it ended without a message, as its guard reports."""
+        """Return where a rank was when it ended without a message, as its guard reports."""
         found = (each.message.removeprefix(GONE) for each in self.failures if each.rank == rank)
         return next((place for place in found if place.startswith(", ")), "")
 
@@ -95,7 +96,10 @@ class Output:
         return (int(found[1]), None, int(found[2]) - 128) if found and int(found[2]) > 128 else None
 
     def _piece(self, piece: str) -> None:
-        """Takes one piece of the stream that ends in \\n or \\r. mpirun puts a tag wherever it began to write."""
+        """Process a piece of the stream that ends in \\n or \\r.
+
+        mpirun writes a tag wherever a piece of output began.
+        """
         end = 0
         for tag in _TAG.finditer(piece):
             self._say(piece[end : tag.start()])
@@ -146,7 +150,7 @@ class Output:
             self._write(self.err, line)
 
     def _ending(self) -> bool:
-        """Returns whether the job ends. An elastic run continues without a rank that failed."""
+        """Return whether the job ends. An elastic run continues without a failed rank."""
         return any(not self.elastic or each.code != FAILED for each in self.failures)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Asks the other hosts before a launch, so that an obscure error of a launcher becomes one clear line."""
+"""Asks the other hosts before a launch, so that one clear line replaces an obscure error of a launcher."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
 
-PATIENCE = 20.0  # seconds that a host has to answer before a launch
-SHORT = 5.0  # seconds that it has after a failure
+PATIENCE = 20.0  # seconds in which a host must answer before a launch
+SHORT = 5.0  # seconds in which it must answer after a failure
 
 
 def other_hosts(launch: Launch) -> list[str]:
@@ -22,9 +22,9 @@ def other_hosts(launch: Launch) -> list[str]:
 
 
 def check_hosts(launch: Launch) -> str:
-    """Asks the hosts of a run, and returns the interface that horovodrun is to use, "" where the launcher finds one.
+    """Ask the hosts of a run. Return the interface that horovodrun must use, or "" if the launcher finds one itself.
 
-    Raises UserError for a host that does not answer, has another version, or lacks --interface.
+    Raises UserError if a host does not answer, has another version, or does not have --interface.
     """
     if not other_hosts(launch):
         return ""
@@ -43,10 +43,10 @@ def check_hosts(launch: Launch) -> str:
 
 
 def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
-    """Returns the interface through which all hosts reach one another.
+    """Return the interface through which all hosts reach one another.
 
-    Horovod's own search starts a server on each host and puts the key to it on a command line. Raises UserError where
-    the interfaces have different names.
+    Horovod's own search starts a server on each host and puts its key on a command line, where all users can read it.
+    Raises UserError if the interfaces have different names.
     """
     names = {each.host: route_interface(request, each.facts) for each in answers if each.facts}
     if len(set(names.values())) > 1:
@@ -59,7 +59,7 @@ def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
 
 
 class Search:
-    """Looks in a thread for other hosts that no longer answer, while a job fails. `found` names them, "" so far."""
+    """Searches in a thread, while a job fails, for other hosts that no longer answer. `found` names them."""
 
     def __init__(self, launch: Launch) -> None:
         self.found = ""
@@ -68,7 +68,7 @@ class Search:
         self._thread.start()
 
     def result(self) -> str:
-        """Waits for the end of the search. Returns the hosts that do not answer in words, "" where all do."""
+        """Wait for the end of the search. Return text about the hosts that do not answer, or "" if all do."""
         self._thread.join()
         return self.found
 

@@ -1,11 +1,11 @@
 """The parent process of a rank that horovodrun starts, on the rank's own host: `python -I -S rank_parent.py`.
 
 It reads one line of JSON from standard input (app.launch.horovodrun_ranks.Rank.request), starts the rank and waits for
-it. The rank's environment comes this way because a command line can be read by every user of a host. When standard
-input ends, horovodrun wants the rank to end, or is gone itself: then the rank gets SIGTERM, so that it can save, and
-SIGKILL some seconds later. This also works on another host, where ssh does not pass signals on.
+it. The environment of the rank comes this way, because every user of a host can read a command line. When standard
+input ends, horovodrun has ended or wants the rank to end. The rank then gets SIGTERM, so that it can save, and SIGKILL
+some seconds later. This also works on another host, where ssh does not forward signals.
 
-Uses the standard library only: it runs before the app can be imported.
+It only uses the standard library, because it runs before the app can be imported.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-STARTED = b"app: the parent process of a rank has started\n"  # what it writes first, after a login script's words
+STARTED = (
+    b"app: the parent process of a rank has started\n"  # its first line, which may follow the output of a login script
+)
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Runs the rank and returns its exit code, 128 + N where signal N ended it."""
+    """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # by a handler and not ignored: the rank must not inherit that
+            signal.signal(number, lambda *_: None)  # a handler, as the rank would inherit that a signal is ignored
     os.write(1, STARTED)
     line = sys.stdin.buffer.readline()
     if not line:
@@ -41,7 +43,7 @@ def main() -> int:
     threading.Thread(target=_end_when_asked, args=(rank, request["grace"]), daemon=True).start()
     code = rank.wait()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(rank.pid, signal.SIGKILL)  # its loader processes, where it could not end them itself
+        os.killpg(rank.pid, signal.SIGKILL)  # kill its loader processes, if it could not end them itself
     return code if code >= 0 else 128 - code
 
 
@@ -58,13 +60,13 @@ def _enter(folder: str) -> None:
 
 
 def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Starts the rank in a session of its own, so that all its processes can be ended together."""
+    """Start the rank in a new session, so that all its processes can be ended together."""
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # where this process is killed
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # for the case that this process is killed
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)  # these ask a rank to save: they must reach it
+            signal.signal(number, signal.SIG_DFL)  # these signals ask a rank to save, so they must reach it
 
     return subprocess.Popen(
         request["command"],
