@@ -1,4 +1,4 @@
-"""What `benchmark` does: measures a run's steps, its loader or its allreduce, and puts the result in words."""
+"""Runs the measurements of `benchmark`: a run's steps, its loader or its allreduce. Shows the results as text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from app.training.loader_size import loader_processes
 from app.training.run import make_state, open_run, overlaps
 from app.world.world import World
 
-MOST_REPEATS = 10  # of an allreduce of one size
+MOST_REPEATS = 10  # the largest number of times that an allreduce of one size is measured
 
 
 def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -> dict[str, Any]:
-    """Measures a run. The result is the same on every process.
+    """Measure a run. The result is the same on every process.
 
     Args:
-        config: the run to measure.
-        world: the processes, which all call this function.
-        steps: how many steps, batches or allreduces to measure.
-        only: "input" measures the loader alone, "collectives" the allreduce alone, "" the whole step.
+        config: The run to measure.
+        world: The processes, which must all call this function.
+        steps: The number of steps, batches or allreduces to measure.
+        only: "input" measures only the loader, "collectives" only the allreduce, "" the whole step.
 
     Returns:
-        A dictionary that JSON can hold: "processes", "hosts", "device", "overlaps", and what was measured.
+        A dictionary for JSON: "processes", "hosts", "device", "overlaps", and what was measured.
     """
     found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
     found["overlaps"] = overlaps(config, world)
@@ -42,7 +42,7 @@ def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -
 
 
 def measure_run(run: Run, world: World, steps: int) -> dict[str, Any]:
-    """Measures steps on noise that is in memory, then on the real data."""
+    """Measure steps on noise in memory, and then on the real data."""
     state = make_state(run, world)
     processes = run.config.loader_processes
     if processes < 0:
@@ -61,7 +61,7 @@ def measure_run(run: Run, world: World, steps: int) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What `run_benchmark` found, as lines for people."""
+    """Return the result of `run_benchmark` as lines of text."""
     if "collectives" in found:
         return collective_lines(found["collectives"])
     if "input" in found:
@@ -75,7 +75,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def step_lines(found: dict[str, Any]) -> list[str]:
-    """A table with a line for each part of the step, then images/s and what limits them."""
+    """Return a table with a line for each part of the step, then images/s and what limits them."""
     text = [f"{'ms a step':16}{'synthetic: min':>16}{'median':>9}{'max':>9}{'real: min':>16}{'median':>9}{'max':>9}"]
     for phase in found["real"]["phases"]:
         cells = [found[kind]["phases"][phase] for kind in ("synthetic", "real")]
@@ -89,7 +89,7 @@ def step_lines(found: dict[str, Any]) -> list[str]:
 
 
 def collective_lines(values: dict[str, Any]) -> list[str]:
-    """A table with a line for each size of the allreduce, then the latency and bandwidth that fit it."""
+    """Return a table with a line for each size of the allreduce, then the latency and bandwidth that fit it."""
     text = [f"{'bytes':>12}{'ms':>12}{'algorithm MB/s':>18}{'bus MB/s':>12}"]
     for row in values["sizes"]:
         speeds = f"{row['algorithm_bandwidth'] / 1e6:18.1f}{row['bus_bandwidth'] / 1e6:12.1f}"

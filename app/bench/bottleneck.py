@@ -1,22 +1,22 @@
-"""What limits a measured step, in one line, with what to try."""
+"""Finds what limits a measured step, and suggests what to try."""
 
 from __future__ import annotations
 
 from typing import Any
 
-SHARE = 0.15  # the share of a step from which a phase is reported as the limit
-IMBALANCE = 1.2  # how many times longer than the median process the slowest one computes, to be reported
-REAL_SPEED = 0.85  # real images/s over synthetic images/s, below which the input is reported as the limit
+SHARE = 0.15  # a phase that takes at least this share of a step is reported as the limit
+IMBALANCE = 1.2  # a process is reported if it computes this many times longer than the median process
+REAL_SPEED = 0.85  # the input is reported if real images/s are below this share of synthetic images/s
 
 
 def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, ...], loader_processes: int) -> str:
-    """Names the part of a step that takes more of it than it should.
+    """Return a line about the part of a step that takes too much of its time.
 
     Args:
-        found: what `measure_steps` returns for the real data.
-        synthetic_speed: images/s of the same steps on data that is in memory.
-        hosts: the host name of each rank.
-        loader_processes: how many loader processes each training process has.
+        found: The result of `measure_steps` for the real data.
+        synthetic_speed: Images/s of the same steps on data in memory.
+        hosts: The host name of each rank.
+        loader_processes: The number of loader processes of each training process.
     """
     phases = found["phases"]
     median = {phase: values["median"] for phase, values in phases.items()}
@@ -25,7 +25,7 @@ def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, 
     slowest = phases["backward"]["slowest"]
     slow = phases["forward"]["max"] + phases["backward"]["max"]
     share = {phase: value / step for phase, value in median.items()}
-    waiting = phases["data wait"]["max"] / step  # one process without data makes all of them wait
+    waiting = phases["data wait"]["max"] / step  # if one process has no data, all of them wait
     if waiting > SHARE:
         rank = phases["data wait"]["slowest"]
         return (

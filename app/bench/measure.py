@@ -1,4 +1,4 @@
-"""The measurements of `benchmark`: steps on data in memory and on real data, the loader alone, the allreduce alone."""
+"""The measurements of `benchmark`: steps on data in memory and on real data, the loader, and the allreduce."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from app.training.state import State
 from app.training.step import train_step
 from app.world.world import World, gather_objects, sum_over_processes
 
-WARM_UP = 3  # steps before the clock starts, in which memory is allocated, algorithms are chosen and batches prefetched
-SIZES = tuple(4**power for power in range(6, 14))  # of the allreduce, in bytes: 4 KiB to 64 MiB
+WARM_UP = (
+    3  # steps before the measurement, in which memory is allocated, algorithms are chosen and batches are prefetched
+)
+SIZES = tuple(4**power for power in range(6, 14))  # bytes of the allreduces, from 4 KiB to 64 MiB
 
 
 def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
-    """The items of this process's batches of one worker each, epoch after epoch without end."""
+    """Yield the items of this process's batches of one worker each, for any number of epochs."""
     for epoch in count():
         yield from worker_batches(
             seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
@@ -35,7 +37,7 @@ def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
 
 
 def made_up(run: Run, world: World) -> Iterator[Batch]:
-    """The batches of noise of one step, again and again without end; they have the shape of the real ones."""
+    """Return batches of noise with the shape of the real ones. The batches of one step are repeated without end."""
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     generator = torch.Generator().manual_seed(world.rank)
     side, n = run.source.image_size, run.plan.per_worker
@@ -48,17 +50,17 @@ def made_up(run: Run, world: World) -> Iterator[Batch]:
 
 
 def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], steps: int) -> dict[str, Any]:
-    """Measures steps: first their images/s, then, in as many steps more, the time of each of their phases.
+    """Measure the images/s of some steps, and then the time of each phase in the same number of steps.
 
     Args:
-        run: the run whose step is measured.
-        state: its state, which the steps change.
-        world: the processes; all must call this function.
-        feed: the batches of this process.
-        steps: how many steps to measure each time.
+        run: The run whose step is measured.
+        state: Its state, which the steps change.
+        world: The processes, which must all call this function.
+        feed: The batches of this process.
+        steps: The number of steps of each of the two measurements.
 
     Returns:
-        The same on every process: "images_per_second", "step_seconds", and "phases" as over_ranks returns them.
+        The same on every process: "images_per_second", "step_seconds", and "phases" as `over_ranks` returns them.
     """
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     forward_pass = make_forward_pass(run, world)
@@ -67,7 +69,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
         report = train_step(state, islice(feed, here), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
-            report.tolist()  # as the loop does
+            report.tolist()  # the training loop does it too
 
     for _ in range(WARM_UP):
         step(feed)
@@ -91,7 +93,10 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
 
 
 def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """For each key of the rows, one row a process: min, median and max over the processes, and the rank of the max."""
+    """Return for each key the minimum, median and maximum over the processes, and the rank of the maximum.
+
+    rows: a dictionary of numbers for each process.
+    """
     found = {}
     for phase in rows[0]:
         values = [row[phase] for row in rows]
@@ -105,7 +110,7 @@ def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def timed(work: Callable[[], object], world: World) -> float:
-    """The seconds from the moment when all processes are ready until the slowest has done `work`."""
+    """Return the seconds from the moment when all processes are ready until the slowest has finished `work`."""
     sum_over_processes(torch.zeros(1))
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
@@ -118,7 +123,7 @@ def timed(work: Callable[[], object], world: World) -> float:
 
 
 def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[str, Any]:
-    """The images/s of the loader alone: of all processes together, and as min, median and max over them."""
+    """Return the images/s of the loader: the sum over the processes, and their minimum, median and maximum."""
     with Loader(
         run.source.train, real_batches(run, world), processes=processes, pin_memory=world.device.type == "cuda"
     ) as loader:
@@ -137,26 +142,26 @@ def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[
 
 
 def measure_collectives(world: World, repeats: int) -> dict[str, Any]:
-    """Measures allreduces of rising size: their seconds and bytes/s, and the latency and bandwidth that fit best."""
+    """Measure allreduces of rising size: their seconds and bytes/s, and the latency and bandwidth that fit best."""
     rows = []
     for size in SIZES:
         tensor = torch.zeros(size // 4, device=world.device)
         times = [timed(partial(sum_over_processes, tensor), world) for _ in range(repeats + 1)][1:]
         seconds = statistics.median(times)
         algorithm = size / seconds
-        bus = algorithm * 2 * (world.size - 1) / world.size  # what each link carries in a ring
+        bus = algorithm * 2 * (world.size - 1) / world.size  # the rate of each link in a ring
         rows.append({"bytes": size, "seconds": seconds, "algorithm_bandwidth": algorithm, "bus_bandwidth": bus})
     latency, bandwidth = fit([(row["bytes"], row["seconds"]) for row in rows])
     return {"sizes": rows, "latency_seconds": latency, "bandwidth": bandwidth}
 
 
 def fit(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Fits seconds = latency + bytes / bandwidth by least squares of the *relative* error.
+    """Fit seconds = latency + bytes / bandwidth by least squares of the *relative* error.
 
-    With absolute errors the largest size alone would decide.
+    With absolute errors, only the largest size would count.
 
     Args:
-        points: pairs of bytes and seconds.
+        points: Pairs of bytes and seconds.
 
     Returns:
         The latency in seconds and the bandwidth in bytes/s.

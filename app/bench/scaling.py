@@ -1,4 +1,4 @@
-"""What `scaling` does: starts `benchmark` on each number of processes, round by round, and combines the results."""
+"""Starts `benchmark` on each number of processes, round by round, and combines the results, for `scaling`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ KINDS = ("synthetic", "real")
 
 @dataclass(frozen=True)
 class ScalingOptions:
-    """What the command line asks for.
+    """The options of the command line.
 
-    processes: the numbers of processes to measure, rising. rounds: how often each of them is measured. steps: how many
-    steps a measurement takes. launch: options for the launcher. output: the folder to write.
+    processes: the numbers of processes to measure, rising.
+    rounds: how often each of them is measured.
+    steps: the number of steps of a measurement.
+    launch: options of the launcher.
+    output: the folder to write to.
     """
 
     config: Config
@@ -40,11 +43,11 @@ class ScalingOptions:
 
 
 def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
-    """Measures all numbers of processes in each round. Raises UserError where a measurement fails.
+    """Measure all numbers of processes in each round. Raises UserError if a measurement fails.
 
     Args:
-        options: what to measure.
-        command: the command line, which the results name.
+        options: What to measure.
+        command: The command line, which is part of the results.
 
     Returns:
         The content of scaling.json.
@@ -74,14 +77,14 @@ def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
 
 
 def gradient_bytes(config: Config) -> int:
-    """The bytes that each process gives to the allreduce in a step: gradients and BN's statistics."""
+    """Return the bytes that each process contributes to the allreduce of a step: gradients and BN's statistics."""
     data = data_size(config)
     network = network_size(config, data.image_size, data.channels, data.classes)
     return (network.parameters + network.statistics) * number_bytes(config)
 
 
 def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
-    """What `benchmark` finds on `np` processes. Raises UserError where it fails."""
+    """Return the result of `benchmark` on `np` processes. Raises UserError if it fails."""
     config = replace(options.config, minibatch=np * options.config.per_worker)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"
@@ -98,24 +101,27 @@ def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
 
 
 def threads(options: ScalingOptions) -> dict[str, str]:
-    """The environment variable that gives each process the same number of threads, whatever the number of processes.
+    """Return the environment variable that gives each process the same number of threads for any number of processes.
 
-    Without it one process would take all cores, and two could not be faster. On other hosts the user knows how many
-    threads fit.
+    Without it one process would use all cores, and two could not be faster. On other hosts the user decides the number
+    of threads.
     """
     cores = len(os.sched_getaffinity(0))
     return {} if options.launch else {"OMP_NUM_THREADS": str(max(1, cores // options.processes[-1]))}
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
-    """A ring of `np` processes whose links give the measured allreduce: 2 (np - 1) messages of 1 / np of the bytes."""
+    """Return a ring of `np` processes whose links give the measured allreduce.
+
+    The ring has 2 (np - 1) messages of 1 / np of the bytes.
+    """
     messages = 2 * (np - 1)
     link = Link(collectives["bandwidth"] * messages / np, collectives["latency_seconds"] / messages)
     return Cluster(np, link, link, "ring")
 
 
 def write_scaling(results: dict[str, Any], folder: Path) -> None:
-    """Prints the table and writes scaling.json, table.md and the plots. Raises UserError."""
+    """Print the table and write scaling.json, table.md and the plots. Raises UserError."""
     print(table(results))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The results of `scaling`: efficiencies with intervals, the prediction of `plan`'s model, a table and a plot."""
+"""The results of `scaling`: efficiencies with intervals, the forecast of `plan`, a table and a plot."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def rows_of(
     cluster: Cluster | None,
     overlaps: dict[int, bool],
 ) -> list[dict[str, Any]]:
-    """A row for each number of processes.
+    """Return a row for each number of processes.
 
     Args:
-        measured: images/s of each round, by the number of processes and the kind of data.
-        per_worker: n, the images of each process and step.
-        gradient_bytes: the bytes that each process gives to the allreduce.
-        cluster: the measured interconnect; None where there is one process only.
-        overlaps: by the number of processes, whether gradients are summed while the backward pass goes on.
+        measured: The images/s of each round, by the number of processes and the kind of data.
+        per_worker: n, the images of each process in a step.
+        gradient_bytes: The bytes that each process contributes to the allreduce.
+        cluster: The measured interconnect, or None if there is only one process.
+        overlaps: By the number of processes, whether gradients are summed during the backward pass.
     """
     first = min(measured)
     rows = []
@@ -52,7 +52,7 @@ def rows_of(
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """Student's confidence interval of the mean, at 95 %; None for fewer than two values."""
+    """Return Student's 95 % confidence interval of the mean, or None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -63,12 +63,12 @@ def interval(values: Sequence[float]) -> list[float] | None:
 
 
 def predicted(work: Work, np: int, cluster: Cluster | None) -> float:
-    """The images/s of `np` processes that the model of `plan` predicts."""
+    """Return the images/s of `np` processes that the model of `plan` predicts."""
     return np * (work.images / step_time(work, cluster, np).seconds if cluster else work.images_per_second)
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as a Markdown table."""
+    """Return the results as a Markdown table."""
     lines = [
         f"    {results['command']}",
         "",
@@ -90,10 +90,10 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Draws images/s against processes, as the paper's Figure 8. The same results give the same bytes.
+    """Draw images/s against processes, as in Figure 8 of the paper. The same results give the same bytes.
 
     Raises:
-        OSError: the pictures cannot be written.
+        OSError: The pictures cannot be written.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

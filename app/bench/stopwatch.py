@@ -1,4 +1,4 @@
-"""Where a step's time goes, measured by hooks: training itself measures nothing of this."""
+"""Measures by hooks which part of a step takes how long. Training itself does not measure this."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ PHASES = ("data wait", "copy", "forward", "backward", "allreduce wait", "optimiz
 
 
 class Stopwatch(Hooks):
-    """Adds the time since the last moment to a phase of the step, at each moment. Waits for the device each time.
+    """Measures the phases of steps. At each moment it adds the time since the last moment to a phase, and waits for the
+    device.
 
-    `steps` holds the seconds of each phase, for each step.
+    `steps` has the seconds of each phase for each step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,7 +45,10 @@ class Stopwatch(Hooks):
         self._mark("optimizer")
 
     def watch_feed(self, feed: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches. The time before one is asked for belongs to the backward pass of the batch before."""
+        """Yield the same batches.
+
+        The time before a batch is requested belongs to the backward pass of the previous batch.
+        """
         while True:
             self._mark("backward")
             batch = next(feed, None)

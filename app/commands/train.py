@@ -45,9 +45,9 @@ def parse(argv: Sequence[str]) -> Config:
 
 
 def check_init(config: Config) -> None:
-    """Raises UserError where the weights of --init are not there. The first checkpoint of a run replaces them.
+    """Raise UserError if the weights of --init do not exist. They are not needed if the run has a checkpoint.
 
-    Only rank 0 reads the weights, and this process where it is to launch the ranks.
+    Rank 0 checks it, because only rank 0 reads the weights, and also the process that starts the ranks.
     """
     if not config.init or launcher_rank() != 0 or any((find_folder(config) / CHECKPOINTS).glob("*.pt")):
         return

@@ -1,4 +1,4 @@
-"""Whether two configs compute the same network."""
+"""Decides whether two configs compute the same network."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from app.recipe.config import Config, flag, option_fields
 from app.recipe.data_size import image_size
 
 
-def meant(config: Config) -> dict[str, Any]:
-    """Return the fields that say what is computed. A default that follows from other fields has its value here.
+def computed_fields(config: Config) -> dict[str, Any]:
+    """Return the fields that decide what is computed. Defaults that follow from other fields have their values here.
 
-    Config files of earlier versions hold the value itself, so that the two forms must compare as equal.
+    Config files of earlier versions contain these values, so that both forms must be equal.
     """
     values = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
     return values | {"decay_epochs": config.decays, "image_size": image_size(config)}
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """Return the fields that change what is computed and differ, each with its option and both values in words."""
-    before, now = meant(old), meant(new)
+    """Return the fields that differ and change what is computed, each with text about its option and both values."""
+    before, now = computed_fields(old), computed_fields(new)
     return {
         name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}"
         for name in before
-        # Equal defaults of other meaning follow from a field that is named itself, as decays from epochs.
+        # A default that follows from another field, as decays from epochs, is not named again.
         if before[name] != now[name] and getattr(old, name) != getattr(new, name)
     }
 
 
 def check_same_recipe(old: Config, new: Config, what: str) -> None:
-    """Raise UserError, with the options and what allows it, where `new` would not continue the run of `old`."""
+    """Raise UserError if `new` would not continue the run of `old`.
+
+    The message names the options that differ and the option that allows the change.
+    """
     found = {name: text for name, text in differences(old, new).items() if name not in new.allow_change}
     if found:
         raise UserError(

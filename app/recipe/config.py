@@ -1,11 +1,11 @@
-"""A run as one flat, immutable record of what was asked for. The command line is generated from it.
+"""The options of a run as one flat, immutable record. The command line is generated from it.
 
-A field carries its type, its choices and its limits, and `check` holds every value to them, whether it comes from the
-command line, from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards: what
-follows from it for a data set and a folder is in `Plan` and `Run`.
+A field has its type, its choices and its limits. `check` compares every value with them, whether it comes from the
+command line, from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards. The
+facts that follow from it for a data set and a folder are in `Plan` and `Run`.
 
-Fields that are not `free` say what is computed: two runs in which they are equal give the same network. The free ones
-say where and how it is computed, and may change whenever a run is resumed.
+The fields that are not `free` decide what is computed: two runs in which they are equal give the same network. The free
+fields decide where and how it is computed, and may change whenever a run is resumed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
 from app.recipe.schedule import SCHEDULES, WARMUPS
 
-LARGEST = 2**63 - 1  # of any number: what 8 bytes hold, in torch and between processes
+LARGEST = 2**63 - 1  # the largest number of any option: a signed integer of 8 bytes
 WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class Limits(NamedTuple):
-    """The values that a number may have: `holds` says whether a value is one of them, `text` says it to people."""
+    """The values that a number may have.
+
+    text: the values in words, for messages.
+    holds: returns whether a number is one of them.
+    """
 
     text: str
     holds: Callable[[float], bool]
@@ -41,7 +45,9 @@ FROM_0 = Limits("0 or more", lambda value: value >= 0)
 FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
 TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Limits("0 or more, below 1", lambda value: 0 <= value < 1)
-SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # more overflows a wait
+SECONDS = Limits(
+    "seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9
+)  # waiting for more seconds would overflow
 FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's own", lambda value: value >= 0 or value == -1)
 FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
 
@@ -58,12 +64,12 @@ def option(
     """Return a field that is also a command line option.
 
     Args:
-        default: the value where nothing else is said.
-        group: the heading under which `--help` shows the option.
-        text: the help text.
-        choices: all the values that it may have, if they are few.
-        limits: the numbers that it may have.
-        free: whether it changes nothing of what is computed.
+        default: The default value.
+        group: The heading under which `--help` shows the option.
+        text: The help text.
+        choices: All values that it may have, if they are few.
+        limits: The numbers that it may have.
+        free: Whether it does not change what is computed.
     """
     return field(
         default=default, metadata={"group": group, "text": text, "choices": choices, "limits": limits, "free": free}
@@ -72,11 +78,11 @@ def option(
 
 @dataclass(frozen=True)
 class Config:
-    """Every choice of a run. Learning rates are per step, lengths in epochs, minibatches in images."""
+    """All options of a run. Learning rates are those of a step, lengths are in epochs, minibatches in images."""
 
     recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
 
-    data: str = option(  # free, as a folder may have moved: what is in it is compared by its fingerprint
+    data: str = option(  # free, because a folder may be moved; its content is compared by a fingerprint
         "digits", "data", data_help(), free=True
     )
     skip_list: str = option(  # free like the data
@@ -312,8 +318,8 @@ class Config:
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Return the epochs at which the learning rate falls: those asked for, else the paper's in proportion."""
-        # Multiply first: 90 * 30 / 90 is exactly 30, and a decay must fall on its epoch's first step.
+        """Return the epochs at which the learning rate falls, by default the paper's in proportion to `epochs`."""
+        # Multiply first, because 90 * 30 / 90 is exactly 30, and a decay must begin with the first step of its epoch.
         return self.decay_epochs or tuple(self.epochs * epoch / PAPER_EPOCHS for epoch in PAPER_DECAYS)
 
 
@@ -321,14 +327,14 @@ TYPES = get_type_hints(Config)
 
 
 def check(config: Config) -> None:
-    """Raise UserError where a value is not of its field's type, choices and limits, or does not fit the others."""
+    """Raise UserError if a value does not have its field's type, choices and limits, or does not fit the others."""
     for f in fields(Config):
         check_value(f, getattr(config, f.name))
     check_together(config)
 
 
 def check_value(f: Field[Any], value: Any) -> None:
-    """Raise UserError where a field cannot have this value."""
+    """Raise UserError if a field cannot have this value."""
     kind = TYPES[f.name]
     if kind in WORDS:
         check_type(f.name, value, kind)
@@ -345,7 +351,7 @@ def check_value(f: Field[Any], value: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise UserError for a value of another type, and for numbers and texts that nothing can use."""
+    """Raise UserError if a value has the wrong type, or is a number or text that no option can have."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]}")
@@ -361,13 +367,13 @@ def check_type(name: str, value: Any, kind: type) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: on one line and not too long."""
+    """Return a value as short text on one line, for messages."""
     text = value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_together(config: Config) -> None:
-    """Raise UserError where values are right alone and do not fit together."""
+    """Raise UserError if values are valid, but not together."""
     if config.nesterov and config.momentum == 0:
         raise UserError("--momentum is 0, and Nesterov's form needs some: add --no-nesterov")
     if config.minibatch % config.per_worker:
@@ -408,9 +414,9 @@ def check_together(config: Config) -> None:
 
 
 def interval(text: str) -> tuple[int, float]:
-    """Return the steps and the seconds of an interval, of which one is 0: `100` is steps; `90s`, `5m`, `1h` are times.
+    """Return an interval as (steps, seconds), one of which is 0.
 
-    Raises UserError.
+    `100` means steps. `90s`, `5m` and `1h` are times. Raises UserError for other text.
     """
     units = {"s": 1.0, "m": 60.0, "h": 3600.0}
     steps, seconds = 0, 0.0
@@ -432,7 +438,7 @@ def flag(name: str) -> str:
 
 
 def option_fields() -> list[Field[Any]]:
-    """Return the fields in their order."""
+    """Return the fields in order."""
     return list(fields(Config))
 
 
@@ -449,9 +455,9 @@ def to_json(config: Config) -> str:
 
 
 def from_dict(values: Any) -> Config:
-    """Return the config whose `asdict` this is. Fields that are absent have their defaults.
+    """Return the config for a dictionary of fields, as `asdict` makes it. Absent fields have their defaults.
 
-    Raises UserError for anything that is no dictionary of fields, and for values that a field cannot have.
+    Raises UserError if it is not a dictionary of fields, or if a field cannot have its value.
     """
     if not isinstance(values, dict):
         raise UserError(f"a config is an object with the names and values of options, not {shown(values)}")
@@ -464,7 +470,7 @@ def from_dict(values: Any) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Return the config of a file. Raises UserError where it cannot be read or holds values that a run cannot have."""
+    """Return the config in a file. Raises UserError if it cannot be read, or if a field cannot have its value."""
     try:
         values = json.loads(path.read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How large a config's data is, without reading its images: what `plan` and `audit` need of it."""
+"""The size of a config's data set, without reading its images, for `plan` and `audit`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from app.data.sources import IMAGE_SIZE, DataOptions, DataSize, default_resize, 
 from app.recipe import paper
 from app.recipe.config import Config
 
-IMAGENET = "imagenet"  # what the presets name for a folder that is to be given
+IMAGENET = "imagenet"  # the data set of presets for ImageNet, for which a folder must be given
 
 
 def data_options(config: Config) -> DataOptions:
-    """Return what a config says about its data."""
+    """Return the options about the data of a config."""
     return DataOptions(**{f.name: getattr(config, f.name) for f in fields(DataOptions)})
 
 
 def data_size(config: Config) -> DataSize:
-    """Return the size of a config's data. `imagenet` is ImageNet-1k where there is no folder of this name.
+    """Return the size of a config's data set. `imagenet` is ImageNet-1k if there is no folder of this name.
 
-    Raises UserError for a folder that cannot be listed.
+    Raises UserError if a folder cannot be listed.
     """
     if config.data == IMAGENET and not Path(IMAGENET).is_dir():
         side = image_size(config)

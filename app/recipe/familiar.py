@@ -1,8 +1,8 @@
-"""The names that other programs use for our options, so that a wrong option is answered with the right one."""
+"""Names of options in other programs, so that the message about an unknown option can name the right one."""
 
 from __future__ import annotations
 
-# What users of torchvision, timm, pycls, Composer and torchrun type -> what to use here.
+# An option of torchvision, timm, pycls, Composer or torchrun -> the option to use here.
 FAMILIAR = {
     "--lr": "--reference-lr, the learning rate at --reference-minibatch images",
     "--learning-rate": "--reference-lr, the learning rate at --reference-minibatch images",
@@ -52,7 +52,10 @@ BEFORE_THE_COMMAND = (
 
 
 def familiar(name: str, program: str) -> str:
-    """The advice for an option that this program does not have, "" where none is known. program: `./run.sh COMMAND`."""
+    """Return advice for an option that this program does not have, or "" if none is known.
+
+    program: `./run.sh COMMAND`.
+    """
     if name in BEFORE_THE_COMMAND:
         start, _, command = program.partition(" ")
         value = "" if name == "--dry-run" else "..."

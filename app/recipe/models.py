@@ -32,7 +32,7 @@ class Architecture(NamedTuple):
         return self.convolutions * sum(self.blocks) + 2
 
 
-STEM, ALL_BUT_LAST = "stem", "features"  # what --freeze can name besides a stage
+STEM, ALL_BUT_LAST = "stem", "features"  # the other values of --freeze, in addition to the stages
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; the small networks have the first three
 
 MODELS = {

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the nearest choice, as Config does for a value from a file."""
+        """Raise an error that suggests the most similar choice, as Config does for a value from a file."""
         if action.choices is not None and value not in action.choices:
             name = action.option_strings[-1] if action.option_strings else action.dest
             raise UserError(f"{name} is {value}: {nearest(value, action.choices)}")
@@ -46,13 +46,13 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
-FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # what `--help` shows of Config
-FEW = 8  # choices that a help text shows in braces; the text of an option with more names them itself
+FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # the options of Config that `--help` shows
+FEW = 8  # the largest number of choices that the help shows in braces; with more, the text names them
 FIRST_TITLE = "the options that most runs need"
 
 
 class ShortHelp(argparse.Action):
-    """Prints the help of a command that makes a run: the options of FIRST, and those that only this command has."""
+    """Prints the help of a command that makes a run. It shows the options in FIRST and those of this command only."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         for action in parser._actions:
@@ -76,8 +76,7 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
 
     groups: the groups whose fields are added, all if it is empty.
 
-    The fields of FIRST are in a group of their own at the top. The parsed values contain only the options that were
-    given.
+    The fields in FIRST are in the first group of the help. The parsed values contain only the options that were given.
     """
     types = get_type_hints(Config)
     made: dict[str, Any] = {FIRST_TITLE: parser.add_argument_group(FIRST_TITLE)}

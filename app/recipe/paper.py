@@ -1,9 +1,10 @@
-"""Every number that the paper published, once.
+"""Every number that the paper published.
 
 Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv 1706.02677v2.
 
-Errors are top-1 validation errors in %, means over five runs (each run's: the median of its last five epochs) and their
-deviation; None is what the paper does not print. Rates are eta after scaling, the rate of the loss divided by kn.
+Errors are top-1 validation errors in %: the mean and standard deviation over five runs. The error of a run is the
+median of its last five epochs. None is a number that the paper does not print. Learning rates are those after scaling,
+for a loss that is divided by kn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Value:
-    """A mean and its deviation over runs."""
+    """A mean and its standard deviation over runs."""
 
     mean: float
     std: float | None = None
@@ -33,13 +34,13 @@ class PublishedResult:
 
     @property
     def workers(self) -> int:
-        """k."""
+        """k, the number of workers."""
         return self.minibatch // PER_WORKER
 
 
 @dataclass(frozen=True)
 class Detected:
-    """One row of Table 3: Mask R-CNN on COCO, average precisions in %."""
+    """One row of Table 3: the average precisions of Mask R-CNN on COCO in %."""
 
     name: str
     box_ap: Value
@@ -56,11 +57,11 @@ DECAY_FACTOR = 0.1
 WARMUP_EPOCHS = 5
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
-BN_MOMENTUM = 0.1  # in PyTorch's convention; the paper's 0.9 is the weight of the old value
+BN_MOMENTUM = 0.1  # the weight of the new value, as in PyTorch; the paper's 0.9 is the weight of the old value
 FC_STD = 0.01
 LAST_GAMMA = 0.0
 IMAGE_SIZE = 224
-# ImageNet-1k. The paper says "~1.28 million"; the set has exactly so many.
+# ImageNet-1k. The paper says "~1.28 million" training images; this is the exact number.
 TRAINING_IMAGES, VALIDATION_IMAGES, CLASSES = 1_281_167, 50_000, 1000
 
 # Table 1: error of the warmups, ResNet-50
@@ -70,7 +71,7 @@ TABLE_1 = {
     "constant": PublishedResult("constant warmup", 8192, 3.2, Value(25.88, 0.56)),
     "gradual": PublishedResult("gradual warmup", 8192, 3.2, Value(23.74, 0.09)),
 }
-# Section 5.2: quoted there for comparison
+# Section 5.2: the errors of others that the paper quotes for comparison
 FB_RESNET_TORCH_ERROR, RESNET_PAPER_ERROR = 24.01, 24.7
 
 # Figures 1 and 3: error against minibatch, gradual warmup above 256. 64 is plotted, its number is not printed.
@@ -88,7 +89,7 @@ FIGURE_1 = (
     PublishedResult("64k", 65536, 25.6, Value(33.96, 0.80)),
 )
 
-# Table 2a: rates. (The caption's 23.68 for kn = 256 at 0.1 is a slip: that is the row of 0.2.)
+# Table 2a: learning rates. (The caption has 23.68 for kn = 256 at 0.1 by mistake: that is the error at 0.2.)
 TABLE_2A = (
     PublishedResult("0.05", 256, 0.05, Value(23.92, 0.10)),
     PublishedResult("0.10", 256, 0.1, TABLE_1["baseline"].error),
@@ -115,9 +116,9 @@ TABLE_2C = (
 )
 RESNET101_MINUTES = 92.5
 
-# Not this paper's: what the field settled on later, to compare with. ResNet-50 on ImageNet-1k, 90 epochs.
+# Later results of others for comparison: ResNet-50 on ImageNet-1k, 90 epochs.
 # You, Gitman and Ginsburg 2017, arXiv 1708.03888, table of ResNet-50 with LARS: accuracy 72.3 % at 32k, 73.0 % at 256,
-# with less augmentation than here. The rate is that after warmup.
+# with less augmentation than here. The learning rate is that after the warmup.
 LARS_32K = PublishedResult("You et al. 2017, LARS", 32768, 2.9, Value(27.7))
 # NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch: accuracy 77.12 +- 0.11 % in mixed precision.
 NVIDIA_90 = PublishedResult("NVIDIA DeepLearningExamples", 2048, 2.048, Value(22.88, 0.11))
@@ -141,7 +142,7 @@ TABLE_3A = (
     Detected("16k", Value(35.1, 0.3), Value(33.2, 0.3)),
 )
 
-# Table 3b: Mask R-CNN's own minibatches, by GPUs: (kn, rate * 1000, iterations)
+# Table 3b: the minibatches of Mask R-CNN by the number of GPUs: (kn, learning rate * 1000, iterations)
 TABLE_3B = {
     1: ((2, 2.5, 1_280_000), Detected("1 GPU", Value(35.7), Value(33.6))),
     2: ((4, 5.0, 640_000), Detected("2 GPUs", Value(35.7), Value(33.7))),
@@ -149,20 +150,20 @@ TABLE_3B = {
     8: ((16, 20.0, 160_000), Detected("8 GPUs", Value(35.6), Value(33.6))),
 }
 
-# Sections 1 and 5.5: 90 epochs of ResNet-50; "1 hour" is all that is said of 256 GPUs
+# Sections 1 and 5.5: 90 epochs of ResNet-50. For 256 GPUs the paper only says "1 hour".
 GPUS_PER_SERVER = 8
 HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
 # Figures 7 and 8: from kn = 256 to 11,264, n fixed
 FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
 FIGURE_7_STEP_INCREASE = 0.12
-FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the axis
+FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the range of the axis
 FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
-FIGURE_8_EFFICIENCY = 0.9  # of the ideal that 8 GPUs set
+FIGURE_8_EFFICIENCY = 0.9  # images/s relative to perfect scaling from 8 GPUs
 
 # Section 4
-PARAMETERS = 25e6  # of ResNet-50, as counted there: 100 MB
-BACKWARD_SECONDS = 0.120  # of ResNet-50, n = 32, on one P100
+PARAMETERS = 25e6  # of ResNet-50; the paper counts 100 MB
+BACKWARD_SECONDS = 0.120  # the backward pass of ResNet-50 with n = 32 on one P100
 NETWORK_BITS_PER_SECOND = 50e9
-PEAK_BITS_PER_SECOND = 15e9  # that the allreduce needs, per server
-NCCL_BYTES = 256e3  # sums inside a server: NCCL for buffers from this size on
-HALVING_DOUBLING_SPEEDUP = 3  # over the ring, 32 servers
+PEAK_BITS_PER_SECOND = 15e9  # the rate of each server that the allreduce needs
+NCCL_BYTES = 256e3  # NCCL sums inside a server for buffers of at least this size
+HALVING_DOUBLING_SPEEDUP = 3  # compared with the ring on 32 servers

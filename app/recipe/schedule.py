@@ -1,7 +1,7 @@
-"""The learning rate as a plain function of the position. Paper, sections 2.1, 2.2, 3 and 5.1.
+"""The learning rate as a function of the position (sections 2.1, 2.2, 3 and 5.1 of the paper).
 
-WARMUPS and SCHEDULES are registries: each warmup and each schedule that the command line can name is one entry, and the
-choices, the help, `plan` and `audit` follow from it.
+WARMUPS and SCHEDULES are registries. Each warmup and each schedule of the command line is one entry, and the choices,
+the help, `plan` and `audit` follow from it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Warmup(NamedTuple):
-    """text: what it is, for help texts. rate: the learning rate during the warmup.
+    """A way in which the learning rate changes at the start.
 
-    The arguments of `rate` are the reference learning rate (eta), the learning rate after the warmup, the epochs since
-    the start of the run, and the length of the warmup in epochs.
+    text: its description for help texts.
+    rate: returns the learning rate during the warmup. Its arguments are the reference learning rate (eta), the learning
+    rate after the warmup, the epochs since the start of the run, and the length of the warmup in epochs.
     """
 
     text: str
@@ -27,10 +28,13 @@ class Warmup(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """text: what it is, for help texts. factor: what the learning rate is multiplied by.
+    """A way in which the learning rate falls after the warmup.
 
-    The arguments of `factor` are the config, the epochs since the start of the run, and the epoch at which the warmup
-    ends. decays: whether it falls at the decay epochs. source: the paper that it is from, "" if it is this one.
+    text: its description for help texts.
+    factor: returns the number by which the learning rate is multiplied. Its arguments are the config, the epochs since
+    the start of the run, and the epoch at which the warmup ends.
+    decays: whether the learning rate falls at the decay epochs.
+    source: the paper that it is from, "" if it is this one.
     """
 
     text: str
@@ -40,12 +44,15 @@ class Schedule(NamedTuple):
 
 
 def _gradual(eta: float, peak: float, epoch: float, length: float) -> float:
-    """Rise from eta (not 0) at the first step to the peak, by the same amount each step (section 2.2)."""
+    """Return a rate that rises from eta to the peak, by the same amount at each step (section 2.2)."""
     return eta + (peak - eta) * epoch / length
 
 
 def _steps(config: Config, epoch: float, start: float) -> float:
-    """Fall at each decay epoch. They count from the start of the run, not from the end of the warmup (section 5.1)."""
+    """Return a factor that falls at each decay epoch.
+
+    Decay epochs count from the start of the run, not from the end of the warmup (section 5.1).
+    """
     return config.decay_factor ** sum(epoch >= decay for decay in config.decays)
 
 
@@ -58,7 +65,7 @@ def _polynomial(config: Config, epoch: float, start: float) -> float:
 
 
 def _progress(config: Config, epoch: float, start: float) -> float:
-    """Return the part of the epochs after the warmup that is done, from 0 to 1; 0 where the warmup takes all."""
+    """Return the share of the epochs after the warmup that is done, from 0 to 1, or 0 if there are none."""
     return min(1.0, max(0.0, (epoch - start) / (config.epochs - start))) if start < config.epochs else 0.0
 
 
@@ -75,7 +82,7 @@ SCHEDULES = {
 
 
 def peak_factor(config: Config) -> float:
-    """Return what eta is multiplied by after the warmup: kn / reference (the linear scaling rule, section 2.1)."""
+    """Return the factor of eta after the warmup: kn / reference for the linear scaling rule (section 2.1)."""
     ratio = config.minibatch / config.reference_minibatch
     return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
 
@@ -86,12 +93,12 @@ def peak_lr(config: Config) -> float:
 
 
 def warms_up(config: Config) -> bool:
-    """Return whether there is a warmup: only for minibatches above the reference (section 5.1)."""
+    """Return whether there is a warmup. Only minibatches above the reference have one (section 5.1)."""
     return config.warmup != "none" and config.warmup_epochs > 0 and config.minibatch > config.reference_minibatch
 
 
 def learning_rate(config: Config, epoch: float) -> float:
-    """Return the learning rate `epoch` epochs after the start, a fraction of an epoch included."""
+    """Return the learning rate at a number of epochs after the start, which may be a fraction."""
     rate, start = peak_lr(config), 0.0
     if warms_up(config):
         start = config.warmup_epochs
@@ -101,11 +108,12 @@ def learning_rate(config: Config, epoch: float) -> float:
 
 
 def loss_factor(config: Config, epoch: float) -> float:
-    """Return what the loss, a sum over the workers' images divided by kn, is multiplied by: 1 in the paper.
+    """Return the number by which the loss is multiplied. The loss is a sum over images divided by kn. It is 1 in the
+    paper.
 
-    The other factors are for comparison, as section 3 warns of them. `--scaled loss` multiplies the loss by what the
-    learning rate would be multiplied by, so that weight decay is not scaled with it (remarks 1 and 3: eta with the loss
-    divided by n). `--loss-divisor n` takes the mean of each worker and sums the means (remark 3).
+    The other factors are the mistakes that section 3 warns of, for comparison. `--scaled loss` multiplies the loss by
+    the factor by which the learning rate would be multiplied, so that weight decay is not scaled (remarks 1 and 3: eta
+    with the loss divided by n). `--loss-divisor n` takes the mean of each worker and sums the means (remark 3).
     """
     factor = 1.0
     if config.scaled == "loss":

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from app.recipe.audit import audit
-from app.recipe.comparison import differences, meant
+from app.recipe.comparison import computed_fields, differences
 from app.recipe.config import Config, flag, from_dict
 from app.recipe.plan import describe
 from app.recipe.presets import PRESETS, preset
@@ -115,9 +115,9 @@ def changed(config: Config) -> str:
     """
     if config.recipe not in PRESETS:
         return ""
-    recipe, new = from_dict(preset(config.recipe)), meant(config)
+    recipe, new = from_dict(preset(config.recipe)), computed_fields(config)
     # Config files of earlier versions hold the values that follow from other options.
-    following = meant(replace(config, decay_epochs=(), image_size=0))
+    following = computed_fields(replace(config, decay_epochs=(), image_size=0))
     names = ["data"] if config.data != recipe.data else []
     names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]
     return " ".join(f"{flag(name)} {written(getattr(config, name))}" for name in names)

@@ -53,7 +53,7 @@ class TrainedNetwork:
     average: nn.Module | None = None
 
     def averaged(self) -> TrainedNetwork:
-        """The same with the averaged weights. Raises UserError where the run had no --ema."""
+        """Return the same with the averaged weights. Raises UserError if the run did not have --ema."""
         if self.average is None:
             raise UserError("there are no averaged weights, as the network was trained without --ema: leave --ema out")
         return replace(self, network=self.average)

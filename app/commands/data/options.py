@@ -1,4 +1,4 @@
-"""Options that several of the commands about data sets have."""
+"""Options that several of the commands about data sets share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from app.base.errors import UserError
 from app.recipe.options import Parser
 
-QUALITY = 95  # of JPEGs, where nothing else is said
+QUALITY = 95  # the default quality of JPEGs
 
 
 def add_smaller_images(parser: Parser, choices: tuple[int, ...] | None = None) -> None:
@@ -20,19 +20,22 @@ def add_smaller_images(parser: Parser, choices: tuple[int, ...] | None = None) -
 
 
 def add_processes(parser: Parser, what: str) -> None:
-    """Add --processes; `what`: the work that they do."""
+    """Add --processes. what: the work of the processes, for the help text."""
     text = f"number of processes that {what} (default: one for each core)"
     parser.add_argument_group("run").add_argument("--processes", type=int, help=text)
 
 
 def check_processes(values: argparse.Namespace) -> None:
-    """Raise UserError for less than one process."""
+    """Raise UserError if --processes is less than one."""
     if values.processes is not None and values.processes < 1:
         raise UserError(f"--processes is {values.processes}: give 1 or more")
 
 
 def check_quality(values: argparse.Namespace, resize: str) -> None:
-    """Set the default of --quality, and raise UserError for one that is not possible. resize: the option it needs."""
+    """Set the default of --quality. Raise UserError if it is not between 1 and 100 or is given without resizing.
+
+    resize: the options with which --quality can be given, for the message.
+    """
     if values.quality is None:
         values.quality = QUALITY
     elif values.resize is None:
