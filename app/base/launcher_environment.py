@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-# Set by app.launch.launch when its own standard output is a terminal; a rank's is a pipe (horovodrun) or always a pty
-# (mpirun)
+# The width of the user's terminal. app.launch.launch sets it if its own output goes to a terminal. A rank cannot know
+# it, because its standard output is a pipe (horovodrun) or a terminal that mpirun makes.
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
-# Set by app.launch.launch for a run on several hosts, as `8,8,4`
+# The number of processes on each host, for example `8,8,4`. app.launch.launch sets it for a run on several hosts.
 PROCESSES_PER_HOST = "APP_PROCESSES_PER_HOST"
 
 _rank_now: int | None = None

@@ -17,7 +17,7 @@ from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_TRIES = 10  # the process gives up after so many meetings of an elastic run in which it could not be connected
+_TRIES = 10  # a process gives up after this many meetings of an elastic run in which it could not be connected
 _LOOK = 0.5  # seconds between two requests whether the meeting is over
 
 
