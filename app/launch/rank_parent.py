@@ -32,7 +32,7 @@ def main() -> int:
     """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # a handler, as the rank would inherit that a signal is ignored
+            signal.signal(number, lambda *_: None)  # not SIG_IGN, which the rank would inherit
     os.write(1, STARTED)
     line = sys.stdin.buffer.readline()
     if not line:
