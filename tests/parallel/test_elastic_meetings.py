@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.jobs import HERE, Job
+from tests.support.jobs import Job
+from tests.support.programs import ROOT
 
 # A slot whose process has died is used again after a quarter of an hour at the earliest.
 HOROVODRUN = ["-m", "app.launch.horovodrun", "-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo",
@@ -18,7 +19,7 @@ def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: 
     script.write_text("#!/bin/sh\nprintf '127.0.0.%d:1\\n' 1 2 3 4\n")
     script.chmod(0o755)
     launcher = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, *HOROVODRUN]
-    program = [sys.executable, str(HERE / "meeting_rank.py"), str(tmp_path)]
+    program = [sys.executable, str(ROOT / "tests/parallel/meeting_rank.py"), str(tmp_path)]
     job = Job(tmp_path / "run", [*launcher, "--host-discovery-script", str(script), *program])
     end = job.end(150)  # less than gloo would wait for a process that does not come
     assert end.code == 0, end.text
