@@ -46,19 +46,13 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError, and CorruptImage for an image that cannot be decoded."""
     options = parse(argv)
 
-    import torch
-
-    from app.trained.trained import in_words, load
+    from app.trained.trained import load
 
     trained = load(options.weights)
     if options.ema:
         trained = trained.averaged()
-    forward_pass, names = trained.forward_pass(torch.device("cpu")), in_words(trained.classes, trained.data)
     for path in options.images:
-        with torch.inference_mode():
-            logits = forward_pass.logits(trained.network, trained.read(path))[0]
-        best = logits.float().softmax(0).topk(min(options.top, len(names)))
-        found = [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
+        found = trained.predict(path, options.top)
         if options.json:
             print(json.dumps({"image": path, "classes": [{"name": n, "probability": p} for n, p in found]}))
         else:

@@ -30,6 +30,7 @@ class Record:
     evaluations: list[dict[str, Any]]
     result: dict[str, Any]
     environment: dict[str, Any]
+    folder: Path = Path()
 
     def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Return the epochs and the values of a curve.
@@ -64,6 +65,7 @@ def read_record(folder: Path) -> Record:
         evaluations=[line for line in lines if line["kind"] == EVALUATION],
         result=read_json(folder / RESULT) if (folder / RESULT).exists() else {},
         environment=read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {},
+        folder=folder,
     )
 
 

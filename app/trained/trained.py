@@ -82,6 +82,17 @@ class TrainedNetwork:
             pixels = to_grey(pixels)
         return torch.from_numpy(pixels.copy())[None]
 
+    @torch.inference_mode()
+    def predict(self, path: str | Path, top: int = 5) -> list[tuple[str, float]]:
+        """Return the most probable classes of an image file, each with its probability.
+
+        Raises CorruptImage for a file that cannot be decoded.
+        """
+        logits = self.forward_pass(torch.device("cpu")).logits(self.network, self.read(str(path)))[0]
+        names = in_words(self.classes, self.data)
+        best = logits.float().softmax(0).topk(min(top, len(names)))
+        return [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
+
     def preprocessing(self) -> dict[str, Any]:
         """Return how to prepare an image and the names of the outputs, as a JSON object."""
         return {

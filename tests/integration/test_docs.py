@@ -73,6 +73,8 @@ def test_options_are_known(page: str, command: str, place: Path, monkeypatch: py
     (run_folder / "events.out.tfevents.0").touch()
     (run_folder / "config.json").write_text(to_json(Config()))
     (place / "hosts.sh").touch(0o755)
+    for name in ("resnet18.pth", "resnet50.pth"):
+        (place / name).touch()
     monkeypatch.chdir(place)
     words = [word for word in shlex.split(command, comments=True) if word != "..."]
     words = words[words.index("./run.sh") + 1 :]

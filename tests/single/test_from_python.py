@@ -1,0 +1,42 @@
+"""Training from Python: what is refused, and what a run that fails raises. docs/python.md shows a run that works."""
+
+from pathlib import Path
+
+import pytest
+
+from app import load, train
+from app.base.errors import UserError
+from app.launch.from_python import words_of
+
+
+def test_options_become_words() -> None:
+    options = {
+        "epochs": 3,
+        "reference_lr": 0.2,
+        "grey": True,
+        "nesterov": False,
+        "decay_epochs": (1, 2.5),
+        "data": "-x",
+    }
+    assert words_of(options) == [
+        "--epochs=3", "--reference-lr=0.2", "--grey", "--no-nesterov", "--decay-epochs=1,2.5", "--data=-x",
+    ]  # fmt: skip
+
+
+def test_mistakes_raise_before_a_process_starts() -> None:
+    with pytest.raises(UserError, match="there is no option epoch: did you mean epochs"):
+        train(epoch=3)
+    with pytest.raises(UserError, match="processes is 0: give 1 or more"):
+        train(processes=0)
+    with pytest.raises(UserError, match="--epochs is 0: give a number above 0"):
+        train(epochs=0)
+    with pytest.raises(UserError, match="--resume nowhere"):
+        train(resume="nowhere")
+
+
+def test_a_run_that_fails_raises_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=rf"^no such data folder: {tmp_path}/none"):
+        train(data=f"{tmp_path}/none", output=tmp_path / "run", device="cpu")
+    assert "no such data folder" in capfd.readouterr().out
+    with pytest.raises(UserError):
+        load(tmp_path / "run")
