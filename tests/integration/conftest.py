@@ -1,4 +1,4 @@
-"""A small run on real images, trained once for all tests of what surrounds training."""
+"""A small run on real images, which is trained once for all tests that only use it."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ App = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def app() -> App:
-    """Runs `python -m app ...` to its end; `processes` under horovodrun; fails where the exit code is not `code`."""
+    """Run `python -m app ...` to its end, with `processes` under horovodrun. Fail if the exit code is not `code`."""
 
     def run(*arguments: str | Path, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
         return run_to_its_end(*horovodrun(processes, *APP, *arguments), code=code)
@@ -39,7 +39,7 @@ def trained(app: App, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real Chromium without a window. Skips where there is none: apt-get install chromium chromium-driver."""
+    """A real Chromium without a window. The test is skipped without one: apt-get install chromium chromium-driver."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no chromium and chromedriver on this machine")

@@ -1,4 +1,4 @@
-"""`--allow-change data`: a run is resumed after an image was replaced, and config.json says what was asked for."""
+"""`--allow-change data`: a run is resumed after an image was replaced, and config.json has the options."""
 
 from __future__ import annotations
 

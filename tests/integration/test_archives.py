@@ -1,4 +1,4 @@
-"""ImageNet's official archives read in place: the same data set as the folder that they unpack to."""
+"""ImageNet's official archives, read in place, are the same data set as the folder to which they are unpacked."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def archives(tmp_path: Path) -> Path:
 
 
 def settle(folder: Path) -> None:
-    """Make the archives an hour old: a list of archives that were just written is not kept."""
+    """Make the archives an hour old, because the list of archives that were just written is not kept."""
     hour_ago = time.time() - 3600
     for path in [folder, *folder.rglob("*")]:
         os.utime(path, (hour_ago, hour_ago))
 
 
 def unpacked(folder: Path) -> Path:
-    """The folder that holds the images of the archives, written from what these were made of."""
+    """The folder with the images of the archives, written from the same data as the archives."""
     wnids = list(CLASSES)
     files = {f"train/{w}/{name}": image for w, images in training_images().items() for name, image in images.items()}
     for (name, image), label in zip(validation_images().items(), TRUTH, strict=True):
@@ -114,7 +114,7 @@ def test_a_changed_archive_is_listed_again(changed: str, archives: Path) -> None
 
 
 def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
-    """With flipped bytes, and with places and states that `save` never writes."""
+    """The cache has flipped bits, or places and states that `save` never writes."""
     first = read_index(str(archives))
     (file,) = cache.rglob("*.npz")
     whole = file.read_bytes()
@@ -137,7 +137,7 @@ def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
 def test_processes_that_start_together_make_one_list(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second waits for the first, and reads what the first has kept."""
+    """The second process waits for the first, and reads the list that the first has kept."""
     real = module.make_list
 
     def slow(root: str) -> object:

@@ -1,4 +1,4 @@
-"""All that goes wrong in folders of images: check-data tells it, training ends in one line or goes on."""
+"""Faults of folders of images: check-data reports them, and training ends in one line or continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = [
 
 
 def train_each(folders: dict[str, Path], options: dict[str, list[str]]) -> dict[str, tuple[int, str, Path]]:
-    """Exit code, standard error and run folder of a training on each folder, in its own process."""
+    """Return exit code, standard error and run folder of a training on each folder, each in its own process."""
     logs = {name: folder.with_name(f"run-{folder.name}-log") for name, folder in folders.items()}
     outputs = {name: folder.with_name(f"run-{folder.name}") for name, folder in folders.items()}
     codes: dict[str, int] = {}
@@ -128,7 +128,7 @@ def test_what_check_data_stops_on_is_what_training_stops_on() -> None:
 
 
 def test_with_the_skip_list_training_goes_on(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A folder with every image that stops a run is trainable without them; what is skipped is counted each epoch."""
+    """A folder with every kind of image that stops a run can be trained without these images."""
     folder, skip_list = good_folder(tmp_path / "data"), tmp_path / "skip.txt"
     bad = []
     for name, case in BAD_FOLDERS.items():

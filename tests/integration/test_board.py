@@ -1,4 +1,4 @@
-"""TensorBoard's files hold what log.jsonl says, once, also after a crash; and a real browser shows them."""
+"""TensorBoard's files have the content of log.jsonl exactly once, also after a crash, and a real browser shows them."""
 
 import contextlib
 import json
@@ -97,7 +97,7 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
 
 
 def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
-    """The checkpoint is that of the epoch's last step; the evaluation after it is logged and not saved."""
+    """The checkpoint is that of the epoch's last step. The evaluation after it is logged, but not saved."""
     run, options = tmp_path / "run", ["--epochs", "2", "--checkpoint-every", str(PER_EPOCH), "--stall-timeout", "0"]
     command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
     run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
@@ -115,7 +115,7 @@ def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of `board` on a folder."""
+    """Return the address of `board` for a folder."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -134,7 +134,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[tuple[int, float]]:
-    """A curve as the page gets it: TensorBoard's own reader is another program than EventAccumulator."""
+    """Return a curve as the page gets it. TensorBoard reads files with other code than EventAccumulator."""
     query = f"data/plugin/scalars/scalars?run=tensorboard/{folder}&tag={tag}"
     with served(run) as address:
         for _ in range(100):

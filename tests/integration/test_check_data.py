@@ -1,4 +1,4 @@
-"""`check-data` and `--skip-list`: what is told, what is kept, what is read again."""
+"""`check-data` and `--skip-list`: the report, the journal, and which files are read again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def journal(cache: Path) -> Path:
 
 
 def settle(folder: Path) -> None:
-    """Makes all times old, as they are for a folder that nobody writes to."""
+    """Make all times old, as in a folder to which nobody writes."""
     for path in [folder, *folder.rglob("*")]:
         os.utime(path, (1e9, 1e9))
 
@@ -90,7 +90,7 @@ def test_json_lists_every_finding(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_any_number_of_processes_finds_the_same(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Several chunks of images, with something in each."""
+    """There are several chunks of images, and each has a fault."""
     for number in range(600):
         content = b"text" if number % 97 == 0 else picture(number, (33, 33), mode="L" if number % 53 == 0 else "RGB")
         (folder / f"train/cat/{number:04}.jpg").write_bytes(content)
@@ -119,7 +119,7 @@ def test_counts_against_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_second_pass_reads_only_what_changed(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is known is not read again: content that changes behind size and time goes unseen, other changes do not."""
+    """Known files are not read again: other content with the same size and time is not noticed, other changes are."""
     first = report_of(capsys, folder)
     image = folder / "train/dog/2.JPEG"
     before, times = image.read_bytes(), (image.stat().st_atime_ns, image.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be trusted: each gives the one before it, or one clear line; never a silent new start."""
+"""Damaged checkpoints: the one before is used, or one clear line is printed. A run never starts again silently."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs of 11 steps, so with two checkpoints, after 11 and 22."""
+    """A run of two epochs of 11 steps, which has two checkpoints, after 11 and 22 steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert run_command("train", "--output", folder, *OPTIONS) == (0, "")
     assert [path.name for path in numbered(folder)] == ["iteration-000000022.pt", "iteration-000000011.pt"]
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it whose last.pt is the newest, as the writer leaves it."""
+    """A copy of it. Its last.pt is the newest checkpoint, as the writer leaves it."""
     shutil.copytree(trained, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / LAST_CHECKPOINT
     last.unlink()
@@ -211,7 +211,7 @@ def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
-    """A real file system with room for one checkpoint and not for two. Its file `ballast` may be removed."""
+    """A real file system with space for one checkpoint but not for two. Its file `ballast` may be removed."""
     small = tmp_path / "small"
     small.mkdir()
     size = numbered(trained)[0].stat().st_size
@@ -224,7 +224,7 @@ def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_stays_full(small: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """The result is shown, the last good checkpoint stays, and the same command goes on when there is space."""
+    """The result is shown, the last good checkpoint is kept, and the same command continues when there is space."""
     monkeypatch.setattr(checkpoint_files, "PATIENCE", 2.0)
     run = small / "run"
     line = failure_of("train", "--output", run, *OPTIONS, code=1)
@@ -253,7 +253,7 @@ def test_a_disk_on_which_space_is_freed(small: Path, monkeypatch: Any) -> None:
 
 
 def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
-    """One line; what the run had is there as before; and it goes on when there is space."""
+    """One line is printed, the run's files are unchanged, and the run continues when there is space."""
     (small / "ballast").unlink()
     run = small / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("tensorboard", "result.json", "iteration-*"))

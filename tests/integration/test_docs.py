@@ -1,7 +1,8 @@
-"""The documentation's commands work, as they stand there, from the top of each page to its end.
+"""The commands of the documentation work, in their order from the top of each page to its end.
 
-A block marked `sh run` or `python run` is run, in a folder of its own. Of other blocks, which need what a test machine
-lacks (ImageNet, other hosts, a reader), the lines of ./run.sh are read as it would read them, and nothing is started.
+A block marked `sh run` or `python run` is run, in a separate folder for each page. Other blocks need things that a test
+machine does not have (ImageNet, other hosts, a reader). Of these, the lines with ./run.sh are parsed, and nothing is
+started.
 """
 
 import re
@@ -25,7 +26,7 @@ LINE = re.compile(r"^(?: {4})?((?:\w+=\S+ )*\./run\.sh\b.*)$", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(kind, text) of a page's blocks in their order."""
+    """Return (kind, text) of a page's blocks in order."""
     return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text())]
 
 
@@ -61,7 +62,7 @@ def test_commands_run(page: Path, place: Path) -> None:
 
 
 def read_only() -> list[tuple[str, str]]:
-    """(page, line) of all that is not run."""
+    """Return (page, line) of all lines that are not run."""
     rest = {page: BLOCK.sub("", page.read_text()).replace("\\\n", " ") for page in PAGES}
     return [(page.name, line) for page, text in rest.items() for line in LINE.findall(text)]
 

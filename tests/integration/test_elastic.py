@@ -1,4 +1,4 @@
-"""A random plan of deaths, joins and leaves: the run goes on and is what it would have been without them."""
+"""A random plan of processes that die, join and leave: the run continues, with the result of a run without them."""
 
 import contextlib
 import json
@@ -31,13 +31,13 @@ PATIENCE = 110
 
 
 class Run:
-    """The elastic run of the test, and what it has said."""
+    """The elastic run of the test, and its output."""
 
     def __init__(self, job: subprocess.Popen[bytes], log: Path) -> None:
         self.job, self.log = job, log
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-        """Fails with the run's words where it ends before the condition is true, or after the time."""
+        """Wait for a condition. Fail with the run's output if it ends before, or after the time."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.job.poll() is None, f"the run ended before {what}: {self.log.read_text()}"
@@ -46,7 +46,7 @@ class Run:
 
 
 def members(folder: Path) -> list[int]:
-    """The processes that train into `folder`."""
+    """Return the processes that train into `folder`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,7 +59,7 @@ def members(folder: Path) -> list[int]:
 
 
 def rank_0(folder: Path) -> int | None:
-    """The one of them that holds the folder's lock."""
+    """Return the process that has the lock of the folder."""
     for pid in members(folder):
         try:
             if any(fd.readlink() == folder / "lock" for fd in Path(f"/proc/{pid}/fd").iterdir()):
@@ -79,7 +79,7 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def processes(folder: Path) -> int:
-    """How many there are by the run's own account."""
+    """Return the number of processes in the run's own output."""
     try:
         return int(json.loads((folder / "plan.json").read_text())["processes"])
     except (OSError, ValueError):
@@ -87,13 +87,13 @@ def processes(folder: Path) -> int:
 
 
 def settled(folder: Path, slots: int) -> int:
-    """How many processes train, 0 while some still come or leave."""
+    """Return how many processes train, or 0 while some still join or leave."""
     there = len(members(folder))
     return there if there == processes(folder) <= slots else 0
 
 
 def on_slot(folder: Path, slot: int) -> int:
-    """The process on that slot of this machine, 1 the first, or 0: each slot has a loopback name of its own."""
+    """Return the process on a slot of this machine, or 0. The first slot is 1. Each slot has its own loopback name."""
     for pid in members(folder):
         with contextlib.suppress(OSError):
             if f"HOROVOD_HOSTNAME=127.0.0.{slot}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
@@ -103,7 +103,7 @@ def on_slot(folder: Path, slot: int) -> int:
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Ended after the test, whatever happened."""
+    """Yield the run, and end it after the test in any case."""
     jobs: list[subprocess.Popen[bytes]] = []
     yield jobs
     for job in jobs:

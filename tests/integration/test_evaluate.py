@@ -1,4 +1,4 @@
-"""`evaluate` counts every image once, on any number of processes, and as training did."""
+"""`evaluate` counts every image once, on any number of processes, with the result of the training."""
 
 import json
 from pathlib import Path

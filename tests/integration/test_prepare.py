@@ -70,7 +70,7 @@ def prepare(archives: Path, out: Path, *options: object, processes: int = 1) -> 
 
 
 def refused(archives: Path, out: Path, *options: object, processes: int = 1, code: int = 2) -> str:
-    """The one line that it ends with."""
+    """Return the one line with which it ends."""
     return failure_of("prepare-imagenet", archives, out, *options, "--processes", processes, code=code)
 
 
@@ -96,7 +96,7 @@ def test_again_writes_nothing(archives: Path, tmp_path: Path) -> None:
 
 
 def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
-    """The journal cut anywhere, a file missing, one cut short, one half written: as a kill or power cut leaves them."""
+    """The journal is cut anywhere, a file is missing, cut short or half written, as after a kill or a power failure."""
     out = tmp_path / "out"
     prepare(archives, out)
     journal = out / ".prepare-imagenet.jsonl"
@@ -119,7 +119,7 @@ def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_started_again(how: signal.Signals, tmp_path: Path) -> None:
-    """In the middle of a class: no process is left, and the second start completes it, keeping what there was."""
+    """It is killed during a class: no process is left, and the second start keeps the images and completes it."""
     folder, out, count = make_archives(tmp_path / "archives"), tmp_path / "out", 40
     many = {f"n01440764_{number}.JPEG": picture(0, (1600, 1200)) for number in range(count)}
     train = {"n01440764.tar": tar_of(many), "n01443537.tar": tar_of({"n01443537_1.JPEG": picture(1)})}
@@ -198,7 +198,7 @@ def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
 
 
 def test_disk_is_asked_for_beforehand(archives: Path, tmp_path: Path) -> None:
-    """A class that claims 4 TB, in a sparse file: refused before anything is written."""
+    """A class that claims 4 TB, in a sparse file, is refused before anything is written."""
     size = 2**42
     entry = tarfile.TarInfo("n01440764.tar")
     entry.size = size
@@ -230,7 +230,7 @@ def test_what_changed_on_the_disk_is_named(archives: Path, tmp_path: Path) -> No
 
 
 def member(name: str, kind: bytes, target: str = "") -> bytes:
-    """An archive with an entry that is no plain file."""
+    """Return an archive with an entry that is not a plain file."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         entry = tarfile.TarInfo(name)

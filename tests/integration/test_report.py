@@ -1,4 +1,4 @@
-"""The report of real runs: what it says is what their files say, in a browser too."""
+"""The report of real runs has the content of their files, also in a browser."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_page(trained: Path, page: Path) -> None:
 
 
 def test_what_a_run_changed_in_its_recipe() -> None:
-    """Its data are named; what follows from its options is not, in files of earlier versions either."""
+    """The data are named. Values that follow from other options are not, also for files of earlier versions."""
     old = {
         **preset("paper-8k"),
         "data": "/imagenet",
@@ -174,7 +174,7 @@ def test_a_config_repeats_a_run(app: App, trained: Path, tmp_path: Path) -> None
 
 
 def test_folders_that_are_no_runs_are_left_out(trained: Path, tmp_path: Path, capsys: Any) -> None:
-    """`runs/*` also names the folder of a start that was refused."""
+    """`runs/*` also matches the folder of a start that was refused."""
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused/lock").touch()
     report.main([str(trained), str(tmp_path / "refused"), "--output", str(tmp_path / "out")])

@@ -1,4 +1,4 @@
-"""`reproduce` on a tiny experiment: interrupted, gone on with, run again from a stored config."""
+"""`reproduce` on a tiny experiment: interrupted, continued, and trained again from a stored config."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the experiment was stopped in the middle of its runs, and then made to its end."""
+    """The folder of an experiment that was stopped during its runs and then continued to its end."""
     folder = tmp_path_factory.mktemp("reproduce")
     process = start(folder)
     while not any(lines(run) for run in folder.glob("runs/*-s?")):
@@ -71,7 +71,7 @@ def test_done_already_it_only_writes_again_the_same_bytes(place: Path) -> None:
 
 
 def test_a_stored_config_gives_the_stored_error(place: Path, app: Any) -> None:
-    """Bit for bit, though the stored one was interrupted."""
+    """The error is equal bit for bit, although the stored run was interrupted."""
     cell = json.loads((place / "found/results.json").read_text())["cells"][0]
     (place / "again.json").write_text(json.dumps(cell["config"]))
     seed = cell["seeds"][1]

@@ -1,4 +1,4 @@
-"""Interrupted anywhere and gone on: bit for bit the run that was left alone."""
+"""A run that is interrupted at any moment and continued is equal, bit for bit, to a run without interruption."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def last_iteration(folder: Path) -> int:
 
 
 def interrupt(apps: AppServer, folder: Path, child: int, number: int, iteration: int) -> int:
-    """Waits for an iteration, sends the signal; the exit code."""
+    """Wait for an iteration, send the signal, and return the exit code."""
     while last_iteration(folder) < iteration:
         assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
         time.sleep(0.001)
@@ -59,7 +59,10 @@ def logged(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
-    """Every tensor bit for bit; every step logged once, with the same loss; every validation error."""
+    """Assert that a run is equal to a run without interruption.
+
+    Every tensor and all validation errors are equal. Every step is logged once, with the same loss.
+    """
     a, b = tensors(found), tensors(expected)
     assert a.keys() == b.keys() and len(a) > 60
     assert all(torch.equal(a[name], b[name]) for name in b)
@@ -94,7 +97,7 @@ def test_20_random_sigkills(apps: AppServer, alone: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_beyond_the_paper_resumes_too(apps: AppServer, tmp_path: Path) -> None:
-    """LARS, another schedule, smoothed labels and BN statistics measured anew; interrupted once in the middle."""
+    """LARS, another schedule, smoothed labels and measured BN statistics, interrupted once in the middle."""
     extra = ["--optimizer", "lars", "--schedule", "cosine", "--label-smoothing", "0.1", "--precise-bn", "160"]
     alone, folder = tmp_path / "alone", tmp_path / "run"
     assert apps.end(apps.start(*train(alone, *extra))) == 0

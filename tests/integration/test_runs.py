@@ -1,4 +1,4 @@
-"""Runs as data: what a user types after ./run.sh, and what comes of it."""
+"""Runs as a user types them after ./run.sh, and their results."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 2 classes of 8 training and 2 validation images."""
+    """A folder of 2 classes with 8 training and 2 validation images each."""
     folder = tmp_path_factory.mktemp("images")
     for split, count in (("train", 8), ("val", 2)):
         for label, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):

@@ -1,4 +1,4 @@
-"""What `train` shows, from each of its ranks together."""
+"""The output of `train` from all its ranks."""
 
 import json
 import re

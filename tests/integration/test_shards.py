@@ -1,4 +1,4 @@
-"""Images in .tar archives read in place, in every form that training takes, and what `pack` writes."""
+"""Images in .tar archives, read in place in every form that training accepts, and the archives that `pack` writes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def images_of(folder: Path, split: str) -> dict[str, bytes]:
-    """CLASS/NAME -> contents."""
+    """Return CLASS/NAME -> contents."""
     paths = sorted((folder / split).rglob("*.JPEG"))
     return {str(path.relative_to(folder / split)): path.read_bytes() for path in paths}
 
@@ -53,7 +53,7 @@ def write(root: Path, archives: dict[str, dict[str, bytes]]) -> Path:
 
 
 def facts(root: Path) -> tuple[object, ...]:
-    """All that a run depends on: classes, fingerprint, names, labels and contents in their order."""
+    """Return everything that a run depends on: classes, fingerprint, names, labels and contents in order."""
     index = read_index(str(root))
     splits = [
         (files.names.tolist(), files.labels.tolist(), [files.read(place) for place in range(len(files))])
@@ -63,7 +63,7 @@ def facts(root: Path) -> tuple[object, ...]:
 
 
 def in_class_folders(train: dict[str, bytes], val: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Two archives for training, whose names say what they are for; the images of a class are in both."""
+    """Return two archives for training, by their names. The images of a class are in both."""
     return {
         "things-train-0.tar": dict(list(train.items())[::2]),
         "things-train-1.tar": dict(list(train.items())[1::2]),
@@ -76,7 +76,7 @@ def in_folders_by_split(train: dict[str, bytes], val: dict[str, bytes]) -> dict[
 
 
 def in_one_archive_each(train: dict[str, bytes], val: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """As `tar cf x.tar train` makes them; only the members say what they are for."""
+    """Return archives as `tar cf x.tar train` makes them. Only their members show the split."""
     return {
         "0.tar": {f"train/{name}": image for name, image in train.items()},
         "1.tar": {f"./val/{name}": image for name, image in val.items()},
@@ -86,7 +86,7 @@ def in_one_archive_each(train: dict[str, bytes], val: dict[str, bytes]) -> dict[
 def labelled(
     images: dict[str, bytes], label: Callable[[str], bytes], ending: str = "cls", flat: bool = True
 ) -> dict[str, bytes]:
-    """In WebDataset's form: each image with its label file after it."""
+    """Return archives in WebDataset's form: each image is followed by its label file."""
     files = {}
     for name, image in images.items():
         key = name.replace("/", "-").removesuffix(".JPEG") if flat else name.removesuffix(".JPEG")
@@ -112,7 +112,7 @@ LABELS: dict[str, tuple[Callable[[str], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_webdataset_s_labels(kind: str, folder: Path, tmp_path: Path) -> None:
-    """Flat keys, whose classes come from the label files. Labels, order and contents are those of the folder."""
+    """Keys have no folders; the label files give the classes. Labels, order and contents are those of the folder."""
     label, ending = LABELS[kind]
     splits = {split: labelled(images_of(folder, split), label, ending) for split in ("train", "val")}
     root = write(tmp_path / "shards", {f"{split}-00.tar": files for split, files in splits.items()})
@@ -157,7 +157,7 @@ def test_changed_added_and_removed_archives_are_seen(
 
 
 def test_what_is_not_read_is_counted(folder: Path, tmp_path: Path) -> None:
-    """Other files, hidden ones and images in no class; archives for a test are left alone."""
+    """Other files, hidden files and images without a class are counted. Archives for a test are ignored."""
     train = images_of(folder, "train") | {"cat/notes.txt": b"-", "flat.jpg": picture(1), "cat/._0.JPEG": b"-"}
     root = write(tmp_path / "shards", {"train.tar": train, "val.tar": images_of(folder, "val")})
     (root / "test-00.tar").write_bytes(b"not looked at")
@@ -179,7 +179,7 @@ def test_more_archives_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def member(name: str, kind: bytes) -> bytes:
-    """A training archive with an entry that is no plain file, after an image."""
+    """Return a training archive that has an entry which is not a plain file, after an image."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         entry = tarfile.TarInfo("a/0.jpg")
@@ -192,7 +192,7 @@ def member(name: str, kind: bytes) -> bytes:
 
 
 def negative(size: int) -> bytes:
-    """A training archive whose second member has this size, in base 256."""
+    """Return a training archive whose second member has this size, in base 256."""
     entry = tarfile.TarInfo("a/1.jpg")
     header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = (256**12 + size).to_bytes(13, "big")[1:]
@@ -201,7 +201,7 @@ def negative(size: int) -> bytes:
 
 
 def sparse() -> bytes:
-    """GNU's old form of a sparse file, whose list of parts goes on where the archive ends."""
+    """Return a sparse file in GNU's old form, whose list of parts continues after the end of the archive."""
     header = bytearray(tarfile.TarInfo("a/1.jpg").tobuf(tarfile.GNU_FORMAT))
     header[156:157], header[482:483] = b"S", b"\1"
     header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:]))

@@ -1,4 +1,4 @@
-"""A network trained from a folder, from ImageNet's archives and from shards: the same bits, interrupted or not."""
+"""A network is the same, bit for bit, from a folder, ImageNet's archives and shards, also after interruptions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Every tensor bit for bit, and what else a run leaves."""
+    """Every tensor is equal bit for bit, and so are the other files of the runs."""
     pairs = [(found["model"][name], expected["model"][name]) for name in expected["model"]]
     pairs += list(zip(found["momentum"], expected["momentum"], strict=True))
     assert len(pairs) > 60
@@ -72,7 +72,7 @@ def logged(folder: Path) -> list[tuple[Any, ...]]:
 def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Begun on the archives, killed, continued on the shards, killed, continued on the folder."""
+    """A run begins on the archives, is killed, continues on the shards, is killed, and continues on the folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     with AppServer() as apps:

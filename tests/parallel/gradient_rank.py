@@ -1,4 +1,4 @@
-"""What each rank of test_gradient.py runs: `train FILE`; one step of k = 4 workers, its gradient saved by rank 0."""
+"""The program of each rank of test_gradient.py: `train FILE`. One step of k = 4 workers; rank 0 saves the gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rank of test_invariance.py runs: `train IMAGES FOLDER`; the same recipes whatever the number of ranks."""
+"""The program of each rank of test_invariance.py: `train IMAGES FOLDER`, the same recipes on any number of ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rank of test_launch_jobs.py runs: `train [--collectives C] ACTION`; sums until the action ends it."""
+"""The program of each rank of test_launch_jobs.py: `train [--collectives C] ACTION` sums until the action ends it."""
 
 from __future__ import annotations
 

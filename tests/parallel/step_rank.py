@@ -1,4 +1,4 @@
-"""What each rank of test_step_options.py runs: some real steps for each config given, as a JSON line."""
+"""The program of each rank of test_step_options.py: some real steps for each given config, as a JSON line."""
 
 from __future__ import annotations
 

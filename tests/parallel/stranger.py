@@ -1,6 +1,6 @@
-"""What a stranger tries on the ports of a job: `python stranger.py REACHED PORT ...`, as a user without rights.
+"""What another user can do at the ports of a job: `python stranger.py REACHED PORT ...`, as a user without rights.
 
-Prints what it got as JSON: answers that are no refusal, and bytes that were taken from it.
+It prints as JSON the answers that are not refusals, and the bytes that were accepted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Evil:
 
 
 def request(host: str, port: int, head: str, body: bytes = b"") -> tuple[str, int]:
-    """The first line of the answer, and how many bytes of the body could be sent."""
+    """Return the first line of the answer, and how many bytes of the body could be sent."""
     sent = 0
     try:
         with socket.create_connection((host, port), timeout=2) as connection:
@@ -64,7 +64,7 @@ def attack(host: str, port: int) -> list[str]:
 
 
 def speak(host: str, port: int, data: bytes) -> None:
-    """To Horovod's other services: a digest, a length, a message."""
+    """Send a message to Horovod's other services: a digest, a length, and the message."""
     for length in (2**31 - 1, len(data)):
         try:
             with socket.create_connection((host, port), timeout=2) as connection:

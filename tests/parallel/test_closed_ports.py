@@ -1,4 +1,4 @@
-"""Strangers on the same machine: another user gets nothing from the ports of a run, and the run goes on."""
+"""Another user of the machine gets nothing from the ports of a run, and the run continues."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def processes(job: Job) -> list[psutil.Process]:
 
 
 def places(job: Job) -> list[str]:
-    """Where the processes of the job listen."""
+    """Return the addresses at which the processes of the job listen."""
     found = set()
     for process in processes(job):
         for each in process.net_connections("inet"):
@@ -95,7 +95,7 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path) -> None:
 
 
 def token_of(job: Job) -> bytes:
-    """The token that the ranks of horovodrun got; b"" under mpirun, where it is in no process's first environment."""
+    """Return the token of horovodrun's ranks; b"" under mpirun, where no process has it in its first environment."""
     for pid in job.ranks().values():
         for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
             if variable.startswith(b"HOROVOD_GLOO_RENDEZVOUS_ADDR="):

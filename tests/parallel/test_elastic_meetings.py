@@ -1,4 +1,4 @@
-"""Processes of an elastic run that die while the others connect: the survivors keep their state and go on."""
+"""Processes of an elastic run die while the others connect: the others keep their state and continue."""
 
 from __future__ import annotations
 

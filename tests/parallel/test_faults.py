@@ -1,4 +1,4 @@
-"""Faults done to real jobs: each ends in time, with its exit code, and its last line says what happened where."""
+"""Real jobs with faults: each ends in time, with its exit code, and its last line says what happened and where."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(np: int, launcher: str, *options: str) -> list[str]:
 
 
 def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[Path], End]:
-    """A job with a fault of its own making."""
+    """A job that causes its own fault."""
     arguments = [*FAULTY, *command(np, launcher, *options)]
     return lambda folder: Job(folder, [*arguments, "--output", str(folder)], fault).end()
 
@@ -44,7 +44,7 @@ def elastic(folder: Path, slots: int) -> list[str]:
 
 
 def elastic_stopped(folder: Path) -> End:
-    """Rank 0 stops; the others go on without it; then the run is asked to leave."""
+    """Rank 0 is stopped, the others continue without it, and then the run is asked to end."""
     job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
     job.wait_for(lambda: "answers no more" in job.output.read_text())
     before = iteration(folder)
@@ -68,7 +68,7 @@ def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
 
 
 def asked_at_start(folder: Path) -> End:
-    """As soon as a rank's process is there."""
+    """The job is asked to end as soon as the process of a rank exists."""
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: 1 in job.ranks())
     job.signal("rank 1", signal.SIGTERM)
@@ -111,7 +111,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ends(folders: Path) -> Iterator[dict[str, Future[End]]]:
-    """All jobs, some at once."""
+    """The ends of all jobs, some of which run at the same time."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(job, folders / name.replace(" ", "-")) for name, job in JOBS.items()}
 

@@ -1,4 +1,4 @@
-"""A run that starts from weights is the same on any number of processes, and after it was interrupted."""
+"""A run that starts from weights is the same on any number of processes, and after an interruption."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_any_number_of_processes(options: list[str], alone: Path, tmp_path: Path
 
 
 def test_an_interrupted_run_goes_on_without_the_file(options: list[str], alone: Path, tmp_path: Path) -> None:
-    """From the checkpoint in the middle of the second epoch, bit for bit."""
+    """It continues from the checkpoint in the middle of the second epoch, bit for bit."""
     run = shutil.copytree(alone, tmp_path / "run")
     (run / "result.json").unlink()
     for path in (run / "checkpoints").glob("*.pt"):

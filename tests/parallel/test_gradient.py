@@ -1,4 +1,4 @@
-"""k processes of one worker each make the gradient of one process that computes the k workers in turn."""
+"""k processes of one worker each have the same gradient as one process that computes k workers in turn."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_four_processes_and_one(tmp_path: Path, launcher: str) -> None:
 
 
 def test_against_torchs_own_modules(tmp_path: Path) -> None:
-    """The same gradient from nn.BatchNorm2d worker by worker, and mean cross-entropies averaged by hand."""
+    """The same gradient follows from nn.BatchNorm2d for each worker, and from the average of mean cross-entropies."""
     from functools import partial
 
     from app.data.order import permutation

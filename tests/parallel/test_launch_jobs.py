@@ -1,4 +1,4 @@
-"""app.launch.launch with real launchers: what the shell gets, and that nothing is left behind."""
+"""app.launch.launch with real launchers: exit codes and output, and no process is left behind."""
 
 import os
 import pty
@@ -172,7 +172,7 @@ def test_more_processes_than_cores() -> None:
 
 
 def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    """As under nohup and in a script's background; the reader of the output is gone too, as tee is after a Ctrl-C."""
+    """As under nohup or in a script's background. The reader of the output ends too, as tee does after Ctrl-C."""
     read, write = os.pipe()
 
     def ignore() -> None:
@@ -205,7 +205,7 @@ def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
 
 
 def test_nobody_reads_any_more() -> None:
-    """As in `2>&1 | head -1`: the run saves and leaves."""
+    """As in `2>&1 | head -1`, the run saves and ends."""
     job = subprocess.Popen(
         arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

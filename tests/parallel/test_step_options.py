@@ -1,4 +1,4 @@
-"""Options of the step on 1, 2 and 4 processes, k = 6 workers: the same losses and the same state on every process."""
+"""Options of the step on 1, 2 and 4 processes with k = 6 workers: all processes have the same losses and state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOLERANCE = {
 
 
 def launch(processes: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
-    """What rank 0 of step_rank.py says about these cases."""
+    """Return what rank 0 of step_rank.py prints about these cases."""
     program = [sys.executable, "tests/parallel/step_rank.py", json.dumps(cases)]
     found: dict[str, Any] = said(run(*horovodrun(processes, *program)).stdout)[0]
     return found

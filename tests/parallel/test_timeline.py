@@ -1,4 +1,4 @@
-"""Horovod's timeline of real steps: last layers are summed while backward still computes the first ones."""
+"""Horovod's timeline of real steps: the last layers are summed while the backward pass computes the first ones."""
 
 from __future__ import annotations
 

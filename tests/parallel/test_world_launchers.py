@@ -1,4 +1,4 @@
-"""World under every launcher, started by hand: what it says of itself, and exact sums."""
+"""World under every launcher, started by hand: its description of the processes, and exact sums."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What each rank of test_world_launchers.py runs: what world.start() says and sums known beforehand, as JSON."""
+"""The program of each rank of test_world_launchers.py: prints the result of world.start() and known sums as JSON."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def step_distributed(here: world.World) -> list[float]:
 
 
 def connected(port: int) -> int:
-    """How many connections this process has, those of `port` left out."""
+    """Return the number of connections of this process, without those of `port`."""
     found = [each for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_ESTABLISHED]
     return sum(port not in (each.laddr.port, each.raddr.port) for each in found)
 
 
 def close_connections() -> list[int]:
-    """The numbers of connections with the others while Horovod runs and after its end. Others must stay."""
+    """Return the numbers of connections with the others while Horovod runs and after its end. Others must stay."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         before = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]

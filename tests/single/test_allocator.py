@@ -1,4 +1,4 @@
-"""app/world/allocator.py: freed memory is used again without asking the system for it."""
+"""app/world/allocator.py: freed memory is used again without a new request to the system."""
 
 from __future__ import annotations
 

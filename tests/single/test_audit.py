@@ -1,4 +1,4 @@
-"""What the audit finds, choice by choice."""
+"""The findings of the audit for each choice."""
 
 import json
 from dataclasses import replace
@@ -125,7 +125,7 @@ def test_command_on_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 
 def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """At the start, in short, as its recipe names the paper; the command finds the same afterwards."""
+    """A run whose recipe is the paper's prints a summary at its start. The command finds the same afterwards."""
     folder = tmp_path / "run"
     options = "--recipe paper-256 --data synthetic --model resnet8 --image-size 32 --synthetic-images 32"
     options += f" --synthetic-classes 4 --minibatch 32 --epochs 1 --device cpu --output {folder}"

@@ -1,4 +1,4 @@
-"""`benchmark`: its arithmetic, what it names as the limit, and a whole run on one process."""
+"""`benchmark`: its calculations, the limit that it names, and a whole run on one process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_bottleneck(ranks: list[tuple[float, ...]], words: str) -> None:
 
 
 def test_steps_that_real_data_makes_slower_are_input_bound() -> None:
-    """Loader processes that take the cores make no step wait for data, but make its forward and backward slower."""
+    """Loader processes that use the cores cause no wait for data, but make forward and backward passes slower."""
     found = measured((0, 0, 3, 6, 0, 1)) | {"images_per_second": 157.0}
     text = bottleneck(found, 286.0, ("a",), 2)
     assert text.startswith("input-bound: 157 images/s on the real data, 286 on data in memory")
@@ -75,7 +75,7 @@ def test_steps(tmp_path: Path) -> None:
         total = sum(phase["median"] for phase in phases.values())
         assert (
             0.2 < total / found[kind]["step_seconds"] < 5
-        )  # the phases are the whole step, give or take a busy machine
+        )  # the phases sum to the whole step, with a tolerance for a busy machine
         assert found[kind]["images_per_second"] == pytest.approx(32 / found[kind]["step_seconds"])
         assert phases["forward"]["median"] > 0 and phases["backward"]["median"] > 0
     assert found["synthetic"]["phases"]["data wait"]["median"] < found["synthetic"]["phases"]["backward"]["median"]

@@ -1,4 +1,4 @@
-"""What the paper does not have and people use: averaged weights, clipped gradients, the best checkpoint."""
+"""Methods that are not in the paper: averaged weights, clipped gradients, the best checkpoint."""
 
 import csv
 import json
@@ -116,7 +116,7 @@ def test_a_run_evaluates_the_average_and_keeps_the_best(run: Path) -> None:
 
 
 def table(run: Path) -> list[dict[str, float]]:
-    """The values of epochs.csv, less the speed."""
+    """Return the values of epochs.csv without the speed."""
     with (run / "epochs.csv").open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     for row in rows:

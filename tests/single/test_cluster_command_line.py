@@ -1,4 +1,4 @@
-"""The launchers' commands, literally."""
+"""The command lines of the launchers, compared with literals."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Host files and -H as users of both launchers write them."""
+"""Host files and -H in the forms that users of both launchers write."""
 
 import re
 from pathlib import Path

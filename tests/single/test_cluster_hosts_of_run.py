@@ -1,4 +1,4 @@
-"""The hosts that a run has are those it was asked for."""
+"""A run has the hosts that were asked for."""
 
 import pytest
 

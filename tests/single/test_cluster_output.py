@@ -1,4 +1,4 @@
-"""What the user sees of a job's output, for any way in which the stream is cut."""
+"""The output of a job as the user sees it, for any division of the stream into pieces."""
 
 import io
 

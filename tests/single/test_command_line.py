@@ -1,4 +1,4 @@
-"""Every command: help at once, options refused in one line, completion in a real shell."""
+"""All commands: help appears at once, wrong options are refused in one line, completion works in a real shell."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
-    """Within 0.3 s of a processor: the clock would measure what else this machine does."""
+    """Help takes at most 0.3 s of processor time. Elapsed time would also measure other programs of this machine."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = python("app", command, "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

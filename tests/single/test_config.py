@@ -1,4 +1,4 @@
-"""Every way in holds a config to its types, choices and limits: the command line, files, checkpoints."""
+"""The types, choices and limits of a config are checked on the command line, in files and in checkpoints."""
 
 import json
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_configs_in_docs_results_load() -> None:
 
 
 def test_a_config_file_of_an_earlier_version_is_of_the_same_recipe() -> None:
-    """It holds the values that defaults stand for."""
+    """Such a file contains the values that follow from defaults."""
     new = Config(epochs=18)
     old = Config(epochs=18, decay_epochs=(6.0, 12.0, 16.0), image_size=8)
     assert differences(old, new) == {} == differences(new, old)
@@ -147,13 +147,13 @@ FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, suppress_hea
 
 
 def holds(config: Config) -> None:
-    """What is accepted can be planned, and is the same after a file."""
+    """Check that an accepted config can be planned, and is the same after writing and reading it."""
     assert read_back(config) == config
     describe(make_plan(config, max(config.minibatch, config.precise_bn, 1000), 100), config)
 
 
 def read_back(config: Config) -> Config:
-    """The config after it was written as JSON and read."""
+    """Return the config after it was written as JSON and read."""
     return from_dict(json.loads(to_json(config)))
 
 

@@ -1,4 +1,4 @@
-"""docs/contributing.md is true: each addition works, made in a copy of the app in at most the places named."""
+"""docs/contributing.md is true: each addition works in a copy of the app, with changes only in the places named."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_addition(what: str, tmp_path: Path) -> None:
 
 
 def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
-    """The data source is known everywhere: also to help, to doctor (which looks for no folder) and to --skip-list."""
+    """The data source is also known to help, to doctor (which does not look for a folder) and to --skip-list."""
     copy_with(NETWORK + SOURCE, tmp_path)
     assert "inverted, digits, " in " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
     answers = json.loads(run(tmp_path, "-m", "app.start", "doctor", "--data", "inverted", "--json"))["findings"]
@@ -130,7 +130,7 @@ def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
 
 
 def test_a_launcher_launches(tmp_path: Path) -> None:
-    """It is known to help and to doctor, and starts a run."""
+    """The launcher is known to help and to doctor, and starts a run."""
     assert re.search(r"\*\*A launcher\.\*\* One place: an entry of `LAUNCHERS` in `app/launch/command_line.py`", PAGE)
     copy_with(LAUNCHER, tmp_path)
     assert "sh (one process), horovodrun (Horovod's launcher)" in " ".join(

@@ -1,4 +1,4 @@
-"""Parts of JPEGs against the same parts of what Pillow decodes."""
+"""Parts of JPEGs, compared with the same parts of images that Pillow decodes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_pillow_has_to_decode() -> None:
 
 
 def mutate(data: bytes, generator: np.random.Generator) -> bytes:
-    """The bytes with a few of them changed, removed, doubled, or moved: anywhere, or among the headers."""
+    """Return the bytes with a few of them changed, removed, doubled or moved, anywhere or among the headers."""
     mutated = bytearray(data)
     for _ in range(int(generator.integers(1, 5))):
         at = int(generator.integers(2, len(mutated) if generator.random() < 0.6 else 650))
@@ -94,7 +94,7 @@ def mutate(data: bytes, generator: np.random.Generator) -> bytes:
 
 
 def test_mutated_images_have_pillows_outcome() -> None:
-    """No mutation ends the process, and what the decoder accepts, Pillow accepts too, with the same pixels.
+    """No mutation ends the process. Pillow accepts every image that the decoder accepts, with the same pixels.
 
     FUZZ_CASES=1000000 in the environment makes the longer run of docs/data.md.
     """
@@ -115,7 +115,7 @@ def test_mutated_images_have_pillows_outcome() -> None:
 
 
 def test_no_memory_is_lost() -> None:
-    """Neither by images that are decoded nor by those that fail half-way. FUZZ_CASES makes the longer run."""
+    """Decoded images and images with faults leave no memory allocated. FUZZ_CASES makes a longer run."""
     images = [KINDS["4:2:0"], KINDS["progressive"], jpeg()[:-2], jpeg()[:9000] + jpeg()[9100:], jpeg("CMYK")]
 
     def decode(count: int) -> int:
@@ -131,7 +131,7 @@ def test_no_memory_is_lost() -> None:
 @pytest.mark.parametrize("crop", ["random", "central"])
 @pytest.mark.parametrize("size", [64, 224, 600])
 def test_a_crop_is_pillow_s_of_the_whole_image(crop: str, size: int, tmp_path: Path) -> None:
-    """The resize reads beyond the box: what is decoded must reach as far, within the image."""
+    """The resize reads pixels outside the box, so more than the box must be decoded, within the image."""
     path = tmp_path / "a.jpg"
     path.write_bytes(KINDS["4:2:0"])
     whole = Image.open(path).convert("RGB")

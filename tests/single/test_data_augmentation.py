@@ -1,4 +1,4 @@
-"""Augmentation by name, grey images, and normalisation by the data's own mean, against numpy and Pillow."""
+"""Augmentations, grey images, and normalisation by the data's own mean, compared with numpy and Pillow."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ EPOCHS = 60
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Coloured images without losses, of the size that the network sees, in two classes."""
+    """Coloured images in two classes, stored without losses, with the size that the network sees."""
     place, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", IMAGES // 2), ("val", 4)):
         for name in "ab":
@@ -40,12 +40,12 @@ def opened(folder: Path | str, **options: Any) -> Source:
 
 
 def drawn(split: Split) -> NDArray[np.uint8]:
-    """Image 3 in many epochs."""
+    """Return image 3 in many epochs."""
     return split.__getitems__([(epoch, 3) for epoch in range(EPOCHS)])[0].numpy()
 
 
 def ways_to(image: NDArray[np.uint8], most: int) -> dict[tuple[int, int, bool], bytes]:
-    """Every image that (down, right, mirrored) makes of one: zeros move in."""
+    """Return every image that (down, right, mirrored) makes of one. Zeros move in."""
     wide = np.zeros((image.shape[0] + 2 * most, image.shape[1] + 2 * most, image.shape[2]), np.uint8)
     wide[most : most + image.shape[0], most : most + image.shape[1]] = image
     found = {}
@@ -59,7 +59,7 @@ def ways_to(image: NDArray[np.uint8], most: int) -> dict[tuple[int, int, bool], 
 @pytest.mark.parametrize("data", ["folder", "digits"])
 @pytest.mark.parametrize(("name", "most", "mirrors"), [("crop-pad", 8, True), ("shift", 8, False), ("flip", 0, True)])
 def test_images_are_moved_and_mirrored(data: str, name: str, most: int, mirrors: bool, folder: Path) -> None:
-    """`most`: the part of the side by which an image moves at most is 1 / most: 4 of 32 pixels, 1 of 8."""
+    """An image moves by at most 1 / `most` of its side: 4 of 32 pixels, 1 of 8."""
     where = folder if data == "folder" else data
     plain = opened(where, augmentation="none").train
     image = plain.__getitems__([(0, 3)])[0][0].numpy()
@@ -107,7 +107,7 @@ def test_the_moments_are_numpys_however_they_are_divided(folder: Path) -> None:
 def test_a_run_keeps_its_moments(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are in the checkpoint, are used after training, and are measured once."""
+    """The moments are in the checkpoint, are used after training, and are measured once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = ["--data", folder, "--image-size", SIDE, "--resize", SIDE, "--model", "resnet8", "--width", 4]
     options += ["--minibatch", 4, "--per-worker", 4, "--epochs", 1, "--normalise", "data", "--grey", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""The digits against scikit-learn's, the composed ones against Pillow's affine transform, and both against a hash."""
+"""The digits compared with scikit-learn's, the composed ones with Pillow's affine transform, and both with a hash."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_cluttered_digits_have_the_stated_numbers() -> None:
 
 
 def test_each_side_of_the_split_shows_its_own_digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans marked by their grey value: no image of one side is ever as bright, or as dark, as the other's."""
+    """Scans are marked by their grey value. No image of one side is as bright, or as dark, as those of the other."""
     train, validation = digits.digits()
     marked = (
         digits.Images(np.full_like(train.images, 200), train.labels),
@@ -87,7 +87,7 @@ def composed(scans: digits.Images, count: int) -> NDArray[np.uint8]:
 
 
 def test_a_drawn_digit_is_pillow_s_affine_transform() -> None:
-    """Fragments and noise off: scan i, scaled, turned and shifted as its draws say, and its own label."""
+    """Without fragments and noise, an image is scan i, scaled, turned and shifted by its draws, with its own label."""
     train, _ = digits.digits()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "FRAGMENTS", 0)

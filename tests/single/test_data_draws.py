@@ -1,4 +1,4 @@
-"""Draws against splitmix64 in Python's own integers, and against what uniform and independent mean."""
+"""Draws compared with splitmix64 in Python's integers, and with statistical tests of uniformity and independence."""
 
 from __future__ import annotations
 

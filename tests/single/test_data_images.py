@@ -1,4 +1,4 @@
-"""Crops and decoding against torchvision, Pillow and fb.resnet.torch's own loop."""
+"""Crops and decoding, compared with torchvision, Pillow and the loop of fb.resnet.torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """Smooth structure of several sizes with a little grain: its spectrum falls as a photograph's does."""
+    """Return a smooth structure of several sizes with a little grain. Its spectrum falls as that of a photograph."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for cells, weight in ((4, 90.0), (12, 50.0), (40, 25.0), (120, 8.0)):
@@ -53,7 +53,7 @@ def normalised_mad(ours: NDArray[np.uint8], reference: Image.Image) -> float:
 
 
 def fb_crop(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int] | None:
-    """transforms.lua of fb.resnet.torch, RandomSizedCrop, as it stands there: x, y, w, h; None for its fallback."""
+    """Return the crop of transforms.lua of fb.resnet.torch, RandomSizedCrop: x, y, w, h; None for its fallback."""
     for _ in range(10):
         target_area = rng.uniform(0.08, 1.0) * width * height
         aspect_ratio = rng.uniform(3 / 4, 4 / 3)
@@ -67,7 +67,7 @@ def fb_crop(width: int, height: int, rng: random.Random) -> tuple[int, int, int,
 
 
 def ks(a: list[float], b: list[float]) -> float:
-    """The two-sample Kolmogorov-Smirnov distance."""
+    """Return the two-sample Kolmogorov-Smirnov distance."""
     x, y = np.sort(a), np.sort(b)
     at = np.concatenate([x, y])
     return float(np.abs(np.searchsorted(x, at, "right") / len(x) - np.searchsorted(y, at, "right") / len(y)).max())
@@ -253,7 +253,7 @@ def twelve_bits() -> bytes:
 
 
 def many_scans(more: int) -> bytes:
-    """A progressive JPEG whose last scan comes `more` times again."""
+    """Return a progressive JPEG whose last scan is repeated `more` times."""
     stream = io.BytesIO()
     photograph(60, 60, seed=7).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()

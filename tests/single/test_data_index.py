@@ -1,4 +1,4 @@
-"""The folder index against torchvision's ImageFolder; its cache; each folder that must be refused."""
+"""The index of a folder compared with torchvision's ImageFolder, its cache, and each folder that must be refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def settle(root: Path) -> None:
-    """As if nothing had been changed for an hour."""
+    """Change all times as if nothing had been changed for an hour."""
     hour_ago = time.time() - 3600
     for directory, _, _ in os.walk(root):
         os.utime(directory, (hour_ago, hour_ago))
@@ -115,14 +115,14 @@ def test_a_folder_changed_just_now_is_not_cached(folder: Path, cache: Path) -> N
 
 
 def crafted(arrays: dict[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
-    """The arrays of a cache, one of them replaced by something that numpy reads and `_save` never writes."""
+    """Return the arrays of a cache, one of which is replaced by an array that `_save` never writes."""
     wrong = [np.zeros((2, 2), np.int64), np.array("text"), np.zeros(0), np.full(6, 9, np.int64), np.zeros(6)]
     names = sorted(name for name in arrays if name != "left_out")
     return arrays | {names[number % len(names)]: wrong[number // len(names) % len(wrong)]}
 
 
 def test_a_damaged_cache_is_made_again(folder: Path, cache: Path) -> None:
-    """Cut short, with flipped bytes, and of arrays of other forms: no start fails, and each says the same."""
+    """The cache is cut short, has flipped bits, or arrays of other shapes. Each start succeeds with the same images."""
     first = read_index(str(folder))
     (file,) = cache.rglob("*.npz")
     whole = file.read_bytes()

@@ -1,4 +1,4 @@
-"""Batches of a folder through 0, 1 and 3 loader processes; what ends them; what a broken image does."""
+"""Batches of a folder with 0, 1 and 3 loader processes, their end, and images that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_validation_ignores_the_epoch(folder: Path) -> None:
 
 
 def test_half_of_the_images_are_flipped(tmp_path: Path) -> None:
-    """A picture dark on its left: its crops are too, and half of them are mirrored."""
+    """The left side of a picture is dark. This is also true for its crops, of which half are mirrored."""
     for split in ("train", "val"):
         (tmp_path / "ramp" / split / "a").mkdir(parents=True)
         ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :], 64, axis=0)

@@ -1,4 +1,4 @@
-"""The published data sets, read from small files of the same form that the test writes, byte by byte."""
+"""The published data sets, read from small files of the same form, which the test writes byte by byte."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ NAMES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-image
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    """An IDX file as its definition has it: two zeros, the type, the number of dimensions, each dimension, bytes."""
+    """Return an IDX file by its definition: two zeros, the type, the number of dimensions, each dimension, bytes."""
     return gzip.compress(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
 def with_sums(data: PublishedSet, contents: Sequence[bytes]) -> PublishedSet:
-    """The data set, with the checksums of these files."""
+    """Return the data set with the checksums of these files."""
     names = [name for name, _ in data.files]
     sums = [(hashlib.md5(content).hexdigest(),) for content in contents]
     return replace(data, files=tuple(zip(names, sums, strict=True)))
@@ -110,7 +110,7 @@ def test_files_that_are_no_idx_are_refused() -> None:
 
 
 def test_cifar10_is_read_from_its_archive(tmp_path: Path) -> None:
-    """Batches of two records each: a label, then 1,024 bytes of red, of green and of blue, row by row."""
+    """The batches have two records each: a label, then 1,024 bytes each of red, green and blue, row by row."""
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     records = {name: RANDOM.integers(0, 256, (2, 3073), np.uint8) for name in names}
     file = io.BytesIO()

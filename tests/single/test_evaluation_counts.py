@@ -1,4 +1,4 @@
-"""What an evaluation counts, against a plain loop; and that it needs no table of all classes."""
+"""The counts of an evaluation compared with a plain loop. They need no table of all classes."""
 
 import json
 import tracemalloc
@@ -13,7 +13,7 @@ CLASSES, IMAGES = 12, 200
 
 
 def evaluated(logits: torch.Tensor, labels: torch.Tensor) -> Evaluation:
-    """As `evaluate` puts it together, from batches of any size."""
+    """Return the result that `evaluate` combines from batches of any size."""
     found = torch.cat([outcomes(logits[part], labels[part]) for part in (slice(0, 130), slice(130, None))])
     return Evaluation(labels, found.abs() - 1, found < 0, logits.shape[1], 0.0)
 

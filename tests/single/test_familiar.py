@@ -1,4 +1,4 @@
-"""Options that users of other programs type are answered with ours, and the words that every program knows exist."""
+"""The message about an option of another program names the option here, and that option exists."""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Random files know two ends only: a result, or a UserError of one line. tests/single/test_config.py does options."""
+"""A command that reads a random file ends with a result or with a UserError of one line.
+
+tests/single/test_config.py does the same for options.
+"""
 
 import json
 from pathlib import Path
@@ -37,7 +40,7 @@ def one_line(error: UserError) -> None:
 
 
 def use(config: Config) -> None:
-    """What every command does with a config: a plan for 1,000 images, in words."""
+    """Use a config as every command does: make a plan for 1,000 images and describe it."""
     plan = make_plan(config, 1000, 100)
     assert describe(plan, config)
     image_size(config)
@@ -70,7 +73,7 @@ LINES = st.one_of(
 @settings(TIMES, max_examples=200)
 @given(lines=st.lists(LINES, max_size=4), epoch=st.integers(0, 3))
 def test_logs(lines: list[bytes], epoch: int, tmp_path: Path) -> None:
-    """A log is read whole and continued: what is no record is left out, and nothing is raised."""
+    """A log is read and continued. Lines that are not records are left out, and no error is raised."""
     file = tmp_path / "log.jsonl"
     file.write_bytes(b"\n".join(lines))
     said: list[str] = []
@@ -102,7 +105,7 @@ PARTS = ["format", "model", "momentum", "loss_scale", "position", "errors", "con
 @settings(TIMES, max_examples=200)
 @given(content=st.one_of(JSON, st.dictionaries(st.sampled_from(PARTS), JSON, max_size=13)), checked=st.booleans())
 def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
-    """Of any content, with a checksum that fits or without one."""
+    """Checkpoints have any content, and a checksum that is right or missing."""
     file = tmp_path / "last.pt"
     if isinstance(content, dict):
         content = {"format": checkpoint.FORMAT, **content}

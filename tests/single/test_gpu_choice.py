@@ -1,7 +1,7 @@
-"""Which GPU a process takes, and what is said where torch cannot use one.
+"""Which GPU a process uses, and the messages if torch cannot use one.
 
-The stand-in for an old driver is a libcuda.so.1 that reports its version to torch's own CUDA runtime. The stand-ins for
-cards are what torch would report of them.
+A libcuda.so.1 that reports an old version to torch's CUDA runtime replaces an old driver. Values that torch would
+report replace the cards.
 """
 
 import os

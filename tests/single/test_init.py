@@ -1,4 +1,4 @@
-"""Training that starts from weights: torchvision's ResNet-18 of 1,000 classes, made here, for data of 3 classes."""
+"""Training that starts from weights: a torchvision ResNet-18 with 1,000 classes, made here, for data with 3 classes."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ CLASSES = 3
 
 @pytest.fixture(scope="module")
 def torchvisions() -> nn.Module:
-    """ResNet-18 with statistics as after training."""
+    """Return a ResNet-18 with statistics as after training."""
     torch.manual_seed(3)
     network = torchvision.models.resnet18()
     for module in network.modules():
@@ -78,7 +78,7 @@ class First(Hooks):
 
 @torch.no_grad()
 def features(network: Any) -> torch.Tensor:
-    """What the last layer of a network in evaluation mode sees of some images, [2, 512]."""
+    """Return the input of the last layer of a network in evaluation mode for some images, [2, 512]."""
     seen: list[torch.Tensor] = []
     hook = network.fc.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     was_training = network.training
@@ -119,7 +119,9 @@ def test_all_but_the_last_layer_is_torchvisions_and_what_is_frozen_stays(
 
 
 def test_the_ways_to_hold_weights(torchvisions: nn.Module, weights: Path, folder: Path, tmp_path: Path) -> None:
-    """safetensors, nested and prefixed; timm has the same names; a run, its checkpoint, and its export."""
+    """Weights are in safetensors, nested or with prefixes, in a run, its checkpoint, or its export. timm has the same
+    names.
+    """
     state = torchvisions.state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
@@ -138,7 +140,7 @@ def test_the_ways_to_hold_weights(torchvisions: nn.Module, weights: Path, folder
 
 
 def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, folder: Path, tmp_path: Path) -> None:
-    """In one line, with nothing loaded."""
+    """The message is one line, and nothing is loaded."""
     state = torchvisions.state_dict()
     network = make_network(Config(model="resnet18"), 3, CLASSES, nn.BatchNorm2d)
     before = {name: value.clone() for name, value in network.state_dict().items()}

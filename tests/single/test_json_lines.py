@@ -1,4 +1,4 @@
-"""log.jsonl: every record once, whatever was there before, on a disk that fills, and with lines that are damage."""
+"""log.jsonl has every record once, also after an interruption, on a full disk, and with damaged lines."""
 
 import json
 import os

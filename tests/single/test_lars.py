@@ -1,4 +1,4 @@
-"""LARS and label smoothing against their papers' formulas, written out in float64."""
+"""LARS and label smoothing compared with the formulas of their papers in float64."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def one_process() -> Iterator[None]:
 
 
 def make(config: Config = CONFIG) -> State:
-    """A convolution, BN, and a last layer with a bias."""
+    """Return a convolution, BN, and a last layer with a bias."""
     torch.manual_seed(1)
     network = nn.Sequential(
         nn.Conv2d(1, 5, 3, bias=False), WorkerBatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, CLASSES)
@@ -61,8 +61,11 @@ def data(step: int) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_the_update_is_the_papers_formula(corrected: bool) -> None:
-    """Algorithm 1 with the rate inside the velocity, whose rate changes at each step. Without momentum correction that
-    is literally the formula; with it the velocity is scaled by the new rate over the old (Goyal et al., remark 2)."""
+    """The update is algorithm 1, with the learning rate inside the velocity and a rate that changes at each step.
+
+    Without momentum correction that is literally the formula. With it, the velocity is scaled by the new rate over the
+    old one (Goyal et al., remark 2).
+    """
     state = make()
     w = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     v = {name: torch.zeros_like(p) for name, p in w.items()}
@@ -100,7 +103,7 @@ def test_layers_without_weights_or_gradient_have_the_ratio_1() -> None:
 
 
 def test_plain_sgd_scales_nothing() -> None:
-    """The test above can fail: without --optimizer lars the update is another."""
+    """The test above can fail: without --optimizer lars the update is another one."""
     lars, sgd = make(), make(Config(weight_decay=BETA, momentum=MOMENTUM, nesterov=False))
     assert type(sgd.optimizer).__mro__[1:3] == (EagerSGD, torch.optim.SGD)
     for state in (lars, sgd):
@@ -110,7 +113,7 @@ def test_plain_sgd_scales_nothing() -> None:
 
 
 def test_label_smoothing_mixes_labels_with_the_uniform_distribution() -> None:
-    """Szegedy et al. 2016, section 7: q = (1 - epsilon) onehot + epsilon / K, for one worker's images."""
+    """Szegedy et al. 2016, section 7: q = (1 - epsilon) onehot + epsilon / K, for the images of one worker."""
     epsilon, state = 0.1, make(Config(reference_lr=1e-9))
     expected = torch.zeros((), dtype=torch.float64)
     for pixels, labels in data(0):

@@ -1,4 +1,4 @@
-"""Imports only go down. ORDER is the order of the folders, the lowest first; docs/design.md draws it."""
+"""Imports go only from upper folders to lower ones. ORDER lists the folders, the lowest first; see docs/design.md."""
 
 import ast
 import re
@@ -39,7 +39,7 @@ MODULE = re.compile(r"app(\.\w+)+")
 
 
 def names_in(path: Path) -> Iterator[str]:
-    """The modules that a file imports, those that it names in a string (importlib, `python -m`) included."""
+    """Return the modules that a file imports or names in a string (importlib, `python -m`)."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -51,7 +51,7 @@ def names_in(path: Path) -> Iterator[str]:
 
 
 def allowed(folder: str) -> set[str]:
-    """The folders that the files of a folder may import."""
+    """Return the folders from which the files of a folder may import."""
     at = next(i for i, line in enumerate(ORDER) if folder in line)
     return {folder}.union(*ORDER[:at])
 

@@ -1,4 +1,4 @@
-"""Crafted archives and journals: refused in one line, with bounded memory."""
+"""Archives and journals that were made to do harm are refused in one line, with bounded memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MIB = 2**20
 
 
 def header_bomb(size: int) -> bytes:
-    """The start of a tar whose first member has a name of `size` bytes, in GNU's form, and these bytes."""
+    """Return the start of a tar whose first member has a name of `size` bytes in GNU's form, then these bytes."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def peak_of_refusal(path: Path, read: object) -> int:
-    """The most bytes that Python held while `read` refused the file in one line."""
+    """Return the largest number of bytes that Python held while `read` refused the file in one line."""
     tracemalloc.start()
     with pytest.raises(UserError) as error:
         read(str(path))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""The number of loader processes from what decoding and computing take."""
+"""The number of loader processes that follows from the times of decoding and computing."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""fp16: the order of scaling, and steps that overflow."""
+"""fp16: the order of scaling and summing, and steps whose gradients overflow."""
 
 import torch
 from torch import nn

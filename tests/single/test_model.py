@@ -1,4 +1,4 @@
-"""The networks and their BN against torchvision's own."""
+"""The networks and their BN compared with torchvision's."""
 
 import copy
 

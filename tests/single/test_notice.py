@@ -54,7 +54,7 @@ def in_licence_files(package: Distribution) -> set[str]:
 
 
 def licence_of(package: Distribution) -> str:
-    """What the metadata says, in one line."""
+    """Return the licence in the metadata, on one line."""
     metadata = package.metadata
     expression = metadata.get("License-Expression") or ""
     classifiers = [

@@ -1,4 +1,4 @@
-"""What processes send one another: the honest objects come back as they were, and no bytes run code."""
+"""Objects that processes send one another are unpacked unchanged, and no bytes run code."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""The published numbers in app/recipe/paper.py, against those copied separately into tests/data/paper.json."""
+"""The published numbers in app/recipe/paper.py, compared with tests/data/paper.json, which was copied separately."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a process says that it is doing, and what messages about it name."""
+"""The phase of a process, and the messages that name it."""
 
 import threading
 

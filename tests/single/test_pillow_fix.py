@@ -1,4 +1,4 @@
-"""The warning about Pillow-SIMD: said where it is installed, in the same words by set-up and by the program."""
+"""The warning about Pillow-SIMD appears if it is installed. Set-up and the program have the same text."""
 
 from pathlib import Path
 

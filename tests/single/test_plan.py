@@ -1,4 +1,4 @@
-"""`plan` as a user runs it, against the paper's times and numbers done by hand."""
+"""`plan` as a user runs it, compared with the paper's times and with calculations by hand."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ def test_arithmetic_of_paper_8k(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_papers_times(capsys: pytest.CaptureFixture[str]) -> None:
-    """29 h on 8, 60 min +- 5 % on 256, +12 % a step on 352; weak scaling, n = 32 (sections 1 and 5.5, Figures 7, 8)."""
+    """29 h on 8, 60 min +- 5 % on 256, +12 % a step on 352; weak scaling, n = 32 (sections 1, 5.5, Figures 7, 8)."""
     result = plan(capsys, *PAPER)
     on_8, on_256, on_352 = result["rows"]
     assert [row["gpus"] for row in result["rows"]] == [8, 256, 352]
@@ -71,7 +71,7 @@ def test_most_of_the_allreduce_hides(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_fixed_minibatch(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without jitter and network the recipe's own kn takes as long as it has images, the largest share deciding."""
+    """Without jitter and network, the recipe's own kn takes as long as the GPU with the most workers needs."""
     free = ("--jitter", "0", "--network", "1000000Gbit", "--latency", "0.000001us", "--local-network", "1000000Gbit")
     rows = plan(capsys, *PAPER[:-1], *free, "--local-latency", "0.000001us", "--gpus", "1,3,8,256,257")["rows"]
     fixed = [row["fixed_minibatch"] for row in rows]
@@ -92,7 +92,7 @@ def test_jitter_is_calibrated_on_352() -> None:
 
 
 def test_straggler_of_several_workers() -> None:
-    """Independent jitters of 4 workers: twice the deviation."""
+    """The independent jitters of 4 workers give twice the deviation of one."""
     work = Work(32, 138, 1, 1e8, 0.05)
     one, four = step_time(work, CLUSTER, 64), step_time(work, CLUSTER, 64, 4)
     assert four.straggler == pytest.approx(2 * one.straggler)
@@ -112,7 +112,7 @@ def test_straggler_of_several_workers() -> None:
     ],
 )
 def test_slower(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], tmp_path: Path) -> None:
-    """Each makes a step on 256 longer than the paper's cluster does, at a rate measured on one GPU."""
+    """Each change makes a step on 256 GPUs longer, with a rate that was measured on one GPU."""
     file = tmp_path / "one.json"
     file.write_text(json.dumps({"images_per_second": 150, "processes": 1}))
     base = ("--recipe", "paper-8k", "--gpus", "256", "--benchmark", str(file))
@@ -122,7 +122,7 @@ def test_slower(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], tm
 
 
 def test_gpus_per_host(capsys: pytest.CaptureFixture[str]) -> None:
-    """The servers, and the GPUs on which --images-per-second was measured."""
+    """The option decides the servers, and the GPUs on which --images-per-second was measured."""
     result = plan(capsys, *PAPER[:-1], "--gpus-per-host", "4", "--gpus", "4,9")
     assert [row["hosts"] for row in result["rows"]] == [1, 3]
     assert result["rate"]["measured_on_gpus"] == 4
@@ -130,7 +130,7 @@ def test_gpus_per_host(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_benchmark_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A rate measured on 8 processes is kept on 8."""
+    """A rate that was measured on 8 processes is predicted for 8 processes."""
     file = tmp_path / "result.json"
     file.write_text(json.dumps({"images_per_second": 1104.0, "processes": 8}))
     measured = plan(capsys, "--recipe", "paper-8k", "--benchmark", str(file), "--gpus", "8,256")

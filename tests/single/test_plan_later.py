@@ -1,4 +1,4 @@
-"""The model against what others published later (docs/plan.md explains each deviation)."""
+"""The model compared with later publications. docs/plan.md explains each deviation."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def row(rate: float, measured_on: int, gpus: int, n: int = 32, cluster: Cluster 
 
 
 def rate_of(minutes: float, gpus: int) -> float:
-    """Images/s of a GPU of a run of 90 epochs."""
+    """Return the images/s of a GPU in a run of 90 epochs."""
     return IMAGES * 90 / (60 * minutes) / gpus
 
 
@@ -37,6 +37,6 @@ def test_tensorpack() -> None:
 
 
 def test_rates_published() -> None:
-    """NVIDIA's 8 GPUs: about 3 and 5 hours published for the whole job, these for training alone."""
+    """NVIDIA states about 3 and 5 hours for the whole job on 8 GPUs. These hours are for training alone."""
     assert row(16621 / 8, 8, 8, n=256).hours == pytest.approx(1.93, abs=0.01)
     assert row(8322 / 8, 8, 8, n=256).hours == pytest.approx(3.85, abs=0.01)

@@ -1,4 +1,4 @@
-"""The cost of an allreduce against the paper's counts and against sums done by hand."""
+"""The time of an allreduce compared with the paper's counts and with calculations by hand."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_bytes(members: int, sent: float) -> None:
 
 
 def test_halving_doubling_is_three_times_the_ring() -> None:
-    """Paper, section 4.2: on 32 servers; layer by layer, so of 161 tensors of 25.6 million numbers."""
+    """Section 4.2 of the paper, on 32 servers, for each of 161 tensors of 25.6 million numbers in total."""
     layer = 4 * 25.6e6 / 161
     assert ring(layer, 32, ETHERNET) / halving_doubling(layer, 32, ETHERNET) == pytest.approx(3, rel=0.1)
 
@@ -67,7 +67,7 @@ def test_messages_are_at_most_64_mib() -> None:
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 0.0), (2, 0.564), (8, 1.424), (100, 2.508), (352, 2.93)])
 def test_slowest(workers: int, expected: float) -> None:
-    """Against the tables of normal order statistics."""
+    """The values are compared with tables of normal order statistics."""
     assert slowest_of(workers) == pytest.approx(expected, abs=0.03)
 
 

@@ -1,4 +1,4 @@
-"""The counts of plan against the networks themselves, and its data sizes against the data."""
+"""The counts of `plan` compared with the networks, and its data sizes compared with the data."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_documented_parameters(model: str) -> None:
 
 
 def products(network: nn.Module, channels: int, side: int) -> int:
-    """Of the convolutions, from the shapes that they really give."""
+    """Return the multiplications of the convolutions, computed from the shapes of their real outputs."""
     counts = []
 
     def count(module: nn.Conv2d, _: object, output: torch.Tensor) -> None:
@@ -72,7 +72,7 @@ def test_against_the_network(model: str, side: int, channels: int) -> None:
 
 
 def kept_bytes(network: nn.Module, images: int, channels: int, side: int) -> int:
-    """What autograd really keeps of a forward pass, parameters not counted."""
+    """Return the bytes that autograd keeps after a forward pass, without parameters."""
     own = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
 

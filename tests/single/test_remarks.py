@@ -1,6 +1,6 @@
-"""The paper's four remarks (section 3) on the real step, each against a reference written out in float64.
+"""The paper's four remarks (section 3) on the real step, compared with references in float64.
 
-Each test also shows that the broken form differs, so that it cannot pass by accident.
+Each test also shows that the wrong form gives another result, so that it cannot pass by accident.
 """
 
 import inspect
@@ -59,7 +59,7 @@ def worker_data(step: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def mean_gradient(weight: Tensor, data: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The gradient of the mean loss over all kn images, written out: (softmax - onehot)^T x / kn."""
+    """Return the gradient of the mean loss over all kn images, calculated as (softmax - onehot)^T x / kn."""
     x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
     labels = torch.cat([labels for _, labels in data])
     return (F.softmax(x @ weight.T, 1) - F.one_hot(labels, CLASSES)).T @ x / (K * N)
@@ -76,7 +76,7 @@ def weights_after(config: Config, steps: int, rates: Callable[[int], float], fac
 
 
 def reference(config: Config, steps: int, rates: Callable[[int], float], loss_scale: float = 1.0) -> Tensor:
-    """Form (9) of the paper by hand: u <- m u + g + lambda w, w <- w - eta (g + lambda w + m u) with Nesterov."""
+    """Return form (9) of the paper: u <- m u + g + lambda w, w <- w - eta (g + lambda w + m u) with Nesterov."""
     weight = linear_state(config).network[1].weight.detach().clone()
     velocity = torch.zeros_like(weight)
     for step in range(steps):
@@ -106,7 +106,7 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
 
 
 def form_10(config: Config, steps: int, corrected: bool) -> Tensor:
-    """Paper, eq. (10): v <- m (eta' / eta) v + eta' g, w <- w - v; plain momentum."""
+    """Return equation (10) of the paper: v <- m (eta' / eta) v + eta' g, w <- w - v, with plain momentum."""
     weight = linear_state(config).network[1].weight.detach().clone()
     velocity, previous = torch.zeros_like(weight), warmup_rate(0)
     for step in range(steps):
@@ -179,7 +179,7 @@ def test_remark_4_one_shuffle_is_cut_over_the_workers(size: int) -> None:
 
 
 def test_remark_4_broken_each_worker_shuffles_on_its_own() -> None:
-    """`--shuffle worker`: a worker sees no image twice in an epoch, the workers together do, and miss others."""
+    """With `--shuffle worker` no worker sees an image twice in an epoch, but all together do, and miss others."""
     options = {"seed": 5, "images": 75, "minibatch": 32, "per_worker": 8, "epoch": 0, "seen": 0, "epochs": 2}
     whole = list(worker_batches(**options, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
     assert len(whole) == 2 * 2 * 4

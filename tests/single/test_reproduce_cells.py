@@ -1,4 +1,4 @@
-"""The cells of `reproduce` against the paper's tables, and what is started for them."""
+"""The cells of `reproduce` compared with the paper's tables, and the commands that train them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_figure_1_on_imagenet_is_the_papers() -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_beside_a_number_of_the_paper_trains_as_it_did(name: str) -> None:
-    """The minibatch and the rate of the paper's row; nothing else deviates but what the table compares."""
+    """Minibatch and learning rate are those of the paper's row. Only what the table compares differs from the paper."""
     compared = {"table-2b": {"last gamma"}, "table-1": {"warmup"}, "table-2a": {"reference", "scaling"}}
     for cell in cells(name):
         if cell.paper:

@@ -1,4 +1,4 @@
-"""What `reproduce` makes of errors: statistics against scipy and literals, verdicts, tables, plots, noise."""
+"""The results of `reproduce`: statistics compared with scipy and literals, verdicts, tables, plots, noise."""
 
 import json
 import math
@@ -62,16 +62,19 @@ def test_equivalence_is_two_one_sided_tests_of_scipy() -> None:
 
 
 def test_equivalence_by_hand() -> None:
-    """Two cells of 5 runs, both of deviation 0.25: the standard error is 0.25 sqrt(2/5) = 0.1581, with 8 degrees of
-    freedom, for which tables give t = 1.860 at 5 % of one side. So means 0.5 - 1.860 x 0.1581 = 0.2059 apart have
-    p = 0.05, and means 0.5 apart p = 0.5."""
+    """Two cells have 5 runs each, with a deviation of 0.25.
+
+    The standard error is 0.25 sqrt(2/5) = 0.1581, with 8 degrees of freedom. Tables then give t = 1.860 for a one-sided
+    test at 5 %. So means that differ by 0.5 - 1.860 x 0.1581 = 0.2059 have p = 0.05, and means that differ by 0.5 have
+    p = 0.5.
+    """
     assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 20.2059, 0.25)) == pytest.approx(0.05, abs=1e-4)
     assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 20.5, 0.25)) == pytest.approx(0.5)
     assert equivalence(Sample(5, 20.0, 0.25), Sample(5, 21.0, 0.25)) > 0.95
 
 
 def test_holm_by_hand() -> None:
-    """The smallest of four times 4, the next times 3, ...; never below the one before, never above 1."""
+    """The smallest of four values times 4, the next times 3, and so on; never below the one before, never above 1."""
     assert holm([0.02, 0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.001, 0.6]) == pytest.approx([1.0, 0.003, 1.0])
     found = holm([0.01, math.nan, 0.02])  # what cannot be tested counts as a claim
@@ -80,7 +83,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_ranks_by_hand() -> None:
-    """All of 5 below all of 5: 2 of the 252 ways to deal ten ranks are as far apart. With 2 and 2: 2 of 6."""
+    """All of 5 below all of 5: 2 of the 252 orders of ten ranks are as extreme. With 2 and 2: 2 of 6."""
     assert rank_test([10, 10.1, 10.2, 10.3, 10.4], [11, 12, 90, 90, 90]) == pytest.approx(2 / 252)
     assert rank_test([10, 11], [90, 90]) == pytest.approx(2 / 6)
     assert rank_test([10, 90], [90, 90]) == pytest.approx(1.0)
@@ -104,12 +107,12 @@ def test_verdicts(kind: str, difference: float, p: float, p_different: float, ex
 
 
 def of_the_paper(mean: float, std: float) -> list[float]:
-    """Five errors with this mean and this sample deviation."""
+    """Return five errors with this mean and this sample deviation."""
     return [mean + std * step / 2.5**0.5 for step in (-2, -1, 0, 1, 2)]
 
 
 def test_the_papers_own_numbers_bear_out_its_claims() -> None:
-    """Where it printed mean and deviation of five runs, they pass through the code that judges ours."""
+    """The means and deviations of five runs that the paper states pass through the code that judges our runs."""
     expected = {name: [REPRODUCED] * n for name, n in (("table-1", 4), ("table-2a", 6), ("table-2b", 2))}
     for name in expected:
         rows = [
@@ -151,7 +154,7 @@ def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any
 
 
 def diverged() -> dict[str, Any]:
-    """Two runs of three are lost."""
+    """Return a cell in which two of three runs diverged."""
     found = row(32, [20.0, 90.0, 90.0])
     for seed in found["seeds"][1:]:
         seed["diverged"] = "the loss is not finite"
@@ -190,7 +193,7 @@ def test_a_run_diverges_by_its_loss_or_by_learning_nothing(
 
 
 def finished(folder: Path, training: float, said: str = "", config: Config = OURS) -> CellRun:
-    """A run as `train` leaves it, with the same errors at each epoch. said: when its loss was not finite any more."""
+    """Write a run as `train` leaves it, with the same errors at each epoch. said: why its loss was no longer finite."""
     run = run_of(config, folder)
     run.folder.mkdir(parents=True)
     run.write_note(60.0, said)
@@ -219,7 +222,7 @@ def test_a_record_takes_the_place_of_its_run(tmp_path: Path) -> None:
 
 
 def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None:
-    """Two baselines, one of them a record, and two runs of gradual warmup: one claim of Table 1 can be tested."""
+    """Two baselines, of which one is a record, and two runs of gradual warmup: one claim of Table 1 can be tested."""
     finished(tmp_path / "runs", 0.1)
     for seed in (0, 1):
         finished(tmp_path / "runs", 0.1, config=replace(cells("table-1", OURS, OUR_IMAGES)[3].config, seed=seed))
@@ -267,7 +270,7 @@ def test_a_claims_entry() -> None:
 
 
 def test_curves_are_compared_from_a_given_epoch_on() -> None:
-    """Training errors of two epochs: 50 points apart in the first, equal in the second."""
+    """The training errors of two epochs differ by 50 points in the first epoch and are equal in the second."""
     one, other = row(32, [10.0, 10.2, 10.4], "one"), row(64, [10.0, 10.2, 10.4], "other")
     for seed in other["seeds"]:
         seed["training_curve"][0] += 50
@@ -350,14 +353,14 @@ def test_the_noise_over_seeds() -> None:
 
 
 def test_a_gradient_that_its_noise_hides() -> None:
-    """Of 16 workers of pure noise."""
+    """The gradients of 16 workers are pure noise."""
     generator = torch.Generator().manual_seed(1)
     found = noise((torch.randn(50, dtype=torch.float64, generator=generator) for _ in range(16)), 4)
     assert found["noise_scale"] is None and found["images"] == 64
 
 
 def test_the_noise_scale_of_known_gradients() -> None:
-    """Gradients of workers of n = 4 images: G = (3, 0, ...), Sigma of an image 8 I in 50 dimensions: B = 400 / 9."""
+    """Workers have n = 4 images, G = (3, 0, ...), and an image's Sigma is 8 I in 50 dimensions, so B = 400 / 9."""
 
     def gradients() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)

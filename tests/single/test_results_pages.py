@@ -1,4 +1,4 @@
-"""The pages that show results are those that the stored runs make."""
+"""The pages that show results agree with the stored runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_pages_show_the_stored_results(page: Path) -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_stored_results_are_those_of_the_stored_runs(name: str) -> None:
-    """Every error in a table is that of a record, whose config is that of the cell, as the code has it today."""
+    """Every error in a table is that of a record, whose config is that of the cell in the present code."""
     records = read_records(RESULTS / "runs.jsonl")
     today = {cell.name: cell.config for cell in cells(name, OURS, OUR_IMAGES)}
     results = json.loads((RESULTS / name / "results.json").read_text())

@@ -1,4 +1,4 @@
-"""Which folder a run takes, and that it belongs to one process at a time."""
+"""The folder that a run uses, which belongs to one process at a time."""
 
 import errno
 import json

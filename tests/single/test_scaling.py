@@ -1,4 +1,4 @@
-"""`scaling`: what it makes of rates."""
+"""`scaling`: the results that it computes from rates."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_efficiency_is_taken_round_by_round() -> None:
 
 
 def test_the_model_beside_it() -> None:
-    """A free network leaves the straggler: two workers, the later of two normal numbers."""
+    """With a perfect network only the straggler is left: the slower of two workers, each a normal number."""
     free = cluster_of(2, {"bandwidth": 1e18, "latency_seconds": 0.0})
     model = rows_of(MEASURED, 32, 1e6, free, FREE)[1]["synthetic"]["model"]
     assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)

@@ -1,4 +1,4 @@
-"""The rate at its key iterations, as literals of the paper (section 5.1), for ImageNet's 1,281,167 images."""
+"""The learning rate at its key iterations, compared with literals of the paper (section 5.1), for 1,281,167 images."""
 
 from itertools import pairwise
 

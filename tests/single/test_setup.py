@@ -39,7 +39,7 @@ def test_run_sh_is_found_through_a_link_and_from_any_folder(tmp_path: Path) -> N
 
 
 def in_setup(script: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs bash with the functions of app/setup and this set-up's variables."""
+    """Run bash with the functions of app/setup and the variables of this set-up."""
     parts = "set -euo pipefail; for part in steps system python horovod; do . $here/$part.sh; done; "
     own = {"here": SETUP.parent, "operations": "auto", "pillow": "simd", "torch": "", "PIP_NO_INDEX": "1"}
     environment = os.environ | {name: str(value) for name, value in (own | variables).items()}
@@ -87,7 +87,7 @@ def test_nccl_with_a_torch_that_no_toolkit_fits_says_what_to_install(tmp_path: P
 
 
 def requirements_of(file: str) -> dict[str, str]:
-    """Each package of a requirements file with its lines."""
+    """Return each package of a requirements file with its lines."""
     text = (ROOT / file).read_text()
     return {lines.split("==")[0]: lines for lines in re.findall(r"^[a-z](?:.*\\\n)*.*\n", text, re.MULTILINE)}
 

@@ -1,4 +1,4 @@
-"""What a run does not import, because importing it takes long and the run does not need it."""
+"""Modules that a run does not import, because importing them takes long and the run does not need them."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Standard output that cannot be written, and control characters in it: the program ends as it should."""
+"""Standard output that cannot be written or contains control characters: the program ends as usual."""
 
 import os
 import signal

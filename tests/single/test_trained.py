@@ -1,4 +1,4 @@
-"""Trained networks read from files, and written for other programs."""
+"""Trained networks that are read from files and written for other programs."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ from app.training import checkpoint
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
-    """As after training: every BN has statistics and gammas of its own."""
+    """Return a network as after training: every BN has its own statistics and gammas."""
     torch.manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -50,7 +50,7 @@ def weights(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network's export with its JSON."""
+    """The export of a small network with its JSON file."""
     path = tmp_path_factory.mktemp("small") / "small.pt"
     torch.save(with_statistics(make_network(Config(width=8), 1, 4, nn.BatchNorm2d)).state_dict(), path)
     facts = {"classes": ["a", "b", "c", "d"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
@@ -169,7 +169,7 @@ def test_classes_in_words(tmp_path: Path) -> None:
 
 
 def test_an_export_knows_its_classes(small: Path, tmp_path: Path) -> None:
-    """A folder with as many classes of other names is refused, whatever file the network came from."""
+    """A folder with the same number of other classes is refused, from whatever file the network came."""
     for split in ("train", "val"):
         for name in "abce":
             (tmp_path / split / name).mkdir(parents=True)
@@ -214,7 +214,7 @@ ODD = [
 
 
 def test_crafted_checkpoints_are_one_line(small: Path, tmp_path: Path) -> None:
-    """Parts that are missing or of another kind, with a checksum that fits: read, or refused in one line."""
+    """Checkpoints with missing or wrong parts and a right checksum are read, or refused in one line."""
     config = Config(width=8)
     model = torch.load(small)
     whole = {
@@ -232,7 +232,7 @@ def test_crafted_checkpoints_are_one_line(small: Path, tmp_path: Path) -> None:
 
 
 def read_back(content: dict[str, object], folder: Path) -> str:
-    """What `load` says of a checkpoint of this content; "" where it takes it."""
+    """Return the message of `load` about a checkpoint with this content, or "" if it accepts it."""
     content = content | {"checksum": checkpoint.digest(content)}
     torch.save(content, folder / "crafted.pt")
     try:

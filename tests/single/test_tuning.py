@@ -1,4 +1,4 @@
-"""Options of the reduction, as Horovod's and NCCL's variables."""
+"""The options about sums, as variables of Horovod and NCCL."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Several workers in one forward pass: the same as one after the other."""
+"""Several workers in one forward pass give the same as one after the other."""
 
 import copy
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def make(network: nn.Module, workers: int) -> State:
 
 
 def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Reports of three steps, and the parameters, gradients and statistics that they leave."""
+    """Return the reports of three steps, and the parameters, gradients and statistics after them."""
     network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
