@@ -12,7 +12,7 @@ WAITING = "waiting for the other processes"
 _phases = ["starting"]  # the outermost phase is the first
 
 
-class phase(ContextDecorator):  # a lower-case name, as for contextlib.suppress
+class phase(ContextDecorator):  # its name is in lower case, like that of contextlib.suppress
     """Name what the code in the `with` block does. `current_phase` returns the name in any thread.
 
     Only the main thread, or a thread that the main thread waits for, may use it.

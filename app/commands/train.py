@@ -64,9 +64,9 @@ def check_init(config: Config) -> None:
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:
     """Runs the command on this process. Raises UserError."""
-    stop = StopRequest()  # first, as a signal may come while torch is being imported
+    stop = StopRequest()  # this comes first, as a signal may arrive while torch is being imported
     config = parse(argv)
-    with Watchdog(config.stall_timeout) as watchdog:  # second, as a process may hang while it starts
+    with Watchdog(config.stall_timeout) as watchdog:  # this comes second, as a process may hang while it starts
         from app.training.hooks import NO_HOOKS
         from app.training.session import Trainer
         from app.world import world

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from app.recipe.config import Config
 from app.recipe.models import MODELS, Architecture
 
-EXPANSION = {2: 1, 3: 4}  # convolutions of a block: its output channels as a multiple of its width
+EXPANSION = {2: 1, 3: 4}  # number of convolutions in a block -> its output channels as a multiple of its width
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
         stride: The stride of the first block, which is in its first 3x3 convolution (section 5.1 of the paper).
     """
     outputs = width * EXPANSION[entry.convolutions]
-    inner = width * entry.width_per_group // 64 * entry.groups  # of a bottleneck block
+    inner = width * entry.width_per_group // 64 * entry.groups  # the channels inside a bottleneck block
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:

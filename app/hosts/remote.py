@@ -25,7 +25,10 @@ from app.base.errors import UserError
 from app.hosts import probe, this_host
 from app.hosts.ssh import SSH, no_answer
 
-_FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10  # files that this process opens for all hosts together, and for each host
+_FILES_OF_ALL, _FILES_OF_A_HOST = (
+    64,
+    10,
+)  # files that are open in this process: for all hosts together, and for each host in addition
 ROOT = Path(__file__).resolve().parents[2]
 
 

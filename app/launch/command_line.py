@@ -157,7 +157,7 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
-    # No tree: with one, each host would have to reach the others by ssh, and not only the first host.
+    # mpirun starts its daemons from the first host. In a tree, each host would have to reach others by ssh.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
     # Without this option node.a.example and node.b.example would both be "node", and so one host.
     names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]

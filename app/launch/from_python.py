@@ -57,7 +57,7 @@ def _run(command: list[str]) -> None:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     last, interrupted = "", False
-    # In a session of its own: an interrupt of this process reaches it once, by the signal below.
+    # It runs in a new session, so that an interrupt of this process reaches it only once, by the signal below.
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True,

@@ -54,7 +54,7 @@ def install(grace: float = GRACE) -> None:
 
     grace: the seconds that a rank has to save, see GRACE.
     """
-    env.is_exportable = travels  # the names that horovodrun --mpi gives to mpirun's -x
+    env.is_exportable = travels  # decides which variables horovodrun --mpi passes to mpirun with -x
     launch.mpi_run = _mpi_run
     remote.SSH_COMMAND_PREFIX = shlex.join(["ssh", *SSH])
     gloo_run.register_shutdown_event = _shutdown_event

@@ -45,7 +45,7 @@ class Job:
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # so that the ranks' output comes before the launcher's messages
+            stderr=subprocess.STDOUT,  # one pipe, so that the ranks' output comes before the launcher's messages
             start_new_session=True,
             preexec_fn=_prepare_launcher,
         )

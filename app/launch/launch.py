@@ -58,7 +58,7 @@ def main(
         if command[0] == "doctor":  # doctor reads the launcher's options itself
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         if check is not None:
-            check(command)  # so that a wrong option is reported at once, and only once
+            check(command)  # a wrong option is reported now, and only once
         distributed = command[0] in commands and commands[command[0]].distributed
         if distributed:
             _check_surroundings(command)
@@ -221,7 +221,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     alone = Alone(job) if launch.elastic else None
     for chunk in job.chunks():
         output.feed(chunk)
-        if reader_is_gone():  # as in `run.sh | head`
+        if reader_is_gone():  # nobody reads the output any more, for example in `run.sh | head`
             job.lost_reader()
         if output.failures:
             job.limit(_grace(output.failures, launch))
@@ -230,7 +230,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
                 job.limit(0)  # the launcher would wait for hosts that have gone
         if alone and alone.for_long():
             job.limit(0)
-    gone = search.result() if search else ""  # before close(), which ends every process below this one
+    gone = search.result() if search else ""  # this must come before close(), which ends all child processes
     launcher_code = job.close()
     output.finish()
     code, words = _verdict(output, launcher_code, job.asked, launch)

@@ -32,7 +32,7 @@ def main() -> int:
     """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # not SIG_IGN, which the rank would inherit
+            signal.signal(number, lambda *_: None)  # a handler, because the rank would inherit SIG_IGN
     os.write(1, STARTED)
     line = sys.stdin.buffer.readline()
     if not line:
@@ -64,7 +64,7 @@ def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # for the case that this process is killed
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # the rank gets SIGTERM if this process is killed
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)  # these signals ask a rank to save, so they must reach it
 

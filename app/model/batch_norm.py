@@ -62,7 +62,8 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         if workers == 1:
             return F.batch_norm(x, self.mean, self.var, weight, bias, True, 1.0, self.eps)
         if x.is_contiguous():
-            # Worker j's channel c is channel j * channels + c of n images: one call, no copy.
+            # The images are viewed as n images, whose channel j * channels + c is channel c of worker j. So one call
+            # normalises all workers without a copy.
             wide = x.view(len(x) // workers, workers * x.shape[1], *x.shape[2:])
             wide = F.batch_norm(
                 wide, self.mean, self.var, weight.repeat(workers), bias.repeat(workers), True, 1.0, self.eps

@@ -106,7 +106,7 @@ def initialise(network: nn.Module, config: Config) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    # Blocks come after their own BNs in no fixed order: set these last.
+    # A block may come before or after its own BNs in this loop, so the last BNs are set at the end.
     for module in network.modules():
         # Only residual blocks have a bn2; those with three convolutions have a bn3 too.
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)

@@ -29,7 +29,9 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
     special = {id(p) for p in affine}
     decayed = [p for p in network.parameters() if id(p) not in special]
-    layers = [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []  # without the last layer's bias
+    layers = (
+        [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []
+    )  # all decayed weights, without the bias of the last layer
     scaled = {"trust_coefficient": config.trust_coefficient, "trust_decay": config.weight_decay}
     kinds: list[dict[str, Any]] = [
         {"params": layers, "weight_decay": 0.0, **scaled},

@@ -17,12 +17,12 @@ PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # added to names by DataPara
 LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
 COUNTER = "num_batches_tracked"  # a buffer of BN that old files do not have; here it follows from the position
 
-# The number of blocks in each stage, and for blocks of three convolutions the outputs and inputs of the first 3x3.
+# The blocks in each stage, and the outputs and inputs of the first 3x3 convolution (None without bottleneck blocks).
 Form = tuple[tuple[int, ...], tuple[int, int] | None]
 
 
 def form(entry: Architecture) -> Form:
-    """Return what distinguishes a network of the registry from the others."""
+    """Return the facts by which the weights of a network of the registry are recognised."""
     width = entry.groups * entry.width_per_group
     return entry.blocks, (width, width // entry.groups) if entry.convolutions == 3 else None
 

@@ -33,7 +33,7 @@ class Architecture(NamedTuple):
 
 
 STEM, ALL_BUT_LAST = "stem", "features"  # the other values of --freeze, in addition to the stages
-STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; the small networks have the first three
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # the names of torchvision; small networks have only the first three
 
 MODELS = {
     "resnet8": Architecture((1, 1, 1), small=True),

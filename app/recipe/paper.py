@@ -64,7 +64,7 @@ IMAGE_SIZE = 224
 # ImageNet-1k. The paper says "~1.28 million" training images; this is the exact number.
 TRAINING_IMAGES, VALIDATION_IMAGES, CLASSES = 1_281_167, 50_000, 1000
 
-# Table 1: error of the warmups, ResNet-50
+# Table 1: errors of ResNet-50 with each kind of warmup
 TABLE_1 = {
     "baseline": PublishedResult("baseline (single server)", 256, 0.1, Value(23.60, 0.12)),
     "none": PublishedResult("no warmup", 8192, 3.2, Value(24.84, 0.37)),
@@ -74,7 +74,7 @@ TABLE_1 = {
 # Section 5.2: the errors of others that the paper quotes for comparison
 FB_RESNET_TORCH_ERROR, RESNET_PAPER_ERROR = 24.01, 24.7
 
-# Figures 1 and 3: error against minibatch, gradual warmup above 256. 64 is plotted, its number is not printed.
+# Figures 1 and 3: error against minibatch, with gradual warmup above 256. The error of 64 is plotted but not printed.
 FIGURE_1 = (
     PublishedResult("64", 64, 0.025, None),
     PublishedResult("128", 128, 0.05, Value(23.49, 0.12)),
@@ -124,14 +124,14 @@ LARS_32K = PublishedResult("You et al. 2017, LARS", 32768, 2.9, Value(27.7))
 NVIDIA_90 = PublishedResult("NVIDIA DeepLearningExamples", 2048, 2.048, Value(22.88, 0.11))
 NVIDIA_90_PER_WORKER = 256
 
-# Section 5.4, Figure 6: trained on ImageNet-5k, error on the 1000 classes of ImageNet-1k
+# Section 5.4, Figure 6: training on ImageNet-5k, errors on the 1000 classes of ImageNet-1k
 IMAGENET_5K_IMAGES = 6_800_000
 IMAGENET_5K = (
     PublishedResult("ImageNet-5k", 256, 0.1, Value(25.83)),
     PublishedResult("ImageNet-5k", 8192, 3.2, Value(26.09)),
 )
 
-# Table 3a: Mask R-CNN from ResNet-50s trained at these minibatches
+# Table 3a: Mask R-CNN, starting from ResNet-50s that were trained with these minibatches
 TABLE_3A = (
     Detected("256", Value(35.9, 0.1), Value(33.9, 0.1)),
     Detected("512", Value(35.8, 0.1), Value(33.8, 0.2)),
@@ -153,17 +153,17 @@ TABLE_3B = {
 # Sections 1 and 5.5: 90 epochs of ResNet-50. For 256 GPUs the paper only says "1 hour".
 GPUS_PER_SERVER = 8
 HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
-# Figures 7 and 8: from kn = 256 to 11,264, n fixed
+# Figures 7 and 8: kn from 256 to 11,264 with the same n
 FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
 FIGURE_7_STEP_INCREASE = 0.12
 FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the range of the axis
 FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
 FIGURE_8_EFFICIENCY = 0.9  # images/s relative to perfect scaling from 8 GPUs
 
-# Section 4
-PARAMETERS = 25e6  # of ResNet-50; the paper counts 100 MB
+# Section 4: communication
+PARAMETERS = 25e6  # the parameters of ResNet-50, which the paper counts as 100 MB
 BACKWARD_SECONDS = 0.120  # the backward pass of ResNet-50 with n = 32 on one P100
 NETWORK_BITS_PER_SECOND = 50e9
 PEAK_BITS_PER_SECOND = 15e9  # the rate of each server that the allreduce needs
 NCCL_BYTES = 256e3  # NCCL sums inside a server for buffers of at least this size
-HALVING_DOUBLING_SPEEDUP = 3  # compared with the ring on 32 servers
+HALVING_DOUBLING_SPEEDUP = 3  # the speed compared with the ring, on 32 servers

@@ -9,7 +9,7 @@ from app.base.text import nearest
 from app.recipe import paper
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
-FOLDER = "folder"  # the preset for a folder where no recipe is given; it does not claim to follow the paper
+FOLDER = "folder"  # the preset for a folder without --recipe; it does not claim to follow the paper
 
 
 def _of_figure_1(row: paper.PublishedResult) -> tuple[str, dict[str, Any]]:

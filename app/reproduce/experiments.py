@@ -203,7 +203,7 @@ FIGURES_2_4_CLAIMS = [
     Claim("Figure 2: constant warmup ends at a higher training error", "lower", "gradual warmup", "constant warmup",
           "training_error"),
     Claim("Figure 4: gradual warmup ends at the baseline's validation error", "same", "gradual warmup", "baseline"),
-    # Section 5.2: the training curves match after 20 of 90 epochs, the validation curves after the second drop.
+    # Section 5.2: the training curves match after 20 of 90 epochs, the validation curves after the second decay.
     Claim("Figures 2 and 4: the training curves coincide after 2/9 of the run", "same", "gradual warmup", "baseline",
           "training_curve", 20 / paper.EPOCHS),
     Claim("Figure 4: the validation curves coincide after 2/3 of the run", "same", "gradual warmup", "baseline",

@@ -27,9 +27,9 @@ from app.recipe.plan import Position, describe
 from app.runs.layout import TENSORBOARD
 from app.runs.run import Run
 
-STEPS, IMAGES, EPOCHS = "steps", "images", "epochs"  # the folders
+STEPS, IMAGES, EPOCHS = "steps", "images", "epochs"  # the names of the folders
 EVALUATION_STEPS, EVALUATION_IMAGES = "evaluation-steps", "evaluation-images"
-MOST_IMAGES = 64  # the most images of the first minibatch to show
+MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
 LAYOUT: dict[str, Any] = {

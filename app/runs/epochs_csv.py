@@ -10,7 +10,7 @@ from pathlib import Path
 from app.base.files import write_text
 from app.runs.json_lines import EVALUATION, Record
 
-# The columns after "epoch", in this order and by their names in log.jsonl; those of --ema only where a run has them.
+# The columns after "epoch", with their names in log.jsonl. Only runs with --ema have the columns of --ema.
 COLUMNS = (
     "iteration", "lr", "train_loss", "train_top1_error", "loss", "top1_error", "top5_error", "ema_loss",
     "ema_top1_error", "ema_top5_error", "images_per_second",

@@ -16,7 +16,7 @@ from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
 TICK = 1.0  # seconds between two changes of OWNER by the process that owns the folder
-LIFE = 8.0  # seconds without a change after which OWNER belongs to a process that is gone
+LIFE = 8.0  # after so many seconds without a change, the owner is assumed to have ended
 
 
 class FolderLock:
@@ -55,7 +55,7 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
         except OSError as error:
             raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
         locked = _lock(file)
-        if locked is None:  # a file system without locks
+        if locked is None:  # the file system has no locks
             owner = _Owner(folder / OWNER)
             if owner.take():
                 return FolderLock(folder, made, file, owner)

@@ -81,7 +81,7 @@ class RunLog(Log):
             write_epochs(self.folder / EPOCHS, self.evaluations)
         with self._unharmed():
             self.board = Board(run, start)
-        # Of this epoch, whose start another process may have trained: steps, and the sums of their losses and errors.
+        # This epoch's steps in the log, and the sums of their losses and errors. Another process may have made them.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0
 

@@ -19,7 +19,7 @@ from app.recipe.presets import PRESETS, preset
 from app.runs.figures import Curve, curves_figure
 from app.runs.record import Record
 
-DERIVED = ("decay_epochs", "image_size")  # options whose values follow from others where they are not given
+DERIVED = ("decay_epochs", "image_size")  # options whose default values follow from other options
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
@@ -116,7 +116,7 @@ def changed(config: Config) -> str:
     if config.recipe not in PRESETS:
         return ""
     recipe, new = from_dict(preset(config.recipe)), computed_fields(config)
-    # Config files of earlier versions hold the values that follow from other options.
+    # Config files of earlier versions contain the values that follow from other options.
     following = computed_fields(replace(config, decay_epochs=(), image_size=0))
     names = ["data"] if config.data != recipe.data else []
     names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]

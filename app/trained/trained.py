@@ -155,7 +155,7 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
     facts = facts_path(path)
-    if not facts.is_file():  # an export of an earlier version, or written by hand
+    if not facts.is_file():  # a JSON file of an earlier version, or one that was written by hand
         facts = path.with_suffix(".json")
     known = read_preprocessing(facts) if facts.is_file() else {}
     if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:

@@ -17,7 +17,7 @@ from app.recipe.config import Config
 from app.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT
 from app.training import checkpoint
 
-PATIENCE = 300.0  # seconds to wait for space on a full disk before the last checkpoint is given up
+PATIENCE = 300.0  # seconds to wait for space on a full disk; then the last checkpoint is not written
 
 
 def patience(config: Config) -> float:

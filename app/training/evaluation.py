@@ -24,7 +24,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 from app.world.world import World, sum_over_processes
 
-BATCH = 100  # images; no influence on the result
+BATCH = 100  # images of a batch; it does not change the result
 
 
 @phase("evaluating")
@@ -107,7 +107,7 @@ def measure_statistics(
     total = config.precise_bn // run.plan.per_worker
     sums = torch.zeros_like(state.piggyback.statistics, dtype=torch.float64)
     state.piggyback.set_workers_per_pass(1)
-    here = 0 if split.in_memory else processes  # as in an evaluation
+    here = 0 if split.in_memory else processes  # as in `evaluate`, no loader processes for images in memory
     with Loader(split, batches, processes=here, pin_memory=world.device.type == "cuda") as loader:
         for _ in range(math.ceil(total / world.size)):
             for images, _ in islice(loader, 1):  # the last round may have none left for this process

@@ -21,7 +21,7 @@ from app.world.world import World
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, h, w, channels], labels int64 [n]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
-# docs/performance.md: on a CPU a larger batch pays while what a pass keeps stays in the cache, and costs beyond.
+# On a CPU a larger batch is faster only if the activations of a pass fit into the cache (docs/performance.md).
 CPU_BYTES = 2**23
 GPU_SHARE = 1 / 3  # the part of a GPU's memory for activations; the rest is for weights, gradients and convolutions
 

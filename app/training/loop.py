@@ -60,7 +60,7 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading the reports waits for the device: each step on a CPU, less often on a GPU.
+        # Reading reports waits for the device. So they are read at each step on a CPU, and less often on a GPU.
         most_workers = math.ceil(plan.workers / size)
         self.reading = Cadence(1 if self.world.device.type == "cpu" else max(1, config.log_every // most_workers))
         self.logging = Cadence(config.log_every)

@@ -29,7 +29,7 @@ Moments = tuple[
 ]  # the mean and the standard deviation of each channel, for values in [0, 1]
 
 MOST = 10_000  # the largest number of images that are read; it gives both numbers with three digits
-BATCH = 100  # images; it does not change the result
+BATCH = 100  # images of a batch; it does not change the result
 
 
 @phase("measuring the images")

@@ -54,7 +54,7 @@ def train_step(
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
-        # Horovod: the allreduce of a layer starts in the last backward
+        # Horovod: the allreduce of a layer starts during the last backward pass
         state.piggyback.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
     hooks.before_sums()
     state.optimizer.synchronize()  # Horovod: waits for the sums

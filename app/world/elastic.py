@@ -52,7 +52,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
     try:
         if is_elastic():
             rendezvous.close_services(os.environ["HOROVOD_GLOO_IFACE"])
-            # Horovod: its elastic mode.
+            # Horovod: elastic mode
             run_fn(lambda committed: session(committed.commit), _meet_again)(_Committed(save, restore))
         else:
             session(lambda: None)
@@ -72,4 +72,4 @@ def deal_again(optimizer: Any, passes: int) -> None:
     passes: the number of backward passes of this process in a step.
     """
     optimizer.set_backward_passes_per_step(passes)
-    optimizer.load_state_dict(optimizer.state_dict())  # Horovod drops its handles here; the tensors stay
+    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: removes its pending sums; the tensors do not change

@@ -109,7 +109,7 @@ def _runs(name: str, capability: tuple[int, int]) -> bool:
     architecture = _architecture(name)
     if architecture == capability:
         return True
-    if name.endswith(("a", "f")):  # for that one architecture or family only
+    if name.endswith(("a", "f")):  # such code runs only on this architecture or family
         return False
     return architecture <= capability and (name.startswith("compute_") or architecture[0] == capability[0])
 

@@ -15,7 +15,7 @@ from app.recipe.data_size import image_size
 
 LEAVE = -1.0  # Horovod decides, or the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
-SHORT_PASS_MS = 10.0  # or ten of Horovod's cycles; in a shorter pass the first sums end when the pass ends
+SHORT_PASS_MS = 10.0  # a pass of less than ten of Horovod's cycles: the first sums end only when the pass ends
 LONGEST_MS = 25.0  # the longest cycle, as other collectives, for example of a commit, wait for a cycle too
 CORE_PRODUCTS = 15e9  # the approximate number of multiplications that a core makes in convolutions in a second
 

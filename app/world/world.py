@@ -92,7 +92,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     this_host.check_name()
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
-    connections.init()  # Horovod: all ranks meet here
+    connections.init()  # Horovod: connects all ranks
     _limit_threads()
     if kind == "cpu":
         allocator.keep_freed_memory()
@@ -107,7 +107,7 @@ def current_world(device: torch.device) -> World:
     own = socket.gethostname(), spare_cores(), this_host.machine(), gpu.identity(device)
     hosts, spare, machines, gpus = zip(*gather_objects(own), strict=True)
     check_hosts(hosts, machines)
-    if problem := gpu.find_shared(hosts, gpus):  # The same on every rank.
+    if problem := gpu.find_shared(hosts, gpus):  # the result is the same on every rank
         raise UserError(problem)
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
@@ -186,20 +186,22 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
-    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: object of one
+    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: broadcast of an object
     return unpack(received.numpy().tobytes())
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
     """Return the whole numbers of the process `root`. Every process gives the same number of them."""
-    received: list[int] = _done(hvd.broadcast_async(torch.tensor(numbers), root, name)).tolist()  # Horovod: few of one
+    received: list[int] = _done(
+        hvd.broadcast_async(torch.tensor(numbers), root, name)
+    ).tolist()  # Horovod: broadcast of a few numbers
     return received
 
 
 def gather_objects(obj: Any) -> list[Any]:
     """Returns the objects of all processes on every process, ordered by rank."""
     packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
-    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: objects of all
+    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: allgather of objects
     return unpack_all(joined.numpy().tobytes(), hvd.size())
 
 
@@ -207,7 +209,7 @@ def gather_objects(obj: Any) -> list[Any]:
 def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
     """Overwrites the tensors with those of `root`. Names, shapes and dtypes are the same on every process."""
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
-    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: parameters of one
+    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: broadcast of parameters
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
         _done(handle)
         if sent.data_ptr() != tensor.data_ptr():
@@ -229,13 +231,13 @@ def distribute(
     The sum is not divided, because the loss is already divided by kn (section 3, remark 3). The attribute `waited` has
     the seconds spent in waiting for the sums. Never call broadcast_optimizer_state on it.
     """
-    distributed = hvd.DistributedOptimizer(  # Horovod: gradients
+    distributed = hvd.DistributedOptimizer(  # Horovod: sums gradients
         optimizer,
         named_parameters=named_parameters,
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
-        groups=None if overlap or compression.mixed else 1,  # Horovod: a group has one dtype
+        groups=None if overlap or compression.mixed else 1,  # Horovod: all tensors of a group have the same dtype
     )
     take_sums = distributed.synchronize
 
@@ -328,7 +330,7 @@ def _limit_threads() -> None:
 def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
-    slot = local_slot()  # of an elastic run, where each slot of this machine is a host of its own
+    slot = local_slot()  # only an elastic run has it: each slot of this machine is listed as another host
     rank = hvd.local_rank() if slot is None else slot
     index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
     torch.cuda.set_device(index)  # Horovod: one GPU per process
