@@ -23,11 +23,13 @@ def layout_of(reader: str) -> str:
 
 
 def our_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """Read a share of the images in random order; yields 1 for each."""
+    """Return an iterator that reads a share of the images in random order, and gives 1 for each.
+
+    What comes before the first image is done when the function is called: it does not count.
+    """
     files = read_index(str(root)).train
-    for place in np.random.default_rng(0).permutation(len(files))[process::processes].tolist():
-        files.read(place)
-        yield 1
+    order = np.random.default_rng(0).permutation(len(files))[process::processes].tolist()
+    return (min(1, len(files.read(place))) for place in order)
 
 
 def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]:
@@ -35,15 +37,13 @@ def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(root / "train"), loader=lambda path: Path(path).read_bytes())
-    for place in np.random.default_rng(0).permutation(len(dataset))[process::processes].tolist():
-        dataset[place]
-        yield 1
+    order = np.random.default_rng(0).permutation(len(dataset))[process::processes].tolist()
+    return (min(1, len(dataset[place][0])) for place in order)
 
 
 def webdataset_files(root: Path, processes: int, process: int) -> Iterator[int]:
     """The same by WebDataset: whole shards in random order, shuffled in a buffer."""
-    for _ in _webdataset(root, process, processes):
-        yield 1
+    return (1 for _ in _webdataset(root, process, processes))
 
 
 def _webdataset(root: Path, process: int = 0, processes: int = 1) -> Any:

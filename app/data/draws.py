@@ -1,8 +1,7 @@
-"""Random numbers that are a pure function of (seed, epoch, image): no state to save, to seed or to share.
+"""Random numbers that are a function of the seed, the epoch and the image. There is no state to save or to share.
 
-Whoever computes an image's augmentation, and whenever, draws the same numbers: loader processes, ranks and
-the point at which a run was resumed have no influence. Integer arithmetic only, so the same on every machine
-and numpy version.
+The numbers for an image do not depend on the process that draws them, nor on where a run was resumed. They are computed
+with integers only, so that they are the same on every machine and with every version of numpy.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al. 2014): a bijection of 64 bits in which every bit moves every
-    other."""
+    """Return the finaliser of splitmix64 (Steele et al. 2014), a bijection in which each bit influences all others."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def bits(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArray[np.uint64]:
-    """`count` draws of 64 bits for each (epoch, index): uint64 [n, count]; `epochs` may be one number for
-    all."""
+    """Return `count` draws of 64 bits for each epoch and index, uint64 [n, count]. One epoch may stand for all."""
     key = _mix(np.array([seed & (2**64 - 1)], np.uint64) + GOLDEN)
     key = _mix(key + np.atleast_1d(np.asarray(epochs)).astype(np.uint64) + GOLDEN)
     key = _mix(key + np.atleast_1d(np.asarray(indices)).astype(np.uint64) + GOLDEN)
@@ -31,5 +28,5 @@ def bits(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArra
 
 
 def uniform(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArray[np.float64]:
-    """`count` draws from [0, 1) for each (epoch, index): float64 [n, count]."""
+    """Return `count` draws from [0, 1) for each epoch and index, float64 [n, count]."""
     return (bits(seed, epochs, indices, count) >> np.uint64(11)) * np.float64(2.0**-53)

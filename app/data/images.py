@@ -1,8 +1,8 @@
-"""One image file to uint8 HWC: decode and resize the crop in one go, with no step between that is not needed.
+"""Decodes the crop of an image file and resizes it to uint8 of shape [height, width, channels].
 
-The resize is antialiased bilinear. The paper names no filter; fb.resnet.torch has "bicubic", which in Torch7
-takes 4 x 4 points however far it shrinks, so no antialiased filter is its equal, and the authors' own later
-code is bilinear.
+The interpolation is bilinear with antialiasing. The paper names no filter. fb.resnet.torch uses "bicubic", which in
+Torch7 takes 4 x 4 points even for large reductions, so that no filter with antialiasing equals it. Later code of the
+authors is bilinear.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def decode_image(
 
 
 def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return RGB pixels [h, w, 3] as grey ones [h, w, 1], by Pillow's weights; grey stays what it is."""
+    """Return RGB pixels [h, w, 3] as grey ones [h, w, 1], with Pillow's weights. Grey pixels keep their value."""
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
@@ -110,7 +110,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _why_not_opened(data: bytes) -> str:
-    """Return what Pillow's reader of the format says: `Image.open` tells only that no reader accepts the file."""
+    """Return the error of Pillow's reader of the format. `Image.open` says only that no reader accepts the file."""
     for start, kind, reader in (
         (JPEG_START, "JPEG", JpegImagePlugin.JpegImageFile),
         (PNG_START, "PNG", PngImagePlugin.PngImageFile),
@@ -124,7 +124,7 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return what the resize will read of the image, in RGB, and the box in its pixels."""
+    """Return the pixels that the resize needs, in RGB, and the box in their coordinates."""
     with open_image(data) as image:
         full = image.size
         box = choose_box(*full)
@@ -139,17 +139,17 @@ def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tu
 
 
 def _shrinks(full: tuple[int, int], box: Box, size: int) -> bool:
-    """Whether a JPEG can be decoded at 1/2 or less (in the DCT) with `size` pixels left a side of the box."""
+    """Return whether a JPEG can be decoded at 1/2 or less in the DCT, and the box still has `size` pixels per side."""
     return all(side // wanted > 1 for side, wanted in zip(full, _wanted(full, box, size), strict=True))
 
 
 def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
-    """The full image's size at which the box has `size` pixels a side."""
+    """Return the size of the full image at which the box has `size` pixels per side."""
     return math.ceil(full[0] * size / (box[2] - box[0])), math.ceil(full[1] * size / (box[3] - box[1]))
 
 
 def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
-    """The pixels that the resize of the box reads: its filter reaches half an output pixel beyond, within the image."""
+    """Return the region that the resize of the box reads. Its filter reaches half an output pixel beyond the box."""
     beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
     first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
     end = [min(full[i], math.ceil(box[i + 2]) + beyond[i]) for i in (0, 1)]
@@ -157,7 +157,7 @@ def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
 
 
 def _shrink_in_decoder(image: Image.Image, box: Box, size: int) -> Box:
-    """Let Pillow decode a JPEG at 1/2, 1/4 or 1/8 where it can; the box in its pixels."""
+    """Let Pillow decode a JPEG at 1/2, 1/4 or 1/8 where possible. Return the box in the pixels of the result."""
     full = image.size
     drafted = image.draft(None, _wanted(full, box, size))
     if drafted is None:
@@ -173,11 +173,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
-    """The scale and aspect-ratio crop of fb.resnet.torch, which the paper uses (section 5.1).
+    """Return a random crop of scale and aspect ratio as in fb.resnet.torch, which the paper uses (section 5.1).
 
-    Area U(0.08, 1) of the image, aspect U(3/4, 4/3), sides swapped with probability 1/2, 10 tries; then the
-    central square. `draws`: CROP_DRAWS numbers from [0, 1). Not torchvision's crop: that draws the aspect's
-    logarithm.
+    The area is U(0.08, 1) of the image and the aspect ratio U(3/4, 4/3); the sides are swapped with probability 1/2.
+    After CROP_TRIES crops that do not fit into the image it is the central square. torchvision's crop differs: it draws
+    the logarithm of the aspect ratio.
+
+    draws: CROP_DRAWS numbers from [0, 1).
     """
     for area, aspect, swap, y, x in zip(*[iter(draws)] * 5, strict=True):
         target = (0.08 + 0.92 * area) * width * height
@@ -194,7 +196,7 @@ def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
 
 
 def central_crop(width: int, height: int, resize: int, size: int) -> Box:
-    """The box which is the central size x size after the shorter side became `resize`; `size` <= `resize`.
+    """Return the box that is the central `size` x `size` pixels once the shorter side is `resize`; `size` <= `resize`.
 
     The larger side and the margins are rounded as torchvision's Resize and CenterCrop round them.
     """

@@ -58,8 +58,10 @@ def worker_batches(
 def statistics_batches(
     *, seed: int, images: int, count: int, per_worker: int, epoch: int, rank: int, size: int
 ) -> Iterator[list[Item]]:
-    """The items of this process's share of the first `count` images of an epoch's order, a worker's images at a time:
-    batch b goes to process b mod W."""
+    """Yield the batches of this process among the first `count` images of an epoch's order, a worker's images each.
+
+    Process b mod W gets batch b.
+    """
     order = permutation(seed, epoch, images)
     for batch in workers_of(rank, size, count // per_worker):
         yield [(epoch, int(index)) for index in order[batch * per_worker : (batch + 1) * per_worker]]

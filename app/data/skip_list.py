@@ -1,4 +1,4 @@
-"""Images that training leaves out: one path in a line, relative to the folder of the data. check-data writes it."""
+"""The skip list: the images that training leaves out, one path per line, relative to the data. check-data writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = "# Images that --skip-list leaves out, relative to the folder of the da
 
 
 def write_skip_list(path: str, images: Sequence[str] | None) -> None:
-    """Writes the list; None only tries whether that is possible. Raises UserError where it is not."""
+    """Write the list. With None, only check that the file can be written. Raises UserError if it cannot."""
     try:
         if images is None:
             return Path(path).open("ab").close()
@@ -28,7 +28,7 @@ def write_skip_list(path: str, images: Sequence[str] | None) -> None:
 
 
 def read_skip_list(path: str) -> list[bytes]:
-    """Its paths. Raises UserError where the file cannot be read."""
+    """Return the paths of a list. Raises UserError if the file cannot be read."""
     try:
         lines = [line.strip() for line in Path(path).read_bytes().splitlines()]
     except OSError as error:
@@ -39,10 +39,10 @@ def read_skip_list(path: str) -> list[bytes]:
 
 
 def leave_out(index: Index, path: str) -> tuple[Index, int]:
-    """The index without the images of the list, and how many these are; the fingerprint tells of them.
+    """Return the index without the images of the list, and their number. The fingerprint changes with the list.
 
-    Raises UserError for a list of other data, and where a class would be left without training images or the
-    validation without any.
+    Raises UserError for a list of other data, and if a class would have no training image or the validation none at
+    all.
     """
     skipped = set(read_skip_list(path))
     if not skipped:

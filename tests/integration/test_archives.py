@@ -14,6 +14,7 @@ import pytest
 
 from app.base.errors import CorruptImage
 from app.data.sources import open_source
+from app.hosts import probe
 from app.storage import index as module
 from app.storage.files import Files
 from app.storage.index import read_index
@@ -199,6 +200,16 @@ def test_check_data_and_the_skip_list(archives: Path, tmp_path: Path, capsys: py
         open_source(str(archives), image_size=32).train.__getitems__([(0, place) for place in range(12)])
     shutil.rmtree(tmp_path / "cache")
     assert run_command("check-data", archives)[0] == 1
+
+
+def test_doctor_compares_the_archives_of_hosts(archives: Path, tmp_path: Path) -> None:
+    """It looks at the files of the folder, whatever they are."""
+    facts = probe._data(str(archives))
+    assert (facts["files"], facts["error"]) == (3, "")
+    shutil.copytree(archives, tmp_path / "copy")
+    assert probe._data(str(tmp_path / "copy")) == facts
+    os.truncate(tmp_path / "copy" / TRAIN, 1000)
+    assert probe._data(str(tmp_path / "copy"))["digest"] != facts["digest"]
 
 
 def test_plan_reads_the_archives(archives: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -364,6 +364,10 @@ def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -
         progress.started = progress.last_line = time.monotonic() - 20
         progress.add(399)
     assert "prepare-imagenet: 600 of 1,000 images, 20/s, 20 s left" in capsys.readouterr().err
+    with Progress("listing the archives", 8_000_000, 0, unit="bytes") as progress:
+        progress.started = progress.last_line = time.monotonic() - 20
+        progress.add(2_000_000)
+    assert "listing the archives: 2 of 8 MB, 0/s, 1 min 00 s left" in capsys.readouterr().err
 
 
 def test_signal_handlers_come_back() -> None:

@@ -89,5 +89,11 @@ def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(
             else:
                 assert apps.end(child) == 0
             where = ["--resume", str(killed)]
+        reports = []
+        for layout in LAYOUTS:
+            child = apps.start("evaluate", killed, "--data", data / layout, "--json", log=tmp_path / layout)
+            assert apps.end(child) == 0
+            reports.append((tmp_path / f"{layout}.out").read_text())
     assert_equal(checkpoint(killed), checkpoint(alone))
+    assert reports[0] == reports[1] == reports[2] and json.loads(reports[0])["images"] == 7
     assert logged(killed) == logged(alone) and len(logged(killed)) > STEPS
