@@ -18,7 +18,7 @@ from tests.support import imagenet_archives
 
 PICTURES = 200  # that differ; each file has blocks of its own on the disk
 CLASSES = 100
-PER_SHARD = 1000
+PER_SHARD, FEWEST_SHARDS = 1000, 8  # WebDataset gives each loader process shards of its own
 
 
 def make_layouts(folder: Path, images: int) -> None:
@@ -28,7 +28,14 @@ def make_layouts(folder: Path, images: int) -> None:
         official.mkdir(parents=True, exist_ok=True)
         write_archives(official, max(CLASSES, images) // CLASSES)
     prepare_imagenet.main([str(official), str(folder / "folder")])
-    pack.main([str(folder / "folder"), str(folder / "shards"), "--images", str(PER_SHARD)])
+    pack.main(
+        [
+            str(folder / "folder"),
+            str(folder / "shards"),
+            "--images",
+            str(max(1, min(PER_SHARD, images // FEWEST_SHARDS))),
+        ]
+    )
 
 
 def write_archives(folder: Path, per_class: int) -> None:
