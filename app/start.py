@@ -24,8 +24,9 @@ def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
         argv = ["--help"]
     if argv[:1] == ["help"]:
         argv = [*argv[1:], "--help"]
-    check = commands.check if program is IN_THIS_PROCESS else None
-    return launch.main(argv, commands.COMMANDS, program, check)
+    if program is not IN_THIS_PROCESS:
+        return launch.main(argv, commands.COMMANDS, program)
+    return launch.main(argv, commands.COMMANDS, program, commands.check, commands.check_start)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,14 @@ def check(argv: Sequence[str]) -> None:
         raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
     except ValueError:
         raise UserError("a path contains a null byte: give another path") from None
+
+
+def check_start(argv: Sequence[str], processes: int) -> None:
+    """Check what the processes of a command would check at their start, as far as that is possible without them.
+
+    It is called on a host where they will run. processes: their number. A command without a function `check_start` has
+    no such check. Raises UserError.
+    """
+    module = importlib.import_module(module_of(argv[0]))
+    if hasattr(module, "check_start"):
+        module.check_start(module.parse(argv[1:]), processes)

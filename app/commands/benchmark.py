@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import UserError
+from app.recipe import data_size
 from app.recipe.config import Config
 from app.recipe.options import Parser, resolve, run_parser
 
@@ -37,6 +38,13 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         raise UserError(f"--json {options.json}: there is no folder {Path(options.json).absolute().parent}")
     given = {name: value for name, value in vars(options).items() if name not in OWN}
     return resolve({**given, "collectives": options.collectives or "auto"}), options
+
+
+def check_start(request: tuple[Config, Namespace], processes: int) -> None:
+    """Raises UserError for what the processes would find at their start."""
+    config, options = request
+    if not options.collectives:  # these need no data
+        data_size.check_start(config, processes)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import Preempted, UserError
+from app.data.sources import DataOptions, find_data_set, is_folder
 from app.recipe.options import Parser
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
@@ -75,6 +76,12 @@ def parse(argv: Sequence[str]) -> Namespace:
     if not Path(options.weights).exists():
         raise UserError(f"there is no {options.weights}: give a run's folder, a checkpoint or a state_dict")
     return options
+
+
+def check_start(options: Namespace, processes: int) -> None:
+    """Raises UserError for a folder of images that the processes could not use."""
+    if options.data and is_folder(options.data):
+        find_data_set(DataOptions(options.data, skip_list=options.skip_list))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from app.base.launcher_environment import launcher_rank
 from app.base.signals import StopRequest
 from app.recipe.comparison import check_same_recipe
 from app.recipe.config import Config, read_config
+from app.recipe.data_size import check_start
 from app.recipe.options import Parser, resolve, run_parser
 from app.runs.layout import CHECKPOINTS, CONFIG
 from app.runs.run_folder import find_folder, resumed_folder
@@ -18,6 +19,8 @@ from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from app.training.hooks import Hooks
+
+__all__ = ["check_start", "main", "make_parser", "parse"]
 
 EXAMPLE = "./run.sh -np 8 train --recipe paper-256 --data /imagenet"
 

@@ -7,24 +7,20 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from app.base.errors import UserError
 from app.data.digits import Images
 from app.data.published import average_blocks, mean_and_std, read_published
 from app.data.published_sets import PublishedSet
-from app.data.skip_list import leave_out
 from app.data.sources import (
     AUGMENTATIONS,
-    IMAGE_SIZE,
     IMAGENET_MEAN,
     IMAGENET_STD,
     DataOptions,
     DataSize,
     Source,
-    default_resize,
-    nearest_name,
+    folder_sizes,
+    read_folder,
 )
 from app.data.splits import ArraySplit, ShiftedSplit, StoredSplit, SyntheticSplit
-from app.storage.index import read_index
 from app.storage.listing import Index
 
 
@@ -41,18 +37,14 @@ def open_arrays(
 
     flips: whether the paper's augmentation mirrors them. moments: mean and standard deviation of each channel; by
     default those of all values of the training images.
-
-    Raises UserError for an --image-size that is not theirs.
     """
-    own = train.images.shape[1]
-    if options.image_size not in (0, own):
-        raise UserError(f"the images of {options.data} are {own} x {own}: leave --image-size out, or give {own}")
+    side = train.images.shape[1]
     digest = hashlib.sha256()
     for part in (train, validation):
         digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
     mean, std = moments or _moments(train.images)
     augmentation = AUGMENTATIONS[options.augmentation]
-    most = max(1, own // 8) if augmentation.moves else int(augmentation.crops)  # pixels
+    most = max(1, side // 8) if augmentation.moves else int(augmentation.crops)  # pixels
     flips = flips if augmentation.crops else augmentation.flips
     return Source(
         name=options.data,
@@ -60,7 +52,7 @@ def open_arrays(
         train=ShiftedSplit(*train, options.seed, flips, most) if most or flips else ArraySplit(*train),
         validation=ArraySplit(*validation),
         channels=train.images.shape[3],
-        image_size=own,
+        image_size=side,
         mean=mean,
         std=std,
         fingerprint=digest.hexdigest()[:16],
@@ -73,16 +65,9 @@ def _moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def open_published(options: DataOptions, published: PublishedSet) -> Source:
-    """Return the source of a published data set.
-
-    Raises UserError for a missing or damaged file, and for a --downsample that does not divide the side.
-    """
+    """Return the source of a published data set. Raises UserError for a missing or damaged file."""
     train, validation = read_published(published, options.data_root)
-    side, factor = train.images.shape[1], options.downsample
-    if side % factor:
-        raise UserError(
-            f"--downsample {factor} does not divide the side of {side} pixels of {published.name}: give a divisor"
-        )
+    factor = options.downsample
     train, validation = (part._replace(images=average_blocks(part.images, factor)) for part in (train, validation))
     return open_arrays(
         options, train, validation, published.classes, flips=published.flips, moments=mean_and_std(train.images)
@@ -105,27 +90,10 @@ def open_synthetic(options: DataOptions, size: DataSize) -> Source:
     )
 
 
-def read_folder(options: DataOptions) -> tuple[Index, int]:
-    """Return the list of the images in a folder or its archives, less those of the skip list, and how many these are.
-
-    Raises UserError for a folder that cannot be listed, which names the data set that may have been meant, and for a
-    skip list that does not fit it.
-    """
-    try:
-        index = read_index(options.data)
-    except UserError as error:
-        nearest = nearest_name(options.data)
-        raise UserError(f"{error}; did you mean {nearest}?") if nearest else error from None
-    return leave_out(index, options.skip_list) if options.skip_list else (index, 0)
-
-
 def open_folder(options: DataOptions) -> Source:
     """Return the source of a folder of images or archives. Raises UserError."""
-    size = options.image_size or IMAGE_SIZE
-    resize = options.resize or default_resize(size)
-    if resize < size:
-        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
     index, skipped = read_folder(options)
+    size, resize = folder_sizes(options)
     warnings = [*_left_out_warning(index), *_resize_warning(size, resize)]
     channels = options.channels
     train, validation = (

@@ -19,6 +19,7 @@ from app.data.published_sets import PUBLISHED, PublishedSet
 
 if TYPE_CHECKING:
     from app.data.splits import Split
+    from app.storage.listing import Index
 
 IMAGE_SIZE = 224
 # The paper names no size before the central crop of validation; fb.resnet.torch resizes to 256 for a crop of 224.
@@ -129,12 +130,14 @@ class DataSet:
     """An entry of SOURCES.
 
     text: what it is, for help texts. size: its size, or what makes it from a run's options. open: makes the source
-    from a run's options; it imports what it needs when it is called. downsamples: whether `--downsample` is for it.
+    from a run's options; it imports what it needs when it is called. find: looks for its files without reading them,
+    and raises UserError where one is missing. downsamples: whether `--downsample` is for it.
     """
 
     text: str
     size: DataSize | Callable[[DataOptions], DataSize]
     open: Callable[[DataOptions], Source]
+    find: Callable[[DataOptions], object] | None = None
     downsamples: bool = False
 
 
@@ -168,6 +171,12 @@ def _open_published(published: PublishedSet, options: DataOptions) -> Source:
     return open_published(options, published)
 
 
+def _find_published(published: PublishedSet, options: DataOptions) -> None:
+    from app.data.published import find_folder
+
+    find_folder(published, options.data_root)
+
+
 SOURCES: dict[str, DataSet] = {
     "digits": DataSet(
         "1,797 scans of handwritten digits, which come with scikit-learn", DataSize(1437, 360, 10, 1, 8), _open_digits
@@ -180,6 +189,7 @@ SOURCES: dict[str, DataSet] = {
             f"{published.text}, from its files in --data-root",
             DataSize(*published.size),
             partial(_open_published, published),
+            partial(_find_published, published),
             downsamples=True,
         )
         for name, published in PUBLISHED.items()
@@ -211,7 +221,11 @@ def is_folder(data: str) -> bool:
 
 
 def size_of(options: DataOptions) -> DataSize:
-    """Return the size of a data set without reading its images. Raises UserError for a folder that cannot be listed."""
+    """Return the size of a data set without reading its images.
+
+    Raises UserError for options that do not fit the data set, and for a folder that cannot be listed.
+    """
+    _check_options(options)
     if options.data not in SOURCES:
         return _folder_size(options)
     size = SOURCES[options.data].size
@@ -220,12 +234,48 @@ def size_of(options: DataOptions) -> DataSize:
     return replace(size, image_size=size.image_size // options.downsample)
 
 
-def _folder_size(options: DataOptions) -> DataSize:
-    from app.data.openers import read_folder
+def find_data_set(options: DataOptions) -> DataSize:
+    """Return the size of a data set, and check that its files are there. No image is read.
 
+    Raises UserError as `open_source` does, but for what only the images themselves can tell.
+    """
+    size = size_of(options)
+    entry = SOURCES.get(options.data)
+    if entry and entry.find:
+        entry.find(options)
+    return size
+
+
+def _folder_size(options: DataOptions) -> DataSize:
     index, _ = read_folder(options)
-    side = options.image_size or IMAGE_SIZE
+    side, _ = folder_sizes(options)
     return DataSize(len(index.train), len(index.validation), len(index.classes), options.channels, side)
+
+
+def read_folder(options: DataOptions) -> tuple[Index, int]:
+    """Return the list of the images in a folder or its archives, less those of the skip list, and how many these are.
+
+    Raises UserError for a folder that cannot be listed, which names the data set that may have been meant, for a skip
+    list that does not fit it, and for a central crop that is larger than the image.
+    """
+    from app.data.skip_list import leave_out
+    from app.storage.index import read_index
+
+    size, resize = folder_sizes(options)
+    if resize < size:
+        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
+    try:
+        index = read_index(options.data)
+    except UserError as error:
+        nearest = nearest_name(options.data)
+        raise UserError(f"{error}; did you mean {nearest}?") if nearest else error from None
+    return leave_out(index, options.skip_list) if options.skip_list else (index, 0)
+
+
+def folder_sizes(options: DataOptions) -> tuple[int, int]:
+    """Return, in pixels, the side of the crops of a folder's images, and the shorter side before the central crop."""
+    size = options.image_size or IMAGE_SIZE
+    return size, options.resize or default_resize(size)
 
 
 def open_source(data: str, **options: Any) -> Source:
@@ -239,6 +289,17 @@ def open_source(data: str, **options: Any) -> Source:
 
 def open_data_set(options: DataOptions) -> Source:
     """Return the data set that the options name, opened. Raises UserError as `open_source` does."""
+    _check_options(options)
+    entry = SOURCES.get(options.data)
+    if entry:
+        return entry.open(options)
+    from app.data.openers import open_folder
+
+    return open_folder(options)
+
+
+def _check_options(options: DataOptions) -> None:
+    """Raises UserError for options that do not fit the data set."""
     if options.skip_list and not is_folder(options.data):
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
     if options.grey and not is_folder(options.data):
@@ -247,11 +308,17 @@ def open_data_set(options: DataOptions) -> Source:
     if options.downsample != 1 and not (entry and entry.downsamples):
         names = ", ".join(name for name, each in SOURCES.items() if each.downsamples)
         raise UserError(f"--downsample is for {names}: leave it out with --data {options.data}")
-    if entry:
-        return entry.open(options)
-    from app.data.openers import open_folder
-
-    return open_folder(options)
+    fixed = fixed_size(options.data)
+    if fixed is None:
+        return
+    side, factor = fixed.image_size, options.downsample
+    if side % factor:
+        raise UserError(
+            f"--downsample {factor} does not divide the side of {side} pixels of {options.data}: give a divisor"
+        )
+    own = side // factor
+    if options.image_size not in (0, own):
+        raise UserError(f"the images of {options.data} are {own} x {own}: leave --image-size out, or give {own}")
 
 
 def nearest_name(data: str) -> str:

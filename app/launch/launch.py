@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +44,7 @@ def main(
     commands: Mapping[str, Command],
     program: list[str],
     check: Callable[[list[str]], object] | None = None,
+    check_start: Callable[[list[str], int], object] | None = None,
 ) -> int:
     """Runs `[launcher options] [COMMAND] [OPTIONS]` and returns the exit code.
 
@@ -51,6 +53,7 @@ def main(
         commands: The commands by name.
         program: What a rank runs; the command and its options follow it.
         check: Reads a command's options without running it, and raises UserError where they are wrong.
+        check_start: Raises UserError where this number of processes of a command could not start on this host.
     """
     environ = dict(os.environ)
     try:
@@ -63,10 +66,11 @@ def main(
         if distributed:
             _check_surroundings(command)
         if not distributed or options.launcher == "none":
-            return _run_alone(options, command, program, distributed, environ)
+            return _run_alone(options, command, program, distributed, environ, check_start)
         check_not_nested(environ)
         plan = _plan_elastic if options.discovery else _plan
-        return _launch(plan(options, command, program), cleaned(environ), options.dry_run)
+        check_here = partial(check_start, command) if check_start is not None else None
+        return _launch(plan(options, command, program), cleaned(environ), options.dry_run, check_here)
     except UserError as error:
         if is_first(environ):
             print(f"error: {error}", file=sys.stderr)
@@ -155,7 +159,8 @@ def _leave_early(number: int, frame: FrameType | None) -> None:
     os._exit(PREEMPTED)
 
 
-def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
+def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: Callable[[int], object] | None) -> int:
+    """Starts the job, or prints its command line, and returns the exit code. check_here: see check_start of main()."""
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
     environ |= additions
@@ -164,6 +169,8 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool) -> int:
         print(shell_line(command_line(launch, environ, open_mpi=version, root=root), additions))
         return 0
     handle(_leave_early)
+    if check_here is not None and any(this_host.is_here(host.name) for host in launch.hosts):
+        check_here(launch.processes)
     if launch.remote and not launch.elastic:
         launch = replace(launch, interface=check_hosts(launch) or launch.interface)
         counts = hostfile.processes_on(launch.hosts, launch.processes)
@@ -292,7 +299,12 @@ def _host_of(rank: int, launch: Launch) -> str:
 
 
 def _run_alone(
-    options: argparse.Namespace, command: list[str], program: list[str], distributed: bool, environ: dict[str, str]
+    options: argparse.Namespace,
+    command: list[str],
+    program: list[str],
+    distributed: bool,
+    environ: dict[str, str],
+    check_start: Callable[[list[str], int], object] | None,
 ) -> int:
     """Replace this process by the command.
 
@@ -304,9 +316,11 @@ def _run_alone(
     if options.dry_run:
         print(shell_line([*program, *command], _python_path(Path.cwd())))
         return 0
-    sys.stdout.flush()
     if distributed and not outer_launcher(environ):
         environ = cleaned(environ)
+        if check_start is not None:
+            check_start(command, 1)
+    sys.stdout.flush()
     os.execve(program[0], [*program, *command], environ | _python_path(Path.cwd()))
 
 

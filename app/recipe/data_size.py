@@ -1,13 +1,14 @@
-"""The size of a config's data set, without reading its images, for `plan` and `audit`."""
+"""What is known of a config's data set without reading its images: its size, and whether a run on it can start."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
 
-from app.data.sources import IMAGE_SIZE, DataOptions, DataSize, default_resize, fixed_size, size_of
+from app.data.sources import IMAGE_SIZE, DataOptions, DataSize, default_resize, find_data_set, fixed_size, size_of
 from app.recipe import paper
 from app.recipe.config import Config
+from app.recipe.plan import check_processes, make_plan
 
 IMAGENET = "imagenet"  # the data set of presets for ImageNet, for which a folder must be given
 
@@ -26,6 +27,12 @@ def data_size(config: Config) -> DataSize:
         side = image_size(config)
         return DataSize(paper.TRAINING_IMAGES, paper.VALIDATION_IMAGES, paper.CLASSES, 3, side)
     return size_of(data_options(config))
+
+
+def check_start(config: Config, processes: int) -> None:
+    """Raises UserError for what the processes of a run would find at its start, where no image need be read for it."""
+    size = find_data_set(data_options(config))
+    check_processes(make_plan(config, size.images, size.validation_images), config, processes)
 
 
 def image_size(config: Config) -> int:

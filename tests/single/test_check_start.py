@@ -1,0 +1,112 @@
+"""What the ranks of a run would refuse at their start is refused by the launcher, before it starts them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app import start
+
+SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images of two classes in each split."""
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{number}.jpg")
+    return tmp_path / "data"
+
+
+def refusal(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    assert start.main(words) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def remove_class(folder: Path) -> None:
+    for path in (folder / "val/cat").iterdir():
+        path.unlink()
+    (folder / "val/cat").rmdir()
+
+
+@pytest.mark.parametrize("launcher", [[], ["--launcher", "mpirun"]])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: folder.rename(folder.with_name("moved")), "no such data folder: {folder}"),
+        (
+            lambda folder: (folder / "train").rename(folder / "test"),
+            "{folder} has no train/; expected train/CLASS/*.jpg and val/CLASS/*.jpg, or archives (see docs/data.md)",
+        ),
+        (
+            remove_class,
+            "the classes of {folder} differ: val/ lacks cat; train/ and val/ need the same folders",
+        ),
+    ],
+)
+def test_a_wrong_folder(
+    spoil: Callable[[Path], object],
+    said: str,
+    launcher: list[str],
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    spoil(folder)
+    words = [*launcher, *SMALL, "--data", str(folder)]
+    assert refusal(words, capfd) == f"error: {said.format(folder=folder)}\n"
+
+
+def test_without_a_launcher(folder: Path) -> None:
+    """In a process of its own, which the command would replace."""
+    folder.rename(folder.with_name("moved"))
+    command = [sys.executable, "-m", "app.start", "--launcher", "none", *SMALL, "--data", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no such data folder: {folder}\n")
+
+
+def test_the_folder_of_an_evaluation(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    remove_class(folder)
+    said = refusal(["evaluate", str(folder), "--data", str(folder)], capfd)
+    assert said == f"error: the classes of {folder} differ: val/ lacks cat; train/ and val/ need the same folders\n"
+
+
+def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = folder.with_name("config.json")
+    config.write_text(json.dumps({"data": str(folder), "minibatch": 12, "per_worker": 2}))
+    said = refusal(["train", "--config", str(config)], capfd)
+    assert said == "error: --minibatch 12 is larger than the data: 10 training images\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-np", "3", *SMALL], "error: 3 processes are more than the k = 2 workers (kn = 4, n = 2): start"),
+        (["train", "--image-size", "9"], "error: the images of digits are 8 x 8: leave --image-size out, or give 8\n"),
+        (["benchmark", "--minibatch", "4096"], "error: --minibatch 4096 is larger than the data: 1437 training images"),
+        (["train", "--data", "mnist", "--data-root", "/none"], "error: the files of mnist are not in /none/mnist or"),
+        (["train", "--data", "mnist", "--downsample", "3"], "error: --downsample 3 does not divide the side of 28 pix"),
+        (["train", "--skip-list", "x"], "error: --skip-list is for images in a folder: leave it out with --data dig"),
+    ],
+)
+def test_options_that_do_not_fit(words: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    found = refusal(words, capfd)
+    assert found.startswith(said) and found.count("\n") == 1
+
+
+def test_other_hosts_look_for_their_data_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No rank will run here, and the next check fails: there is no ssh."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1", "train", "--data", "/nowhere"], capfd)
+    assert "no such data folder" in refusal(["-H", "192.0.2.1:1,localhost:1", "train", "--data", "/nowhere"], capfd)
