@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
+
+from app.base.errors import UserError
 
 # The width of the user's terminal. app.launch.launch sets it if its own output goes to a terminal. A rank cannot know
 # it, because its standard output is a pipe (horovodrun) or a terminal that mpirun makes.
@@ -10,6 +14,15 @@ TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
 # The number of processes on each host, for example `8,8,4`. app.launch.launch sets it for a run on several hosts.
 PROCESSES_PER_HOST = "APP_PROCESSES_PER_HOST"
+
+_WHOLE_NUMBERS = re.compile(
+    r"HOROVOD_(ADASUM_MPI_CHUNK_SIZE|AUTOTUNE|AUTOTUNE_BAYES_OPT_MAX_SAMPLES|AUTOTUNE_STEPS_PER_SAMPLE"
+    r"|AUTOTUNE_WARMUP_SAMPLES|BATCH_D2D_MEMCOPIES|CACHE_CAPACITY|DISABLE_GROUP_FUSION|ELASTIC_TIMEOUT|FUSION_THRESHOLD"
+    r"|GLOO_TIMEOUT_SECONDS|HIERARCHICAL_ALLGATHER|HIERARCHICAL_ALLREDUCE|MPI_THREADS_DISABLE|NUM_NCCL_STREAMS"
+    r"|STALL_CHECK_DISABLE|STALL_CHECK_TIME_SECONDS|STALL_SHUTDOWN_TIME_SECONDS|START_TIMEOUT|TIMELINE_MARK_CYCLES)"
+)
+_NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
+_THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP reads a number for each nesting level
 
 _rank_now: int | None = None
 
@@ -60,6 +73,24 @@ def local_slot() -> int | None:
     """Return the slot of this host that an elastic run gave to this process (see discover.py), None in other runs."""
     name = os.environ.get("HOROVOD_HOSTNAME", "")
     return int(name.rpartition(".")[2]) - 1 if is_elastic() and name.startswith("127.0.0.") else None
+
+
+def threads_asked_for(environ: Mapping[str, str]) -> int | None:
+    """The number of threads that OMP_NUM_THREADS gives each process; None where it is unset or holds no such number."""
+    found = _THREADS.fullmatch(environ.get("OMP_NUM_THREADS", ""))
+    return int(found[1]) if found else None
+
+
+def check_numbers(environ: Mapping[str, str]) -> None:
+    """Raise UserError for a variable of Horovod's that must be a number and is none.
+
+    Horovod would abort, or silently take another value.
+    """
+    for name, value in environ.items():
+        if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
+            raise UserError(f"{name}={value!r} in the environment is no whole number: correct it, or `unset {name}`")
+        if _NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*(\d{1,9}(\.\d*)?|\.\d+)\s*", value):
+            raise UserError(f"{name}={value!r} in the environment is no number: correct it, or `unset {name}`")
 
 
 def terminal_columns() -> int | None:

@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 
 
 def check_start(request: tuple[Config, Namespace], processes: int) -> None:
-    """Raises UserError for what the processes would find at their start."""
+    """Raise UserError for what the processes would find at their start."""
     config, options = request
     if not options.collectives:  # these need no data
         data_size.check_start(config, processes)

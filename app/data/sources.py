@@ -299,7 +299,7 @@ def open_data_set(options: DataOptions) -> Source:
 
 
 def _check_options(options: DataOptions) -> None:
-    """Raises UserError for options that do not fit the data set."""
+    """Raise UserError for options that do not fit the data set."""
     if options.skip_list and not is_folder(options.data):
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
     if options.grey and not is_folder(options.data):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from app.base.errors import UserError
+from app.base.launcher_environment import check_numbers, threads_asked_for
 from app.hosts import slurm, this_host
 
 # The variables that a rank on another host gets. Others stay on this host, as they may contain a password or a key.
@@ -22,13 +23,6 @@ _OF_A_RANK = re.compile(
     r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
     r"|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
 )
-_WHOLE_NUMBERS = re.compile(
-    r"HOROVOD_(ADASUM_MPI_CHUNK_SIZE|AUTOTUNE|AUTOTUNE_BAYES_OPT_MAX_SAMPLES|AUTOTUNE_STEPS_PER_SAMPLE"
-    r"|AUTOTUNE_WARMUP_SAMPLES|BATCH_D2D_MEMCOPIES|CACHE_CAPACITY|DISABLE_GROUP_FUSION|ELASTIC_TIMEOUT|FUSION_THRESHOLD"
-    r"|GLOO_TIMEOUT_SECONDS|HIERARCHICAL_ALLGATHER|HIERARCHICAL_ALLREDUCE|MPI_THREADS_DISABLE|NUM_NCCL_STREAMS"
-    r"|STALL_CHECK_DISABLE|STALL_CHECK_TIME_SECONDS|STALL_SHUTDOWN_TIME_SECONDS|START_TIMEOUT|TIMELINE_MARK_CYCLES)"
-)
-_NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
 # Variable with the number of processes -> the programs that are parents of a process started by that launcher
 _LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
@@ -49,14 +43,10 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
     Variables that describe a rank of another job are removed. This host is added to the hosts that are reached without
     a proxy, because Horovod's processes communicate by HTTP.
     """
-    for name, value in environ.items():
-        if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
-            raise UserError(f"{name}={value!r} in the environment is no whole number: correct it, or `unset {name}`")
-        if _NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*(\d{1,9}(\.\d*)?|\.\d+)\s*", value):
-            raise UserError(f"{name}={value!r} in the environment is no number: correct it, or `unset {name}`")
+    check_numbers(environ)
     kept = {name: value for name, value in environ.items() if not _OF_A_RANK.fullmatch(name)}
-    if not re.fullmatch(r"\s*[1-9]\d{0,5}\s*(,\s*[1-9]\d{0,5}\s*)*", kept.get("OMP_NUM_THREADS", "1")):
-        del kept["OMP_NUM_THREADS"]
+    if threads_asked_for(kept) is None:
+        kept.pop("OMP_NUM_THREADS", None)
     if any(name.lower().endswith("_proxy") for name in kept):
         direct = ["localhost", socket.gethostname(), "127.0.0.1", *this_host.addresses()]
         before = kept.get("no_proxy", kept.get("NO_PROXY", ""))

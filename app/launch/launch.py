@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,7 @@ from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STARTS = 4  # the largest number of starts of an elastic run, which is started again if all its processes have died
+_FIRST_SPEAKS = 2.0  # seconds that the other processes of an outer launcher wait, which ends the first one with them
 _FAILURE_GRACE = 20  # seconds that the other ranks have to end by themselves after one has reported its failure
 
 
@@ -74,6 +76,8 @@ def main(
     except UserError as error:
         if is_first(environ):
             print(f"error: {error}", file=sys.stderr)
+        else:
+            time.sleep(_FIRST_SPEAKS)
         return error.exit_code
 
 
@@ -160,7 +164,7 @@ def _leave_early(number: int, frame: FrameType | None) -> None:
 
 
 def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: Callable[[int], object] | None) -> int:
-    """Starts the job, or prints its command line, and returns the exit code. check_here: see check_start of main()."""
+    """Start the job, or print its command line, and return the exit code. check_here: see check_start of main()."""
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
     environ |= additions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from app.base.errors import UserError
-from app.base.launcher_environment import is_elastic, local_size
+from app.base.launcher_environment import is_elastic, local_size, threads_asked_for
 from app.forecast.model_size import network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
@@ -89,6 +89,5 @@ class Tuning:
 def spare_cores() -> bool:
     """Return whether this host has a spare core for each process, as far as the environment says."""
     cores, processes = len(os.sched_getaffinity(0)), local_size()
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    threads = int(given) if given.isdecimal() else max(1, cores // processes)
+    threads = threads_asked_for(os.environ) or max(1, cores // processes)
     return cores >= processes * (threads + 1)

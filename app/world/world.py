@@ -18,7 +18,15 @@ import horovod.torch as hvd
 import torch
 
 from app.base.errors import UserError
-from app.base.launcher_environment import launcher, launcher_rank, local_slot, processes_per_host, rank_is
+from app.base.launcher_environment import (
+    check_numbers,
+    launcher,
+    launcher_rank,
+    local_slot,
+    processes_per_host,
+    rank_is,
+    threads_asked_for,
+)
 from app.base.phase import WAITING, phase
 from app.hosts import this_host
 from app.world import allocator, connections, gloo_over_mpi, gpu
@@ -87,6 +95,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
+    check_numbers(os.environ)
     kind = gpu.choose_kind(device)
     _check_build(collectives, kind)
     this_host.check_name()
@@ -322,8 +331,11 @@ def _choose_controller(collectives: str) -> None:
 
 
 def _limit_threads() -> None:
-    """Divide the cores of this host among its processes unless OMP_NUM_THREADS is set. torch would use all of them."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    """Divide the cores of this host among its processes, unless OMP_NUM_THREADS says how many threads each has.
+
+    torch would use all cores in each process.
+    """
+    if threads_asked_for(os.environ) is None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
 
 

@@ -4,9 +4,11 @@ import os
 from dataclasses import replace
 
 import pytest
+import torch
 
 from app.base.errors import UserError
 from app.recipe.config import Config
+from app.world import world
 from app.world.tuning import Tuning
 
 CORES = len(os.sched_getaffinity(0))
@@ -80,3 +82,26 @@ def test_refusals() -> None:
     for field in ("fusion_mb", "cycle_ms"):
         with pytest.raises(UserError, match=field.replace("_", "-")):
             Config(**{field: -2.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(CORES < 2, reason="needs 2 cores")
+@pytest.mark.parametrize("given", ["0", "", "garbage"])
+def test_a_number_of_threads_that_is_none_is_no_choice_of_a_rank_either(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a rank that was started by hand: its environment has not passed through the launcher."""
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        world.join(device="cpu")
+        assert torch.get_num_threads() == CORES
+    finally:
+        world.stop()
+        torch.set_num_threads(before)
+
+
+def test_a_rank_refuses_a_value_on_which_horovod_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "abc")
+    with pytest.raises(UserError, match="HOROVOD_GLOO_TIMEOUT_SECONDS='abc' in the environment is no whole number"):
+        world.join(device="cpu")
