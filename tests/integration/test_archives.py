@@ -32,6 +32,7 @@ from tests.support.imagenet_archives import (
     validation_images,
 )
 from tests.support.in_process import failure_of, run_command, succeed
+from tests.support.reads import reads
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +85,14 @@ def test_the_archives_are_the_folder_that_they_unpack_to(archives: Path, tmp_pat
     assert_same(index, read_index(str(unpacked(tmp_path / "folder"))))
 
 
-def test_a_second_start_reads_the_cache(archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = read_index(str(archives))
-    monkeypatch.setattr(module, "make_list", None)  # calling it would fail
-    assert_same(read_index(str(archives) + "/"), first)
+def test_a_second_start_reads_the_cache(archives: Path) -> None:
+    with reads() as opened:
+        first = read_index(str(archives))
+    assert str(archives / TRAIN) in opened
+    with reads() as opened:
+        second = read_index(str(archives) + "/")
+    assert not [path for path in opened if path.endswith(".tar")]
+    assert_same(second, first)
 
 
 def test_archives_that_were_written_just_now_are_not_cached(archives: Path, cache: Path) -> None:

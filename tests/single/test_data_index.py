@@ -17,8 +17,8 @@ from torchvision.datasets import ImageFolder
 from app.base.errors import CorruptImage, UserError
 from app.data.images import read_image
 from app.data.sources import open_source
-from app.storage import folder as module
 from app.storage.index import read_index
+from tests.support.reads import reads
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +79,13 @@ def test_classes_images_and_order_are_torchvision_s(folder: Path) -> None:
         assert files.labels.dtype == np.int64
 
 
-def test_a_second_start_reads_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = read_index(str(folder))
-    monkeypatch.setattr(module, "list_split", None)  # calling it would fail
-    second = read_index(str(folder) + "/")
+def test_a_second_start_reads_the_cache(folder: Path) -> None:
+    with reads() as listed:
+        first = read_index(str(folder))
+    assert str(folder / "train/b") in listed
+    with reads() as listed:
+        second = read_index(str(folder) + "/")
+    assert not [path for path in listed if path.startswith(f"{folder}/train/")]
     assert (second.classes, second.fingerprint) == (first.classes, first.fingerprint)
     assert np.array_equal(second.train.names, first.train.names)
     assert np.array_equal(second.train.labels, first.train.labels)

@@ -1,19 +1,23 @@
 """The number of loader processes that follows from the times of decoding and computing."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from app.data.loader import default_loader_processes
 from app.data.sources import open_source
 from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.runs.run import Run
-from app.training import loader_size
 from app.training.loader_size import enough, loader_processes, seconds_of_a_pass
 from app.training.run import make_state
 from app.world import world as cluster
+from app.world.world import World
 from benchmarks import jpegs
 
 
@@ -23,26 +27,51 @@ def test_enough() -> None:
     assert enough(decoding=0.003, computing=1e-5, most=16) == 16
 
 
-def test_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jpegs.write_folder(tmp_path, images=8, repeats=4)
-    config = Config(data=str(tmp_path), image_size=32, resize=40, minibatch=8, per_worker=4, width=4)
-    source = open_source(
-        config.data, image_size=32, resize=40, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
+@pytest.fixture
+def one_process() -> Iterator[World]:
+    threads = torch.get_num_threads()
+    yield cluster.start("auto", "cpu")
+    cluster.stop()
+    torch.set_num_threads(threads)
+
+
+def measured_run(folder: Path, model: str, side: int) -> Run:
+    """A run on the images of a folder, with two workers of 4 images."""
+    config = Config(
+        data=str(folder), model=model, image_size=side, resize=side, minibatch=8, per_worker=4, width=4, last_gamma=1.0
     )
-    world = cluster.start("auto", "cpu")
-    try:
-        run = Run(config, make_plan(config, len(source.train), len(source.validation)), source, tmp_path)
-        state = make_state(run, world)
-        before = {name: tensor.clone() for name, tensor in state.tensors().items()}
-        assert 0 < seconds_of_a_pass(run, state, world) < 30
-        assert all(torch.equal(tensor, before[name]) for name, tensor in state.tensors().items())
-        assert all(p.grad is None for p in state.network.parameters())
-        monkeypatch.setattr(loader_size, "default_loader_processes", lambda source, local_size: 64)
-        monkeypatch.setattr(loader_size, "seconds_of_a_pass", lambda run, state, world: 1e-9)
-        assert loader_processes(run, state, world) == 64
-        monkeypatch.setattr(loader_size, "seconds_of_a_pass", lambda run, state, world: 1e9)
-        assert loader_processes(run, state, world) == 1
-        synchronised = replace(run, config=replace(config, sync_bn=True))
-        assert loader_processes(synchronised, state, world) == 64
-    finally:
-        cluster.stop()
+    source = open_source(
+        config.data, image_size=side, resize=side, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
+    )
+    return Run(config, make_plan(config, len(source.train), len(source.validation)), source, folder)
+
+
+def test_measuring_changes_no_state(tmp_path: Path, one_process: World) -> None:
+    jpegs.write_folder(tmp_path, images=8, repeats=4)
+    run = measured_run(tmp_path, "resnet8", 32)
+    state = make_state(run, one_process)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    assert 0 < seconds_of_a_pass(run, state, one_process) < 30
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.tensors().items())
+    assert all(p.grad is None for p in state.network.parameters())
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has one loader process, which is not measured")
+def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_process: World) -> None:
+    """A small network on JPEGs of 500 x 380 pixels waits for them; ResNet-50 on images of 8 x 8 pixels does not."""
+    (tmp_path / "large").mkdir()
+    jpegs.write_folder(tmp_path / "large", images=8, repeats=4)
+    for split in ("train", "val"):
+        for label in "ab":
+            (tmp_path / "small" / split / label).mkdir(parents=True)
+            for number in range(8):
+                Image.new("RGB", (8, 8)).save(tmp_path / "small" / split / label / f"{number}.png")
+    torch.set_num_threads(1)  # a second thread waits for a core where other tests run next to this one
+    most = default_loader_processes(measured_run(tmp_path / "large", "resnet8", 8).source, 1)
+    hungry = measured_run(tmp_path / "large", "resnet8", 8)
+    assert loader_processes(hungry, make_state(hungry, one_process), one_process) == most > 1
+    fed = measured_run(tmp_path / "small", "resnet50", 64)
+    state = make_state(fed, one_process)
+    assert loader_processes(fed, state, one_process) == 1
+    synchronised = replace(fed, config=replace(fed.config, sync_bn=True))
+    assert loader_processes(synchronised, state, one_process) == most
