@@ -1,21 +1,22 @@
 """Writes TensorBoard's event files.
 
-A run that is continued must cut each curve at its position, and TensorBoard cuts all curves of a folder at the same
-number. So there is a folder for each unit of the x axis: `steps` for iterations, `images` for the number of images
-seen, which makes minibatches of different sizes comparable, and `epochs` for epochs, as in the paper's figures.
-Evaluations have their own folders, because a run that is continued at the end of an epoch keeps its last step but
-evaluates again.
+A run has two folders, `train` and `validation`, which TensorBoard draws as two curves of the same picture. The x axis
+of a curve is in steps, in images seen (which makes minibatches of different sizes comparable) or in epochs (as in the
+paper's figures). The first part of the curve's name says which. TensorBoard can cut the curves of a folder only at one
+number, so a run that is continued writes what it keeps of them into a new file.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -27,22 +28,23 @@ from app.recipe.plan import Position, describe
 from app.runs.layout import TENSORBOARD
 from app.runs.run import Run
 
-STEPS, IMAGES, EPOCHS = "steps", "images", "epochs"  # the names of the folders
-EVALUATION_STEPS, EVALUATION_IMAGES = "evaluation-steps", "evaluation-images"
+TRAIN, VALIDATION = "train", "validation"  # the names of the folders
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
-OF_STEPS = ("images_per_second", "data_wait", "sum_wait", "gradient_norm", "parameter_norm")
+OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
+# What is written once, at step 0 of the folder `train`: each name stands for itself.
+AT_THE_START = ("plan", "first_minibatch", "custom_scalars__config__")
 LAYOUT: dict[str, Any] = {
     "paper": {
-        "error (%) against epoch": ["Multiline", ["epochs/train_error", "epochs/validation_error"]],
+        "error (%) against epoch": ["Multiline", ["epochs/error"]],
         "learning rate against epoch": ["Multiline", ["epochs/lr"]],
     },
     "fraction of the time": {
-        "waiting for images, for gradients": ["Multiline", ["train/data_wait", "train/sum_wait"]],
+        "waiting for images, for gradients": ["Multiline", ["speed/data_wait", "speed/sum_wait"]],
     },
     "by images seen": {
-        "loss": ["Multiline", ["images/train_loss", "images/validation_loss"]],
-        "error": ["Multiline", ["images/train_top1_error", "images/validation_top1_error"]],
+        "loss": ["Multiline", ["images/loss"]],
+        "error": ["Multiline", ["images/top1_error"]],
     },
 }
 
@@ -53,79 +55,110 @@ class Board:
     def __init__(self, run: Run, start: Position) -> None:
         _leave_full_disks_to_flush()
         self.run, self.plan = run, run.plan
-        iteration = run.plan.iteration_at(start)
-        folder, minibatch = run.folder / TENSORBOARD, run.plan.minibatch
-        evaluation = (start.epoch + 1) * run.plan.iterations_per_epoch  # the iteration of the next evaluation
-        after = int(start != Position())  # a run that begins at 0 also writes the values of iteration 0
-        self.steps = SummaryWriter(str(folder / STEPS), purge_step=iteration + after)
-        self.images = SummaryWriter(str(folder / IMAGES), purge_step=iteration * minibatch + after)
-        self.epochs = SummaryWriter(str(folder / EPOCHS), purge_step=start.epoch + after)
-        self.evaluation_steps = SummaryWriter(str(folder / EVALUATION_STEPS), purge_step=evaluation)
-        self.evaluation_images = SummaryWriter(str(folder / EVALUATION_IMAGES), purge_step=evaluation * minibatch)
+        begins = start == Position()
+        folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
+        evaluated = start.epoch * run.plan.iterations_per_epoch  # the iteration of the last evaluation to keep
+        at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
+        limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start
+        self.training = continued(folder / TRAIN, {} if begins else limits)
+        self.validation = continued(folder / VALIDATION, {} if begins else self._limits(evaluated, start.epoch))
         self.confusion: Tensor | None = None
-        if start == Position():
-            self.steps.add_text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)), 0)
-            self.steps.add_image("first_minibatch", first_minibatch(run), 0, dataformats="HWC")
-            self.epochs.add_custom_scalars(LAYOUT)
+        if begins:
+            self.training.add_text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)), 0)
+            self.training.add_image("first_minibatch", first_minibatch(run), 0, dataformats="HWC")
+            self.training.add_custom_scalars(LAYOUT)
+
+    def _limits(self, iteration: int, epochs: int) -> dict[str, int]:
+        """Return the end of the curves in steps, in images and in epochs."""
+        return {"steps": iteration, "images": iteration * self.plan.minibatch, "epochs": epochs}
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
         """Write each of the last `steps` before a position, and the values that were measured over them."""
         iteration = self.plan.iteration_at(position)
         for number, step in enumerate(steps, iteration - len(steps) + 1):
-            add_scalars(self.steps, {f"train/{name}": step[name] for name in OF_A_STEP}, number)
-        add_scalars(self.steps, {f"train/{name}": values[name] for name in OF_STEPS}, iteration)
+            add_scalars(self.training, {f"steps/{name}": step[name] for name in OF_A_STEP}, number)
+        measured = {f"{kind}/{name}": values[name] for kind, names in OF_STEPS.items() for name in names}
+        add_scalars(self.training, measured, iteration)
         seen = iteration * self.plan.minibatch
-        add_scalars(self.images, {f"images/train_{name}": values[name] for name in OF_A_STEP}, seen)
+        add_scalars(self.training, {f"images/{name}": values[name] for name in OF_A_STEP}, seen)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Write errors, as fractions against steps and images, and in percent against epochs as the paper does."""
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         names = [f"{kind}{name}" for kind in ("", "ema_") for name in ("loss", "top1_error", "top5_error")]
         found = {name: values[name] for name in names if name in values}
-        add_scalars(self.evaluation_steps, {f"validation/{name}": value for name, value in found.items()}, iteration)
+        add_scalars(self.validation, {f"steps/{name}": value for name, value in found.items()}, iteration)
         seen = iteration * self.plan.minibatch
-        add_scalars(self.evaluation_images, {f"images/validation_{name}": value for name, value in found.items()}, seen)
-        add_scalars(
-            self.epochs,
-            {
-                "epochs/train_error": 100 * values["train_top1_error"],
-                "epochs/validation_error": 100 * values["top1_error"],
-                "epochs/lr": values["lr"],
-            },
-            epochs,
-        )
+        add_scalars(self.validation, {f"images/{name}": value for name, value in found.items()}, seen)
+        add_scalars(self.validation, {"epochs/error": 100 * values["top1_error"]}, epochs)
+        trained = {"epochs/error": 100 * values["train_top1_error"], "epochs/lr": values["lr"]}
+        add_scalars(self.training, trained, epochs)
         self.confusion = confusion
         self.flush()
 
     def flush(self) -> None:
         """Pass everything to the operating system, so that a kill does not lose it."""
-        for writer in self._writers():
+        for writer in (self.training, self.validation):
             writer.flush()
 
     def finish(self, result: dict[str, float]) -> None:
         """Write the confusion matrix, and the recipe's options next to the result.
 
-        They are written at the epoch after the last one, because a run that is continued after its last epoch writes
-        them again.
+        A run that is continued after its last epoch writes them again.
         """
-        end = self.plan.epochs + 1
+        end = self.plan.epochs
         if self.confusion is not None:
             from app.runs.figures import confusion_figure, to_pixels  # imported here, as it takes half a second
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
-            self.epochs.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
+            self.validation.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
         metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
         for summary in hparams(hyperparameters(self.run.config), metrics):
-            self.epochs._get_file_writer().add_summary(summary, end)  # add_hparams would make another folder
-        add_scalars(self.epochs, metrics, end)
+            self.training._get_file_writer().add_summary(summary, end)  # add_hparams would make another folder
+        add_scalars(self.training, metrics, end)
         self.flush()
 
     def close(self) -> None:
-        for writer in self._writers():
+        for writer in (self.training, self.validation):
             writer.close()
 
-    def _writers(self) -> Iterable[SummaryWriter]:
-        return self.steps, self.images, self.epochs, self.evaluation_steps, self.evaluation_images
+
+def continued(folder: Path, limits: Mapping[str, int]) -> SummaryWriter:
+    """Return the writer of a folder, in which only what is kept of its earlier files remains.
+
+    limits: for the first part of a name, the last step to keep. Everything with another name is dropped.
+    """
+    old = sorted(folder.glob("events.out.tfevents.*"))
+    kept = kept_events(old, limits) if limits else []
+    writer = SummaryWriter(str(folder))
+    for event in kept:
+        writer._get_file_writer().add_event(event, event.step, event.wall_time)
+    writer.flush()
+    for path in old:  # not before: what was written stays if this process ends here
+        path.unlink(missing_ok=True)
+    return writer
+
+
+def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]:
+    """Return the events of files in which a value is kept, each value once, without the others."""
+    if not files:
+        return []
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # takes a second
+
+    kept, seen = [], set()
+    for path in files:
+        for raw in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(raw)
+            values = [
+                value
+                for value in event.summary.value
+                if event.step <= limits.get(value.tag.split("/")[0], -1) and (value.tag, event.step) not in seen
+            ]
+            if values:
+                seen |= {(value.tag, event.step) for value in values}
+                summary = Summary(value=values)
+                kept.append(Event(step=event.step, wall_time=event.wall_time, summary=summary))
+    return kept
 
 
 def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:

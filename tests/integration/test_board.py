@@ -36,23 +36,27 @@ def log(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def check_curves(run: Path, epochs: int) -> None:
-    steps, images, per_epoch = (scalars(run, folder) for folder in ("steps", "images", "epochs"))
-    validation = scalars(run, "evaluation-steps")
+    train, validation = (scalars(run, folder) for folder in ("train", "validation"))
     for name in ("loss", "top1_error", "lr"):
-        assert [s for s, _ in steps[f"train/{name}"]] == list(range(1, epochs * PER_EPOCH + 1))
+        assert [s for s, _ in train[f"steps/{name}"]] == list(range(1, epochs * PER_EPOCH + 1))
     logged, evaluated = log(run, "train"), log(run, "eval")
-    for name in ("gradient_norm", "parameter_norm", "images_per_second", "data_wait", "sum_wait"):
-        assert steps[f"train/{name}"] == [(x["iteration"], pytest.approx(x[name])) for x in logged]
-    assert images["images/train_loss"] == [(x["iteration"] * MINIBATCH, pytest.approx(x["loss"])) for x in logged]
-    assert validation["validation/top1_error"] == [(x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
-    assert per_epoch["epochs/validation_error"] == [
+    measured = [f"norms/{name}" for name in ("gradient_norm", "parameter_norm")]
+    measured += [f"speed/{name}" for name in ("images_per_second", "data_wait", "sum_wait")]
+    for tag in measured:
+        name = tag.split("/")[1]
+        assert train[tag] == [(x["iteration"], pytest.approx(x[name])) for x in logged]
+    assert train["images/loss"] == [(x["iteration"] * MINIBATCH, pytest.approx(x["loss"])) for x in logged]
+    for tag, factor in (("steps/top1_error", 1), ("images/top1_error", MINIBATCH)):
+        expected = [(factor * x["iteration"], pytest.approx(x["top1_error"])) for x in evaluated]
+        assert validation[tag] == expected
+    assert validation["epochs/error"] == [
         (i + 1, pytest.approx(100 * x["top1_error"])) for i, x in enumerate(evaluated)
     ]
     for i, x in enumerate(
         evaluated
     ):  # the training error of an epoch is the mean over all its steps, each counted once
-        errors = [v for s, v in steps["train/top1_error"] if i * PER_EPOCH < s <= (i + 1) * PER_EPOCH]
-        assert per_epoch["epochs/train_error"][i] == (i + 1, pytest.approx(100 * sum(errors) / PER_EPOCH))
+        errors = [v for s, v in train["steps/top1_error"] if i * PER_EPOCH < s <= (i + 1) * PER_EPOCH]
+        assert train["epochs/error"][i] == (i + 1, pytest.approx(100 * sum(errors) / PER_EPOCH))
         assert x["train_top1_error"] == pytest.approx(sum(errors) / PER_EPOCH)
 
 
@@ -61,10 +65,16 @@ def test_curves(trained: Path) -> None:
 
 
 def test_plan_images_and_hyperparameters(trained: Path) -> None:
-    start, board = (EventAccumulator(str(trained / "tensorboard" / folder)).Reload() for folder in ("steps", "epochs"))
-    assert "first_minibatch" in start.Tags()["images"] and "confusion" in board.Tags()["images"]
-    assert "plan/text_summary" in start.Tags()["tensors"]
-    result = json.loads((trained / "result.json").read_text())
+    check_what_is_written_once(trained)
+
+
+def check_what_is_written_once(run: Path) -> None:
+    board, validation = (EventAccumulator(str(run / "tensorboard" / name)).Reload() for name in ("train", "validation"))
+    assert board.Tags()["images"] == ["first_minibatch"] and validation.Tags()["images"] == ["confusion"]
+    assert len(board.Images("first_minibatch")) == len(validation.Images("confusion")) == 1
+    assert "plan/text_summary" in board.Tags()["tensors"]
+    result = json.loads((run / "result.json").read_text())
+    assert len(board.Scalars("result/top1_error")) == 1
     assert board.Scalars("result/top1_error")[0].value == pytest.approx(result["top1_error"])
     hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"minibatch" in hparams and b"warmup_epochs" in hparams and b"output" not in hparams
@@ -89,11 +99,12 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(tmp_path / "early", run / "checkpoints")
     app("train", "--resume", run)
-    assert len(list((run / "tensorboard/steps").iterdir())) == 3
+    assert [len(list((run / "tensorboard" / name).iterdir())) for name in ("train", "validation")] == [1, 1]
     check_curves(run, 3)
-    once = scalars(trained, "steps")["train/loss"]
-    assert scalars(run, "steps")["train/loss"] == once
-    assert shown_by_tensorboard(run, "steps", "train/loss", len(once)) == once
+    check_what_is_written_once(run)
+    once = scalars(trained, "train")["steps/loss"]
+    assert scalars(run, "train")["steps/loss"] == once
+    assert shown_by_tensorboard(run, "train", "steps/loss", len(once)) == once
 
 
 def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
@@ -102,7 +113,7 @@ def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_pat
     command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
     run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
     assert [line["epoch"] for line in log(run, "eval")] == [0]
-    assert [step for step, _ in scalars(run, "steps")["train/loss"]] == list(range(1, PER_EPOCH + 1))  # none is lost
+    assert [step for step, _ in scalars(run, "train")["steps/loss"]] == list(range(1, PER_EPOCH + 1))  # none is lost
     assert run_command("train", "--resume", run) == (0, "")
     assert [line["epoch"] for line in log(run, "eval")] == [0, 1]
     check_curves(run, 2)
@@ -168,7 +179,7 @@ def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
         shows("result/top1_error", "bn_momentum")
         browser.get(address + "#timeseries")
         browser.refresh()
-        shows("confusion", "tensorboard/steps")
+        shows("confusion", "tensorboard/train", "tensorboard/validation")
 
 
 # Texts and curves are in shadow trees.

@@ -178,6 +178,6 @@ def test_folders_that_are_no_runs_are_left_out(trained: Path, tmp_path: Path, ca
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused/lock").touch()
     report.main([str(trained), str(tmp_path / "refused"), "--output", str(tmp_path / "out")])
-    assert f"left out, as there is no config.json in: {tmp_path / 'refused'}" in capsys.readouterr().err
+    assert f"left out, as they contain no config.json: {tmp_path / 'refused'}" in capsys.readouterr().err
     with pytest.raises(UserError, match="is no run"):
         report.main([str(trained), str(tmp_path / "missing"), "--output", str(tmp_path / "out")])

@@ -76,13 +76,13 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
     assert json.loads((folder / "plan.json").read_text())["peak_lr"] == 0.4
     events = {
         name: EventAccumulator(str(folder / "tensorboard" / name), size_guidance={"scalars": 0}).Reload()
-        for name in ("steps", "evaluation-steps")
+        for name in ("train", "validation")
     }
-    rates = events["steps"].Scalars("train/lr")
+    rates = events["train"].Scalars("steps/lr")
     assert [event.step for event in rates] == list(range(1, 331))  # per iteration
     assert (rates[0].value, rates[-1].value) == (pytest.approx(0.1), pytest.approx(0.0004))
     assert rates[1].value == pytest.approx(0.1 + 0.3 / 55)
-    assert len(events["evaluation-steps"].Scalars("validation/top1_error")) == 30
+    assert len(events["validation"].Scalars("steps/top1_error")) == 30
 
 
 @pytest.fixture(scope="module")
