@@ -1,7 +1,7 @@
-"""Decodes no more of a JPEG than a part: Pillow's pixels for less work.
+"""Decodes only a part of a JPEG. The pixels are those of Pillow, which would decode the whole image.
 
-The work is done by `app/setup/decoder.c`, which set-up compiles against the system's libjpeg-turbo. Where it is not
-compiled, and for every image that is unusual or damaged, Pillow decodes instead.
+`app/setup/decoder.c` does the work. Set-up compiles it against the system's libjpeg-turbo. If it is not compiled, and
+for every unusual or damaged image, Pillow decodes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ MODULE = "_jpeg_region"  # the compiled module, next to the other packages
 
 
 def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray[np.uint8] | None:
-    """Return the part `region` of the JPEG `data`, or None where Pillow has to decode.
+    """Return the part `region` of a JPEG, or None if Pillow has to decode it.
 
-    Pillow has to decode images of other colours than grey and RGB (as YCbCr), of other than 8 bits, damaged ones, and
-    those with anything after the last pixel but the end marker.
+    Pillow has to decode images with other colours than grey and RGB (as YCbCr), with other depths than 8 bits, damaged
+    images, and images with more than the end marker after the last pixel. The EXIF orientation is ignored.
 
     Args:
         data: The whole file.
         size: Width and height, as Pillow read them from the file.
         region: A part that lies within the image and is not empty.
 
-    Returns: uint8 [bottom - top, right - left, 3], RGB; EXIF orientation is ignored.
+    Returns: RGB, uint8 [bottom - top, right - left, 3].
     """
     library = _library()
     if library is None:
@@ -45,7 +45,7 @@ def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray
 
 @cache
 def _library() -> Any | None:
-    """Return the compiled module; None where set-up could not compile it."""
+    """Return the compiled module, or None if set-up could not compile it."""
     try:
         return importlib.import_module(MODULE)
     except ImportError:

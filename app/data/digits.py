@@ -1,9 +1,9 @@
-"""Real images that come with scikit-learn, and a harder task composed of them: nothing to download.
+"""Images that come with scikit-learn, and a harder task that is made from them. Nothing has to be downloaded.
 
-`digits`: Alpaydin and Kaynak's 1,797 scans of handwritten digits, 8 x 8. `cluttered-digits`: each image has
-one digit, scaled, turned and shifted on 20 x 20, over fragments of three others and noise. Both are fixed:
-independent of a run's seed, and composed with additions, multiplications and divisions alone, which IEEE
-rounds alike on every machine.
+`digits` are Alpaydin and Kaynak's 1,797 scans of handwritten digits, 8 x 8 pixels. An image of `cluttered-digits` has
+one digit that is scaled, rotated and shifted, on 20 x 20 pixels, with fragments of three others and noise. Both data
+sets are always the same: they do not depend on a run's seed, and the images are made with additions, multiplications
+and divisions only, which IEEE arithmetic rounds in the same way on every machine.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 from app.data.draws import bits, uniform
 
 CLASSES = tuple("0123456789")
-VALIDATION_PER_CLASS = 36  # of some 180: 360 of 1,797
-SPLIT_SEED = 0  # of this project, not of a run
+VALIDATION_PER_CLASS = 36  # validation images of each class, of about 180
+SPLIT_SEED = 0  # the seed of the split; it is not the seed of a run
 
 CLUTTERED_SIZE = 20
 CLUTTERED_TRAIN, CLUTTERED_VALIDATION = 16_384, 4_000
 FRAGMENTS, FRAGMENT_SIZE = 3, 5
 NOISE = 0.15
-SCALE = (1.0, 1.75)  # of the 8 x 8 scan
-TURN = 0.27  # the tangent of half the largest angle: 30 degrees
+SCALE = (1.0, 1.75)  # the range of the factor by which an 8 x 8 scan is scaled
+TURN = 0.27  # the tangent of half of the largest angle, which is 30 degrees
 
 
 class Images(NamedTuple):
-    """images: uint8 [n, H, W, 1]; labels: int64 [n]."""
+    """Labelled images. images: uint8 [n, H, W, 1]. labels: int64 [n]."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
 def digits() -> tuple[Images, Images]:
-    """1,437 training and 360 validation images, 8 x 8, of the 10 classes; 36 of each class validate."""
+    """Return 1,437 training and 360 validation images, 8 x 8 pixels, of 10 classes. Validation has 36 of each class."""
     # The file that sklearn.datasets.load_digits reads. It is read here because importing sklearn takes a second.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(file), delimiter=",")
@@ -51,18 +51,20 @@ def digits() -> tuple[Images, Images]:
 
 
 def cluttered_digits() -> tuple[Images, Images]:
-    """16,384 training and 4,000 validation images, 20 x 20; each made of scans of its own side of the split
-    only."""
+    """Return 16,384 training and 4,000 validation images, 20 x 20 pixels.
+
+    Training images are made only from training scans, validation images only from validation scans.
+    """
     train, validation = digits()
     return _compose(train, CLUTTERED_TRAIN, 1), _compose(validation, CLUTTERED_VALIDATION, 2)
 
 
 def _compose(scans: Images, count: int, stream: int) -> Images:
-    """`count` images; the i-th shows scan i modulo their number, so the classes stay balanced."""
+    """Return `count` images. Image i shows scan i modulo the number of scans, so that the classes are balanced."""
     padded = np.pad(scans.images[..., 0], ((0, 0), (1, 1), (1, 1))).astype(np.float32) / np.float32(255)
     shown = np.arange(count) % len(scans.labels)
     images = np.empty((count, CLUTTERED_SIZE, CLUTTERED_SIZE, 1), np.uint8)
-    for start in range(0, count, 512):  # pieces that fit the processor's cache
+    for start in range(0, count, 512):  # in pieces that fit into the processor's cache
         piece = np.arange(start, min(start + 512, count))
         images[piece, :, :, 0] = _compose_piece(padded, shown[piece], piece, stream)
     return Images(images, scans.labels[shown])
@@ -78,14 +80,14 @@ def _compose_piece(
     for fragment in range(FRAGMENTS):
         draws = uniform(stream, fragment, piece, 7)
         other = (shown + 1 + (draws[:, 0] * (len(scans) - 1)).astype(np.int64)) % len(scans)
-        # A window somewhere off the other digit's centre, so that a part of it is seen and not the whole.
+        # A window next to the centre of another digit, so that only a part of this digit is seen.
         centre = FRAGMENT_SIZE * (draws[:, 1:3] - 0.5) + (FRAGMENT_SIZE - 1) / 2
         part = _sample(scans, other, centre, draws[:, 3], draws[:, 4], FRAGMENT_SIZE)
         top, left = ((draws[:, 5:7] * (size - FRAGMENT_SIZE + 1)).astype(np.int64)).T
         where = (rows, (top[:, None] + within)[:, :, None], (left[:, None] + within)[:, None, :])
         canvas[where] = np.maximum(canvas[where], part)
     draws = uniform(stream, FRAGMENTS, piece, 4)
-    # The centre stays where the whole digit, up to 8 * 1.75 pixels large, is within the frame or nearly so.
+    # The centre is so far inside the image that a digit, of up to 8 * 1.75 pixels, is completely or nearly visible.
     centre = (size - 1) / 2 + (size - 8 * SCALE[1]) * (draws[:, 0:2] - 0.5)
     np.maximum(canvas, _sample(scans, shown, centre, draws[:, 2], draws[:, 3], size), out=canvas)
     # The sum of four uniform draws (16 bits each) is close to normal, of variance 4/12, and needs no
@@ -105,13 +107,14 @@ def _sample(
     turn: NDArray[np.float64],
     size: int,
 ) -> NDArray[np.float32]:
-    """Scans drawn scaled and turned about `centre` (row, column [n, 2]) on size x size, bilinear: float32 [n,
-    size, size].
+    """Return scans that are scaled and rotated about `centre`, with bilinear interpolation, float32 [n, size, size].
 
-    scans: [m, 10, 10], padded by one pixel of background; scale and turn: [n], draws from [0, 1).
+    scans: [m, 10, 10], padded by one pixel of background.
+    centre: (row, column) of each image, [n, 2].
+    scale, turn: draws from [0, 1), [n].
     """
     zoom = SCALE[0] + (SCALE[1] - SCALE[0]) * scale
-    t = TURN * (2 * turn - 1)  # cosine and sine of an angle by the tangent of its half: exact operations only
+    t = TURN * (2 * turn - 1)  # cosine and sine of an angle follow from the tangent of its half by exact operations
     cosine = (((1 - t * t) / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]
     sine = ((2 * t / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]
     grid = np.arange(size, dtype=np.float32)

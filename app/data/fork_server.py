@@ -1,8 +1,8 @@
-"""The server that loader processes are forked from imports this module; nothing else does.
+"""The server from which loader processes are forked imports this module. Nothing else does.
 
-The server has imported what all loader processes need, so that a new one starts in milliseconds. It ignores SIGINT and
-SIGTERM: a signal to the whole job is meant for the training process, which needs its loader until it has saved. The
-server ends when the training process ends.
+The server has imported everything that loader processes need, so that a new one starts in milliseconds. It ignores
+SIGINT and SIGTERM: a signal to the whole job is for the training process, which needs its loader until it has saved.
+The server ends when the training process ends.
 """
 
 import signal

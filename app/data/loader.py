@@ -47,7 +47,7 @@ class Loader:
     """
 
     def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
-        # More processes than cores are the user's choice. Without this line every rank would warn of it.
+        # More processes than cores are the user's choice. Without this line every rank would print a warning.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader: DataLoader[Batch] = DataLoader(
             _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
@@ -58,12 +58,12 @@ class Loader:
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
             worker_init_fn=_outlive_signals if processes else None,
-            generator=torch.Generator(),  # its own one, as a loader must not change torch's global random state
+            generator=torch.Generator(),  # another generator, as a loader must not change torch's global random state
         )
         self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds that the training process has waited for batches
-        atexit.register(self.close)  # before torch's own exit handlers, which wait for processes not told to end
+        atexit.register(self.close)  # runs before torch's exit handlers, which would wait for these processes
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -83,7 +83,7 @@ class Loader:
             RuntimeError,
             OSError,
             EOFError,
-        ) as error:  # torch's own, or a socket that nobody answers any more
+        ) as error:  # torch raises it, or a socket whose other side has ended
             processes = getattr(self._iterator, "_workers", [])
             if not wait([process.sentinel for process in processes], timeout=1):
                 raise
@@ -114,7 +114,7 @@ class Loader:
 
 
 class _Reporting:
-    """Returns a user's error as a value: torch would raise it in the parent with a traceback as its text."""
+    """Returns a user's error as a value. torch would raise it in the parent process with a traceback as its text."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -134,16 +134,16 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """Ignore the signals that the whole job gets: the training process needs its data until it has saved."""
+    """Ignore the signals that the whole job gets, because the training process needs its data until it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
-    """Raise UserError where /dev/shm is smaller than what loader processes may put there: they would end by SIGBUS.
+    """Raise UserError if /dev/shm is too small for the batches of loader processes, which would then end by SIGBUS.
 
     Args:
-        processes: All loader processes of this host; each is PREFETCH batches ahead.
+        processes: The number of all loader processes of this host. Each is PREFETCH batches ahead.
         images: The images of a batch.
         image_bytes: The bytes of a decoded image.
     """

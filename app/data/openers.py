@@ -1,4 +1,4 @@
-"""Makes sources: of arrays, published files, noise, and of a folder of images or archives."""
+"""Makes the sources of data sets: of arrays, published files, noise, and folders of images or archives."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def open_arrays(
     flips: bool = False,
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Source:
-    """Return a source of images held in memory, of one size.
+    """Return a source of images of one size that are held in memory.
 
-    flips: whether the paper's augmentation mirrors them. moments: mean and standard deviation of each channel; by
-    default those of all values of the training images.
+    flips: whether the paper's augmentation mirrors them.
+    moments: the mean and standard deviation of each channel; by default those of all training images.
     """
     side = train.images.shape[1]
     digest = hashlib.sha256()
@@ -44,7 +44,7 @@ def open_arrays(
         digest.update(part.images.tobytes() + part.labels.astype("<i8").tobytes())
     mean, std = moments or _moments(train.images)
     augmentation = AUGMENTATIONS[options.augmentation]
-    most = max(1, side // 8) if augmentation.moves else int(augmentation.crops)  # pixels
+    most = max(1, side // 8) if augmentation.moves else int(augmentation.crops)  # the largest shift in pixels
     flips = flips if augmentation.crops else augmentation.flips
     return Source(
         name=options.data,
@@ -65,7 +65,7 @@ def _moments(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def open_published(options: DataOptions, published: PublishedSet) -> Source:
-    """Return the source of a published data set. Raises UserError for a missing or damaged file."""
+    """Return the source of a published data set. Raises UserError if a file is missing or damaged."""
     train, validation = read_published(published, options.data_root)
     factor = options.downsample
     train, validation = (part._replace(images=average_blocks(part.images, factor)) for part in (train, validation))
@@ -75,7 +75,7 @@ def open_published(options: DataOptions, published: PublishedSet) -> Source:
 
 
 def open_synthetic(options: DataOptions, size: DataSize) -> Source:
-    """Return a source of noise of this size."""
+    """Return a source of noise with the size that the options name."""
     facts = f"{size.image_size} {size.images} {size.classes}"
     return Source(
         name=options.data,
@@ -102,7 +102,7 @@ def open_folder(options: DataOptions) -> Source:
     )
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    if options.grey:  # what is usual for networks of one channel: the means over the three colours
+    if options.grey:  # usual for networks with one channel: the means over the three colours
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Source(
         name=options.data,
@@ -130,7 +130,7 @@ def _left_out_warning(index: Index) -> list[str]:
 
 
 def _resize_warning(size: int, resize: int) -> list[str]:
-    """Return a warning where validation sees a part of its images that is far from the usual 224 / 256 = 0.875."""
+    """Return a warning if validation sees a part of its images that differs much from the usual 224 / 256 = 0.875."""
     if resize <= 2 * size:
         return []
     return [

@@ -1,6 +1,6 @@
 """Reads the published data sets of `app/data/published_sets.py`.
 
-The files are read as they were downloaded, compressed, and verified by the MD5 sums that their authors state.
+The files are read as they were downloaded, compressed. Their MD5 sums must be those that the authors state.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from app.base.errors import UserError
 from app.data.digits import Images
 from app.data.published_sets import PublishedSet
 
-SHARED_DATA = Path("/usr/share/datasets")  # where Debian's packages of data sets put them
+SHARED_DATA = Path("/usr/share/datasets")  # the folder of Debian's packages of data sets
 IDX_UINT8 = 0x08  # the code of unsigned bytes in the third byte of an IDX file
 CIFAR_SIDE = 32
-CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # a byte for the label, then the red, green and blue planes
+CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # bytes: the label, then the red, green and blue planes
 CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 
 
@@ -33,10 +33,10 @@ def read_published(published: PublishedSet, data_root: str) -> tuple[Images, Ima
 
     Args:
         published: The data set.
-        data_root: The folder that holds the files, or holds a folder with the data set's name that does; with "" they
-            are looked for in `$XDG_DATA_HOME/NAME` and where Debian's package puts them.
+        data_root: The folder with the files, or the folder above it, if that has the data set's name. With "" the files
+            are searched in `$XDG_DATA_HOME/NAME` and in the folder of Debian's package.
 
-    Raises UserError where a file is missing or its checksum is wrong.
+    Raises UserError if a file is missing or its checksum is wrong.
     """
     folder = find_folder(published, data_root)
     return READERS[published.format]([verified(folder / name, sums, published) for name, sums in published.files])
@@ -60,7 +60,7 @@ def find_folder(published: PublishedSet, data_root: str) -> Path:
 
 
 def verified(path: Path, sums: Sequence[str], published: PublishedSet) -> bytes:
-    """Return a file's content. Raises UserError where its MD5 sum is none of `sums`."""
+    """Return a file's content. Raises UserError if its MD5 sum is not one of `sums`."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -87,7 +87,7 @@ def read_idx(content: bytes) -> NDArray[np.uint8]:
 
 
 def read_mnist(contents: Sequence[bytes]) -> tuple[Images, Images]:
-    """Return what MNIST's four files hold: training images and labels, validation images and labels."""
+    """Return the content of MNIST's four files: training images and labels, validation images and labels."""
     images, labels, validation_images, validation_labels = map(read_idx, contents)
     return (
         Images(images[..., None], labels.astype(np.int64)),
@@ -96,7 +96,7 @@ def read_mnist(contents: Sequence[bytes]) -> tuple[Images, Images]:
 
 
 def read_cifar10(contents: Sequence[bytes]) -> tuple[Images, Images]:
-    """Return what the archive of CIFAR-10's binary version holds: five training batches, a test batch."""
+    """Return the content of the archive of CIFAR-10's binary version: five training batches and a test batch."""
     with tarfile.open(fileobj=io.BytesIO(contents[0])) as archive:
         batches = {Path(member.name).name: archive.extractfile(member) for member in archive if member.isfile()}
         train = b"".join(file.read() for name in CIFAR_BATCHES if (file := batches[name]))
@@ -106,14 +106,14 @@ def read_cifar10(contents: Sequence[bytes]) -> tuple[Images, Images]:
 
 
 def read_cifar_batch(data: bytes) -> Images:
-    """Return the images of CIFAR's binary form: per image a label, then the planes of its colours."""
+    """Return the images of a file in CIFAR's binary form. Each has a label, followed by the planes of its colours."""
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return Images(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64))
 
 
 def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Return images in which each block of factor x factor pixels has become its mean, halves rounded up.
+    """Return images in which each block of factor x factor pixels is replaced by its mean. Halves are rounded up.
 
     images: uint8 [n, H, W, C], with H and W multiples of `factor`.
     """
@@ -127,9 +127,9 @@ def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, of values in [0, 1].
+    """Return the mean and standard deviation of each channel, for values in [0, 1].
 
-    From histograms: the images as floats would take eight times their memory.
+    They are computed from histograms, because the images as floats would need eight times their memory.
     """
     levels = np.arange(256) / 255
     means, deviations = [], []
@@ -140,4 +140,4 @@ def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[fl
     return tuple(means), tuple(deviations)
 
 
-READERS = {"idx": read_mnist, "cifar": read_cifar10}  # by PublishedSet.format
+READERS = {"idx": read_mnist, "cifar": read_cifar10}  # PublishedSet.format -> the function that reads the files

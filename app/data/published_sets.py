@@ -1,7 +1,6 @@
-"""Small data sets that everyone knows, as the files that their authors publish: `fashion-mnist`, `mnist`, `kmnist` and
-`cifar10`.
+"""Well-known small data sets, read from the files of their authors: `fashion-mnist`, `mnist`, `kmnist` and `cifar10`.
 
-This file imports nothing heavy: the registry in `app/data/sources.py` reads it for every command.
+This module imports neither torch nor numpy, because `app/data/sources.py` imports it for every command.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A data set and the files that hold it.
+    """A data set and its files.
 
-    text: what it shows. size: training images, validation images, classes, channels, and the images' side in pixels.
-    files: each file's name and the MD5 sums it may have (the authors', then that of a distribution's package).
-    format: which reader of `app/data/published.py` makes the images from the files' contents.
+    text: what its images show.
+    size: the numbers of training images, validation images, classes and channels, and the side of the images in pixels.
+    files: the name of each file and the MD5 sums that it may have (that of the authors, then that of a package).
+    format: the function in `app/data/published.py` that reads the files.
     flips: whether a mirrored image still shows its class.
-    origin: where the files can be downloaded.
+    origin: the address from which the files can be downloaded.
     """
 
     name: str
@@ -31,7 +31,7 @@ class PublishedSet:
 
 
 def mnist_files(*sums: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the names that MNIST and its successors give their four files, each with its MD5 sums."""
+    """Return the names of the four files of MNIST and its successors, each with its MD5 sums."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     return tuple((f"{name}.gz", file) for name, file in zip(names, sums, strict=True))
 

@@ -1,8 +1,8 @@
-"""The registry of data sets: each that `--data` can name is one entry of SOURCES; any other word names a folder.
+"""The registry of data sets. `--data` can name each entry of SOURCES. Any other word names a folder.
 
 An entry says what the data set is, how large it is, and how it is opened. Everything else follows from it: the help of
-`--data`, the sizes that `plan` and `audit` print, the rules of `--skip-list`, and what `doctor` looks for on the hosts.
-This file imports neither torch nor numpy before a data set is opened, so that `plan` answers at once.
+`--data`, the sizes that `plan` and `audit` print, the rules of `--skip-list`, and the checks of `doctor`. This module
+imports torch and numpy only when a data set is opened, so that `plan` answers at once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ IMAGE_SIZE = 224
 RESIZE_RATIO = 256 / 224
 # Mean and standard deviation of ImageNet's training images for red, green and blue (fb.resnet.torch).
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SYNTHETIC_VALIDATION = 25  # training images for each validation image, about as in ImageNet (1,281,167 to 50,000)
+SYNTHETIC_VALIDATION = 25  # training images for each validation image, about as many as in ImageNet
 
 
 class Augmentation(NamedTuple):
-    """How training images are changed at random: an entry of AUGMENTATIONS.
+    """A way in which training images are changed at random: an entry of AUGMENTATIONS.
 
-    text: what it does, for help texts. crops: whether images from files are cropped at random scale and aspect ratio.
-    moves: whether images are moved by up to an eighth of their side, with black moving in. flips: whether half of the
-    images are mirrored.
+    text: its description for help texts.
+    crops: whether images from files are cropped with random scale and aspect ratio.
+    moves: whether images are moved by up to an eighth of their side. The uncovered part is black.
+    flips: whether half of the images are mirrored.
     """
 
     text: str
@@ -63,11 +64,12 @@ AUGMENTATIONS = {
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What a run says about its data: the fields of `Config` with the same names.
+    """The options about the data of a run: the fields of `Config` with the same names.
 
-    augmentation: a name of AUGMENTATIONS. image_size: side in pixels; 0 means the data's own, 224 for a folder. resize:
-    the shorter side before the central crop of validation; 0 means 256/224 of image_size. grey: whether the images of a
-    folder are read as one grey channel.
+    augmentation: a name of AUGMENTATIONS.
+    image_size: the side in pixels; 0 means the size of the data set, or 224 for a folder.
+    resize: the shorter side before the central crop of validation; 0 means 256/224 of image_size.
+    grey: whether the images of a folder are read as one grey channel.
     """
 
     data: str
@@ -84,13 +86,13 @@ class DataOptions:
 
     @property
     def channels(self) -> int:
-        """The channels of a folder's images."""
+        """The number of channels of a folder's images."""
         return 1 if self.grey else 3
 
 
 @dataclass(frozen=True)
 class DataSize:
-    """Numbers of images and classes; channels and side of the images that the network sees."""
+    """The numbers of images and classes, and the channels and the side of the images that the network sees."""
 
     images: int
     validation_images: int
@@ -101,9 +103,10 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set ready to be read. mean and std: per channel, of images in [0, 1], to normalise with.
+    """A data set that can be read.
 
-    fingerprint: 16 hex digits that change with the images (for a folder: with relative paths and sizes), but not with
+    mean, std: they normalise each channel, for images in [0, 1].
+    fingerprint: 16 hex digits that change with the images (for a folder, with relative paths and sizes), but not with
     the machine, the seed or the augmentation.
     """
 
@@ -117,10 +120,10 @@ class Source:
     std: tuple[float, ...]
     fingerprint: str
     skipped: int = 0  # images that --skip-list leaves out
-    warnings: tuple[str, ...] = ()  # for the start of a run
+    warnings: tuple[str, ...] = ()  # they are printed at the start of a run
 
     def describe(self) -> dict[str, Any]:
-        """Return what a user of the trained network must know of the data, as plain types."""
+        """Return the facts about the data that a user of the trained network needs, as plain types."""
         facts = {"classes": list(self.classes), "fingerprint": self.fingerprint, "image_size": self.image_size}
         return facts | {"mean": list(self.mean), "std": list(self.std)}
 
@@ -129,9 +132,11 @@ class Source:
 class DataSet:
     """An entry of SOURCES.
 
-    text: what it is, for help texts. size: its size, or what makes it from a run's options. open: makes the source
-    from a run's options; it imports what it needs when it is called. find: looks for its files without reading them,
-    and raises UserError where one is missing. downsamples: whether `--downsample` is for it.
+    text: its description for help texts.
+    size: its size, or a function that returns it for a run's options.
+    open: returns the source for a run's options. It imports the modules that it needs when it is called.
+    find: looks for its files without reading them, and raises UserError if one is missing.
+    downsamples: whether it supports `--downsample`.
     """
 
     text: str
@@ -199,19 +204,19 @@ SOURCES: dict[str, DataSet] = {
 
 
 def data_help() -> str:
-    """Return the help text of an option that takes a data set."""
+    """Return the help text of an option that names a data set."""
     folder = "a folder with train/ and val/ or with archives (its default recipe: ResNet-50, 90 epochs)"
     return f"{', '.join(SOURCES)}, or {folder}"
 
 
 def fixed_size(data: str) -> DataSize | None:
-    """Return the size of a data set that has only one; None for synthetic images, a folder or an unknown name."""
+    """Return the size of a data set that has only one, or None for synthetic images, folders and unknown names."""
     size = SOURCES[data].size if data in SOURCES else None
     return size if isinstance(size, DataSize) else None
 
 
 def default_resize(image_size: int) -> int:
-    """Return the shorter side, in pixels, before the central crop of validation where nothing else is said."""
+    """Return the default of the shorter side in pixels before the central crop of validation."""
     return round((image_size or IMAGE_SIZE) * RESIZE_RATIO)
 
 
@@ -223,7 +228,7 @@ def is_folder(data: str) -> bool:
 def size_of(options: DataOptions) -> DataSize:
     """Return the size of a data set without reading its images.
 
-    Raises UserError for options that do not fit the data set, and for a folder that cannot be listed.
+    Raises UserError if the options do not fit the data set, or if a folder cannot be listed.
     """
     _check_options(options)
     if options.data not in SOURCES:
@@ -235,9 +240,9 @@ def size_of(options: DataOptions) -> DataSize:
 
 
 def find_data_set(options: DataOptions) -> DataSize:
-    """Return the size of a data set, and check that its files are there. No image is read.
+    """Return the size of a data set, and check that its files exist. No image is read.
 
-    Raises UserError as `open_source` does, but for what only the images themselves can tell.
+    Raises UserError as `open_source` does, except for faults that only reading the images can show.
     """
     size = size_of(options)
     entry = SOURCES.get(options.data)
@@ -253,10 +258,10 @@ def _folder_size(options: DataOptions) -> DataSize:
 
 
 def read_folder(options: DataOptions) -> tuple[Index, int]:
-    """Return the list of the images in a folder or its archives, less those of the skip list, and how many these are.
+    """Return the images in a folder or its archives without those of the skip list, and the number of these.
 
-    Raises UserError for a folder that cannot be listed, which names the data set that may have been meant, for a skip
-    list that does not fit it, and for a central crop that is larger than the image.
+    Raises UserError if the folder cannot be listed, if the skip list does not fit it, or if the central crop is larger
+    than the image. The message suggests a data set with a similar name.
     """
     from app.data.skip_list import leave_out
     from app.storage.index import read_index
@@ -273,16 +278,18 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
 
 
 def folder_sizes(options: DataOptions) -> tuple[int, int]:
-    """Return, in pixels, the side of the crops of a folder's images, and the shorter side before the central crop."""
+    """Return the side of the crops of a folder's images, and the shorter side before the central crop, in pixels."""
     size = options.image_size or IMAGE_SIZE
     return size, options.resize or default_resize(size)
 
 
 def open_source(data: str, **options: Any) -> Source:
-    """Return the data set that `data` names, opened. `options`: the other fields of DataOptions.
+    """Open a data set and return its source.
 
-    Raises UserError for a folder that is missing, incomplete or inconsistent, for a size the data cannot have, and for
-    an option that does not fit the data set.
+    data: its name, or a folder. options: the other fields of DataOptions.
+
+    Raises UserError if a folder is missing, incomplete or inconsistent, if the data cannot have the size, or if an
+    option does not fit the data set.
     """
     return open_data_set(DataOptions(data, **options))
 
@@ -299,7 +306,7 @@ def open_data_set(options: DataOptions) -> Source:
 
 
 def _check_options(options: DataOptions) -> None:
-    """Raise UserError for options that do not fit the data set."""
+    """Raise UserError if options do not fit the data set."""
     if options.skip_list and not is_folder(options.data):
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
     if options.grey and not is_folder(options.data):
@@ -322,6 +329,6 @@ def _check_options(options: DataOptions) -> None:
 
 
 def nearest_name(data: str) -> str:
-    """Return the name of SOURCES that is most like `data`; "" where none is, or where there is a folder `data`."""
+    """Return the most similar name in SOURCES, or "" if none is similar or if there is a folder `data`."""
     found = [] if Path(data).exists() else difflib.get_close_matches(data, SOURCES, 1)
     return found[0] if found else ""

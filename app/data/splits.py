@@ -1,4 +1,4 @@
-"""The training half or the validation half of a data set: labelled images, read in batches by their index.
+"""The training images or the validation images of a data set, with labels. They are read in batches by their indices.
 
 The augmentation of an image is a function of the seed, the epoch and the index.
 """
@@ -19,14 +19,14 @@ from app.data.order import Item
 from app.data.sources import Augmentation
 from app.storage.files import Files
 
-MOVE_DRAWS = 3  # for each image: down, to the right, mirrored
+MOVE_DRAWS = 3  # draws for each image: the shift down, the shift to the right, and whether it is mirrored
 
 
 class Split:
-    """Images in the form that torch's DataLoader asks for. `labels`: int64 [images]."""
+    """Images in the form that torch's DataLoader needs. labels: int64 [images]."""
 
     labels: NDArray[np.int64]
-    in_memory = True  # so that a loader process would cost more than it saves
+    in_memory = True  # whether loader processes would take more time than they save
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,10 +52,12 @@ class ArraySplit(Split):
 
 
 class ShiftedSplit(Split):
-    """Images held in memory, each moved by up to `most` pixels both ways, with zeros moving in.
+    """Images held in memory, each moved by up to `most` pixels in both directions. Zeros fill the uncovered part.
 
-    A shift by one pixel is what is left of the paper's augmentation for images of a few pixels: a crop of 8 % of them
-    shows nothing. flips: whether half of the images are mirrored too; a mirrored digit is another sign or none.
+    For images of a few pixels, a shift by one pixel replaces the paper's augmentation, because a crop of 8 % shows
+    nothing.
+
+    flips: whether half of the images are mirrored too. (A mirrored digit may look like another sign.)
     """
 
     def __init__(
@@ -80,11 +82,11 @@ def moved(
     """Return some of the padded images, each as a window at a random place.
 
     Args:
-        images: what `padded` returns.
-        indices: which of them, [n].
-        draws: [n, MOVE_DRAWS], from [0, 1).
-        most: the pixels by which they are padded.
-        flips: whether half of them are mirrored.
+        images: The result of `padded`.
+        indices: The indices of the images, [n].
+        draws: Numbers from [0, 1), [n, MOVE_DRAWS].
+        most: The number of pixels by which they are padded.
+        flips: Whether half of them are mirrored.
     """
     top, left = (draws[:, :2] * (2 * most + 1)).astype(np.int64).T
     rows = top[:, None] + np.arange(images.shape[1] - 2 * most)
@@ -97,7 +99,10 @@ def moved(
 
 
 class SyntheticSplit(Split):
-    """Noise in any number and size that costs no more than a copy: an image is a window of a block of random bytes."""
+    """Noise in any number and size, which costs no more than a copy.
+
+    An image is a part of a block of random bytes.
+    """
 
     BLOCK = 2**22
 
@@ -118,8 +123,8 @@ class SyntheticSplit(Split):
 class StoredSplit(Split):
     """Images that are read from files or archives and decoded each time they are used.
 
-    augmentation: how they are changed at random. Where it does not crop, the central crop is taken. channels: 3, or 1
-    for grey.
+    augmentation: how they are changed at random. Without a random crop, the central crop is used.
+    channels: 3, or 1 for grey.
 
     Raises CorruptImage, which names the image.
     """
@@ -156,7 +161,7 @@ class StoredSplit(Split):
     def _moved(
         self, images: NDArray[np.uint8], epochs: NDArray[np.int64], indices: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
-        """Return images at random places, and mirrored, as the augmentation says."""
+        """Return images at random places and mirrored, according to the augmentation."""
         most = max(1, self.size // 8) if self.augmentation.moves else 0
         if not most and not self.augmentation.flips:
             return images

@@ -102,7 +102,7 @@ def _write_parts(parts: list[Part], output: str, shrink: Shrink | None, processe
 
 
 def _space(part: Part, shrink: Shrink | None) -> float:
-    """Return the bytes on the disk that a part takes, approximately and rather too many."""
+    """Return an upper estimate of the bytes that a part needs on the disk."""
     size = part.size if shrink is None else min(part.size, shrink.largest_size(part.images))
     return size + part.images * BLOCK
 

@@ -76,7 +76,7 @@ Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]  # images
 
 
 def _list_folder(root: str) -> Listed:
-    """List a folder that may lack anything: one report tells all of it."""
+    """List a folder that may have any faults, so that one report shows all of them."""
     listing, classes, files = Listing(), {}, dict[str, Files]()
     for split in SPLITS:
         if Path(root, split).is_dir():
@@ -88,7 +88,7 @@ def _list_folder(root: str) -> Listed:
 
 
 def _list_archives(root: str) -> Listed:
-    """List archives, which are refused as a whole where training refuses them. Raises UserError."""
+    """List archives. They are refused as a whole if training refuses them. Raises UserError."""
     index, listing = make_list(root)
     files = {"train": index.train, "val": index.validation}
     names = [os.fsencode(name) for name in index.classes]

@@ -1,4 +1,4 @@
-"""The folder that a long command fills: for one process of the command at a time, and continued where it stopped."""
+"""The folder that a long command fills: one process at a time writes to it, and an interrupted command continues."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from app.prepare.journal import Journal
 
 @contextmanager
 def open_output(output: Path, command: str, settings: dict[str, Any], differs: str) -> Iterator[Journal]:
-    """Make the folder where it is not there, and yield the journal of what is done in it.
+    """Make the folder if it does not exist, and yield the journal of the finished parts.
 
     Args:
         output: The folder.
-        command: The command that fills it; the journal is `.COMMAND.jsonl`.
-        settings: What must be the same when the command continues; the first record of the journal.
-        differs: For a folder with other settings, what is different, as an end of the message.
+        command: The command that fills it. The journal is `.COMMAND.jsonl`.
+        settings: The settings that must be the same when the command continues. They are the first record of the
+            journal.
+        differs: The end of the message about a folder with other settings.
 
-    Raises UserError: another process of the command is at work there, or the folder has other content or settings.
+    Raises UserError if another process of the command is running there, or if the folder has other content or settings.
     """
     with _locked(output, command):
         path = output / f".{command}.jsonl"
@@ -64,7 +65,7 @@ def _is_part(record: dict[str, Any]) -> bool:
 
 
 def check_space(output: Path | str, need: float) -> None:
-    """Raise UserError where the disk of a folder has less than `need` bytes free."""
+    """Raise UserError if the disk of a folder has less than `need` bytes of free space."""
     free = shutil.disk_usage(output).free
     if need > free:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The images of a folder or of archives written as .tar shards, which training and WebDataset's loader read.
+"""Writes the images of a folder or of archives as .tar shards, which training and WebDataset's loader can read.
 
-A shard holds `SPLIT/CLASS/NAME.jpg`, and next to it `SPLIT/CLASS/NAME.cls` with the number of the class. The images are
-mixed once, so that a program that reads a shard from its start meets all classes.
+A shard contains `SPLIT/CLASS/NAME.jpg`, followed by `SPLIT/CLASS/NAME.cls` with the number of the class. The images are
+mixed, so that a program that reads a shard from its start finds all classes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from app.storage.index import read_index
 from app.storage.listing import Index
 from app.storage.shards import CLASSES, key_of
 
-SEED = 0  # of the order of the images in the shards
-SAMPLE = 1000  # images whose sizes are looked up to know how much disk all of them need
-HEADERS = 3 * 512 + 1024  # bytes in a shard for each image besides its contents
+SEED = 0  # the seed of the order of the images in the shards
+SAMPLE = 1000  # images whose sizes are read to estimate the disk space that all of them need
+HEADERS = 3 * 512 + 1024  # bytes that a shard needs for each image in addition to the image
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to write: the images in their order, and whether each gets a label file."""
+    """A shard to write: its images in order, and whether each gets a label file."""
 
     path: Path
     split: str
@@ -46,11 +46,11 @@ class ShardTask:
 
 
 def pack(source: str, output: str, images: int, shrink: Shrink | None, processes: int) -> str:
-    """Write shards of so many images each into `output`, and return what there is in a line.
+    """Write shards with a number of images each into `output`, and return a line about the result.
 
-    After an interruption the same call continues. Raises UserError: a source that training refuses, a class whose name
-    cannot stand in a line, too little disk, an output folder with other content; CorruptImage for an image that cannot
-    be read, or that cannot be decoded to be made smaller.
+    After an interruption the same call continues. Raises UserError if training refuses the source, if the name of a
+    class has a line break, if the disk is too small, or if the output folder has other content. Raises CorruptImage if
+    an image cannot be read, or cannot be decoded to make it smaller.
     """
     index = read_index(source)
     settings = {
@@ -77,7 +77,7 @@ def pack(source: str, output: str, images: int, shrink: Shrink | None, processes
 
 
 def _can_be_labelled(index: Index) -> bool:
-    """Return whether no two images have the same key, for WebDataset, which takes files of one key for one sample."""
+    """Return whether all images have different keys. WebDataset takes files with the same key for one sample."""
     for files in (index.train, index.validation):
         keys = Counter(key_of(os.fsdecode(name)) for name in files.names.tolist())
         if max(keys.values()) > 1:
@@ -86,7 +86,7 @@ def _can_be_labelled(index: Index) -> bool:
 
 
 def _write_names(source: str, output: Path, index: Index, labelled: bool) -> None:
-    """Write classes.txt, the class of each number, and copy classes.json, the classes in words, where it is there."""
+    """Write classes.txt with the class of each number, and copy classes.json, the classes in words, if it exists."""
     if labelled:
         broken = [name for name in index.classes if len(name.splitlines()) != 1]
         if broken:
@@ -124,7 +124,7 @@ def _is_whole(path: Path, size: int | None) -> bool:
 
 
 def _space(task: ShardTask) -> float:
-    """Return the bytes that a shard takes, estimated from the sizes of a sample of its images."""
+    """Return the bytes of a shard, estimated from the sizes of some of its images."""
     sample = range(0, len(task.files), max(1, len(task.files) // SAMPLE))
     size = float(np.mean([task.files.size(place) for place in sample])) * len(task.files)
     if task.shrink is not None:
@@ -133,7 +133,7 @@ def _space(task: ShardTask) -> float:
 
 
 def write_shard(task: ShardTask) -> tuple[ShardTask, int]:
-    """Write a shard under its name once it is whole, and return its size. Raises CorruptImage, OSError."""
+    """Write a shard and return its size. It gets its name when it is complete. Raises CorruptImage, OSError."""
     temporary = task.path.with_name(f".{task.path.name}.tmp")
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         images = zip(task.files.names.tolist(), task.files.labels.tolist(), strict=True)
@@ -162,7 +162,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _check_result(index: Index, output: str, shrink: Shrink | None) -> None:
-    """Compare the shards with what they were made of. Raises UserError where they differ."""
+    """Compare the shards with the images. Raises UserError if they differ."""
     written = read_index(output)
     same = written.classes == index.classes and (shrink is not None or written.fingerprint == index.fingerprint)
     for a, b in ((written.train, index.train), (written.validation, index.validation)):

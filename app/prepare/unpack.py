@@ -13,7 +13,7 @@ from app.data.images import open_image
 from app.storage.archives import AGAIN, Member
 from app.storage.official import images_of_class
 
-BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95: more than photographs take
+BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95; photographs need less
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Shrink:
     quality: int
 
     def largest_size(self, images: int) -> float:
-        """Return the bytes that so many images take, approximately and rather too many."""
+        """Return an upper estimate of the bytes of a number of images."""
         pixels = images * self.side**2 * 4 / 3
         return pixels * BYTES_PER_PIXEL * (2 if self.quality > 95 else 1)
 
@@ -75,7 +75,7 @@ def write_part(writing: Writing) -> tuple[Part, int]:
                 content = archive.read(member.size)
                 if writing.shrink is not None:
                     content = shrink_image(content, writing.shrink, f"{part.archive}: {member.name}", AGAIN)
-                temporary = path.with_name(f".{path.name}.tmp")  # hidden, so no image of the folder
+                temporary = path.with_name(f".{path.name}.tmp")  # a hidden file is not read as an image
                 temporary.write_bytes(content)
                 temporary.replace(path)
             written += path.stat().st_size
@@ -98,10 +98,9 @@ def _files_of(part: Part) -> list[tuple[Member, str]]:
 
 
 def shrink_image(content: bytes, shrink: Shrink, what: str, remedy: str) -> bytes:
-    """Return an image with its shorter side reduced to `shrink.side`, as RGB JPEG.
+    """Return an image as an RGB JPEG whose shorter side is `shrink.side`. A smaller image is returned unchanged.
 
-    An image that is not larger stays as it is.
-    Raises CorruptImage, with `what` as its name and the remedy, for an image that cannot be decoded.
+    Raises CorruptImage, which names the image by `what`, if it cannot be decoded.
     """
     try:
         with open_image(content) as image:
@@ -110,7 +109,7 @@ def shrink_image(content: bytes, shrink: Shrink, what: str, remedy: str) -> byte
                 return content
             width, height = (max(shrink.side, round(side * factor)) for side in image.size)
             smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    except Exception as error:  # a decoder's own errors are of many kinds
+    except Exception as error:  # decoders raise many kinds of errors
         raise CorruptImage(f"cannot decode {what} ({error}): {remedy}") from None
     file = io.BytesIO()
     smaller.save(file, "JPEG", quality=shrink.quality)

@@ -1,4 +1,4 @@
-"""The files in an uncompressed tar archive by their place in it, so that any process reads any of them."""
+"""Lists the files of an uncompressed tar archive with their places, so that any process can read any of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from app.base.errors import UserError
 
 AGAIN = "download it again"
-LARGEST_HEADER = 2**20  # bytes of the headers of one member
+LARGEST_HEADER = 2**20  # bytes; a larger header of a member is refused
 BLOCK = 512
-REPORT = 2**28  # bytes between two reports of how far a list is
+REPORT = 2**28  # bytes between two reports of the progress
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
-    """A file in an archive: `size` bytes from `offset` on."""
+    """A file in an archive. Its `size` bytes begin at `offset`."""
 
     name: str
     offset: int
@@ -28,11 +28,16 @@ class Member(NamedTuple):
 
 
 def list_members(archive: str, pattern: str, within: Member | None = None) -> list[Member]:
-    """Return the files of an uncompressed tar, or of the tar that is its member `within`.
+    """Return the files of an uncompressed tar archive.
 
-    Raises UserError, which names the archive: it cannot be read, is compressed, is cut short, or holds anything but
-    plain files whose names match `pattern`. The pattern must allow no `/`, so that nothing gets outside the folder that
-    it is written to.
+    Args:
+        archive: The path of the archive.
+        pattern: The regular expression that all names must match. It must not match a `/`, so that no file is written
+            outside its folder.
+        within: A tar archive inside this archive, whose files are listed instead.
+
+    Raises UserError, which names the archive, if it cannot be read, is compressed or cut short, or contains anything
+    but plain files with such names.
     """
     what = f"{archive}: {within.name}" if within else archive
 
@@ -53,12 +58,12 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
 
 
 def list_any_members(archive: str, report: Callable[[int], None] = lambda size: None) -> list[Member]:
-    """Return the files of an uncompressed tar of any structure, without a leading `./`. Its folders do not count.
+    """Return the files of an uncompressed tar archive of any structure, without a leading `./`. Folders are left out.
 
-    report: is called now and then with the number of bytes that were passed over, all of the archive in the end.
+    report: is called from time to time with the number of bytes since the last call.
 
-    Raises UserError, which names the archive: it cannot be read, is compressed, is cut short, or holds a link, a
-    device, a sparse file, a path that leads out of it or two files of the same name.
+    Raises UserError, which names the archive, if it cannot be read, is compressed or cut short, or contains a link, a
+    device, a sparse file, a path that leads out of it, or two files of the same name.
     """
     remedy = "make it again from files and folders alone"
     reported = 0
@@ -85,7 +90,7 @@ def list_any_members(archive: str, report: Callable[[int], None] = lambda size: 
 
 
 def _check_kind(what: str, entry: tarfile.TarInfo, why: str, remedy: str) -> None:
-    """Raise UserError for a member that is no plain file."""
+    """Raise UserError if a member is not a plain file."""
     kind = "link" if entry.issym() or entry.islnk() else "device" if entry.isdev() else ""
     kind = kind or ("folder" if entry.isdir() else "special file")
     if not entry.isreg() or entry.issparse():
@@ -99,15 +104,15 @@ def read_headers(
     remedy: str,
     within: Member | None = None,
 ) -> list[Member]:
-    """Return what `check` makes of each member of an uncompressed tar, or of the tar that is its member `within`.
+    """Return the results of `check` for the members of an uncompressed tar archive, or of the archive `within` it.
 
     Args:
-        archive: The file.
+        archive: The path of the archive.
         what: Its name in messages.
-        check: Returns a member, None for one that does not count, or raises UserError.
+        check: Returns a member, or None to leave it out, or raises UserError.
         remedy: What to do about a damaged archive, for messages.
 
-    Raises UserError for an archive that cannot be read, is compressed, damaged or cut short.
+    Raises UserError if the archive cannot be read, is compressed, damaged or cut short.
     """
     members: list[Member] = []
     try:
@@ -119,7 +124,7 @@ def read_headers(
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (entry := tar.next()) is not None and entry.offset < end:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them, a kilobyte each
-                    if entry.size < 0:  # tarfile would go backwards, for ever
+                    if entry.size < 0:  # tarfile would go back to an earlier member and never end
                         raise tarfile.ReadError("it has a file of a negative size")
                     member = check(entry)
                     if entry.offset_data + entry.size > end:
@@ -132,7 +137,7 @@ def read_headers(
         raise
     except OSError as error:
         raise UserError(f"cannot read {what}: {error.strerror or error}") from None
-    except Exception as error:  # a damaged header fails in many ways within tarfile
+    except Exception as error:  # a damaged header makes tarfile raise many kinds of errors
         raise UserError(f"{what} is damaged or no tar archive ({error}): {remedy}") from None
     return members
 
@@ -146,9 +151,9 @@ def _refuse_compressed(what: str, file: io.FileIO) -> None:
 
 
 def _check_end(file: io.FileIO, offset: int, size: int) -> None:
-    """Raise ReadError where the list of members ended at something else than a block of zeros.
+    """Raise ReadError if there is no block of zeros after the last member.
 
-    tarfile takes a damaged header for the end of an archive, and also the end of the file.
+    tarfile takes a damaged header, and also the end of the file, for the end of an archive.
     """
     file.seek(offset)
     if size <= 0 or any(file.read(size)):
@@ -156,7 +161,7 @@ def _check_end(file: io.FileIO, offset: int, size: int) -> None:
 
 
 class _HeaderReader(io.FileIO):
-    """A file for tarfile to read headers from. One that claims to be huge would be read into memory as a whole."""
+    """A file from which tarfile reads headers. A header that claims to be huge is refused, not read into memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= LARGEST_HEADER:

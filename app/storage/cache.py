@@ -1,7 +1,7 @@
-"""The list of a data set's images kept in the user's cache directory, as long as it holds.
+"""Keeps the list of a data set's images in the user's cache directory, until the data set changes.
 
-The cache holds the state of every directory and archive that was read for the list. Adding, removing or renaming a file
-changes the modification time of its directory, and rewriting an archive changes its size or time.
+The cache contains the state of every directory and archive that was read for the list. Adding, removing or renaming a
+file changes the modification time of its directory. Writing an archive again changes its size or time.
 """
 
 # ruff: noqa: PTH108, PTH111, PTH118
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from app.storage.files import ArchiveFiles, Archives, Files, FolderFiles
 from app.storage.listing import Index, State, state_of
 
-FORMAT = 3  # of the cached file
-# What was changed so shortly before it was read may change again without a new modification time.
+FORMAT = 3  # the version of the cached file
+# A directory or archive that was changed less than this time ago may change again with the same modification time.
 SETTLED_NS = 2_000_000_000
 
 
@@ -38,9 +38,10 @@ def cache_path(root: str, name: str) -> Path:
 
 @contextlib.contextmanager
 def one_at_a_time(cached: Path) -> Iterator[bool]:
-    """Let one process make a list while the others on the host wait for it; yields whether this one has waited.
+    """Let one process of this host make a list while the others wait for it. Yield whether this process has waited.
 
-    Those that have waited go on at the same time, so that nobody waits in a row where the list cannot be kept.
+    The processes that have waited continue at the same time, so that they do not wait for one another if the list
+    cannot be kept.
     """
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -55,18 +56,18 @@ def one_at_a_time(cached: Path) -> Iterator[bool]:
         except BlockingIOError:
             waited = True
             fcntl.flock(file, fcntl.LOCK_SH)
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             pass
         yield waited
 
 
 def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Index | None:
-    """Return the cached index without its fingerprint; None where there is none, it cannot be used, or it is outdated.
+    """Return the cached index without its fingerprint, or None if there is none, or it cannot be used or is outdated.
 
     Args:
         root: The data set.
-        layout: What kind of data set is there now.
-        archives: Its archives now, by their number; empty for a folder.
+        layout: The present kind of data set.
+        archives: The present archives by their numbers; empty for a folder.
         cached: The file of the cache.
     """
     try:
@@ -82,14 +83,14 @@ def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Ind
             train, validation = (_files(root, split, archives, watched, file, classes) for split in ("train", "val"))
             left_out = (int(file["left_out"]), tuple(map(str, file["left_out_names"].tolist())))
             return Index(classes, train, validation, "", left_out)
-    except Exception:  # a damaged or crafted file fails in many ways within zipfile, zlib and numpy; it is made again
+    except Exception:  # a damaged file causes many kinds of errors in zipfile, zlib and numpy; it is written again
         return None
 
 
 def _files(
     root: str, split: str, archives: tuple[str, ...], watched: dict[bytes, State], file: Any, classes: tuple[str, ...]
 ) -> Files:
-    """Return the files of a split. Raises ValueError where the arrays are not what `save` writes."""
+    """Return the files of a split. Raises ValueError if the arrays are not those that `save` writes."""
     names, labels = file[f"{split}_names"], file[f"{split}_labels"]
     if names.dtype.kind != "S" or labels.dtype != np.int64 or names.ndim != 1 or names.shape != labels.shape:
         raise ValueError("arrays of another form")
@@ -108,7 +109,7 @@ def _files(
 
 
 def save(index: Index, layout: str, watched: dict[bytes, State], cached: Path) -> None:
-    """Write the cache in one piece. Without a place for it the images are listed at each start, which is no error."""
+    """Write the cache file. If that fails, the images are listed at each start, which is not an error."""
     if max(time_ns for _, time_ns in watched.values()) > time.time_ns() - SETTLED_NS:
         return
     try:

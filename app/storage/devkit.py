@@ -93,7 +93,7 @@ def _read_synsets(path: str, content: bytes) -> tuple[Synset, ...]:
             for row in rows
             if int(row["num_children"]) == 0
         }
-    except Exception as error:  # a damaged file fails in many ways within scipy
+    except Exception as error:  # a damaged file makes scipy raise many kinds of errors
         raise UserError(f"{path}: {SYNSETS} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from None
     bad = [synset.wnid for synset in leaves.values() if not re.fullmatch(r"n\d{8}", synset.wnid) or synset.images < 1]
     if bad or sorted(leaves) != list(range(1, len(leaves) + 1)) or not leaves:

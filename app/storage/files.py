@@ -1,7 +1,7 @@
-"""The images of train/ or val/: their names, their labels, and how one of them is read.
+"""The images of train/ or val/: their names, their labels, and how an image is read.
 
-All arrays have one row for each image. Fixed-width arrays rather than lists of str: 1.28 million paths are 40 MB, are
-pickled at once and are never copied page by page because of reference counts.
+All arrays have a row for each image. They have a fixed width, and are not lists of str: 1.28 million paths need 40 MB,
+are pickled quickly, and reference counts do not cause copies of their memory pages.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_IMAGE = 2**30  # bytes; memory for it would be taken before it is read
+LARGEST_IMAGE = 2**30  # bytes; memory for a larger image is not allocated
 
 
 @dataclass(frozen=True)
 class Files:
     """The images of a split, in torchvision's order: by class, then directory, then name.
 
-    names: bytes [n], relative to the folder of the split; labels: int64 [n]. They are the same for the same images,
-    whether these lie in a folder or in archives.
+    names: relative to the folder of the split, bytes [n].
+    labels: int64 [n].
+
+    Both are the same for the same images in a folder and in archives.
     """
 
     names: NDArray[np.bytes_]
@@ -36,29 +38,29 @@ class Files:
         raise NotImplementedError
 
     def place(self, index: int) -> str:
-        """Return where an image lies, for messages."""
+        """Return the place of an image, for messages."""
         raise NotImplementedError
 
     def state(self, index: int) -> tuple[int, int]:
-        """Return the size of an image in bytes and when it was changed, in ns. Raises OSError."""
+        """Return the size of an image in bytes and the time of its last change in ns. Raises OSError."""
         raise NotImplementedError
 
     def size(self, index: int) -> int:
-        """Return the size of an image in bytes, -1 where it is not there: it is named when it is read."""
+        """Return the size of an image in bytes, or -1 if it is missing. Reading it then raises an error."""
         try:
             return self.state(index)[0]
         except OSError:
             return -1
 
     def take(self, chosen: Any) -> Self:
-        """Return some of the images: a slice, or an array that numpy accepts as an index."""
+        """Return some of the images. chosen: a slice, or an array that numpy accepts as an index."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: array[chosen] for name, array in arrays.items() if isinstance(array, np.ndarray)})
 
 
 @dataclass(frozen=True)
 class FolderFiles(Files):
-    """Images that are files of their own below `folder`."""
+    """Images that are separate files below `folder`."""
 
     folder: str
 
@@ -79,9 +81,10 @@ class FolderFiles(Files):
 
 @dataclass(frozen=True)
 class ArchiveFiles(Files):
-    """Images that are parts of archives, read at their places.
+    """Images that are parts of archives.
 
-    numbers: int32 [n], the archive of each image; offsets and sizes: int64 [n], in bytes.
+    numbers: the archive of each image, int32 [n].
+    offsets, sizes: the place of each image in its archive in bytes, int64 [n].
     """
 
     numbers: NDArray[np.int32]
@@ -104,13 +107,13 @@ class ArchiveFiles(Files):
 
 @dataclass(frozen=True)
 class Archives:
-    """Archives that are open for reading. Each process opens one when it first reads from it."""
+    """Archives that are open for reading. Each process opens an archive when it first reads from it."""
 
     paths: tuple[str, ...]
     _open: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """Return a part of an archive. Raises OSError, also where the archive ends before the part does."""
+        """Return a part of an archive. Raises OSError, also if the archive ends before the part does."""
         if size > LARGEST_IMAGE:
             raise OSError(f"an image of {size:,} bytes")
         descriptor = self._open.get(number)
@@ -122,20 +125,20 @@ class Archives:
         return content
 
     def changed(self, number: int) -> int:
-        """Return when an archive was changed, in ns. Raises OSError."""
+        """Return the time of the last change of an archive in ns. Raises OSError."""
         return os.stat(self.paths[number]).st_mtime_ns  # noqa: PTH116
 
     def _open_one(self, number: int) -> int:
         while len(self._open) >= max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2):
-            os.close(self._open.pop(next(iter(self._open))))  # the one that was opened first
+            os.close(self._open.pop(next(iter(self._open))))  # close the archive that was opened first
         descriptor = os.open(self.paths[number], os.O_RDONLY)
-        # Images are read in random order: what the system would read ahead is not needed.
+        # Images are read in random order, so the system must not read ahead.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         self._open[number] = descriptor
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths, "_open": {}}  # another process opens them itself
+        return {"paths": self.paths, "_open": {}}  # another process opens the archives itself
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

@@ -1,6 +1,6 @@
 """Lists the images of a folder in ImageFolder layout: train/CLASS/*.jpg and val/CLASS/*.jpg."""
 
-# Names are bytes, as the system has them, and a Path for each of a million files would cost seconds.
+# Names are bytes, as in the system. Making a Path for each of a million files would take seconds.
 # ruff: noqa: PTH110, PTH112, PTH116, PTH118
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, pri
 
 
 def list_folder(root: str) -> tuple[Index, Listing]:
-    """Return the images of a folder, without a fingerprint, and what else was met.
+    """Return the images of a folder without a fingerprint, and the other things that were found.
 
-    Raises UserError: no such folder, no train/ or val/, no images, an empty class, classes of train/ and val/ that
-    differ, a directory that cannot be read.
+    Raises UserError if there is no such folder, no train/ or val/, no image, or an empty class, if the classes of
+    train/ and val/ differ, or if a directory cannot be read.
     """
     if not os.path.isdir(root):
         raise UserError(f"no such data folder: {root}")
@@ -42,18 +42,18 @@ def list_folder(root: str) -> tuple[Index, Listing]:
 
 
 def list_split(root: str, split: str, listing: Listing) -> dict[bytes, list[bytes]]:
-    """Return the images of each class of root/split, sorted, as names relative to root/split; classes may be empty.
+    """Return the sorted images of each class of root/split, as names relative to root/split. Classes may be empty.
 
-    What else is met is noted in `listing`. Nothing is raised for it, so that one report can tell all of it.
+    Other things that are found are added to `listing`. No error is raised for them, so that one report can show all.
     """
     top = os.fsencode(os.path.join(root, split))
     classes, flat = _list(top, listing)
-    listing.left_out += [os.path.join(top, name) for name in flat]  # images that belong to no class
+    listing.left_out += [os.path.join(top, name) for name in flat]  # images that are in no class
     return {name: sorted(_walk(top, name, listing, ()), key=os.path.split) for name in classes}
 
 
 def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
-    """Yield the images anywhere below top/directory, relative to top. `above`: the folders that it is in."""
+    """Yield the images below top/directory, relative to top. above: the folders that contain it."""
     path = os.path.join(top, directory)
     try:
         status = os.stat(path)
@@ -71,7 +71,7 @@ def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int
 
 
 def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]:
-    """Return the folders (sorted) and the images in one directory. Hidden ones do not count."""
+    """Return the folders (sorted) and the images in a directory, without hidden ones."""
     inner: list[bytes] = []
     images: list[bytes] = []
     try:
@@ -85,7 +85,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
                     inner.append(entry.name)
                 elif not entry.name.lower().endswith(ENDINGS):
                     listing.left_out.append(entry.path)
-                elif kind == "special":  # reading a pipe waits for ever
+                elif kind == "special":  # reading a pipe would never end
                     listing.faults.append((entry.path, "is no regular file", "remove it"))
                 else:
                     images.append(entry.name)
@@ -96,10 +96,12 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
 
 
 def _kind(entry: os.DirEntry[bytes]) -> str:
-    """Return "folder", "file" or "special". A link that leads nowhere is a file: reading it names it."""
+    """Return "folder", "file" or "special". A broken link is a file, because reading it then raises an error with its
+    name.
+    """
     try:
         if entry.is_dir():
             return "folder"
         return "file" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else "special"
-    except OSError:  # a link to itself
+    except OSError:  # a link that leads to itself
         return "file"

@@ -1,8 +1,8 @@
-"""The images of a data set that lies in a folder, as files or in archives: listed once and then cached.
+"""Lists the images of a data set in a folder, which are files or parts of archives, and keeps the list in a cache.
 
-Listing 1.28 million images takes seconds to minutes, so the list is kept in the user's cache directory. What a start
-says about a data set never depends on whether the list was cached: the fingerprint is of all names and of the sizes of
-a fixed sample of the images, which are read from the disk at every start.
+Listing 1.28 million images takes seconds to minutes, so the list is kept in the user's cache directory. The fingerprint
+does not depend on the cache: it is made of all names and of the sizes of some images, which are read from the disk at
+every start.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from app.storage.listing import Index, Listing
 from app.storage.official import TRAIN, VALIDATION, list_official, official_paths
 from app.storage.shards import list_shards, shard_paths
 
-SAMPLE = 1000  # images of a split whose sizes go into the fingerprint; all of a smaller one
+SAMPLE = 1000  # the largest number of images of a split whose sizes are part of the fingerprint
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which images are stored. list: lists them; archives: the paths of the archives that hold them."""
+    """A way in which images are stored.
+
+    list: returns the list of the images.
+    archives: returns the paths of the archives that contain them.
+    """
 
     list: Callable[[str], tuple[Index, Listing]]
     archives: Callable[[str], tuple[str, ...]] = lambda root: ()
@@ -40,7 +44,7 @@ LAYOUTS = {
 
 
 def layout_of(root: str) -> str:
-    """Return which of LAYOUTS the folder `root` has; "folder" where it has none. Class folders come before archives."""
+    """Return the layout of the folder `root`. "folder" is the default. Class folders have precedence over archives."""
     if not Path(root).is_dir() or _has_folders(Path(root) / "train"):
         return "folder"
     if any((Path(root) / name).is_file() for name in (TRAIN, VALIDATION)):
@@ -57,10 +61,10 @@ def _has_folders(folder: Path) -> bool:
 
 
 def read_index(folder: str) -> Index:
-    """Return the images of `folder`, from the cache where it still holds.
+    """Return the images of `folder`, from the cache if that is up to date.
 
-    Raises UserError: no such folder, no images, an empty class, classes of train/ and val/ that differ, a directory
-    that cannot be read, an archive that is missing, damaged or holds what it must not.
+    Raises UserError if there is no such folder, no image, or an empty class, if the classes of train/ and val/ differ,
+    if a directory cannot be read, or if an archive is missing, damaged or has content that is not allowed.
     """
     root = os.path.abspath(folder)  # noqa: PTH100
     name = layout_of(root)
@@ -75,7 +79,7 @@ def read_index(folder: str) -> Index:
 
 
 def make_list(root: str) -> tuple[Index, Listing]:
-    """List the images of `root`, an absolute path, and keep the list. Returns also what else was met.
+    """List the images of `root`, an absolute path, and keep the list. Return also the other things that were found.
 
     The index has no fingerprint. Raises UserError as `read_index` does.
     """

@@ -1,4 +1,4 @@
-"""The list of a data set's images, whatever they are stored in, and the rules that every such list keeps."""
+"""The list of a data set's images in any layout, and the rules for all such lists."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from app.storage.files import ArchiveFiles, Archives, Files
 
 ENDINGS = (b".jpg", b".jpeg", b".png")
 LAYOUT = "expected train/CLASS/*.jpg and val/CLASS/*.jpg"
-SHOWN = 3  # paths in a message
+SHOWN = 3  # the largest number of paths in a message
 
-State = tuple[int, int]  # size in bytes (0 for a directory) and modification time in ns
+State = tuple[int, int]  # the size in bytes (0 for a directory) and the modification time in ns
 
 
 class Entry(NamedTuple):
-    """An image in an archive. name: relative to the folder of its split; archive: its number; size: in bytes."""
+    """An image in an archive.
+
+    name: relative to the folder of its split.
+    archive: the number of its archive.
+    offset, size: its place in the archive in bytes.
+    """
 
     name: bytes
     archive: int
@@ -37,8 +42,9 @@ Image = TypeVar("Image", bytes, Entry)
 class Index:
     """The images of a data set.
 
-    fingerprint: 16 hex digits, of all names and the sizes of a sample; the same wherever the images lie, in a folder or
-    in archives. left_out: how many other files there are, and the first of their paths relative to the data set.
+    fingerprint: 16 hex digits made of all names and the sizes of some images. It is the same for the same images in a
+    folder and in archives.
+    left_out: the number of other files, and the first of their paths relative to the data set.
     """
 
     classes: tuple[str, ...]
@@ -50,11 +56,13 @@ class Index:
 
 @dataclass
 class Listing:
-    """What was met while the images were listed.
+    """The other things that were found while the images were listed.
 
-    watched: each directory or archive that was read, with its state; the list holds as long as these stay the same.
-    left_out: files and links that are no images of a class. faults: what makes the list incomplete, as (path, reason,
-    remedy). Paths are as the system has them.
+    watched: the state of each directory or archive that was read. The list is valid as long as these do not change.
+    left_out: files and links that are not images of a class.
+    faults: reasons why the list is incomplete, as (path, reason, remedy).
+
+    Paths are bytes, as in the system.
     """
 
     watched: dict[bytes, State] = field(default_factory=dict)
@@ -62,12 +70,12 @@ class Listing:
     faults: list[tuple[bytes, str, str]] = field(default_factory=list)
 
     def watch(self, path: bytes) -> None:
-        """Note a directory or archive with its state. Raises OSError."""
+        """Store the state of a directory or archive. Raises OSError."""
         self.watched[path] = state_of(path)
 
 
 def state_of(path: bytes) -> State:
-    """Return the state of a directory or archive, (-1, -1) where it is not there. Raises OSError."""
+    """Return the state of a directory or archive, or (-1, -1) if it does not exist. Raises OSError."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -85,11 +93,11 @@ def make_index(
 
     Args:
         root: The data set, for messages.
-        splits: "train" and "val"; the classes and the images of a class are in the order of the index.
-        make_files: Makes the files of a split from its name, its images and their labels.
-        listing: What else was met.
+        splits: The images of "train" and "val" by class. The index keeps the order of classes and images.
+        make_files: Returns the files of a split for its name, its images and their labels.
+        listing: The other things that were found.
 
-    Raises UserError: no images, an empty class, classes of train/ and val/ that differ.
+    Raises UserError if there is no image or an empty class, or if the classes of train/ and val/ differ.
     """
     classes, train = _files_of(root, "train", splits["train"], make_files)
     validation_classes, validation = _files_of(root, "val", splits["val"], make_files)
@@ -124,16 +132,16 @@ def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
 
 
 def sorted_classes(classes: Mapping[bytes, Sequence[Entry]], keep_order: bool = False) -> dict[bytes, list[Entry]]:
-    """Return the images of each class in the order that a folder of the same images has.
+    """Return the images of each class in the order of a folder with the same images.
 
-    keep_order: leave the classes themselves in the order that they have.
+    keep_order: whether the order of the classes is kept.
     """
     names = classes if keep_order else sorted(classes)
     return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in names}
 
 
 def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArray[np.int64]) -> ArchiveFiles:
-    """Return the files of a split of images that lie in archives; `paths`: the archives by their number."""
+    """Return the files of a split whose images are in archives. paths: the archives by their numbers."""
     names, archives, offsets, sizes = zip(*entries, strict=True)
     return ArchiveFiles(
         np.array(names), labels, np.array(archives, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64),
@@ -142,6 +150,6 @@ def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArra
 
 
 def printable(path: bytes) -> str:
-    """Return a path for people: quoted where it has line ends, terminal codes or bytes that are no text."""
+    """Return a path for people. It is quoted if it has line ends, terminal codes or bytes that are not text."""
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)

@@ -1,7 +1,7 @@
-"""ImageNet's three official archives as they were downloaded: where each image lies in them, and its class.
+"""Lists the images in ImageNet's three official archives as they were downloaded, with their places and classes.
 
-The training archive is a tar of one tar for each class. The development kit names the classes and says how many images
-each has. The validation archive holds all images in one row, and the kit holds their labels.
+The training archive is a tar that contains a tar for each class. The development kit names the classes and the number
+of images of each. The validation archive contains all images without classes, and the kit has their labels.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from app.storage.files import Files
 from app.storage.listing import Entry, Index, Listing, archive_files, make_index, sorted_classes
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-THREADS = 8  # that list classes: what takes time is waiting for the disk
+THREADS = 8  # threads that list classes; most of their time they wait for the disk
 
 
 @dataclass(frozen=True)
 class OfficialArchives:
-    """The paths of the two archives, and what the development kit says of them.
+    """The paths of the two archives of images, and the content of the development kit.
 
-    class_tars: the archive of each class, by its wnid. validation_images: in the order of their numbers.
+    class_tars: the archive of each class inside the training archive, by its WordNet id.
+    validation_images: in the order of their numbers.
     """
 
     train: str
@@ -41,14 +42,14 @@ class OfficialArchives:
     validation_images: list[Member]
 
     def images_of(self, synset: Synset) -> list[Member]:
-        """Return the training images of a class. Raises UserError for another number than the development kit's."""
+        """Return the training images of a class. Raises UserError if the development kit has another number."""
         return images_of_class(self.train, self.class_tars[synset.wnid], synset.images)
 
 
 def images_of_class(archive: str, class_tar: Member, images: int) -> list[Member]:
-    """Return the images in the tar of a class, which is a member of the training archive.
+    """Return the images in the tar of a class, which is inside the training archive.
 
-    Raises UserError where the tar is damaged or holds another number than `images`.
+    Raises UserError if the tar is damaged or does not contain `images` images.
     """
     members = list_members(archive, class_tar.name.removesuffix(".tar") + r"_\d+\.JPEG", class_tar)
     if len(members) != images:
@@ -58,14 +59,14 @@ def images_of_class(archive: str, class_tar: Member, images: int) -> list[Member
 
 
 def official_paths(folder: str) -> tuple[str, ...]:
-    """Return the paths of the training archive and the validation archive, which may be missing."""
+    """Return the paths of the training archive and the validation archive. The files may be missing."""
     return tuple(str(Path(folder) / name) for name in (TRAIN, VALIDATION))
 
 
 def open_official(folder: str) -> OfficialArchives:
     """Return the three archives of a folder, without a list of the training images.
 
-    Raises UserError for an archive that is missing, damaged or of another structure than the official one.
+    Raises UserError if an archive is missing or damaged or is not the official one.
     """
     kit = str(Path(folder) / DEVKIT)
     train, validation = official_paths(folder)
@@ -95,10 +96,10 @@ def _validation(archive: str, devkit: Devkit) -> list[Member]:
 
 
 def list_official(root: str) -> tuple[Index, Listing]:
-    """Return the images in the archives, as `prepare-imagenet` would unpack them, without a fingerprint.
+    """Return the images in the archives as `prepare-imagenet` would unpack them, without a fingerprint.
 
-    A progress line is shown. Raises UserError as `open_official` and `images_of` do, and where the classes of the
-    validation are others than those of training.
+    A progress line is shown. Raises UserError as `open_official` and `images_of` do, and if the classes of validation
+    and training differ.
     """
     listing = Listing()
     for path in (str(Path(root) / DEVKIT), *official_paths(root)):

@@ -1,7 +1,7 @@
-"""Images in .tar archives ("shards"): in class folders, or in WebDataset's form with a label file next to each image.
+"""Lists images in .tar archives ("shards"), which are in class folders or in WebDataset's form with label files.
 
-An archive belongs to train/ or val/ by the folder that it lies in, by a word in its name, or by the first folder of all
-its images. WebDataset's form is `KEY.jpg` with `KEY.cls` or `KEY.json`. A key ends at the first dot of the file's name.
+An archive belongs to train/ or val/ by its folder, by a word in its name, or by the first folder of all its images.
+WebDataset's form is `KEY.jpg` with `KEY.cls` or `KEY.json`. A key ends at the first dot of the file's name.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ from app.storage.archives import Member, list_any_members
 from app.storage.files import Files
 from app.storage.listing import ENDINGS, Entry, Index, Listing, archive_files, make_index, printable, sorted_classes
 
-CLASSES = "classes.txt"  # next to the archives: the name of class 0, of class 1, ..., one in a line
+CLASSES = "classes.txt"  # file next to the archives: the names of the classes from class 0 on, one in each line
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)  # compressed ones are refused
-LARGEST_LABEL = 2**20  # bytes of a label file
-LABEL_FIELDS = ("cls", "label", "class")  # of a .json file
-THREADS = 8  # that list archives: what takes time is waiting for the disk
+ARCHIVE = re.compile(
+    r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE
+)  # compressed archives are found and then refused
+LARGEST_LABEL = 2**20  # bytes; a larger label file is refused
+LABEL_FIELDS = ("cls", "label", "class")  # the fields of a .json file that may contain the label
+THREADS = 8  # threads that list archives; most of their time they wait for the disk
 
 
 @dataclass(frozen=True)
 class Shard:
     """The images of an archive.
 
-    split: "train" or "val". images: their names are relative to the split. labels: one for each image, or None where
-    images lie in class folders. left_out: other files.
+    split: "train" or "val".
+    images: their names are relative to the split.
+    labels: the label of each image, or None if the images are in class folders.
+    left_out: the other files.
     """
 
     path: str
@@ -51,7 +55,7 @@ class Shard:
 def shard_paths(root: str) -> tuple[str, ...]:
     """Return the archives in `root` and in its folders train/, val/ and validation/, each sorted.
 
-    Hidden archives do not count, nor do those that are named for a test.
+    Hidden archives, and those with "test" in their name, are left out.
     """
     found = []
     for folder in (root, *(os.path.join(root, name) for name in ("train", "val", "validation"))):  # noqa: PTH118
@@ -62,21 +66,21 @@ def shard_paths(root: str) -> tuple[str, ...]:
 
 
 def _words(name: str) -> set[str]:
-    """Return what a file's or folder's name says about the split: of "train", "val" and "test"."""
+    """Return which of "train", "val" and "test" the name of a file or folder contains."""
     words = re.findall(r"[a-z]+", ARCHIVE.sub("", name.lower()))
     return {SPLITS.get(word, word) for word in words if word in SPLITS or word == "test"}
 
 
 def list_shards(root: str) -> tuple[Index, Listing]:
-    """Return the images in the archives of a folder, without a fingerprint, and what else was met.
+    """Return the images in the archives of a folder without a fingerprint, and the other things that were found.
 
-    A progress line is shown. Raises UserError for an archive that is damaged or holds what it must not, for an image
-    without a label, for two images of one name, and where a split or a class has no image.
+    A progress line is shown. Raises UserError if an archive is damaged or has content that is not allowed, if an image
+    has no label, if two images have the same name, or if a split or a class has no image.
     """
     paths, listing = shard_paths(root), Listing()
     for path in paths:
         listing.watch(os.fsencode(path))
-    listing.watch(os.fsencode(Path(root) / CLASSES))  # also where it is not there
+    listing.watch(os.fsencode(Path(root) / CLASSES))  # also if it does not exist, as it may appear later
     shards = _read_shards(root, paths)
     listing.left_out += [os.fsencode(f"{shard.path}/{name}") for shard in shards for name in shard.left_out]
     splits = {split: _classes_of(root, split, shards) for split in ("train", "val")}
@@ -120,7 +124,10 @@ def key_of(name: str) -> str:
 
 
 def _split_of(root: str, path: str, images: list[Member]) -> tuple[str, str]:
-    """Return the split of an archive, and the folder of that name that all its images lie in ("" for none)."""
+    """Return the split of an archive, and a folder.
+
+    The folder has the name of the split and contains all images of the archive. It is "" if there is no such folder.
+    """
     firsts = {member.name.split("/", 1)[0] if member.name.count("/") > 1 else "" for member in images}
     first = firsts.pop() if len(firsts) == 1 else ""
     within = SPLITS.get(first, "")
@@ -141,9 +148,9 @@ def _only(words: set[str]) -> str:
 
 
 def _labels_of(path: str, images: list[Member], members: list[Member], prefix: str) -> list[str] | None:
-    """Return the label of each image from the label files; None where the images lie in class folders instead.
+    """Return the label of each image from its label file, or None if the images are in class folders.
 
-    Class folders are what counts where no image has a .cls file. Raises UserError for an image without a label.
+    Class folders are used if no image has a label file. Raises UserError for an image without a label.
     """
     files = {ending: {} for ending in (".cls", ".json")}  # type: dict[str, dict[str, Member]]
     for member in members:
@@ -176,7 +183,7 @@ def _read_label(path: str, descriptor: int, member: Member) -> str:
             label = values if isinstance(values, str) else str(values) if type(values) is int else ""
         if label.isdecimal():
             label = str(int(label))
-    except (ValueError, RecursionError):  # no text, no JSON, or nested deeper than Python reads
+    except (ValueError, RecursionError):  # not text, not JSON, or nested too deeply for Python
         label = ""
     if not label or not label.isprintable() or "/" in label:
         raise UserError(
@@ -219,9 +226,9 @@ def _refuse_duplicates(own: list[tuple[int, Shard]]) -> None:
 
 
 def _class_names(root: str, labels: Iterable[str]) -> dict[str, str]:
-    """Return the name of each label, in the order of the classes: numbers count up, and names are sorted.
+    """Return the name of each label, in the order of the classes. Numbers are sorted as numbers, names as text.
 
-    Where classes.txt is there, it gives the names of the numbers. Raises UserError where it does not fit.
+    classes.txt, if it exists, names the numbers. Raises UserError if it does not fit.
     """
     labels = set(labels)
     path = Path(root) / CLASSES
