@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Region = tuple[int, int, int, int]  # left, top, right, bottom, in whole pixels
-MODULE = "_jpeg_region"  # the compiled module, next to the other packages
+MODULE = "_jpeg_region"  # the compiled module; set-up puts it into the folder of installed packages
 
 
 def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray[np.uint8] | None:

@@ -64,7 +64,7 @@ def _compose(scans: Images, count: int, stream: int) -> Images:
     padded = np.pad(scans.images[..., 0], ((0, 0), (1, 1), (1, 1))).astype(np.float32) / np.float32(255)
     shown = np.arange(count) % len(scans.labels)
     images = np.empty((count, CLUTTERED_SIZE, CLUTTERED_SIZE, 1), np.uint8)
-    for start in range(0, count, 512):  # in pieces that fit into the processor's cache
+    for start in range(0, count, 512):  # pieces of 512 images fit into the processor's cache
         piece = np.arange(start, min(start + 512, count))
         images[piece, :, :, 0] = _compose_piece(padded, shown[piece], piece, stream)
     return Images(images, scans.labels[shown])

@@ -23,14 +23,14 @@ from app.base.errors import CorruptImage
 from app.data.crop_decoder import Region, decode_region
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
-FORMATS = ("JPEG", "PNG")  # by content, whatever the name says: ImageNet has a PNG and CMYK JPEGs under .JPEG
+FORMATS = ("JPEG", "PNG")  # decided by the content, as ImageNet has a PNG file with the ending .JPEG
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 START_OF_SCAN = b"\xff\xda"
-MOST_SCANS = 100  # of a JPEG: encoders write about 10; a crafted file of 2,000 took 45 s
+MOST_SCANS = 100  # a JPEG with more scans is refused; encoders write about 10, and a file made with 2,000 took 45 s
 CROP_TRIES = 10
 CROP_DRAWS = 5 * CROP_TRIES
 
-# What Pillow raises for damaged data, by decoder and place; lack of memory or of a module is not the image's fault.
+# The errors that Pillow raises for damaged images. A lack of memory or of a module raises other errors.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -44,15 +44,14 @@ DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
-# Pillow warns of each photograph with broken EXIF data or an odd palette; neither touches the pixels used
-# here.
+# Pillow prints a warning for each photograph with broken EXIF data or an odd palette. Neither changes the pixels.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def read_image(
     path: str, choose_box: Callable[[int, int], Box], size: int, mirrored: bool = False
 ) -> NDArray[np.uint8]:
-    """Return a box of an image file, as `decode_image` does. Raises CorruptImage, which names the path."""
+    """Return a part of an image file, as `decode_image` does. Raises CorruptImage, which names the path."""
     return decode_image(Path(path).read_bytes, path, choose_box, size, mirrored)
 
 
@@ -63,19 +62,19 @@ def decode_image(
     size: int,
     mirrored: bool = False,
 ) -> NDArray[np.uint8]:
-    """Return a box of an image, resized: uint8 [size, size, 3], RGB.
+    """Return a box of an image, resized to [size, size, 3], uint8 RGB.
 
-    Grey, palette, CMYK and 16-bit images become RGB, transparency is dropped and EXIF orientation ignored, as
-    torchvision's loader does.
+    Grey, palette, CMYK and 16-bit images become RGB. Transparency and the EXIF orientation are ignored, as in
+    torchvision's loader.
 
     Args:
         read: Returns the contents of the image file, or raises OSError.
-        name: Where the image lies, for messages.
-        choose_box: Returns the box for the image's width and height.
-        size: Side of the result in pixels.
+        name: The place of the image, for messages.
+        choose_box: Returns the box for the width and the height of the image.
+        size: The side of the result in pixels.
         mirrored: Whether left and right are exchanged.
 
-    Raises CorruptImage, which names the image, for what cannot be read or decoded to its end.
+    Raises CorruptImage, which names the image, if it cannot be read or decoded completely.
     """
     try:
         image, box = _decode(read(), choose_box, size)
@@ -95,10 +94,12 @@ def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return a JPEG or PNG whose header is read and whose pixels are not decoded yet.
+    """Return a JPEG or PNG whose header was read, and whose pixels are not decoded yet.
 
-    Every command opens images by this function, so that all of them accept and refuse the same ones. Raises one of
-    DECODER_ERRORS, which says why it cannot be decoded, also for a JPEG of more than MOST_SCANS scans.
+    Every command opens images with this function, so that all of them accept and refuse the same images.
+
+    Raises one of DECODER_ERRORS, with the reason, if the image cannot be opened or is a JPEG of more than MOST_SCANS
+    scans.
     """
     scans = data.count(START_OF_SCAN) if data.startswith(JPEG_START) else 0
     if scans > MOST_SCANS:
@@ -167,7 +168,7 @@ def _shrink_in_decoder(image: Image.Image, box: Box, size: int) -> Box:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits: convert() would clip at 255 and leave white
+    if image.mode.startswith("I"):  # a 16-bit image, in which convert() would replace all values above 255 by 255
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -58,7 +58,7 @@ class Loader:
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
             worker_init_fn=_outlive_signals if processes else None,
-            generator=torch.Generator(),  # another generator, as a loader must not change torch's global random state
+            generator=torch.Generator(),  # so that the loader does not change torch's global random state
         )
         self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
@@ -83,7 +83,7 @@ class Loader:
             RuntimeError,
             OSError,
             EOFError,
-        ) as error:  # torch raises it, or a socket whose other side has ended
+        ) as error:  # torch raises it, or a socket if the process at its other side has ended
             processes = getattr(self._iterator, "_workers", [])
             if not wait([process.sentinel for process in processes], timeout=1):
                 raise
@@ -103,7 +103,7 @@ class Loader:
         if processes:
             for process in processes:
                 if process.is_alive():
-                    process.kill()  # it holds nothing that has to be saved
+                    process.kill()  # a loader process has no data that must be saved
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Self:

@@ -102,7 +102,7 @@ def open_folder(options: DataOptions) -> Source:
     )
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    if options.grey:  # usual for networks with one channel: the means over the three colours
+    if options.grey:  # the mean and deviation of grey images are the means over the three colours, as is usual
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Source(
         name=options.data,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Item = tuple[int, int]  # (epoch, image index): with the seed, all that an augmented image depends on
+Item = tuple[int, int]  # (epoch, image index); an augmented image depends only on these and on the seed
 
 
 def permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:

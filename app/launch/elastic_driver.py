@@ -97,7 +97,10 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _is_over(self) -> bool:
-        """Return whether the meeting can begin, or is to be replaced because a member died before it began."""
+        """Return whether the wait for the members of the meeting is over.
+
+        It is over if each member has asked for a place or ended, or if one has ended before the meeting began.
+        """
         missing = self._members - self._asking - self._ended.keys()
         return not missing or (not self._begun and bool(self._ended))
 

@@ -264,7 +264,7 @@ def _exif_problem(image: Image.Image) -> str:
     """Return Pillow's error or warning about the EXIF data, or "" if there is none."""
     with warnings.catch_warnings(record=True, action="always") as warned:
         try:
-            exif = Image.Exif()  # image.getexif() would warn only once, and may have done so
+            exif = Image.Exif()  # a new object, because image.getexif() warns only once and may have done so already
             exif.load(image.info.get("exif", b""))
             dict(exif)
             for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):

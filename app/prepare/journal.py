@@ -40,7 +40,7 @@ def _whole(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
+        except (ValueError, RecursionError):  # the line is not JSON, or nested too deeply for Python
             continue
         if isinstance(record, dict):
             yield record

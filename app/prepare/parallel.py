@@ -37,9 +37,7 @@ def in_parallel(
     if processes == 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # not "forkserver", as a process has only one server, which the loader uses
+    context = multiprocessing.get_context("spawn")  # a process can have only one fork server, and the loader uses it
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
     pending: set[Future[Result]] = set()
     finished = False

@@ -13,7 +13,7 @@ from app.data.images import open_image
 from app.storage.archives import AGAIN, Member
 from app.storage.official import images_of_class
 
-BYTES_PER_PIXEL = 0.5  # of a JPEG at quality 95; photographs need less
+BYTES_PER_PIXEL = 0.5  # an upper estimate for a JPEG of quality 95
 
 
 @dataclass(frozen=True)

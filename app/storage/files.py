@@ -138,7 +138,10 @@ class Archives:
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths, "_open": {}}  # another process opens the archives itself
+        return {
+            "paths": self.paths,
+            "_open": {},
+        }  # open files are not sent to other processes, which open the archives themselves
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

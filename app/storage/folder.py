@@ -48,7 +48,9 @@ def list_split(root: str, split: str, listing: Listing) -> dict[bytes, list[byte
     """
     top = os.fsencode(os.path.join(root, split))
     classes, flat = _list(top, listing)
-    listing.left_out += [os.path.join(top, name) for name in flat]  # images that are in no class
+    listing.left_out += [
+        os.path.join(top, name) for name in flat
+    ]  # images directly in the folder of the split belong to no class
     return {name: sorted(_walk(top, name, listing, ()), key=os.path.split) for name in classes}
 
 
@@ -103,5 +105,5 @@ def _kind(entry: os.DirEntry[bytes]) -> str:
         if entry.is_dir():
             return "folder"
         return "file" if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)) else "special"
-    except OSError:  # a link that leads to itself
+    except OSError:  # the link leads to itself
         return "file"

@@ -29,7 +29,7 @@ CLASSES = "classes.txt"  # file next to the archives: the names of the classes f
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 ARCHIVE = re.compile(
     r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE
-)  # compressed archives are found and then refused
+)  # compressed archives are included, so that they are refused with a message
 LARGEST_LABEL = 2**20  # bytes; a larger label file is refused
 LABEL_FIELDS = ("cls", "label", "class")  # the fields of a .json file that may contain the label
 THREADS = 8  # threads that list archives; most of their time they wait for the disk
@@ -80,7 +80,9 @@ def list_shards(root: str) -> tuple[Index, Listing]:
     paths, listing = shard_paths(root), Listing()
     for path in paths:
         listing.watch(os.fsencode(path))
-    listing.watch(os.fsencode(Path(root) / CLASSES))  # also if it does not exist, as it may appear later
+    listing.watch(
+        os.fsencode(Path(root) / CLASSES)
+    )  # the state of classes.txt is stored also if it does not exist, so that it is noticed later
     shards = _read_shards(root, paths)
     listing.left_out += [os.fsencode(f"{shard.path}/{name}") for shard in shards for name in shard.left_out]
     splits = {split: _classes_of(root, split, shards) for split in ("train", "val")}
@@ -183,7 +185,7 @@ def _read_label(path: str, descriptor: int, member: Member) -> str:
             label = values if isinstance(values, str) else str(values) if type(values) is int else ""
         if label.isdecimal():
             label = str(int(label))
-    except (ValueError, RecursionError):  # not text, not JSON, or nested too deeply for Python
+    except (ValueError, RecursionError):  # the content is not text, not JSON, or nested too deeply for Python
         label = ""
     if not label or not label.isprintable() or "/" in label:
         raise UserError(

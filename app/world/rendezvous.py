@@ -167,9 +167,9 @@ _read = network.Wire.read
 
 
 def close_services(interface: str | None = None) -> None:
-    """Make Horovod's other services of this process refuse messages above LARGEST. They need the job's key.
+    """Restrict Horovod's other services of this process, whose users need the job's key.
 
-    With an interface, they listen only on that interface.
+    They refuse messages above LARGEST. If an interface is given, they listen only on that interface.
     """
     network.Wire.read = _read_limited
     address = address_of(interface) if interface else ""
