@@ -23,7 +23,7 @@ COMMANDS = {
     "report": Command("compare runs on one page"),
     "benchmark": Command("measure the parts of a step, the loader and the allreduce", distributed=True),
     "scaling": Command("measure images/s on 1, 2, 4, ... processes and compare them with the forecast of plan"),
-    "doctor": Command("look for what would stop or slow a run on its hosts"),
+    "doctor": Command("look for faults of the hosts that would stop or slow a run"),
     "board": Command("show the curves of runs in TensorBoard"),
     "completion": Command("print the completion of these commands and their options for bash or zsh"),
 }

@@ -28,7 +28,12 @@ def make_parser() -> Parser:
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
     add("--data", default="", help="data set or folder (default: the one that the network was trained on)")
-    add("--skip-list", default="", metavar="FILE", help="images to leave out, as check-data --skip-list writes them")
+    add(
+        "--skip-list",
+        default="",
+        metavar="FILE",
+        help="file that lists images to leave out, as check-data --skip-list writes it",
+    )
     add(
         "--resize",
         type=int,

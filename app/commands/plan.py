@@ -121,7 +121,7 @@ def make_parser() -> Parser:
     group.add_argument(
         "--no-overlap",
         action="store_true",
-        help="the allreduce does not run during the backward pass, as on CPUs that compute on all cores",
+        help="assume that the allreduce does not run during the backward pass, as on CPUs that compute on all cores",
     )
     group.add_argument("--json", action="store_true", help="print the result as JSON")
     group.add_argument("--plot", default="", metavar="FILE", help="file for a plot like Figure 7 (.png, .svg or .pdf)")

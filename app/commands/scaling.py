@@ -25,7 +25,10 @@ def make_parser() -> Parser:
     parser = run_parser("./run.sh scaling", DESCRIPTION, EXAMPLE)
     group = parser.add_argument_group("scaling")
     group.add_argument(
-        "--np", type=counts, metavar="A,B,...", help="numbers of processes (default: 1, 2, 4, ... up to the cores)"
+        "--np",
+        type=counts,
+        metavar="A,B,...",
+        help="numbers of processes (default: 1, 2, 4, ... up to the number of cores)",
     )
     group.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="number of rounds; each measures all of them (default: 5)"

@@ -68,7 +68,7 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
     Args:
         entry: The network.
         inputs: The channels of the stage's input.
-        width: The channels inside a block of a plain network.
+        width: The channels inside a block; the groups of a ResNeXt and the factor of a wide ResNet multiply them.
         blocks: The number of blocks.
         size: The side of the stage's input in pixels.
         stride: The stride of the first block, which is in its first 3x3 convolution (section 5.1 of the paper).

@@ -103,7 +103,7 @@ class Config:
     shuffle: str = option(
         "epoch",
         "data",
-        "how training images are shuffled: once an epoch for all workers (paper: epoch), or by each worker",
+        "how training images are shuffled: once in each epoch for all workers (paper: epoch), or by each worker alone",
         choices=("epoch", "worker"),
     )
     augmentation: str = option(
@@ -145,8 +145,8 @@ class Config:
     freeze: str = option(
         "none",
         "model",
-        "part of the weights of --init that is kept as it is, BN's statistics included: up to a stage, or features, all"
-        " but the last layer",
+        "part of the network that training does not change, with its BN statistics: everything up to a stage, or"
+        " features, everything except the last layer",
         choices=("none", STEM, *STAGES, ALL_BUT_LAST),
     )
     last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
@@ -180,7 +180,12 @@ class Config:
     scaling: str = option(
         "linear", "schedule", "how the learning rate grows with the minibatch", choices=("linear", "sqrt", "none")
     )
-    scaled: str = option("rate", "schedule", "what scaling and warmup multiply (paper: rate)", choices=("rate", "loss"))
+    scaled: str = option(
+        "rate",
+        "schedule",
+        "what scaling and warmup multiply: the learning rate (paper: rate) or the loss",
+        choices=("rate", "loss"),
+    )
     warmup: str = option(
         "gradual",
         "schedule",
@@ -197,17 +202,25 @@ class Config:
         choices=tuple(SCHEDULES),
     )
     decay_epochs: tuple[float, ...] = option(
-        (), "schedule", "epochs at which the learning rate falls (default: 30, 60, 80 of 90 epochs, in proportion)"
+        (),
+        "schedule",
+        "epochs at which the learning rate falls (default: 30, 60 and 80 of 90 epochs, in proportion to --epochs)",
     )
     decay_factor: float = option(
         0.1, "schedule", "factor by which the learning rate is multiplied at each of the decay epochs", limits=TO_1
     )
 
     optimizer: str = option(
-        "sgd", "optimizer", "rule of the update (paper: sgd); lars: scaled layer by layer", choices=("sgd", "lars")
+        "sgd",
+        "optimizer",
+        "rule of the update: sgd (paper), or lars, which scales the step of each layer",
+        choices=("sgd", "lars"),
     )
     trust_coefficient: float = option(
-        0.001, "optimizer", "eta of LARS, the trust in each layer's ratio of norms", limits=ABOVE_0
+        0.001,
+        "optimizer",
+        "trust coefficient of LARS, by which each layer's ratio of norms is multiplied",
+        limits=ABOVE_0,
     )
     label_smoothing: float = option(
         0.0,
@@ -216,7 +229,10 @@ class Config:
         limits=FROM_0_TO_1,
     )
     head_lr_factor: float = option(
-        1.0, "optimizer", "factor of the last layer's learning rate, for weights of --init", limits=ABOVE_0
+        1.0,
+        "optimizer",
+        "factor by which the last layer's learning rate is multiplied, for use with --init",
+        limits=ABOVE_0,
     )
     clip_grad_norm: float = option(
         0.0,
@@ -227,7 +243,7 @@ class Config:
     ema: float = option(
         0.0,
         "optimizer",
-        "decay of a moving average of the weights, which is evaluated and exported next to them; 0: none (paper: none)",
+        "decay of a moving average of the weights, which is evaluated and exported too; 0: no average (paper: none)",
         limits=BELOW_1,
     )
     loss_divisor: str = option(
@@ -253,7 +269,7 @@ class Config:
     output: str = option("", "run", "folder to write the run to (default: a new one under runs/)", free=True)
     resume: str = option("", "run", "folder of a run to continue; auto: the newest one under runs/", free=True)
     allow_change: tuple[str, ...] = option(
-        (), "run", "options that may differ from those of the run that is resumed, and data for its images", free=True
+        (), "run", "options that may differ from those of the run that is resumed; data allows other images", free=True
     )
     checkpoint_every: str = option(
         "5m", "run", "steps between checkpoints, or a time such as 90s, 5m, 1h; 0: only at the end of epochs", free=True
@@ -285,7 +301,7 @@ class Config:
     cycle_ms: float = option(
         -1.0,
         "speed",
-        "milliseconds between Horovod's cycles; -1: Horovod's own, on CPUs by the size of the network",
+        "milliseconds between Horovod's cycles; -1: Horovod's own, or on CPUs a number that follows from the network",
         limits=FROM_0_OR_HOROVODS,
         free=True,
     )

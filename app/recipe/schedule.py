@@ -71,13 +71,15 @@ def _progress(config: Config, epoch: float, start: float) -> float:
 
 WARMUPS = {
     "gradual": Warmup("a steady rise from eta (paper)", _gradual),
-    "constant": Warmup("eta all the time", lambda eta, peak, epoch, length: eta),
+    "constant": Warmup("the learning rate stays at eta", lambda eta, peak, epoch, length: eta),
     "none": Warmup("no warmup", lambda eta, peak, epoch, length: peak),
 }
 SCHEDULES = {
     "step": Schedule("at the decay epochs (paper)", _steps, decays=True),
-    "cosine": Schedule("half a cosine to 0 at the end", _cosine, source="Loshchilov and Hutter 2017"),
-    "poly": Schedule("a polynomial of degree 2 to 0 at the end", _polynomial, source="You, Gitman and Ginsburg 2017"),
+    "cosine": Schedule("along half a cosine, to 0 at the end", _cosine, source="Loshchilov and Hutter 2017"),
+    "poly": Schedule(
+        "along a polynomial of degree 2, to 0 at the end", _polynomial, source="You, Gitman and Ginsburg 2017"
+    ),
 }
 
 

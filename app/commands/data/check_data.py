@@ -25,7 +25,7 @@ def make_parser() -> Parser:
         "--skip-list",
         default="",
         metavar="FILE",
-        help="file to write the images to leave out to; `train --skip-list FILE` reads it",
+        help="write a list of the images to leave out to this file, which `train --skip-list FILE` reads",
     )
     add_processes(parser, "decode images")
     return parser

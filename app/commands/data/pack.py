@@ -19,10 +19,14 @@ IMAGES = 5000
 
 def make_parser() -> Parser:
     parser = Parser(prog="./run.sh pack", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
-    parser.add_argument("folder", metavar="DIR", help="folder of images or archives, as train --data takes it")
+    parser.add_argument("folder", metavar="DIR", help="folder of images or archives, which `train --data` could read")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write the archives into")
     parser.add_argument_group("archives").add_argument(
-        "--images", type=int, default=IMAGES, metavar="N", help=f"images of an archive (default: {IMAGES:,})"
+        "--images",
+        type=int,
+        default=IMAGES,
+        metavar="N",
+        help=f"number of images in each archive (default: {IMAGES:,})",
     )
     add_smaller_images(parser)
     add_processes(parser, "read, resize and write")
