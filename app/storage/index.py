@@ -18,7 +18,7 @@ import numpy as np
 from app.storage import cache
 from app.storage.folder import list_folder
 from app.storage.listing import Index, Listing
-from app.storage.official import TRAIN, VALIDATION, list_official, official_paths
+from app.storage.official import list_official, official_paths
 from app.storage.shards import list_shards, shard_paths
 
 SAMPLE = 1000  # the largest number of images of a split whose sizes are part of the fingerprint
@@ -28,36 +28,34 @@ SAMPLE = 1000  # the largest number of images of a split whose sizes are part of
 class Layout:
     """A way in which images are stored.
 
+    is_at: returns whether a folder has this layout.
     list: returns the list of the images.
     archives: returns the paths of the archives that contain them.
     """
 
+    is_at: Callable[[str], bool]
     list: Callable[[str], tuple[Index, Listing]]
     archives: Callable[[str], tuple[str, ...]] = lambda root: ()
 
 
-LAYOUTS = {
-    "folder": Layout(list_folder),
-    "official": Layout(list_official, official_paths),
-    "shards": Layout(list_shards, shard_paths),
+def _has_class_folders(root: str) -> bool:
+    try:
+        with os.scandir(Path(root) / "train") as entries:
+            return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
+    except OSError:
+        return False
+
+
+LAYOUTS = {  # if a folder has several layouts, the first of them counts
+    "folder": Layout(_has_class_folders, list_folder),
+    "official": Layout(lambda root: any(map(os.path.isfile, official_paths(root))), list_official, official_paths),
+    "shards": Layout(lambda root: bool(shard_paths(root)), list_shards, shard_paths),
 }
 
 
 def layout_of(root: str) -> str:
-    """Return the layout of the folder `root`. "folder" is the default. Class folders have precedence over archives."""
-    if not Path(root).is_dir() or _has_folders(Path(root) / "train"):
-        return "folder"
-    if any((Path(root) / name).is_file() for name in (TRAIN, VALIDATION)):
-        return "official"
-    return "shards" if shard_paths(root) else "folder"
-
-
-def _has_folders(folder: Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
-    except OSError:
-        return False
+    """Return which of LAYOUTS a folder has. It is "folder" if it has none, so that the message is about folders."""
+    return next((name for name, layout in LAYOUTS.items() if layout.is_at(root)), "folder")
 
 
 def read_index(folder: str) -> Index:

@@ -9,11 +9,12 @@ import tarfile
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.base.errors import UserError
 from app.prepare.journal import Journal
-from app.storage.archives import list_members
+from app.storage.archives import list_any_members, list_members
 from app.storage.devkit import read_devkit
 
 MIB = 2**20
@@ -47,8 +48,9 @@ def test_a_devkit_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     assert peak_of_refusal(path, read_devkit) < 150 * MIB
 
 
+@pytest.mark.parametrize("read", [lambda name: list_members(name, r".*"), list_any_members], ids=["ImageNet", "shard"])
 @pytest.mark.parametrize("kind", ["GNU", "PAX"])
-def test_an_archive_with_a_huge_header_is_refused(kind: str, tmp_path: Path) -> None:
+def test_an_archive_with_a_huge_header_is_refused(kind: str, read: object, tmp_path: Path) -> None:
     path = tmp_path / "train.tar"
     info = tarfile.TarInfo("name")
     info.type, info.size = tarfile.XHDTYPE, 500 * MIB
@@ -56,7 +58,36 @@ def test_an_archive_with_a_huge_header_is_refused(kind: str, tmp_path: Path) -> 
     with path.open("wb") as file:
         file.write(header)
         file.truncate(600 * MIB)  # sparse: it takes no space
-    assert peak_of_refusal(path, lambda name: list_members(name, r".*")) < 8 * MIB
+    assert peak_of_refusal(path, read) < 8 * MIB
+
+
+def test_damaged_archives_are_listed_or_refused(tmp_path: Path) -> None:
+    """No member lies outside the archive or has a path that leads out, and no error is a traceback or a hang."""
+    path, whole = tmp_path / "train.tar", io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("a/1.jpg", "a/2.jpg", "a/" + "long" * 40 + ".jpg", "é/3.jpg", "b/4.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 700
+            tar.addfile(info, io.BytesIO(bytes(700)))
+    generator, refused = np.random.default_rng(0), 0
+    for case in range(600):
+        damaged = bytearray(whole.getvalue()[: None if case % 3 else int(generator.integers(10_000))])
+        for _ in range(int(generator.integers(1, 4)) if case % 3 else 0):
+            block = int(generator.integers(len(damaged) // 512)) * 512
+            damaged[block + int(generator.integers(512))] = int(generator.integers(256))
+            if case % 2:  # with a checksum that fits
+                header = damaged[block : block + 512]
+                total = 256 + sum(header[:148]) + sum(header[156:])
+                damaged[block + 148 : block + 156] = b"%06o\0 " % total
+        path.write_bytes(damaged)
+        try:
+            for member in list_any_members(str(path)):
+                assert 0 <= member.offset <= member.offset + member.size <= len(damaged)
+                assert not member.name.startswith("/") and ".." not in member.name.split("/")
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert 100 < refused < 600
 
 
 def test_a_long_name_within_the_limit_is_read(tmp_path: Path) -> None:
