@@ -44,7 +44,7 @@ def main(question: dict[str, Any]) -> None:
         "mpirun": _words(["mpirun", "--version"]),
         "orted": shutil.which("orted") or shutil.which("prted") or "",
         "interfaces": interfaces(),
-        "routes": {name: _route(name) for name in question["hosts"]},
+        "routes": {name: route(name) for name in question["hosts"]},
     }
     if question["deep"]:
         facts.update(
@@ -137,7 +137,7 @@ def _read(interface: str, what: str) -> str:
         return ""
 
 
-def _route(name: str) -> str:
+def route(name: str) -> str:
     """Returns this host's own address on the route to another host. Connecting a UDP socket sends nothing."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

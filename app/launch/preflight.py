@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from app.base.errors import UserError
-from app.hosts import hostfile, this_host
+from app.hosts import hostfile, probe, this_host
 from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
@@ -32,6 +32,9 @@ def check_hosts(launch: Launch) -> str:
     hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
     here = [host for host in hosts if this_host.is_here(host.name)]
     names = [host.name for host in (here + [host for host in hosts if host not in here])]
+    # Ranks connect to horovodrun too. Where none of them runs on this machine, it is one host more to be asked.
+    if not here and LAUNCHERS[launch.launcher].one_interface and (address := probe.route(names[0])):
+        names.insert(0, address)
     answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)
     request = HostRequirements(hosts, launch.interface, "", "")
     bad = [each for each in versions(request, answers) if each.status == FAIL]

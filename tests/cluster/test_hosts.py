@@ -56,6 +56,20 @@ def command(network: Network, launcher: str, output: Path, *options: str) -> lis
     return [*LAUNCH, *where, *words[:2], *TRAIN, *words[2:], "--output", str(output), *options]
 
 
+def test_the_interface_to_a_single_other_host(network: Network) -> None:
+    """Without it Horovod would search for one, and put the key of its search on a command line."""
+    program = f"""
+from app.hosts.hostfile import Host
+from app.launch.command_line import Launch
+from app.launch.preflight import check_hosts
+hosts = [Host("node.beta", 8)]
+launch = Launch("horovodrun", 8, hosts, True, "auto", [], None, {SSH_PORT}, "/root/.ssh/id")
+print(check_hosts(launch))
+"""
+    done = network.hosts[0].run(sys.executable, "-c", program, **ENVIRON)
+    assert (done.stdout, done.stderr) == ("eth0\n", "")
+
+
 def parameters(output: Path) -> dict[str, torch.Tensor]:
     content = torch.load(output / "checkpoints" / "last.pt", weights_only=True)
     return {**content["model"], **{f"momentum {i}": each for i, each in enumerate(content["momentum"])}}
