@@ -208,7 +208,7 @@ class RankProcess:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def _request(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(OSError):  # it has ended, and its exit code says why
+        with contextlib.suppress(OSError):  # the parent process has ended; its exit code says why
             process.stdin.write(self.rank.request(self.grace))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
