@@ -139,7 +139,7 @@ def section(record: Record) -> str:
     environment = [[name, shown(value)] for name, value in record.environment.items()]
     return (
         f"<h2>{escape(record.name)}</h2><ul>{plan}</ul>"
-        + folded(f"What of the paper it follows: {deviating} of {len(rows)} choices deviate",
+        + folded(f"Choices of the paper: {deviating} of {len(rows)} are not followed",
                  table(["", "section", "choice", "paper", "here"], rows))
         + folded("Options", table(["option", "value"], options))
         + (folded("Environment", table(["", ""], environment)) if environment else "")

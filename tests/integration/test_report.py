@@ -43,7 +43,7 @@ def test_page(trained: Path, page: Path) -> None:
     assert "<td>3</td>" in text and "<td>1 of 3</td>" in text
     assert "k = 8 workers of n = 16 images, kn = 128" in text
     assert text.count("<h2>") == 3  # curves and two runs: one that is named twice is shown once
-    assert "what of the paper" in text.lower() and "--warmup-epochs" in text
+    assert "choices of the paper" in text.lower() and "--warmup-epochs" in text
     assert not re.search(r"<script|<link|https?://", text)
     assert len(re.findall(r'src="data:image/png;base64,', text)) == 4
     for name in ("error", "loss", "rate", "speed"):

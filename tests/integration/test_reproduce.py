@@ -41,7 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == PREEMPTED, said
-    assert "what they did is saved, and the same command continues" in said
+    assert "their state is saved, and the same command continues" in said
     assert not (folder / "found").exists()
     process = start(folder)
     said, _ = process.communicate(timeout=120)
