@@ -41,9 +41,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 
 
 def check_start(request: tuple[Config, Namespace], processes: int) -> None:
-    """Raise UserError for what the processes would find at their start."""
+    """Raise UserError for faults of the data that the processes would find at their start."""
     config, options = request
-    if not options.collectives:  # these need no data
+    if not options.collectives:  # a measurement of collectives reads no data
         data_size.check_start(config, processes)
 
 

@@ -84,7 +84,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def check_start(options: Namespace, processes: int) -> None:
-    """Raise UserError for a folder of images that the processes could not use."""
+    """Raise UserError if the processes could not use the folder of images."""
     if options.data and is_folder(options.data):
         find_data_set(DataOptions(options.data, skip_list=options.skip_list))
 

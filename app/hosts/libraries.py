@@ -9,7 +9,10 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Imports all of them without starting MPI. Raises ImportError where Horovod was built for another torch."""
+    """Import torch, Horovod and mpi4py, without starting MPI, and return facts about them.
+
+    Raises ImportError if Horovod was compiled for another torch.
+    """
     import horovod.torch as hvd
     import mpi4py
     import torch
