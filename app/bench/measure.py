@@ -69,7 +69,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
         report = train_step(state, islice(feed, here), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
-            report.tolist()  # the training loop does it too
+            report.tolist()  # on a CPU the training loop reads the report of each step, too
 
     for _ in range(WARM_UP):
         step(feed)

@@ -85,7 +85,7 @@ class Config:
     data: str = option(  # free, because a folder may be moved; its content is compared by a fingerprint
         "digits", "data", data_help(), free=True
     )
-    skip_list: str = option(  # free like the data
+    skip_list: str = option(  # free for the same reason as `data`
         "", "data", "file that lists images to leave out, as check-data --skip-list writes it", free=True
     )
     image_size: int = option(
@@ -120,7 +120,7 @@ class Config:
         choices=("imagenet", "data"),
     )
     grey: bool = option(False, "data", "read the images of a folder as one grey channel (paper: three colours)")
-    data_root: str = option(  # free like the data
+    data_root: str = option(  # free for the same reason as `data`
         "", "data", "folder with the files of fashion-mnist, mnist, kmnist or cifar10", free=True
     )
     downsample: int = option(

@@ -30,7 +30,10 @@ def data_size(config: Config) -> DataSize:
 
 
 def check_start(config: Config, processes: int) -> None:
-    """Raise UserError for what the processes of a run would find at its start, where no image need be read for it."""
+    """Raise UserError for faults that the processes of a run would find at their start.
+
+    Faults that only reading the images can show are not found.
+    """
     size = find_data_set(data_options(config))
     check_processes(make_plan(config, size.images, size.validation_images), config, processes)
 

@@ -124,7 +124,7 @@ def changed(config: Config) -> str:
 
 
 def written(value: object) -> str:
-    """Return a value as text, rounded, as an option of the command line."""
+    """Return a value in the form that an option of the command line takes, rounded."""
     return ",".join(f"{each:.4g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
