@@ -59,7 +59,7 @@ def evaluate(
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for number in range(rounds):
                 first = (number * world.size + world.rank) * BATCH
-                for pixels, labels in islice(loader, 1):  # in the last round this process may have none
+                for pixels, labels in islice(loader, 1):  # at the end this process may have one batch less than others
                     hooks.before_evaluation_batch()
                     logits, labels = forward_pass.logits(network, pixels), labels.to(world.device)
                     found[first : first + BATCH] = outcomes(logits, labels).cpu()
@@ -110,7 +110,7 @@ def measure_statistics(
     here = 0 if split.in_memory else processes  # as in `evaluate`, no loader processes for images in memory
     with Loader(split, batches, processes=here, pin_memory=world.device.type == "cuda") as loader:
         for _ in range(math.ceil(total / world.size)):
-            for images, _ in islice(loader, 1):  # the last round may have none left for this process
+            for images, _ in islice(loader, 1):  # at the end this process may have one batch less than others
                 forward_pass.logits(state.network, images)
                 sums += state.piggyback.worker_statistics()
             if sum_over_processes(torch.tensor([int(asked())]))[0]:
