@@ -290,7 +290,8 @@ def _killed(rank: int, host: str | None, number: int, output: Output, launch: La
     hint = "; if nobody killed it, its memory ran out: dmesg says so" if number == signal.SIGKILL else ""
     by = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
     place = output.place_of(rank)
-    return f"error: rank {rank} on {host or _host_of(rank, launch)} was ended by {by}{place}{hint}\n"
+    host = host or _host_of(rank, launch)
+    return f"error: rank {rank}{f' on {host}' if host else ''} was ended by {by}{place}{hint}\n"
 
 
 def _caused(cause: Failure) -> str:
@@ -298,8 +299,9 @@ def _caused(cause: Failure) -> str:
 
 
 def _host_of(rank: int, launch: Launch) -> str:
+    """Return the name of a rank's host, or "" if the rank was added to an elastic run after its start."""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
-    return next(host.name for index, host in enumerate(launch.hosts) if rank < sum(counts[: index + 1]))
+    return next((host.name for index, host in enumerate(launch.hosts) if rank < sum(counts[: index + 1])), "")
 
 
 def _run_alone(

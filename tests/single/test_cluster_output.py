@@ -5,6 +5,9 @@ import io
 import pytest
 
 from app.base.failure import Failure, parse, parse_trace
+from app.hosts.hostfile import Host
+from app.launch.command_line import Launch
+from app.launch.launch import _killed
 from app.launch.output import Output
 
 HOROVODRUN = (
@@ -93,6 +96,15 @@ def test_an_unexplained_end_keeps_the_launchers_words() -> None:
 )
 def test_a_killed_rank(stream: str, killed: tuple[int, str | None, int] | None) -> None:
     assert show(stream, 5)[0].killed() == killed
+
+
+def test_a_killed_rank_that_an_elastic_run_did_not_have_at_its_start() -> None:
+    """Nobody knows its host, and the run must not end with a traceback instead of starting again."""
+    started = Launch("horovodrun", 2, [Host("127.0.0.1", 1), Host("127.0.0.2", 1)], False, "gloo", [])
+    output, _, _ = show("", 1)
+    hint = "if nobody killed it, its memory ran out: dmesg says so"
+    for rank, where in ((1, " on 127.0.0.2"), (2, "")):
+        assert _killed(rank, None, 9, output, started) == f"error: rank {rank}{where} was ended by SIGKILL; {hint}\n"
 
 
 def test_the_line_of_a_failure() -> None:
