@@ -1,6 +1,6 @@
 """The program that an elastic run starts every second: `python -m app.hosts.discover SCRIPT`.
 
-It prints the hosts that the user's script prints. When a process dies, Horovod does not use its whole host for a while.
+It prints the hosts that the user's script prints. When a process dies, Horovod uses no slot of its host for a while.
 So each slot of this machine is listed as a host of its own, under the loopback addresses 127.0.0.1, 127.0.0.2 and so
 on, and a process that dies only costs its own slot.
 """

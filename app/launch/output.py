@@ -84,7 +84,10 @@ class Output:
         return next((each for each in candidates if killed in (None, each.rank)), None)
 
     def place_of(self, rank: int) -> str:
-        """Return where a rank was when it ended without a message, as its guard reports."""
+        """Return the epoch, iteration and line of code of a rank that ended without a message.
+
+        The guard, a small process next to each rank, reports them. Returns "" if it did not.
+        """
         found = (each.message.removeprefix(GONE) for each in self.failures if each.rank == rank)
         return next((place for place in found if place.startswith(", ")), "")
 

@@ -24,7 +24,7 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     return {
         name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}"
         for name in before
-        # A default that follows from another field, as decays from epochs, is not named again.
+        # A default may follow from another field: `decay_epochs` follows from `epochs`. Only that field is named then.
         if before[name] != now[name] and getattr(old, name) != getattr(new, name)
     }
 

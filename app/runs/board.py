@@ -50,7 +50,10 @@ LAYOUT: dict[str, Any] = {
 
 
 class Board:
-    """Writes the event files of one run, beginning at the position `start`."""
+    """Writes the event files of one run.
+
+    start: the epoch, and the number of images seen in it, where the run begins or continues.
+    """
 
     def __init__(self, run: Run, start: Position) -> None:
         _leave_full_disks_to_flush()

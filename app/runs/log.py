@@ -107,7 +107,10 @@ class RunLog(Log):
         self.screen.train(position, values)
 
     def evaluation(self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None) -> None:
-        """Writes one line of log.jsonl, and all values to TensorBoard. average: the averaged weights', with --ema."""
+        """Writes one line of log.jsonl, and all values to TensorBoard.
+
+        average: the result of the averaged weights, which --ema keeps.
+        """
         steps, loss, wrong = self.so_far
         self.so_far = [0.0, 0.0, 0.0]
         values = {

@@ -17,7 +17,7 @@ from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, pri
 
 
 def list_folder(root: str) -> tuple[Index, Listing]:
-    """Return the images of a folder without a fingerprint, and the other things that were found.
+    """Return the images of a folder and the other things that were found. No fingerprint is computed.
 
     Raises UserError if there is no such folder, no train/ or val/, no image, or an empty class, if the classes of
     train/ and val/ differ, or if a directory cannot be read.

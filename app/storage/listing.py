@@ -70,7 +70,10 @@ class Listing:
     faults: list[tuple[bytes, str, str]] = field(default_factory=list)
 
     def watch(self, path: bytes) -> None:
-        """Store the state of a directory or archive. Raises OSError."""
+        """Note the state of a directory or archive, so that a later start can see whether it has changed.
+
+        Raises OSError.
+        """
         self.watched[path] = state_of(path)
 
 

@@ -42,7 +42,10 @@ class OfficialArchives:
     validation_images: list[Member]
 
     def images_of(self, synset: Synset) -> list[Member]:
-        """Return the training images of a class. Raises UserError if the development kit has another number."""
+        """Return the training images of a class.
+
+        Raises UserError if there are more or fewer of them than the development kit says.
+        """
         return images_of_class(self.train, self.class_tars[synset.wnid], synset.images)
 
 

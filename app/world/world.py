@@ -1,7 +1,7 @@
 """The processes of a run and their collectives. Only this folder uses Horovod inside a rank.
 
-Every collective has a fixed name and waits for its end. The names that Horovod makes up count calls, and would differ
-between a process that was there before and one that joined later.
+Every collective waits for its end, and has a fixed name. The names that Horovod would choose contain a number of calls,
+which differs between a process that has trained for a while and one that has just joined.
 """
 
 from __future__ import annotations
