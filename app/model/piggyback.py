@@ -59,9 +59,12 @@ class Piggyback:
         return result
 
     def report(self) -> Tensor:
-        """Return the sum of the reports of all workers, [report_size], after the gradients were summed."""
+        """Return a copy of the sum of the reports of all workers, [report_size], after the gradients were summed.
+
+        It is a copy because a report may be kept for many steps, and the gradient can be a view of all gradients.
+        """
         assert self.parameter.grad is not None
-        return self.parameter.grad[len(self.statistics) :]
+        return self.parameter.grad[len(self.statistics) :].clone()
 
     def worker_statistics(self) -> Tensor:
         """Return the sum of the statistics of the workers in the last forward pass, in the order of `statistics`."""
