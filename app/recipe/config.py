@@ -257,7 +257,7 @@ class Config:
     weight_decay: float = option(1e-4, "optimizer", "weight decay, lambda, added to the gradient", limits=FROM_0)
     decay_bn: bool = option(False, "optimizer", "apply weight decay to BN's gamma and beta too (paper: no)")
     precision: str = option(
-        "fp32", "optimizer", "number format of the computation", choices=("fp32", "bf16", "fp16", "fp64")
+        "fp32", "optimizer", "number format of the computation", choices=("fp32", "tf32", "bf16", "fp16", "fp64")
     )
     compression: str = option(
         "none", "optimizer", "number format to which gradients are compressed when sent", choices=("none", "fp16")

@@ -22,7 +22,7 @@ from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
 from app.training.checkpoint import is_list_of
 from app.training.checkpoint_files import read_any
-from app.training.forward_pass import AUTOCAST, ForwardPass
+from app.training.forward_pass import AUTOCAST, ForwardPass, set_arithmetic
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class TrainedNetwork:
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
         """Return the forward pass of validation during the training."""
+        set_arithmetic(self.config)
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 

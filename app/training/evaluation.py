@@ -48,8 +48,9 @@ def evaluate(
         The counts over all processes. If any process was asked to stop, None on every process.
     """
     images, classes = len(source.validation), len(source.classes)
-    found = torch.zeros(images, dtype=torch.int64)  # the outcome of each image, 0 for images of other processes
-    loss = torch.zeros(1, dtype=torch.float64)
+    # The outcome of each image, 0 for the images of other processes. No batch waits for it, as it is on the device.
+    found = torch.zeros(images, dtype=torch.int64, device=world.device)
+    loss = torch.zeros(1, dtype=torch.float64, device=world.device)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size)
     if source.validation.in_memory:
@@ -62,13 +63,13 @@ def evaluate(
                 for pixels, labels in islice(loader, 1):  # at the end this process may have one batch less than others
                     hooks.before_evaluation_batch()
                     logits, labels = forward_pass.logits(network, pixels), labels.to(world.device)
-                    found[first : first + BATCH] = outcomes(logits, labels).cpu()
-                    loss += F.cross_entropy(logits, labels, reduction="sum").double().cpu()
+                    found[first : first + BATCH] = outcomes(logits, labels)
+                    loss += F.cross_entropy(logits, labels, reduction="sum").double()
                 if sum_over_processes(torch.tensor([int(asked())]))[0]:
                     return None
     finally:
         network.train()
-    found = sum_over_processes(found)
+    found = sum_over_processes(found).cpu()
     assert found.all(), f"evaluated {int((found != 0).sum())} of {images} images"
     labels = torch.from_numpy(source.validation.labels)
     return Evaluation(labels, found.abs() - 1, found < 0, classes, float(sum_over_processes(loss)[0]) / images)

@@ -85,6 +85,17 @@ def make_forward_pass(run: Run, world: World) -> ForwardPass:
     return ForwardPass(mean, std, AUTOCAST.get(config.precision), config.channels_last, workers)
 
 
+def set_arithmetic(config: Config) -> None:
+    """Set how this process computes on a GPU, for all networks.
+
+    Convolutions and matrix products of fp32 numbers use TF32 only if the config says so. torch's default uses TF32 for
+    convolutions. cuDNN measures its algorithms, because the shapes of a run's batches are fixed. Nothing of this has an
+    effect on a CPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    torch.backends.cudnn.benchmark = True
+
+
 def dtype(config: Config) -> torch.dtype:
     """Return the type of parameters, gradients and statistics."""
     return torch.float64 if config.precision == "fp64" else torch.float32

@@ -22,7 +22,7 @@ from app.recipe.config import Config
 from app.recipe.data_size import data_options
 from app.recipe.plan import check_processes, make_plan
 from app.runs.run import Run
-from app.training.forward_pass import dtype, passes_per_step
+from app.training.forward_pass import dtype, passes_per_step, set_arithmetic
 from app.training.normalisation import moments_of
 from app.training.state import State
 from app.training.step import REPORT_SIZE
@@ -68,6 +68,7 @@ def open_data(config: Config) -> Source:
 def make_state(run: Run, world: World) -> State:
     """Return the network and its optimizer at the start of a run. They are equal on every process."""
     config = run.config
+    set_arithmetic(config)
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
     freeze(network, config.freeze)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format

@@ -7,12 +7,15 @@ import os
 from dataclasses import dataclass
 from typing import Self
 
+import torch
+
 from app.base.errors import UserError
 from app.base.launcher_environment import is_elastic, local_size, threads_asked_for
 from app.forecast.model_size import network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
+_NAMED_BY_FUNCTION = (2, 24)  # the first NCCL with the algorithm of each function in NCCL_ALGO
 LEAVE = -1.0  # Horovod decides, or the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
 SHORT_PASS_MS = 10.0  # a pass of less than ten of Horovod's cycles: the first sums end only when the pass ends
@@ -81,7 +84,7 @@ class Tuning:
             best = math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)
             found["HOROVOD_CYCLE_TIME"] = f"{min(max(1.0, best), LONGEST_MS):.3g}"
         if self.allreduce != "auto":
-            found["NCCL_ALGO"] = self.allreduce.capitalize()
+            found["NCCL_ALGO"] = _nccl_algorithm(self.allreduce, torch.cuda.nccl.version())
         return found
 
 
@@ -90,3 +93,12 @@ def spare_cores() -> bool:
     cores, processes = len(os.sched_getaffinity(0)), local_size()
     threads = threads_asked_for(os.environ) or max(1, cores // processes)
     return cores >= processes * (threads + 1)
+
+
+def _nccl_algorithm(name: str, version: tuple[int, ...]) -> str:
+    """Return the value of NCCL_ALGO that selects the algorithm of allreduces, for a version of NCCL.
+
+    Since NCCL 2.24 an algorithm can be named for one function only. These versions refuse a broadcast if the algorithm
+    that is named for all functions is the tree.
+    """
+    return f"allreduce:{name}" if version >= _NAMED_BY_FUNCTION else name.capitalize()

@@ -9,7 +9,7 @@ import torch
 from app.base.errors import UserError
 from app.recipe.config import Config
 from app.world import world
-from app.world.tuning import Tuning
+from app.world.tuning import Tuning, _nccl_algorithm
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -20,8 +20,10 @@ def test_variables() -> None:
     assert Tuning(1.5, 0.25, "ring").environment(nccl=True) == {
         "HOROVOD_FUSION_THRESHOLD": "1572864",
         "HOROVOD_CYCLE_TIME": "0.25",
-        "NCCL_ALGO": "Ring",
+        "NCCL_ALGO": "allreduce:ring",
     }
+    assert torch.cuda.nccl.version() >= (2, 24)  # so "allreduce:ring" above
+    assert [_nccl_algorithm("tree", version) for version in ((2, 21, 5), (2, 24, 3))] == ["Tree", "allreduce:tree"]
 
 
 def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
