@@ -59,12 +59,9 @@ class Piggyback:
         return result
 
     def report(self) -> Tensor:
-        """Return a copy of the sum of the reports of all workers, [report_size], after the gradients were summed.
-
-        It is a copy because a report may be kept for many steps, and the gradient can be a view of all gradients.
-        """
+        """Return the sum of the reports of all workers, [report_size], after the gradients were summed."""
         assert self.parameter.grad is not None
-        return self.parameter.grad[len(self.statistics) :].clone()
+        return self.parameter.grad[len(self.statistics) :]
 
     def worker_statistics(self) -> Tensor:
         """Return the sum of the statistics of the workers in the last forward pass, in the order of `statistics`."""

@@ -55,8 +55,9 @@ class Tuning:
         "auto" is yes on GPUs, and on CPUs with spare cores if the network is large enough. If all cores are in use, the
         sums would only interrupt the pass.
 
-        Elastic runs always sum during the pass. Otherwise the answer could change with the processes, and a process
-        that stays in an elastic run does not make its optimizer again.
+        Elastic runs always sum during the pass. Otherwise the gradients would be a group of Horovod's. Horovod makes a
+        group by a collective when it wraps the optimizer, and a process that stays in an elastic run does not wrap a
+        new one.
         """
         if is_elastic():
             return True

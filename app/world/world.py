@@ -31,7 +31,6 @@ from app.base.phase import WAITING, phase
 from app.hosts import this_host
 from app.world import allocator, connections, gloo_over_mpi, gpu
 from app.world.compression import Compression
-from app.world.one_sum import sum_at_end
 from app.world.packing import pack, unpack, unpack_all
 from app.world.tuning import Tuning, spare_cores
 
@@ -241,16 +240,13 @@ def distribute(
     The sum is not divided, because the loss is already divided by kn (section 3, remark 3). The attribute `waited` has
     the seconds spent in waiting for the sums. Never call broadcast_optimizer_state on it.
     """
-    named = list(named_parameters)
-    if not overlap and not compression.mixed and hvd.size() > 1:  # one sum has one dtype
-        parameters = [parameter for _, parameter in named if parameter.requires_grad]
-        return sum_at_end(optimizer, parameters, compression, _sum_in_place)
     distributed = hvd.DistributedOptimizer(  # Horovod: sums gradients
         optimizer,
-        named_parameters=named,
+        named_parameters=named_parameters,
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
+        groups=None if overlap or compression.mixed else 1,  # Horovod: all tensors of a group have the same dtype
     )
     take_sums = distributed.synchronize
 
@@ -264,11 +260,6 @@ def distribute(
 
     distributed.synchronize, distributed.waited = synchronize, 0.0
     return distributed
-
-
-def _sum_in_place(tensor: torch.Tensor) -> None:
-    """Replace a tensor by its sum over all processes."""
-    _done(hvd.allreduce_async_(tensor, op=hvd.Sum, name="gradients"))  # Horovod: sums all gradients at once
 
 
 def _wait(handle: int) -> None:

@@ -30,8 +30,6 @@ if __name__ == "__main__":
     report = train_step(state, batches, make_forward_pass(run, here), 32, stop=False)  # type: ignore[arg-type]
     if here.rank == 0:
         gradient = {name: parameter.grad for name, parameter in state.network.named_parameters()}
-        tensors = len({g.untyped_storage().data_ptr() for g in gradient.values() if g is not None})
-        kept = report.untyped_storage().nbytes()
-        torch.save({"gradient": gradient, "report": report, "tensors": tensors, "kept": kept}, sys.argv[2])
+        torch.save({"gradient": gradient, "report": report}, sys.argv[2])
     world.stop()
     end(0)
