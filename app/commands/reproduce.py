@@ -13,6 +13,7 @@ from typing import Any
 from app.base.errors import UserError
 from app.recipe.config import Config
 from app.recipe.options import resolve, run_parser
+from app.recipe.presets import FOLDER, default_recipe
 from app.reproduce.experiments import EXPERIMENTS
 
 EXAMPLE = "./run.sh reproduce table-1, or ./run.sh reproduce table-1 --data /imagenet --launch '-np 8'"
@@ -107,6 +108,8 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
         given.pop("config", None)
     if not {"recipe", "data", "config"} & set(given):
         given["recipe"] = "fashion-mnist"
+    elif "data" in given and not {"recipe", "config"} & set(given) and default_recipe(given["data"]) == FOLDER:
+        given["recipe"] = "paper-256"  # a folder without a recipe claims nothing of the paper, but this command does
     base = resolve(given)
     if known and not Path(known).is_file():
         raise UserError(

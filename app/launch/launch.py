@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -180,7 +179,8 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: 
         counts = hostfile.processes_on(launch.hosts, launch.processes)
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
-        environ[launcher_environment.TERMINAL_COLUMNS] = str(shutil.get_terminal_size().columns)
+        # A COLUMNS that is left in the environment may be that of another terminal. A terminal of unknown width says 0.
+        environ[launcher_environment.TERMINAL_COLUMNS] = str(os.get_terminal_size(sys.stdout.fileno()).columns or 80)
     # By default mpirun kills ranks one second after SIGTERM, too early to save. Each name is for one Open MPI version.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
     # The first ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.

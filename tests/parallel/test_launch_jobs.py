@@ -117,7 +117,11 @@ def test_rank_0_knows_the_terminal() -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (30, 97))
     job = subprocess.Popen(
-        arguments("mpirun", "gloo", "say"), env=ENVIRON, stdout=theirs, stderr=subprocess.DEVNULL, close_fds=True
+        arguments("mpirun", "gloo", "say"),
+        env=ENVIRON | {"COLUMNS": "70"},  # of another terminal
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        close_fds=True,
     )
     os.close(theirs)
     shown = b""

@@ -115,7 +115,7 @@ def test_the_command_line() -> None:
     assert found.names == tuple(EXPERIMENTS) and found.base == replace(PAPER, seed=7)
     assert (found.jobs, found.launch, found.seeds) == (1, ["-np", "8", "-H", "a:8"], 3)
     for wrong in (["table-3"], ["all", "--seeds", "0"], ["all", "--jobs", "-1"], ["all", "--launch", "train"]):
-        with pytest.raises(UserError, match=r"--seeds|--jobs|--launch|invalid choice"):
+        with pytest.raises(UserError, match=r"--seeds|--jobs|--launch|did you mean table-1"):
             parse(wrong)
 
 
