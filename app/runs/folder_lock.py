@@ -16,7 +16,7 @@ from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
 TICK = 1.0  # seconds between two changes of OWNER by the process that owns the folder
-LIFE = 8.0  # after so many seconds without a change, the owner is assumed to have ended
+LIFE = 8.0  # seconds without a change after which the owner is assumed to have ended
 
 
 class FolderLock:

@@ -21,7 +21,7 @@ from pathlib import Path
 from app.base import failure, launcher_environment
 from app.base.errors import FAILED
 
-MARGIN = 2.0  # the guard waits so many seconds longer than the rank's own watchdog, whose message says more
+MARGIN = 2.0  # seconds that the guard waits longer than the rank's own watchdog, whose message says more
 _POLL = 0.2
 _process: subprocess.Popen[bytes] | None = None
 

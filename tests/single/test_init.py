@@ -21,6 +21,7 @@ from app.training.checkpoint_files import read_any
 from app.training.hooks import Hooks
 from app.training.state import State
 from tests.support.in_process import failure_of, succeed
+from tests.support.networks import with_statistics
 
 CLASSES = 3
 
@@ -29,13 +30,7 @@ CLASSES = 3
 def torchvisions() -> nn.Module:
     """Return a ResNet-18 with statistics as after training."""
     torch.manual_seed(3)
-    network = torchvision.models.resnet18()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
-                assert tensor is not None
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    return network.eval()
+    return with_statistics(torchvision.models.resnet18(), 3)
 
 
 @pytest.fixture(scope="module")

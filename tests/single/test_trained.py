@@ -23,22 +23,12 @@ from app.recipe.models import MODELS
 from app.trained import exports
 from app.trained.trained import architecture, in_words, load, validation_source
 from app.training import checkpoint
-
-
-def with_statistics(network: nn.Module) -> nn.Module:
-    """Return a network as after training: every BN has its own statistics and gammas."""
-    torch.manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
-                assert tensor is not None
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    return network.eval()
+from tests.support.networks import with_statistics
 
 
 @pytest.fixture(scope="module")
 def resnet50() -> nn.Module:
-    return with_statistics(torchvision.models.resnet50())
+    return with_statistics(torchvision.models.resnet50(), 1)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def weights(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a small network with its JSON file."""
     path = tmp_path_factory.mktemp("small") / "small.pt"
-    torch.save(with_statistics(make_network(Config(width=8), 1, 4, nn.BatchNorm2d)).state_dict(), path)
+    torch.save(with_statistics(make_network(Config(width=8), 1, 4, nn.BatchNorm2d), 1).state_dict(), path)
     facts = {"classes": ["a", "b", "c", "d"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
     path.with_suffix(".json").write_text(json.dumps(facts))
     return path
