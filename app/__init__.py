@@ -1,6 +1,6 @@
-"""Large-minibatch SGD in Python: `from app import train, load`. The command line is `./run.sh`.
+"""Train networks with large minibatches from Python (`train`), and load trained networks (`load`).
 
-Nothing is imported before one of the functions is called, so that the commands start at once.
+Every command imports this module. So the functions import the rest of the program only when they are called.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["load", "train"]
 def train(*, processes: int = 1, **options: Any) -> Record:
     """Train a network and return the record of the run.
 
-    The training runs in processes of its own, whose output is printed, so that it can be called in a notebook and
-    several times. An interrupt (Ctrl-C, or the stop button of a notebook) makes the run save and stop.
+    The training runs in separate processes, and their output is printed. So `train` can be called in a notebook, and
+    several times. An interrupt (Ctrl-C, or the stop button of a notebook) makes the run save its state and stop.
 
     Args:
         processes: The number of processes on this machine.
@@ -29,7 +29,7 @@ def train(*, processes: int = 1, **options: Any) -> Record:
         The record, with the attributes `folder`, `config`, `plan`, `evaluations` and `result`.
 
     Raises:
-        UserError: An option is wrong or the run failed. The text is what the command line says.
+        UserError: An option is wrong or the run failed. The text is the message that the command line prints.
     """
     from app.launch.from_python import train_in_processes
     from app.runs.record import read_record
@@ -38,12 +38,16 @@ def train(*, processes: int = 1, **options: Any) -> Record:
 
 
 def load(weights: str | Path) -> TrainedNetwork:
-    """Return a trained network: of a run's folder, a checkpoint, or a state_dict with torchvision's names.
+    """Return a trained network.
 
-    Its attribute `network` is a torch module in evaluation mode; `predict` returns the classes of an image file.
+    Its attribute `network` is a torch module in evaluation mode. Its method `predict` returns the most probable classes
+    of an image file.
+
+    Args:
+        weights: The folder of a run, a checkpoint, or a file with a state_dict that has torchvision's names.
 
     Raises:
-        UserError: The file or the folder holds no network of this program or of torchvision's ResNets.
+        UserError: The file or the folder contains no network of this program and none of torchvision's ResNets.
     """
     from app.trained import trained
 

@@ -1,4 +1,4 @@
-"""`python -m app COMMAND OPTIONS`: runs a command in this process."""
+"""Run a command in this process: `python -m app COMMAND [OPTIONS]`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ HELP = """usage: ./run.sh [LAUNCH OPTIONS] COMMAND [OPTIONS]
 commands:
 {commands}
 
-./run.sh COMMAND --help shows a command's options, ./run.sh --help also those of launching.
+./run.sh COMMAND --help shows the options of a command. ./run.sh --help also shows the launch options.
 
 {exit_codes}"""
 
 
 def help_text() -> str:
-    """All commands."""
+    """Return the text of `--help`: all commands and exit codes."""
     return HELP.format(
         commands="\n".join(f"  {name:16} {command.text}" for name, command in COMMANDS.items()), exit_codes=EXIT_CODES
     )
 
 
 def main(argv: Sequence[str], **more: Any) -> int:
-    """Runs a command and returns its exit code. `more` is passed to the command's `main`."""
+    """Run a command and return its exit code. `more` is passed to the command's `main`."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return DONE

@@ -1,4 +1,4 @@
-"""`python -m app.start [LAUNCH OPTIONS] COMMAND [OPTIONS]`: the program that ./run.sh runs."""
+"""The program that ./run.sh runs: `python -m app.start [LAUNCH OPTIONS] COMMAND [OPTIONS]`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from app.launch import launch
 
 
 def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
-    """Starts a command and returns the exit code.
+    """Start a command and return its exit code.
 
-    program: what a rank runs. A program other than this one reads the command's options itself.
+    Args:
+        argv: The launch options, the command and its options.
+        program: The command line that a rank runs. A program other than this one reads the command's options itself.
     """
     if argv[:1] in (["version"], ["--version"], ["-V"]):
         print(describe_version())

@@ -1,4 +1,4 @@
-"""The errors that end a command with one line of text, and the exit code of each."""
+"""The errors that end a command with one line of text, and their exit codes."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ NOT_FINITE = 4
 PREEMPTED = 75
 
 EXIT_CODES = """exit codes:
-  0   done
-  1   unexpected failure, set-up failed, or check-data found what training stops on
+  0   the command succeeded
+  1   an unexpected failure, a failed set-up, or faults in the data at which training would stop (check-data)
   2   bad input: one line says what to change
-  3   an image that cannot be decoded: its path is named
+  3   an image cannot be decoded: the message contains its path
   4   the loss became NaN or infinite
-  75  asked to stop: saved, and the same command goes on
+  75  the run was asked to stop and saved its state: the same command continues it
 """
 
 
 class UserError(Exception):
     """A mistake that the user can correct. Its text is one line: what is wrong, where, and what to do.
 
-    Characters that a terminal would act on, line breaks among them, are written as escapes, because the text may repeat
-    what a file or a command line holds.
+    Line breaks and other control characters are written as escapes, because the text may contain parts of a file or of
+    a command line, and a terminal would act on them.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
     exit_code = BAD_INPUT
-    everywhere = False  # whether every process of a run raises it, so that only rank 0 needs to print it
+    everywhere = False  # whether all processes of a run raise this error, so that only rank 0 needs to print it
 
 
 class NotTrainable(UserError):
@@ -40,7 +40,7 @@ class NotTrainable(UserError):
 
 
 class CorruptImage(UserError):
-    """An image cannot be decoded. The text names its path."""
+    """An image cannot be decoded. The text contains its path."""
 
     exit_code = CORRUPT_IMAGE
 

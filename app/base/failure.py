@@ -1,8 +1,10 @@
-"""How a rank reports why it ends: it writes one line to stderr. `launch` collects these lines from all ranks and shows
-one.
+"""Report why a rank ends, and end it.
 
-A rank that is started by hand with mpirun or horovodrun prints the same readable line. The rank ends by os._exit,
-because an orderly exit would wait in MPI_Finalize or hvd.shutdown() for the other ranks, which may wait for this one.
+A rank that fails writes one line to stderr. `launch` collects these lines from all ranks and shows one of them. A rank
+that was started by hand with mpirun or horovodrun writes the same line.
+
+The rank ends by os._exit, because an orderly exit would wait in MPI_Finalize or hvd.shutdown() for the other ranks,
+which may wait for this one.
 """
 
 from __future__ import annotations
@@ -23,17 +25,19 @@ from typing import NoReturn
 
 from app.base import launcher_environment
 
-GONE = "ended without a word"  # the beginning of the guard's message about a rank that was killed
+GONE = "ended without a message"  # the start of the guard's message about a rank that was killed (app.world.guard)
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
-_TRAVEL_TIME = 0.2  # seconds for the line to arrive before the launcher's own message about the exit
-_DAEMON_TIME = 4.0  # seconds for Open MPI's daemon to send the output of ranks and to end
-before_leaving: Callable[[], object] = int  # set by guard.start; ends the guard, as this rank reports its own end
+_TRAVEL_TIME = 0.2  # seconds after which this rank's line has arrived at `launch`, so that it is read before mpirun's
+_DAEMON_TIME = 4.0  # seconds in which Open MPI's daemon sends the remaining output of the ranks and ends
+# This function is called before the rank ends. guard.start sets it to a function that ends the guard, because the
+# guard would report the end of this rank a second time.
+before_leaving: Callable[[], object] = int
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a rank ended: exit code (app.base.errors) and one line of text."""
+    """Why a rank ended: its exit code (see app.base.errors) and one line of text."""
 
     rank: int
     host: str
@@ -45,28 +49,28 @@ class Failure:
 
 
 def parse(line: str) -> Failure | None:
-    """Return the failure that a line of a rank's output reports, or None."""
+    """Return the failure that a line of a rank's output reports, or None if the line reports none."""
     found = _LINE.fullmatch(line.strip())
     return Failure(int(found[1]), found[2], int(found[3]), found[4]) if found else None
 
 
 def parse_trace(line: str) -> str | None:
-    """Return the line of a traceback that a line of a rank's output contains, or None."""
+    """Return the line of a traceback in a line of a rank's output, or None if the line is not part of a traceback."""
     return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
 
 
 def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False, lost: bool = False) -> NoReturn:
-    """End this process at once, with a message, and without its exit handlers.
+    """End this process at once with a message. Its exit handlers do not run.
+
+    If `stalled` or `lost` is true, Open MPI's daemon on this host is ended too, because it might wait for its mpirun
+    for 15 minutes.
 
     Args:
         code: The exit code.
-        message: One line that says why.
+        message: One line that says why the process ends.
         traceback: The traceback of an unexpected error, or "".
         stalled: Whether this process hangs, so that the other ranks cannot reach it.
         lost: Whether this process cannot reach the other ranks.
-
-    If `stalled` or `lost` is true, Open MPI's daemon on this host is ended too. It might wait for its mpirun for 15
-    minutes.
     """
     before_leaving()
     sys.stdout.flush()
@@ -75,7 +79,7 @@ def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False
         time.sleep(_TRAVEL_TIME)
     if stalled or lost:
         _end_daemon(at_once=stalled)
-    if not stalled:  # a thread that hangs may hold a lock that this function needs
+    if not stalled:  # a thread that hangs may hold a lock that _release_semaphores needs
         _release_semaphores()
     os._exit(code)
 
@@ -94,8 +98,10 @@ def report(code: int, message: str, traceback: str = "") -> None:
 def _end_daemon(at_once: bool) -> None:
     """End Open MPI's daemon, which is the parent of this process.
 
-    at_once: whether it gets SIGTERM now. In any case it is killed after some seconds, in which mpirun would have ended
-    it.
+    The daemon is killed after `_DAEMON_TIME`, if mpirun has not ended it until then.
+
+    Args:
+        at_once: Whether to send SIGTERM to the daemon now.
     """
     parent = os.getppid()
     with contextlib.suppress(OSError):
@@ -109,9 +115,9 @@ def _end_daemon(at_once: bool) -> None:
 
 
 def leave_silently(code: int) -> NoReturn:
-    """End this process without a message, if rank 0 prints it.
+    """End this process without a message. The error is one that rank 0 prints.
 
-    It waits a moment, because a launcher may end all ranks when the first one exits.
+    It first waits a moment, because a launcher may end all ranks when the first rank exits, before rank 0 has printed.
     """
     before_leaving()
     time.sleep(5 * _TRAVEL_TIME)
@@ -120,7 +126,7 @@ def leave_silently(code: int) -> NoReturn:
 
 
 def _release_semaphores() -> None:
-    """Remove the named semaphores of loaders that are still open.
+    """Remove the named semaphores of data loaders that are still open.
 
     Otherwise Python's resource tracker would print a warning about them after the last line of the run.
     """
@@ -129,7 +135,7 @@ def _release_semaphores() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """Run the exit handlers, MPI's among them, and end the process without Python's own shutdown.
+    """End the process after its exit handlers, such as MPI's, have run, but without Python's own shutdown.
 
     During that shutdown, threads of torch and Horovod could abort the process.
     """

@@ -1,4 +1,4 @@
-"""Writes files that are complete whenever they exist, also after a crash, and handles full disks."""
+"""Write files that are always complete, even after a crash, and handle full disks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that `path` is at any moment the complete old file or the complete new one.
+    """Write a file so that `path` is at any moment either the complete old file or the complete new file.
 
-    write: is called with the path of a temporary file, which is then synced to the disk and renamed to `path`.
+    Args:
+        path: The file to write.
+        write: A function that writes the content to a temporary binary file. This file is then synced to the disk and
+            renamed to `path`.
 
-    Raises OSError.
+    Raises:
+        OSError: The file cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -34,7 +38,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file as `write_whole` does. Raises OSError."""
+    """Replace a text file so that it is always complete (see `write_whole`). Raises OSError."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
@@ -53,7 +57,12 @@ def is_full(error: OSError) -> bool:
 
 
 def wait_for_space(write: Callable[[], object], seconds: float, say: Callable[[str], object]) -> None:
-    """Call `write`. If the disk is full, print a message and call it again until it succeeds, for up to `seconds`.
+    """Call `write`. If the disk is full, print a message and call `write` again until it succeeds.
+
+    Args:
+        write: The function to call.
+        seconds: The time after which to give up.
+        say: A function that prints a message.
 
     Raises:
         OSError: The error of the last call.

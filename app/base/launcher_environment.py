@@ -1,4 +1,4 @@
-"""Reads what the launcher tells a process in environment variables. It needs no torch, horovod or mpi4py."""
+"""Read the environment variables that a launcher sets for its processes. No torch, horovod or mpi4py is needed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 from app.base.errors import UserError
 
-# The width of the user's terminal. app.launch.launch sets it if its own output goes to a terminal. A rank cannot know
-# it, because its standard output is a pipe (horovodrun) or a terminal that mpirun makes.
+# The width in columns of the user's terminal. app.launch.launch sets it if its own output goes to a terminal. A rank
+# cannot ask for it, because its standard output is a pipe (horovodrun) or a terminal that mpirun makes.
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
 # The number of processes on each host, for example `8,8,4`. app.launch.launch sets it for a run on several hosts.
@@ -22,7 +22,7 @@ _WHOLE_NUMBERS = re.compile(
     r"|STALL_CHECK_DISABLE|STALL_CHECK_TIME_SECONDS|STALL_SHUTDOWN_TIME_SECONDS|START_TIMEOUT|TIMELINE_MARK_CYCLES)"
 )
 _NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
-_THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP reads a number for each nesting level
+_THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP accepts a number for each nesting level
 
 _rank_now: int | None = None
 
@@ -34,7 +34,8 @@ def _first(*names: str) -> int | None:
 def launcher() -> str:
     """Return how this process was started.
 
-    "horovodrun" is horovodrun with gloo, "mpirun" is any MPI launcher (also horovodrun --mpi), "none" is no launcher.
+    "horovodrun" is horovodrun with gloo, "mpirun" is any MPI launcher (also horovodrun --mpi), and "none" means that no
+    launcher started it.
     """
     if "HOROVOD_RANK" in os.environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
         return "horovodrun"
@@ -42,25 +43,25 @@ def launcher() -> str:
 
 
 def rank_is(rank: int) -> None:
-    """Store the present rank of this process, which changes in an elastic run."""
+    """Store the current rank of this process. The rank may change in an elastic run."""
     global _rank_now
     _rank_now = rank
 
 
 def launcher_rank() -> int:
-    """Return the rank of this process, 0 without a launcher."""
+    """Return the rank of this process, or 0 without a launcher."""
     if _rank_now is not None:
         return _rank_now
     return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
 
 
 def local_size() -> int:
-    """Return the number of processes on this host, 1 without a launcher."""
+    """Return the number of processes on this host, or 1 without a launcher."""
     return _first("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") or 1
 
 
 def processes_per_host() -> list[int]:
-    """Return the number of processes that were started on each host, an empty list if this is not known."""
+    """Return the number of processes that were started on each host, or an empty list if it is not known."""
     return [int(count) for count in os.environ.get(PROCESSES_PER_HOST, "").split(",") if count.isdigit()]
 
 
@@ -70,27 +71,31 @@ def is_elastic() -> bool:
 
 
 def local_slot() -> int | None:
-    """Return the slot of this host that an elastic run gave to this process (see discover.py), None in other runs."""
+    """Return the index of this process among the slots of this machine in an elastic run, or None otherwise.
+
+    In an elastic run, slot i of this machine has the host name 127.0.0.(i + 1) (see app/hosts/discover.py).
+    """
     name = os.environ.get("HOROVOD_HOSTNAME", "")
     return int(name.rpartition(".")[2]) - 1 if is_elastic() and name.startswith("127.0.0.") else None
 
 
 def threads_asked_for(environ: Mapping[str, str]) -> int | None:
-    """The number of threads that OMP_NUM_THREADS gives each process; None where it is unset or holds no such number."""
+    """Return the number of threads per process that OMP_NUM_THREADS sets, or None if it is unset or not a number."""
     found = _THREADS.fullmatch(environ.get("OMP_NUM_THREADS", ""))
     return int(found[1]) if found else None
 
 
 def check_numbers(environ: Mapping[str, str]) -> None:
-    """Raise UserError for a variable of Horovod's that must be a number and is none.
+    """Check the variables of Horovod that must be numbers. Horovod would abort, or silently use another value.
 
-    Horovod would abort, or silently take another value.
+    Raises:
+        UserError: The value of one of these variables is not a number.
     """
     for name, value in environ.items():
         if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
-            raise UserError(f"{name}={value!r} in the environment is no whole number: correct it, or `unset {name}`")
+            raise UserError(f"{name}={value!r} in the environment is not a whole number: correct it, or `unset {name}`")
         if _NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*(\d{1,9}(\.\d*)?|\.\d+)\s*", value):
-            raise UserError(f"{name}={value!r} in the environment is no number: correct it, or `unset {name}`")
+            raise UserError(f"{name}={value!r} in the environment is not a number: correct it, or `unset {name}`")
 
 
 def terminal_columns() -> int | None:

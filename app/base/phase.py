@@ -1,6 +1,6 @@
-"""Stores what this process is doing, for messages about a process that hangs.
+"""Store what this process is doing at the moment. The messages about a process that hangs contain it.
 
-Code states its phase by `with phase("evaluating"):` or by using `phase` as a decorator.
+Code states what it does by `with phase("evaluating"):`, or by using `phase` as a decorator.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from contextlib import ContextDecorator
 from types import TracebackType
 
 WAITING = "waiting for the other processes"
-_phases = ["starting"]  # the outermost phase is the first
+_phases = ["starting"]  # the names of the `with` blocks that the process is in, the outermost first
 
 
-class phase(ContextDecorator):  # its name is in lower case, like that of contextlib.suppress
-    """Name what the code in the `with` block does. `current_phase` returns the name in any thread.
+class phase(ContextDecorator):  # in lower case, like contextlib.suppress
+    """Give a name to what the code in the `with` block does. `current_phase` returns the name in any thread.
 
     Only the main thread, or a thread that the main thread waits for, may use it.
     """
@@ -33,10 +33,10 @@ class phase(ContextDecorator):  # its name is in lower case, like that of contex
 
 
 def current_phase() -> str:
-    """Return the innermost phase of this process."""
+    """Return the name of the innermost phase of this process."""
     return _phases[-1]
 
 
 def phase_of(error: BaseException) -> str:
-    """Return the innermost phase in which an error was raised."""
+    """Return the name of the innermost phase in which an error was raised."""
     return str(getattr(error, "phase", current_phase()))

@@ -1,28 +1,23 @@
-"""The commands that start another process of this program. Only this module names its two entry points."""
+"""The command lines that start another process of this program. No other module contains their module names."""
 
 from __future__ import annotations
 
 import sys
 from typing import NamedTuple
 
-IN_THIS_PROCESS = [
-    sys.executable,
-    "-m",
-    "app",
-]  # app/__main__.py runs a command in its own process, for example as a rank
-BY_LAUNCHER = [
-    sys.executable,
-    "-m",
-    "app.start",
-]  # app/start.py, which ./run.sh runs, starts ranks if a command needs several
+# app/__main__.py runs a command in its own process. Each rank is such a process.
+IN_THIS_PROCESS = [sys.executable, "-m", "app"]
+# app/start.py starts the ranks if a command needs several. ./run.sh runs it.
+BY_LAUNCHER = [sys.executable, "-m", "app.start"]
 
 
 class Command(NamedTuple):
     """A command of the program.
 
-    text: what it does, for `--help`.
-    distributed: whether the launcher starts it on several processes.
-    folder: the folder in app/commands that contains its file, "" for app/commands itself.
+    Attributes:
+        text: What the command does, for `--help`.
+        distributed: Whether the launcher starts the command on several processes.
+        folder: The folder in app/commands that contains the command's file, or "" for app/commands itself.
     """
 
     text: str

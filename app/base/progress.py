@@ -1,4 +1,4 @@
-"""Shows the progress of a long command on stderr: as a bar on a terminal, as a line from time to time elsewhere."""
+"""Show the progress of a long command on stderr: a bar on a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts up to a total. Several threads may use it.
+    """Count up to a total and show the count. Several threads may use it.
 
-    total: the number of all pieces of work.
-    done: the number of those that were done before; they do not count for the speed.
-    unit: "images", or "bytes", which are shown in MB.
+    Args:
+        what: What the command does, shown before the count.
+        total: The number of all pieces of work.
+        done: The number of pieces that were done earlier. They do not count for the speed.
+        unit: "images", or "bytes", which are shown in MB.
     """
 
     def __init__(self, what: str, total: int, done: int, unit: str = "images") -> None:
@@ -35,7 +37,7 @@ class Progress:
         self.started = self.last_line = time.monotonic()
 
     def add(self, number: int) -> None:
-        """Add `number` to the count, and show the progress if it is time for that."""
+        """Add `number` to the count. Show the progress if the last line is old enough."""
         with self.lock:
             self._add(number)
 

@@ -1,4 +1,4 @@
-"""The request to stop a run. A signal sets it.
+"""Remember that a signal has asked the run to stop.
 
 The training loop acts on it at the next step at which all processes agree.
 """
@@ -16,8 +16,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 class StopRequest:
     """A request to stop. `asked` becomes true at the first signal that asks this process to end.
 
-    These are the signals in SIGNALS, without those that were ignored when the process started (by nohup, or in
-    background jobs of a script). Under mpirun, SIGCONT counts too: mpirun sends it when it ends a job, some seconds
+    These signals are SIGNALS, except those that were already ignored when the process started (nohup and the background
+    jobs of a script cause that). Under mpirun, SIGCONT is another one: mpirun sends it when it ends a job, some seconds
     before SIGTERM and SIGKILL.
     """
 

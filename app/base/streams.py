@@ -1,8 +1,8 @@
 """Standard output and standard error that never raise an error and never send control characters to a terminal.
 
-A program must continue if its output cannot be written: a disk may be full, a reader may have ended (`| head`), or a
-terminal may be closed. The name of a file may contain bytes that the encoding does not know, or that control a
-terminal.
+A program must continue even if its output cannot be written: a disk may be full, the program that reads a pipe may have
+ended (`| head`), or a terminal may be closed. A file name may contain bytes that cannot be decoded, or bytes that a
+terminal would treat as commands.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import re
 import sys
 from typing import Any
 
-_CONTROLS = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-)  # all control characters except tab, newline and carriage return
+# All control characters except tab, newline and carriage return.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class _Descriptor(io.RawIOBase):
-    """A file descriptor for writing. Its first error is stored in `error`, and later output is dropped."""
+    """A file descriptor for writing. Its first error is stored in `error`. Output that cannot be written is dropped."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -38,9 +37,7 @@ class _Descriptor(io.RawIOBase):
     def write(self, data: Any) -> int:
         try:
             return os.write(self.descriptor, data)
-        except (
-            BlockingIOError
-        ):  # another program has made the terminal or pipe non-blocking: wait until it accepts output
+        except BlockingIOError:  # another program has made the terminal or pipe non-blocking
             os.set_blocking(self.descriptor, True)
             return self.write(data)
         except OSError as error:
@@ -59,30 +56,28 @@ class SafeStream(io.TextIOWrapper):
         return super().write(visible(text))
 
     def write_styled(self, text: str) -> None:
-        """Write text as it is. It may contain the colour codes of this program, but no text from elsewhere."""
+        """Write text unchanged. It may contain colour codes of this program, but nothing from files or users."""
         super().write(text)
 
 
 def visible(text: str) -> str:
-    """Return a text with its control characters written out, so that a terminal does not act on them."""
+    """Return a text whose control characters are replaced by escapes, so that a terminal does not act on them."""
     return _CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def print_styled(text: str) -> None:
-    """Print a text with colour codes of this program to standard output."""
+    """Print a text that contains colour codes of this program to standard output."""
     write = sys.stdout.write_styled if isinstance(sys.stdout, SafeStream) else sys.stdout.write
     write(text + "\n")
 
 
 def make_safe() -> None:
-    """Replace sys.stdout and sys.stderr by safe streams. Closed descriptors from 0 to 2 are opened on /dev/null."""
+    """Replace sys.stdout and sys.stderr by safe streams. Of the descriptors 0 to 2, open closed ones on /dev/null."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(
-                os.devnull, os.O_RDWR
-            )  # the system uses the lowest free number, which is that of the closed descriptor
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is that of the closed descriptor
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
         if isinstance(old, SafeStream):

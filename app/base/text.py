@@ -1,4 +1,4 @@
-"""Writes quantities as text."""
+"""Format quantities and lists of names as text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def volume(size: float) -> str:
 
 
 def some(names: list[str]) -> str:
-    """Return the first three items as text, and the number of the others."""
+    """Return the first three names as text, followed by the number of the remaining ones."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
-    """Return the most similar name as a question (`did you mean ...?`), or all names if none is similar."""
+    """Return "did you mean X?" with the most similar known name, or a list of all known names if none is similar."""
     names = [str(each) for each in known]
     near = difflib.get_close_matches(str(name), names, 1, 0.4)
     return f"did you mean {near[0]}?" if near else f"give one of {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Reads and writes quantities with units: `50Gbit`, `15us`, `97.7 MB`."""
+"""Parse and format quantities with units, such as `50Gbit`, `15us` and `97.7 MB`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def bandwidth(text: str) -> float:
-    """Return a bandwidth such as `50Gbit` (each second, in each direction) in bytes per second. Raises UserError."""
+    """Return a bandwidth such as `50Gbit`, which is per second and per direction, in bytes per second.
+
+    Raises UserError.
+    """
     return _quantity(text, BYTES_PER_SECOND, "bandwidth", "50Gbit, 800Mbit or 6GB")
 
 
@@ -27,7 +30,7 @@ def _quantity(text: str, units: dict[str, float], what: str, examples: str) -> f
     except ValueError:
         value = 0.0
     if value <= 0:
-        raise UserError(f"{text!r} is no {what}: write it like {examples}")
+        raise UserError(f"{text!r} is not a {what}: write it like {examples}")
     return value
 
 

@@ -9,17 +9,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "horovod", "mpi4py")
-SECONDS = 5  # the longest time that git may take; a shared disk may be slow
+SECONDS = 5  # the time limit for git, which may be slow on a shared disk
 
 
 def describe_version() -> str:
-    """Return a line with the commit and the versions of Python and the main packages. It imports none of them."""
+    """Return a line with the commit and the versions of Python and the main packages, without importing them."""
     packages = ", ".join(f"{name} {found}" for name in PACKAGES if (found := installed(name)))
     return f"large-minibatch-sgd, commit {commit()}; {packages}, Python {platform.python_version()}"
 
 
 def commit() -> str:
-    """Return the commit of this program, with "changed" if files differ from it, or "unknown" outside a git clone."""
+    """Return the commit of this program, or "unknown" outside a git clone.
+
+    If files differ from the commit, " (changed)" follows it.
+    """
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty= (changed)", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=SECONDS, check=False)

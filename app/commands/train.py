@@ -61,7 +61,7 @@ def check_init(config: Config) -> None:
         )
     if path.is_dir() and not any((path / CHECKPOINTS).glob("*.pt")):
         raise UserError(
-            f"--init {path}: this folder is no run with a checkpoint; give a file of weights or another run"
+            f"--init {path}: this folder is not a run with a checkpoint; give a file of weights or another run"
         )
 
 

@@ -130,7 +130,7 @@ def _count(field: str, place: str) -> tuple[str, int]:
 
 def _positive(text: str, place: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) == 0:
-        raise UserError(f"{place}: {text!r} is no number of slots: give 1 or more, or take the host out")
+        raise UserError(f"{place}: {text!r} is not a number of slots: give 1 or more, or take the host out")
     return int(text)
 
 

@@ -34,7 +34,9 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
             for name, slots in zip(names, slots_of, strict=True):
                 hosts.setdefault(name, slots)  # such a job also describes its first component without a suffix
     if not hosts:
-        raise UserError("this is no job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it")
+        raise UserError(
+            "this is not a job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it"
+        )
     return [Host(name, slots) for name, slots in hosts.items()]
 
 

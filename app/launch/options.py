@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> None:
     if options.hosts and options.hostfile:
         raise UserError("-H and --hostfile both say where to run: give one of them")
     if options.interface and not re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", options.interface):
-        raise UserError(f"--interface {options.interface!r} is no name of an interface: `ip address` lists them")
+        raise UserError(f"--interface {options.interface!r} is not the name of an interface: `ip address` lists them")
     if options.ssh_port is not None and not 0 < options.ssh_port < 65536:
         raise UserError(f"--ssh-port {options.ssh_port}: a port is between 1 and 65535")
     if options.ssh_identity and not re.fullmatch(r"[\w./~+@-]+", options.ssh_identity):

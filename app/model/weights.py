@@ -46,7 +46,7 @@ def read_file(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise many kinds of errors
         raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no state_dict, but a {type(content).__name__}")
+        raise UserError(f"{path} holds no state_dict but a {type(content).__name__}")
     return content
 
 

@@ -492,7 +492,7 @@ def read_config(path: Path) -> Config:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no config of this program: {error}") from None
+        raise UserError(f"{path} is not a config of this program: {error}") from None
     try:
         return from_dict(values)
     except UserError as error:

@@ -33,4 +33,4 @@ def check_is_run(folder: Path, option: str = "") -> None:
     option: the option that named the folder, for the message; "" if it was an argument.
     """
     if not is_run(folder):
-        raise UserError(f"{option or folder} is no run: there is no {folder / CONFIG}")
+        raise UserError(f"{option or folder} is not a run: there is no {folder / CONFIG}")

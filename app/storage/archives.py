@@ -79,7 +79,7 @@ def list_any_members(archive: str, report: Callable[[int], None] = lambda size: 
         parts = entry.name.removeprefix("./").split("/")
         parts = [part for part in parts if part != "."]
         if not all(parts) or not parts or ".." in parts or "\0" in entry.name:
-            raise UserError(f"{archive} holds {entry.name!r}, which is no path below its folder: {remedy}")
+            raise UserError(f"{archive} holds {entry.name!r}, which is not a path below its folder: {remedy}")
         return Member("/".join(parts), entry.offset_data, entry.size)
 
     members = read_headers(archive, archive, check, "make or copy it again")

@@ -88,7 +88,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
                 elif not entry.name.lower().endswith(ENDINGS):
                     listing.left_out.append(entry.path)
                 elif kind == "special":  # reading a pipe would never end
-                    listing.faults.append((entry.path, "is no regular file", "remove it"))
+                    listing.faults.append((entry.path, "is not a regular file", "remove it"))
                 else:
                     images.append(entry.name)
     except OSError as error:

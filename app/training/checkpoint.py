@@ -131,9 +131,9 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file makes torch raise many kinds of errors
         raise UserError(f"{path} is damaged: it cannot be read ({type(error).__name__})") from None
     if not isinstance(content, dict) or "format" not in content:
-        raise UserError(f"{path} is no checkpoint of this program")
+        raise UserError(f"{path} is not a checkpoint of this program")
     if not isinstance(content["format"], int):
-        raise UserError(f"{path} is no checkpoint of this program: its format is no number")
+        raise UserError(f"{path} is not a checkpoint of this program: its format is not a number")
     if content["format"] != FORMAT:
         raise UserError(f"{path} has format {content['format']}, and this version reads format {FORMAT} only")
     checksum = content.pop("checksum", None)
@@ -141,7 +141,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: its checksum does not fit")
     wrong = [name for name, is_right in FORM.items() if not is_right(content.get(name))]
     if wrong:
-        raise UserError(f"{path} is no checkpoint of this program: its {wrong[0]} is missing or of another kind")
+        raise UserError(f"{path} is not a checkpoint of this program: its {wrong[0]} is missing or of another kind")
     return content
 
 

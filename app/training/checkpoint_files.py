@@ -94,7 +94,7 @@ def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     if path.is_dir():
         found = read_newest(path, say)
         if found is None:
-            raise UserError(f"{path} is no run with a checkpoint: there is no {path / CHECKPOINTS}")
+            raise UserError(f"{path} is not a run with a checkpoint: there is no {path / CHECKPOINTS}")
         return found
     content = read_file(path)
     return checkpoint.read(path) if "format" in content else content

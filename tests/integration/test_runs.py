@@ -136,7 +136,7 @@ REFUSED = {
     "train --output /proc/run": "cannot be written",
     "train --output {tmp}/done": "holds a finished run",
     "train --resume {tmp}/done --model resnet14": "--model was 'resnet8', now 'resnet14'",
-    "train --resume {tmp}/nowhere": "is no run",
+    "train --resume {tmp}/nowhere": "is not a run",
     "train --model resnet5": "did you mean resnet50",
     "train --collectives nccl": "nccl",
     "train --checkpoint-every 5x": "a number of steps, or a time",

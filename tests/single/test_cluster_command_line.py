@@ -107,7 +107,7 @@ def test_the_command_and_its_options_stand_apart() -> None:
         (["-np"], "-np: expected one argument"),
         (["--launcher", "srun"], "invalid choice: 'srun'"),
         (["-H", "a:1", "--hostfile", "f"], "give one of them"),
-        (["--interface", "eth0;reboot"], "is no name of an interface"),
+        (["--interface", "eth0;reboot"], "is not the name of an interface"),
         (["--ssh-port", "0"], "a port is between 1 and 65535"),
         (["--ssh-identity", "/k ey"], "letters, digits"),
         (["--ssh-identity", "/missing"], "there is no such file"),

@@ -27,11 +27,11 @@ LINES = [
 ]
 
 WRONG_LINES = [
-    ("node1 slots=0", "'0' is no number of slots: give 1 or more"),
-    ("node1:", "'' is no number of slots"),
-    ("node1:two", "'two' is no number of slots"),
-    ("node1 slots=-1", "'-1' is no number of slots"),
-    ("node1 slots=9999999", "is no number of slots"),
+    ("node1 slots=0", "'0' is not a number of slots: give 1 or more"),
+    ("node1:", "'' is not a number of slots"),
+    ("node1:two", "'two' is not a number of slots"),
+    ("node1 slots=-1", "'-1' is not a number of slots"),
+    ("node1 slots=9999999", "is not a number of slots"),
     ("node1 8", "cannot read '8': write `name slots=8` or `name:8`"),
     ("node1 cores=8", "cannot read 'cores=8'"),
     ("node1:8 slots=8", "node1 has its slots twice"),
@@ -102,9 +102,9 @@ def test_hosts_option() -> None:
     [
         ("a:8 b:8", "entry 1: a:8 b:8: separate hosts by commas"),
         ("a:8,,b:8", "entry 2: empty"),
-        ("a:8,b:0", "entry 2: '0' is no number"),
+        ("a:8,b:0", "entry 2: '0' is not a number"),
         ("a:8,a:8", "entry 2: a is listed twice"),
-        ("a:8;reboot", "is no number of slots"),
+        ("a:8;reboot", "is not a number of slots"),
         ("", "entry 1: empty"),
     ],
 )

@@ -50,7 +50,7 @@ def test_tasks() -> None:
 def test_a_job() -> None:
     job = {"SLURM_JOB_NODELIST": "gpu[01-02],big", "SLURM_TASKS_PER_NODE": "4(x2),8"}
     assert hosts_of_job(job) == [Host("gpu01", 4), Host("gpu02", 4), Host("big", 8)]
-    with pytest.raises(UserError, match="this is no job of Slurm"):
+    with pytest.raises(UserError, match="this is not a job of Slurm"):
         hosts_of_job({})
     with pytest.raises(UserError, match="lists 3 nodes and tasks for 2"):
         hosts_of_job({**job, "SLURM_TASKS_PER_NODE": "4(x2)"})
@@ -60,7 +60,7 @@ def test_a_job() -> None:
 def test_a_number_of_components_that_is_none(size: str) -> None:
     job = {"SLURM_HET_SIZE": size, "SLURM_JOB_NODELIST": "a1", "SLURM_TASKS_PER_NODE": "2"}
     assert hosts_of_job(job) == [Host("a1", 2)]
-    with pytest.raises(UserError, match="this is no job of Slurm"):
+    with pytest.raises(UserError, match="this is not a job of Slurm"):
         hosts_of_job({**job, "SLURM_JOB_NODELIST": "(null)"})
 
 

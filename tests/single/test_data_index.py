@@ -266,7 +266,7 @@ def test_all_that_cannot_be_listed_is_counted(folder: Path) -> None:
     for name in ("train/a/1.jpg", "val/b/5.png"):
         os.mkfifo(folder / name)
     message = refused(folder)
-    assert "train/a/1.jpg is no regular file; remove it (check-data lists 1 more)" in message
+    assert "train/a/1.jpg is not a regular file; remove it (check-data lists 1 more)" in message
 
 
 def test_a_crop_larger_than_the_resized_image(folder: Path) -> None:

@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, fold
 
 REFUSED = [
     (["--init", "nowhere.pth"], "--init nowhere.pth: there is no such file or folder"),
-    (["--init", "."], "this folder is no run with a checkpoint"),
+    (["--init", "."], "this folder is not a run with a checkpoint"),
     (["--freeze", "layer1"], "--freeze keeps weights as they are, and random ones are of no use: give --init too"),
     (["--init", "x", "--freeze", "layer4"], "resnet8 has no such stage, its last one is layer3"),
     (["--init", "x", "--freeze", "layer3", "--precise-bn", "128"], "--precise-bn measures BN's statistics"),

@@ -184,8 +184,8 @@ def test_plot_twice_is_the_same(tmp_path: Path, ending: str) -> None:
     [
         ("--gpus 8,x", "--gpus 8,x: give numbers above 0"),
         ("--gpus 0", "give numbers above 0"),
-        ("--network fast", "'fast' is no bandwidth"),
-        ("--latency 3", "'3' is no time: write it like 15us"),
+        ("--network fast", "'fast' is not a bandwidth"),
+        ("--latency 3", "'3' is not a time: write it like 15us"),
         ("--jitter 2", "--jitter from 0 to 0.5"),
         ("--images -1", "give --images"),
         ("--plot a.png", "--plot needs a rate"),

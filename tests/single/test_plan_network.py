@@ -83,5 +83,5 @@ def test_units() -> None:
 
 @pytest.mark.parametrize("text", ["50", "fast", "0Gbit", "1.2.3Gbit", "-1Gbit", "50us"])
 def test_no_bandwidth(text: str) -> None:
-    with pytest.raises(UserError, match="is no bandwidth: write it like 50Gbit"):
+    with pytest.raises(UserError, match="is not a bandwidth: write it like 50Gbit"):
         bandwidth(text)

@@ -105,5 +105,5 @@ def test_a_number_of_threads_that_is_none_is_no_choice_of_a_rank_either(
 
 def test_a_rank_refuses_a_value_on_which_horovod_would_abort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "abc")
-    with pytest.raises(UserError, match="HOROVOD_GLOO_TIMEOUT_SECONDS='abc' in the environment is no whole number"):
+    with pytest.raises(UserError, match="HOROVOD_GLOO_TIMEOUT_SECONDS='abc' in the environment is not a whole number"):
         world.join(device="cpu")

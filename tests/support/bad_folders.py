@@ -189,7 +189,9 @@ BAD_FOLDERS: dict[str, Case] = {
     ),
     "folder in itself": layout(lambda f: (f / "train/dog/up").symlink_to("."), {"unlistable"}, "folder that holds it"),
     "a folder deep in itself": layout(lambda f: deep_circle(f / "train/dog"), {"unlistable"}, "a folder that holds it"),
-    "a pipe": layout(lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is no regular file"),
+    "a pipe": layout(
+        lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is not a regular file"
+    ),
     "files of other names": Case(other_names, 0, {"left-out"}, 0, ""),
     # images that a run stops on
     "links to nowhere": Case(dangling, 1, {"unreadable"}, 3, "there is no image"),
