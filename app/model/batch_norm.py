@@ -1,12 +1,14 @@
-"""Batch normalisation per worker, with running statistics that are exact on any number of processes.
+"""Batch normalisation per worker, with running statistics that do not depend on the number of processes.
 
 In training, images are normalised by the statistics of one worker's n images, never of several workers (section 2.3).
-The paper does not say whose running statistics are used in evaluation. Here a step moves them by `momentum` towards the
-*mean over its k workers*:
+The paper does not say whose statistics update the running statistics, which evaluation uses. Here each step updates
+them by the *mean over its k workers*. With r a running statistic, s_j that of worker j in this step, and `momentum` the
+weight of the new value:
 
     r <- r - momentum * sum_j (r - s_j) / k  =  (1 - momentum) * r + momentum * mean_j s_j
 
-That is a step of SGD whose gradient is a sum over workers. It is summed with the other gradients: see piggyback.py.
+This has the form of a step of SGD with the learning rate `momentum`, whose gradient is a sum over workers. So Horovod
+can sum it together with the other gradients (see piggyback.py).
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
     The forward pass writes the statistics of the workers to `mean` and `var`, and does not change the running
     statistics. Piggyback changes them (piggyback.py).
 
-    A batch may contain several workers. In the contiguous memory format, image i belongs to worker i mod
-    workers_per_pass. In channels_last, image i belongs to worker i // n. In both formats a worker is a slice of the
-    memory.
+    A batch may contain the images of several workers. In the contiguous memory format, image i belongs to worker i mod
+    workers_per_pass. In channels_last, image i belongs to worker i // n. With either order, normalising all workers
+    copies no images.
     """
 
     frozen = False  # whether training uses the running statistics and does not change them (freeze.py)
-    mean: Tensor  # [workers_per_pass * channels], worker by worker
-    var: Tensor  # the unbiased variance, in the same order
+    mean: Tensor  # [workers_per_pass * channels]: all channels of the first worker, then those of the next
+    var: Tensor  # the unbiased variance, with the same shape and order
 
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__(channels, eps=eps)
@@ -42,11 +44,11 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
 
     @property
     def workers_per_pass(self) -> int:
-        """The number of workers in a forward pass."""
+        """The number of workers whose images are in a forward pass."""
         return len(self.mean) // self.num_features
 
     def set_workers_per_pass(self, workers: int) -> None:
-        """Set the number of workers in the next forward passes."""
+        """Set the number of workers whose images are in the next forward passes."""
         if workers != self.workers_per_pass:
             self.mean = self.mean.new_zeros(workers * self.num_features)
             self.var = self.var.new_ones(workers * self.num_features)
@@ -57,13 +59,13 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
         return self.normalise(x)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Normalise images, [workers_per_pass * n, channels, h, w], by the statistics of each worker's n images."""
+        """Normalise images, [workers_per_pass * n, channels, h, w], by the statistics of their worker's n images."""
         workers, weight, bias = self.workers_per_pass, self.weight, self.bias
         if workers == 1:
             return F.batch_norm(x, self.mean, self.var, weight, bias, True, 1.0, self.eps)
         if x.is_contiguous():
-            # The images are viewed as n images, whose channel j * channels + c is channel c of worker j. So one call
-            # normalises all workers without a copy.
+            # View the images as n images with workers * channels channels, where channel j * channels + c is channel c
+            # of worker j. Then one call normalises all workers without a copy.
             wide = x.view(len(x) // workers, workers * x.shape[1], *x.shape[2:])
             wide = F.batch_norm(
                 wide, self.mean, self.var, weight.repeat(workers), bias.repeat(workers), True, 1.0, self.eps
@@ -78,7 +80,7 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
 class SynchronizedBatchNorm2d(WorkerBatchNorm2d):
     """Batch normalisation by the statistics of all workers of a step, which is not the paper's choice (section 2.3).
 
-    All workers must be computed at the same time. The statistics depend on the images of every process, so that
+    All processes must make the forward pass at the same time. The statistics depend on the images of every process, so
     `sum_over_processes` must be differentiable.
     """
 

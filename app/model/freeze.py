@@ -1,4 +1,4 @@
-"""Excludes the first parts of a network from training."""
+"""Exclude the first parts of a network from training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.weights import LAST_LAYER
 from app.recipe.models import ALL_BUT_LAST, STEM
 
-END_OF_STEM = "bn1"  # the last module of the stem that has tensors
+END_OF_STEM = "bn1"  # the last module of the stem that has parameters
 
 
 def freeze(network: nn.Module, stage: str) -> None:
     """Freeze a network up to a stage: its parameters get no gradient, and its BN uses the running statistics.
 
     Args:
-        network: One of torchvision's ResNets, or one with the same names. It is changed.
-        stage: The last stage to freeze, a name of `app/recipe/models.py`. "none" changes nothing.
+        network: One of torchvision's ResNets, or a network with the same names of modules. It is changed in place.
+        stage: The last stage to freeze: "stem", "layer1" and so on, or "features" for everything except the last layer.
+            "none" changes nothing.
     """
     if stage == "none":
         return

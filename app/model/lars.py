@@ -20,14 +20,14 @@ class LARS(EagerSGD):
         w <- w - v
 
     The learning rate is not part of the velocity here (v = gamma u), so no momentum correction is needed when it
-    changes. Only groups of parameters with a "trust_coefficient" are scaled. Their weight decay is the group's
-    "trust_decay", as SGD must not add it a second time. All other groups are those of plain SGD. If a norm is zero,
-    lambda is 1.
+    changes. Only groups of parameters with a "trust_coefficient" are scaled. They keep their weight decay in
+    "trust_decay", because SGD would add a "weight_decay" a second time. All other groups are treated as by plain SGD.
+    If a norm is zero, lambda is 1.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Make SGD's step with the scaled gradients, and then restore the gradients, because the log shows them."""
+        """Make SGD's step with the scaled gradients. Then restore the gradients, because the log shows their norm."""
         kept = []
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None] if "trust_coefficient" in group else []
@@ -40,7 +40,7 @@ class LARS(EagerSGD):
 
 
 def scale(parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-    """Replace each gradient by lambda (g + beta w). It does not wait for the device."""
+    """Replace each gradient by lambda (g + beta w), without waiting for the device."""
     if not parameters:
         return
     decay, coefficient = group["trust_decay"], group["trust_coefficient"]

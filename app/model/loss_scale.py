@@ -1,4 +1,4 @@
-"""The scale of the loss that keeps fp16 gradients from vanishing. A step whose gradients overflow is left out."""
+"""Scale the loss so that small gradients do not become zero in fp16, and skip steps whose gradients overflow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ START, GROWTH, BACKOFF, GROWTH_STEPS = 2.0**16, 2.0, 0.5, 2000  # the values of 
 
 
 class LossScale:
-    """The scale of the loss. It follows the rules of torch.amp.GradScaler but does not wait for the device.
+    """The factor by which the loss is multiplied. It changes by the rules of torch.amp.GradScaler.
 
-    GradScaler's step() would unscale gradients that Horovod is still summing. It would also unscale the piggyback's
-    gradient (app/model/piggyback.py), which is not scaled. All processes see the same sums, so all of them leave out
-    the same steps.
+    Unlike GradScaler, it never waits for the device. GradScaler.step() would also unscale gradients that Horovod is
+    still summing, and the gradient of the piggyback (app/model/piggyback.py), which is not scaled. All processes see
+    the same summed gradients, so all of them skip the same steps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,19 +24,20 @@ class LossScale:
         self.good_steps = torch.zeros(1, dtype=torch.int32, device=device)
 
     def tensors(self) -> list[Tensor]:
-        """Return the state: the scale, and the number of steps since it last changed, [1] each."""
+        """Return the state: the scale, and the number of steps since it last changed, each of shape [1]."""
         return [self.scale, self.good_steps]
 
     def step(self, optimizer: Optimizer, largest_norm: float = 0.0) -> None:
-        """Make the optimizer's step with unscaled gradients, or no step if they overflow, and adapt the scale.
+        """Unscale the gradients and make the optimizer's step, or skip it if they overflow. Then adapt the scale.
 
-        `optimizer` is Horovod's wrapper of fused SGD, and has summed the gradients already. `largest_norm` is that of
-        `clip_gradients`.
+        Args:
+            optimizer: Horovod's wrapper of fused SGD. It has already summed the gradients.
+            largest_norm: The norm to which gradients are clipped, 0 for no limit.
         """
         scaled = [p.grad for p in learned_parameters(optimizer) if p.grad is not None]
         overflow = torch.zeros_like(self.scale)
         torch._amp_foreach_non_finite_check_and_unscale_(scaled, overflow, self.scale.reciprocal())
         clip_gradients(optimizer, largest_norm)
-        optimizer.found_inf = overflow  # type: ignore[attr-defined]  # fused SGD reads it on the device and does nothing
+        optimizer.found_inf = overflow  # type: ignore[attr-defined]  # fused SGD makes no step if it is 1
         optimizer.step()
         torch._amp_update_scale_(self.scale, self.good_steps, overflow, GROWTH, BACKOFF, GROWTH_STEPS)

@@ -14,11 +14,11 @@ from app.model.weights import COUNTER
 class MovingAverage:
     """The average of a network's weights over the steps: a <- decay * a + (1 - decay) * w after each step.
 
-    BN's running statistics are averaged like the weights. Parts that are frozen are equal in both. Every process makes
-    the same average, because all of them hold the same weights after a step.
+    BN's running statistics are averaged in the same way. Frozen weights never change, so their average is equal to
+    them. Every process computes the same average, because all of them have the same weights after a step.
 
     Attributes:
-        values: the average of each tensor, by its name in the network's state_dict.
+        values: The average of each tensor, by the tensor's name in the network's state_dict.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -28,22 +28,22 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the weights after a step into the average. Does not wait for the device."""
+        """Update the average with the weights after a step, without waiting for the device."""
         torch._foreach_lerp_(list(self.values.values()), list(self.weights.values()), 1 - self.decay)
 
     def start(self) -> None:
-        """Makes the average equal to the weights."""
+        """Set the average to the current weights."""
         self.load(self.weights)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Sets the average. Raises KeyError for a tensor that is missing and RuntimeError for one of another shape."""
+        """Set the average. Raises KeyError for a missing tensor and RuntimeError for a tensor of another shape."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Gives the network the average in the block, and its own weights back afterwards, bit for bit."""
+        """Give the network the averaged weights inside the `with` block, and exactly its own weights afterwards."""
         self._exchange()
         try:
             yield

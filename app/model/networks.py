@@ -1,4 +1,4 @@
-"""The networks: torchvision's ResNets, and smaller ones of the same block for small images."""
+"""The networks: torchvision's ResNets, and smaller residual networks for small images."""
 
 from __future__ import annotations
 
@@ -71,7 +71,14 @@ def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: Norm
 
 
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
-    """Return a network with the paper's initialisation, drawn from the seed."""
+    """Return a network with the paper's initialisation.
+
+    Args:
+        config: Names the model and has the seed from which the weights are drawn.
+        channels: The number of channels of an image.
+        classes: The number of classes.
+        norm_layer: Returns the normalisation layer for a number of channels.
+    """
     torch.manual_seed(config.seed)
     entry = MODELS[config.model]
     if entry.small:
@@ -92,10 +99,10 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
 
 
 def initialise(network: nn.Module, config: Config) -> None:
-    """Initialise a network as in section 5.1 of the paper.
+    """Initialise a network as in section 5.1 of the paper. The options of `config` may change the numbers.
 
-    Convolutions have He's initialisation. gamma is 1, but 0 in the last BN of each residual block. The last layer is
-    N(0, 0.01).
+    Convolutions have He's initialisation. gamma of BN is 1, but 0 in the last BN of each residual block. The weights of
+    the last layer are drawn from a normal distribution with mean 0 and standard deviation 0.01.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -106,9 +113,9 @@ def initialise(network: nn.Module, config: Config) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    # A block may come before or after its own BNs in this loop, so the last BNs are set at the end.
+    # Set the last BN of each block after this loop, because the loop may reach a block before or after its BNs.
     for module in network.modules():
-        # Only residual blocks have a bn2; those with three convolutions have a bn3 too.
+        # Only residual blocks have a bn2. Blocks with three convolutions also have a bn3.
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)
         if last is not None:
             nn.init.constant_(last.weight, config.last_gamma)

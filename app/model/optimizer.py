@@ -1,4 +1,4 @@
-"""Makes the optimizer, the paper's SGD or LARS, and decides which parameters have weight decay."""
+"""Make the optimizer, which is the paper's SGD or LARS, and decide which parameters have weight decay."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from app.recipe.config import Config
 
 
 def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
-    """Return Nesterov SGD with three groups of parameters. Frozen parameters are left out.
+    """Return the optimizer, Nesterov SGD or LARS, with its groups of parameters. Frozen parameters are left out.
 
-    The first group has weight decay. The second is BN's gamma and beta, which have none (section 5.1). The third is the
-    parameter of the piggyback (app/model/piggyback.py), which has its own learning rate. With --optimizer lars, the
-    weights of convolutions and of the last layer are another group, which comes first (app/model/lars.py). With
-    --head-lr-factor, the parameters of the last layer are in their own groups.
+    The first group has weight decay. The second group is BN's gamma and beta, which have none (section 5.1). The third
+    group is the parameter of the piggyback (app/model/piggyback.py), which has its own learning rate. With --optimizer
+    lars, another group comes first: the weights of convolutions and of the last layer (app/model/lars.py). With
+    --head-lr-factor, the parameters of the last layer are in separate groups.
 
-    In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - eta u. That is the paper's form (9).
-    It needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it with
-    form (10)).
+    In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - eta u. This is the paper's equation
+    (9). It needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it
+    with equation (10)).
     """
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
     special = {id(p) for p in affine}
     decayed = [p for p in network.parameters() if id(p) not in special]
-    layers = (
-        [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []
-    )  # all decayed weights, without the bias of the last layer
+    # LARS scales all weights with decay, but not the bias of the last layer, which is a vector.
+    layers = [p for p in decayed if p.ndim > 1] if config.optimizer == "lars" else []
     scaled = {"trust_coefficient": config.trust_coefficient, "trust_decay": config.weight_decay}
     kinds: list[dict[str, Any]] = [
         {"params": layers, "weight_decay": 0.0, **scaled},
@@ -54,9 +53,16 @@ def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) 
 
 
 def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> list[dict[str, Any]]:
-    """Return the groups for some parameters, with the factor of their learning rate. Frozen parameters are left out.
+    """Split a group of parameters by their learning rate factor, and leave frozen parameters out.
 
-    The parameters of the last layer are another group if their factor is not 1.
+    Args:
+        group: The group, as torch's optimizers expect it.
+        network: The network to which the parameters belong.
+        factor: The factor of the learning rate of the last layer. If it is not 1, these parameters become a separate
+            group.
+
+    Returns:
+        The groups that are not empty, each with its factor as "lr_factor".
     """
     head = {id(p) for p in getattr(network, LAST_LAYER).parameters()} if factor != 1 else set()
     trained = [p for p in group["params"] if p.requires_grad]
@@ -70,11 +76,13 @@ def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
-    """Return the velocities in the order of the parameters. They are zero before the first step.
+    """Return the velocities in the order of the parameters, and create those that do not exist yet.
 
-    Zero is the value that torch's first step assumes (0.9 * 0 + g). They exist from the start, so that every process,
-    also one that joins later, has the same tensors to receive. `optimizer` must be the one that makes the steps, which
-    is Horovod's wrapper.
+    New velocities are zero, which gives the same result as torch's first step (0.9 * 0 + g). Creating them early gives
+    every process, even one that joins an elastic run later, the same list of tensors to receive.
+
+    Args:
+        optimizer: The optimizer that makes the steps, which is Horovod's wrapper.
     """
     buffers = []
     for group in optimizer.param_groups:
@@ -87,7 +95,7 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of the learned parameters. That of the last layer is multiplied by its factor."""
+    """Set the learning rate of the learned parameters. The last layer's rate is multiplied by its factor."""
     for group in optimizer.param_groups:
         if group["learned"]:
             group["lr"] = lr * group["lr_factor"]
@@ -95,10 +103,14 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def clip_gradients(optimizer: Optimizer, largest: float) -> None:
-    """Scales the gradient of a step, summed over all workers, so that its norm is at most `largest`; 0 is no limit.
+    """Scale the gradient of a step down if its norm is larger than `largest`, without waiting for the device.
 
-    It does not wait for the device. The norm is computed in float64, so that the order of its sum, which depends on the
-    number of threads, does not show in the factor.
+    The gradient must already be summed over all workers. Its norm is computed in float64, so that the order of
+    summation, which depends on the number of threads, does not change the result in float32.
+
+    Args:
+        optimizer: The optimizer whose gradients are scaled.
+        largest: The largest norm, or 0 for no limit.
     """
     if not largest:
         return
@@ -109,9 +121,10 @@ def clip_gradients(optimizer: Optimizer, largest: float) -> None:
 
 
 def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:
-    """Make the next step one of form (10) without momentum correction, the mistake that remark 2 warns of.
+    """Rescale the velocity so that the next step follows equation (10) without momentum correction.
 
-    Form (10) has v = eta u. Its step v <- m v + eta' g without correction is u <- m (eta / eta') u + g here.
+    Remark 2 of the paper warns of this mistake. In equation (10), v = eta u. Its step v <- m v + eta' g without
+    correction is the step u <- m (eta / eta') u + g for the velocity u that torch uses.
 
     Args:
         optimizer: The optimizer that makes the steps.

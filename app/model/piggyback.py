@@ -1,7 +1,7 @@
-"""BN's running statistics and the step's report, which are summed by the same allreduce as the gradients.
+"""BN's running statistics and the training report, which are summed by the same allreduce as the gradients.
 
-Data that travel along with other data, and so need no message of their own, are said to piggyback on them. Here they
-are one more parameter, whose gradient holds them: Horovod sums it over all processes like the gradient of any other.
+Data are said to piggyback on other data if they travel along with them and need no message of their own. Here these
+data are stored in the gradient of one additional parameter. Horovod sums it over all processes like any other gradient.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from app.model.batch_norm import WorkerBatchNorm2d
 
 
 class Piggyback:
-    """A parameter with all BN running statistics of a network, followed by `report_size` values that have no meaning.
+    """A parameter with all BN running statistics of a network, followed by `report_size` unused values.
 
-    In each step its gradient is the sum over the workers of (running statistics - the worker's statistics) / k, and of
-    the workers' reports. SGD makes the step that app/model/batch_norm.py derives, with BN's momentum as the learning
-    rate of this parameter. There is one parameter for all BN modules, because the processes must agree for each tensor
-    that it is ready to be summed.
+    In each step its gradient is a sum over the workers of (running statistics - the worker's statistics) / k, followed
+    by the sum of the workers' reports. A report contains, for example, the worker's loss. SGD makes the step that
+    app/model/batch_norm.py derives, with BN's momentum as the learning rate of this parameter. All BN modules share one
+    parameter, because Horovod negotiates between the processes about every single tensor.
 
     The `running_mean` and `running_var` of the BN modules become views of the parameter. So the network must already
     have its final device, dtype and memory format. The statistics of frozen modules are not included and do not change.
 
     Args:
         network: The network, whose BN modules are WorkerBatchNorm2d.
-        workers: k, the workers of a step on all processes together.
-        report_size: The number of values that a worker reports.
+        workers: k, the number of workers of a step on all processes together.
+        report_size: The number of values in the report of a worker.
     """
 
     def __init__(self, network: nn.Module, workers: int, report_size: int) -> None:
@@ -43,23 +43,23 @@ class Piggyback:
             m.running_mean, m.running_var = next(views), next(views)
 
     def set_workers_per_pass(self, workers: int) -> None:
-        """Tell BN how many workers the next forward pass contains."""
+        """Tell the BN modules how many workers' images the next forward pass contains."""
         if self.norms and self.norms[0].workers_per_pass != workers:
             for m in self.norms:
                 m.set_workers_per_pass(workers)
 
     def attach(self, loss: Tensor, report: Tensor) -> Tensor:
-        """Return `loss`. Its backward pass also adds the statistics of this forward pass and `report` to the gradient.
+        """Return `loss` unchanged, but make its backward pass also fill the gradient of this parameter.
 
         Args:
-            loss: The loss of a forward pass, [].
-            report: The sum of the reports of the workers in it, [report_size].
+            loss: The loss of a forward pass, a scalar.
+            report: The sum of the reports of the workers in this forward pass, [report_size].
         """
         result: Tensor = _Attach.apply(loss, self.parameter, self._gradient(report))
         return result
 
     def report(self) -> Tensor:
-        """Return the sum of the reports of all workers, [report_size], after the gradients were summed."""
+        """Return the sum of the reports of all workers, [report_size]. The gradients must be summed already."""
         assert self.parameter.grad is not None
         return self.parameter.grad[len(self.statistics) :]
 

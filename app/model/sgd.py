@@ -11,10 +11,10 @@ from torch.optim import SGD
 class EagerSGD(SGD):
     """torch's SGD without the decorators that import torch's compiler.
 
-    torch decorates these methods for callers that compile them, and at the first call the decorators import
-    torch._dynamo, which takes about as long as `import torch`. This program never compiles its optimizer (--compile
-    compiles the network), so it calls the functions that torch decorates. Of the decorator of `step` only no_grad
-    concerns a step that is not compiled. Where a version of torch does not decorate a method, it is used as it is.
+    torch decorates these methods so that they can be compiled. At the first call, the decorators import torch._dynamo,
+    which takes about as long as `import torch`. This program never compiles its optimizer (--compile compiles the
+    network), so this class uses the undecorated methods. `step` keeps only the decorator torch.no_grad(), because the
+    others matter only to compiled code. If a version of torch does not decorate a method, the method is used unchanged.
     """
 
     add_param_group = inspect.unwrap(SGD.add_param_group)

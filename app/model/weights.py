@@ -1,4 +1,4 @@
-"""Reads weights from files, recognises their network, and loads them into a network that is to be trained."""
+"""Read weights from files, recognise their network, and load them into a network before training."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from app.base.errors import UserError
 from app.base.text import some
 from app.recipe.models import MODELS, Architecture
 
-PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # added to names by DataParallel and torch.compile
+PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel and torch.compile add these to the names of tensors
 LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
-COUNTER = "num_batches_tracked"  # a buffer of BN that old files do not have; here it follows from the position
+COUNTER = "num_batches_tracked"  # BN's counter of steps; old files lack it, and here it is computed from the position
 
-# The blocks in each stage, and the outputs and inputs of the first 3x3 convolution (None without bottleneck blocks).
+# The number of blocks in each stage, and the numbers of outputs and inputs in the first 3x3 convolution of a bottleneck
+# block. The second part is None for a network without such blocks.
 Form = tuple[tuple[int, ...], tuple[int, int] | None]
 
 
 def form(entry: Architecture) -> Form:
-    """Return the facts by which the weights of a network of the registry are recognised."""
+    """Return the numbers by which the weights of a network of the registry are recognised."""
     width = entry.groups * entry.width_per_group
     return entry.blocks, (width, width // entry.groups) if entry.convolutions == 3 else None
 
@@ -31,9 +32,10 @@ ARCHITECTURES = {form(entry): name for name, entry in MODELS.items()}
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return the content of a file of tensors, which is .safetensors or was written by torch.save.
+    """Return the content of a .safetensors file, or of a file that torch.save wrote.
 
-    Raises UserError if it cannot be read, or if it contains more than tensors and plain values.
+    Raises:
+        UserError: The file cannot be read, or it contains more than tensors and plain values.
     """
     try:
         if path.suffix == ".safetensors":
@@ -51,9 +53,16 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the state_dict in the content of a file. Raises UserError if there is none.
+    """Return the state_dict in the content of a file. Prefixes of its names are removed.
 
-    It may be inside a dictionary, and its names may have prefixes, as training scripts write it.
+    The state_dict may be inside a dictionary, under "state_dict" or "model", as many training scripts write it.
+
+    Args:
+        content: The content of the file.
+        path: The path of the file, for messages.
+
+    Raises:
+        UserError: The content has no state_dict.
     """
     nested = content.get("state_dict", content.get("model", content))
     if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
@@ -62,7 +71,7 @@ def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def recognise(weights: dict[str, Tensor]) -> str:
-    """Return the name of the network to which a state_dict belongs, or "" if the registry does not have it."""
+    """Return the name of the network to which a state_dict belongs, or "" if it is not in the registry."""
     found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
     blocks = {(int(m[1]), int(m[2])) for m in found if m}
     stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
@@ -75,19 +84,19 @@ def recognise(weights: dict[str, Tensor]) -> str:
 
 @torch.no_grad()
 def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, path: Path) -> str:
-    """Load weights into a network. If the number of classes differs, the last layer is not changed.
+    """Load weights into a network. If the number of classes differs, the last layer keeps its own weights.
 
     Args:
-        network: The network at the start of its training.
+        network: The network before its training.
         weights: A state_dict with torchvision's names.
         model: The name of the network.
         path: The file of the weights, for messages.
 
     Returns:
-        What was loaded, as text.
+        A line of text that says what was loaded.
 
     Raises:
-        UserError: A tensor is missing, unknown, or has another shape. The network is not changed.
+        UserError: A tensor is missing, is unknown, or has another shape. The network is not changed.
     """
     own, given = (
         {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
@@ -100,7 +109,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, pat
     if there is None and here[1] not in given:
         said = f"as {path.name} has none"
     elif there is not None and there.ndim == 2 and len(there) != classes:
-        said = f"as {path.name} knows {len(there):,} classes and the data has {classes:,}"
+        said = f"as {path.name} has {len(there):,} classes and the data has {classes:,}"
     if said:
         for name in here:
             del own[name]
@@ -114,7 +123,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, pat
 
 
 def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """Return as text how the names and shapes of the tensors `given` differ from those of `own`."""
+    """Return texts that say how the names and shapes of the tensors in `given` differ from those in `own`."""
     missing = [name for name in own if name not in given]
     unknown = [name for name in given if name not in own]
     reshaped = [
@@ -127,14 +136,15 @@ def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
 
 
 def remedy(weights: dict[str, Tensor], own: dict[str, Tensor], model: str) -> str:
-    """Return what to do about weights that do not fit a network."""
+    """Return an advice about weights that do not fit a network, for a message."""
     other, first = recognise(weights), "conv1.weight"
     if other not in ("", model):
-        return f"the file is of a {other}: give --model {other}"
+        return f"the file contains a {other}: give --model {other}"
     if first in weights and weights[first].ndim == 4 and weights[first].shape[1] != own[first].shape[1]:
         return f"the file is for images of {weights[first].shape[1]} channels and the data has {own[first].shape[1]}"
     return "give another file"
 
 
 def shape(tensor: Tensor) -> str:
+    """Return the shape of a tensor as text: `64 x 3 x 7 x 7`, or `a number` for a scalar."""
     return " x ".join(map(str, tensor.shape)) or "a number"

@@ -1,4 +1,4 @@
-"""Compares a config with the remarks and choices of the paper, and shows which it follows and where it deviates."""
+"""Compare a config with the remarks and choices of the paper, and show where it follows them and where it deviates."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from app.recipe.config import Config, flag
 from app.recipe.data_size import resize
 from app.recipe.schedule import SCHEDULES, warms_up
 
-MOST = 8192  # the largest minibatch whose error is still that of the baseline (Figure 1)
-FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"  # open: the paper does not say what it does
+MOST = 8192  # the largest minibatch whose error is as low as that of the baseline (Figure 1)
+# The status of a choice. OPEN: the paper does not say what it does.
+FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"
 
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """The result for one choice.
+    """How a config relates to one remark or choice of the paper.
 
-    name, section: the choice, and the section of the paper.
-    paper: the paper's choice.
-    status: followed, deviates or open.
-    here: the choice of this run.
+    Attributes:
+        name: The name of the choice.
+        section: The section of the paper.
+        paper: What the paper does.
+        status: FOLLOWED, DEVIATES or OPEN.
+        here: What this run does.
     """
 
     name: str
@@ -34,11 +37,16 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of the paper.
+    """A remark or choice of the paper.
 
-    fields: the fields of the config that decide it.
-    deviation: takes the config and the number of training images. Returns how the config deviates, "" if it follows.
-    here: how this program follows the paper.
+    Attributes:
+        name: The name of the choice.
+        section: The section of the paper.
+        paper: What the paper does.
+        fields: The fields of the config that determine whether a run follows it.
+        deviation: A function of the config and the number of training images. It returns how the config deviates, or ""
+            if it follows the paper.
+        here: What this program does if the config follows the paper.
     """
 
     name: str
@@ -50,7 +58,7 @@ class Choice:
 
 
 def _values(name: str, section: str, text: str, here: str = "the same", **expected: object) -> Choice:
-    """Return a choice that a config follows if its fields have the expected values."""
+    """Return a choice that a config follows if the fields in `expected` have the given values."""
 
     def deviation(config: Config, images: int) -> str:
         return ", ".join(
@@ -78,7 +86,7 @@ def _minibatch(config: Config, images: int) -> str:
 
 def _warmup(config: Config, images: int) -> str:
     if config.minibatch <= config.reference_minibatch:
-        return ""  # a minibatch of at most the reference minibatch has no warmup
+        return ""  # there is no warmup up to the reference minibatch, in the paper and here
     if warms_up(config) and config.warmup_epochs >= config.epochs:
         return f"--warmup-epochs {config.warmup_epochs:g}: the run ends at epoch {config.epochs}, in the warmup"
     if (config.warmup, config.warmup_epochs) == ("gradual", paper.WARMUP_EPOCHS):
@@ -102,7 +110,7 @@ def _decays(config: Config, images: int) -> str:
 
 
 def _image_size(config: Config, images: int) -> str:
-    if config.image_size == 0:  # the default: 224, or the size of the images of a data set with one size
+    if config.image_size == 0:  # the default: 224 pixels, or the size of the images if the data set fixes it
         return "the size of the data set's images" if fixed_size(config.data) else ""
     return "" if config.image_size == paper.IMAGE_SIZE else f"--image-size {config.image_size}"
 
@@ -112,7 +120,7 @@ def _grey(config: Config, images: int) -> str:
 
 
 def _beyond(config: Config, images: int) -> str:
-    """Return the methods of later papers that a config uses, with these papers."""
+    """Return a text with the methods of later papers that a config uses, and with the names of these papers."""
     used = []
     if SCHEDULES[config.schedule].source:
         used.append(f"--schedule {config.schedule} ({SCHEDULES[config.schedule].source})")
@@ -126,7 +134,7 @@ def _beyond(config: Config, images: int) -> str:
     return "beyond this paper: " + ", ".join(used) if used else ""
 
 
-# Options of methods that the paper does not have, with the values that turn them off.
+# Options of methods that are not in the paper, with the values that turn them off.
 BEYOND = {"init": "", "freeze": "none", "head_lr_factor": 1.0, "clip_grad_norm": 0.0, "ema": 0.0}
 REMARKS = (
     _values("remark 1", "3", "scaling the loss is not the same as scaling the learning rate",
@@ -166,7 +174,7 @@ CHOICES = (
     Choice("image size", "5.1", "224 x 224", ("image_size",), _image_size),
     _values("arithmetic", "4", "4-byte floats, also between processes", precision="fp32", compression="none"),
 )  # fmt: skip
-# Fields about which the paper says nothing, and the text about their values.
+# Fields about which the paper says nothing, and a text in which {} is replaced by the value of the field.
 SILENT = {
     "resize": "validation images have a shorter side of {} pixels before the central crop",
     "conv_fan": "He's initialisation with {}",
@@ -181,9 +189,11 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each remark and each choice, and then for what the paper does not say.
+    """Return a finding for each remark and choice of the paper, and then for each detail that the paper does not give.
 
-    images: the number of training images.
+    Args:
+        config: The config to compare with the paper.
+        images: The number of training images.
     """
     findings = []
     for choice in (*REMARKS, *CHOICES):
@@ -199,12 +209,15 @@ def audit(config: Config, images: int) -> list[AuditFinding]:
 
 
 def audit_claim(config: Config, images: int) -> list[AuditFinding]:
-    """Return the audit of a run whose recipe is one of the paper's, an empty list for other runs."""
+    """Return the audit of a run whose recipe has the name of one of the paper's, or an empty list for other runs."""
     return audit(config, images) if config.recipe.startswith("paper-") else []
 
 
 def in_short(findings: list[AuditFinding]) -> list[str]:
-    """Return a summary of an audit: one line, and one for each deviation. It is empty for an empty audit."""
+    """Return a summary of an audit: one line for all findings, then one for each deviation.
+
+    The summary of an empty audit is empty.
+    """
     if not findings:
         return []
     deviations = [f for f in findings if f.status == DEVIATES]

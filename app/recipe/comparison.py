@@ -1,4 +1,4 @@
-"""Decides whether two configs compute the same network."""
+"""Decide whether two configs compute the same network."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from app.recipe.data_size import image_size
 
 
 def computed_fields(config: Config) -> dict[str, Any]:
-    """Return the fields that decide what is computed. Defaults that follow from other fields have their values here.
+    """Return the fields that decide what is computed, with their values.
 
-    Config files of earlier versions contain these values, so that both forms must be equal.
+    Some defaults, such as that of `decay_epochs`, mean a value that follows from other fields. They are replaced by
+    this value here, because config files of earlier versions contain the value, and both forms must be equal.
     """
     values = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
     return values | {"decay_epochs": config.decays, "image_size": image_size(config)}
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """Return the fields that differ and change what is computed, each with text about its option and both values."""
+    """Return the fields that decide what is computed and differ. The text for each contains both values."""
     before, now = computed_fields(old), computed_fields(new)
     return {
         name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}"
         for name in before
-        # A default may follow from another field: `decay_epochs` follows from `epochs`. Only that field is named then.
+        # The default of `decay_epochs` follows from `epochs`. If only `epochs` was changed, name only `epochs`.
         if before[name] != now[name] and getattr(old, name) != getattr(new, name)
     }
 
 
 def check_same_recipe(old: Config, new: Config, what: str) -> None:
-    """Raise UserError if `new` would not continue the run of `old`.
+    """Raise UserError if the run of `old` would compute another network when it is continued with `new`.
 
-    The message names the options that differ and the option that allows the change.
+    The message names the options that differ, and the option that allows the change.
+
+    Args:
+        old: The config of the run or checkpoint.
+        new: The config of the command line. Its `allow_change` lists the fields that may differ.
+        what: The name of the run or checkpoint, for the message.
     """
     found = {name: text for name, text in differences(old, new).items() if name not in new.allow_change}
     if found:

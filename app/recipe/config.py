@@ -1,11 +1,11 @@
 """The options of a run as one flat, immutable record. The command line is generated from it.
 
-A field has its type, its choices and its limits. `check` compares every value with them, whether it comes from the
-command line, from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards. The
-facts that follow from it for a data set and a folder are in `Plan` and `Run`.
+A field has a type, choices and limits. `check` compares every value with them, whether it comes from the command line,
+from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards. Facts that follow
+from a config together with a data set are in `Plan`, and together with a run's folder in `Run`.
 
 The fields that are not `free` decide what is computed: two runs in which they are equal give the same network. The free
-fields decide where and how it is computed, and may change whenever a run is resumed.
+fields decide where and how it is computed, and may be changed whenever a run is resumed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or f
 
 
 class Limits(NamedTuple):
-    """The values that a number may have.
+    """The numbers that a field may have.
 
-    text: the values in words, for messages.
-    holds: returns whether a number is one of them.
+    Attributes:
+        text: The description of these numbers, for messages.
+        holds: Returns whether a number is one of them.
     """
 
     text: str
@@ -45,10 +46,8 @@ FROM_0 = Limits("0 or more", lambda value: value >= 0)
 FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
 TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Limits("0 or more, below 1", lambda value: 0 <= value < 1)
-SECONDS = Limits(
-    "seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9
-)  # waiting for more seconds would overflow
-FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's own", lambda value: value >= 0 or value == -1)
+SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # a longer wait would overflow
+FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's default", lambda value: value >= 0 or value == -1)
 FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
 
 
@@ -67,9 +66,9 @@ def option(
         default: The default value.
         group: The heading under which `--help` shows the option.
         text: The help text.
-        choices: All values that it may have, if they are few.
-        limits: The numbers that it may have.
-        free: Whether it does not change what is computed.
+        choices: All values that the field may have, or () if there are more than a few.
+        limits: The numbers that the field may have.
+        free: Whether the field does not change what is computed.
     """
     return field(
         default=default, metadata={"group": group, "text": text, "choices": choices, "limits": limits, "free": free}
@@ -78,11 +77,14 @@ def option(
 
 @dataclass(frozen=True)
 class Config:
-    """All options of a run. Learning rates are those of a step, lengths are in epochs, minibatches in images."""
+    """All options of a run.
 
-    recipe: str = option("digits", "recipe", "preset that the other options change", free=True)
+    Learning rates are those of a single step, `..._epochs` are in epochs, and minibatches are numbers of images.
+    """
 
-    data: str = option(  # free, because a folder may be moved; its content is compared by a fingerprint
+    recipe: str = option("digits", "recipe", "preset of values, which the other options override", free=True)
+
+    data: str = option(  # free, because a folder may be moved: its content is compared by a fingerprint instead
         "digits", "data", data_help(), free=True
     )
     skip_list: str = option(  # free for the same reason as `data`
@@ -91,19 +93,21 @@ class Config:
     image_size: int = option(
         0,
         "data",
-        "side of the images that the network sees, in pixels; 0: the data set's own, 224 for a folder",
+        "side in pixels of the images that the network gets; 0: the side in the data set, or 224 for a folder",
         limits=FROM_0,
     )
     resize: int = option(
         0,
         "data",
-        "shorter side before the central crop of validation, in pixels; 0: 256/224 of the image size",
+        "shorter side in pixels to which validation images are resized before their central crop; 0: 256/224 of the"
+        " image size",
         limits=FROM_0,
     )
     shuffle: str = option(
         "epoch",
         "data",
-        "how training images are shuffled: once in each epoch for all workers (paper: epoch), or by each worker alone",
+        "how training images are shuffled in each epoch: epoch, all of them together (paper); worker, each worker's own"
+        " images",
         choices=("epoch", "worker"),
     )
     augmentation: str = option(
@@ -116,7 +120,7 @@ class Config:
         "imagenet",
         "data",
         "values by which the images of a folder are normalised: imagenet, the mean and standard deviation of ImageNet's"
-        " images (paper); data, those of the folder's training images, measured once",
+        " images (paper); data, the mean and standard deviation of the folder's training images, measured once",
         choices=("imagenet", "data"),
     )
     grey: bool = option(False, "data", "read the images of a folder as one grey channel (paper: three colours)")
@@ -126,7 +130,8 @@ class Config:
     downsample: int = option(
         1,
         "data",
-        "side in pixels of the blocks that are averaged, for fashion-mnist, mnist, kmnist and cifar10",
+        "side in pixels of the square blocks that are averaged to one pixel, for fashion-mnist, mnist, kmnist and"
+        " cifar10",
         limits=ABOVE_0,
     )
     synthetic_images: int = option(8192, "data", "number of training images of the synthetic data", limits=ABOVE_0)
@@ -145,8 +150,8 @@ class Config:
     freeze: str = option(
         "none",
         "model",
-        "part of the network that training does not change, with its BN statistics: everything up to a stage, or"
-        " features, everything except the last layer",
+        "part of the network that training does not change, including its BN statistics: a stage with everything before"
+        " it, or features, which is everything except the last layer",
         choices=("none", STEM, *STAGES, ALL_BUT_LAST),
     )
     last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
@@ -154,16 +159,17 @@ class Config:
         0.01, "model", "standard deviation of the last layer's initial weights (paper: 0.01)", limits=FROM_0
     )
     conv_fan: str = option(
-        "fan_out", "model", "fan by which He's initialisation scales weights", choices=("fan_out", "fan_in")
+        "fan_out", "model", "mode by which He's initialisation scales weights", choices=("fan_out", "fan_in")
     )
     bn_momentum: float = option(
-        0.1, "model", "weight of each new step in BN's running statistics (paper: 0.1)", limits=FROM_0_TO_1
+        0.1, "model", "weight of a new step's statistics in BN's running statistics (paper: 0.1)", limits=FROM_0_TO_1
     )
     bn_eps: float = option(1e-5, "model", "number that BN adds to each variance", limits=ABOVE_0)
     precise_bn: int = option(
         0,
         "model",
-        "number of training images whose BN statistics replace the running ones before each evaluation; 0: none",
+        "number of training images whose BN statistics replace the running statistics before each evaluation; 0: do"
+        " not replace them",
         limits=FROM_0,
     )
     sync_bn: bool = option(
@@ -171,7 +177,9 @@ class Config:
     )
 
     epochs: int = option(PAPER_EPOCHS, "schedule", "number of passes over the training images", limits=ABOVE_0)
-    minibatch: int = option(256, "schedule", "number of images in one step, kn", limits=ABOVE_0)
+    minibatch: int = option(
+        256, "schedule", "number of images in one step, on all processes together, kn", limits=ABOVE_0
+    )
     per_worker: int = option(
         32, "schedule", "number of images that share BN statistics, n; a step has k = kn / n workers", limits=ABOVE_0
     )
@@ -197,7 +205,7 @@ class Config:
     schedule: str = option(
         "step",
         "schedule",
-        "fall of the learning rate after the warmup: "
+        "how the learning rate falls after the warmup: "
         + "; ".join(f"{name}, {schedule.text}" for name, schedule in SCHEDULES.items()),
         choices=tuple(SCHEDULES),
     )
@@ -213,19 +221,19 @@ class Config:
     optimizer: str = option(
         "sgd",
         "optimizer",
-        "rule of the update: sgd (paper), or lars, which scales the step of each layer",
+        "algorithm that updates the weights: sgd (paper), or lars, which scales the step of each layer",
         choices=("sgd", "lars"),
     )
     trust_coefficient: float = option(
         0.001,
         "optimizer",
-        "trust coefficient of LARS, by which each layer's ratio of norms is multiplied",
+        "trust coefficient of LARS: the factor of each layer's ratio of norms",
         limits=ABOVE_0,
     )
     label_smoothing: float = option(
         0.0,
         "optimizer",
-        "share of each label that is spread evenly over all classes (paper: none)",
+        "share of each label's probability that is spread evenly over all classes (paper: none)",
         limits=FROM_0_TO_1,
     )
     head_lr_factor: float = option(
@@ -252,7 +260,7 @@ class Config:
     momentum: float = option(0.9, "optimizer", "momentum of SGD (paper: 0.9)", limits=FROM_0_TO_1)
     nesterov: bool = option(True, "optimizer", "use Nesterov's form of momentum (paper: yes)")
     momentum_correction: bool = option(
-        True, "optimizer", "correct the momentum where the learning rate changes (paper: yes)"
+        True, "optimizer", "correct the momentum when the learning rate changes (paper: yes)"
     )
     weight_decay: float = option(1e-4, "optimizer", "weight decay, lambda, added to the gradient", limits=FROM_0)
     decay_bn: bool = option(False, "optimizer", "apply weight decay to BN's gamma and beta too (paper: no)")
@@ -296,12 +304,16 @@ class Config:
     )
     channels_last: bool = option(False, "speed", "store weights and activations in the order NHWC", free=True)
     fusion_mb: float = option(
-        -1.0, "speed", "size of Horovod's fusion buffer in MiB; -1: Horovod's own", limits=FROM_0_OR_HOROVODS, free=True
+        -1.0,
+        "speed",
+        "size of Horovod's fusion buffer in MiB; -1: Horovod's default",
+        limits=FROM_0_OR_HOROVODS,
+        free=True,
     )
     cycle_ms: float = option(
         -1.0,
         "speed",
-        "milliseconds between Horovod's cycles; -1: Horovod's own, or on CPUs a number that follows from the network",
+        "milliseconds between Horovod's cycles; -1: Horovod's default, or on CPUs a number that depends on the network",
         limits=FROM_0_OR_HOROVODS,
         free=True,
     )
@@ -312,11 +324,11 @@ class Config:
     allreduce: str = option(
         "auto", "speed", "algorithm by which NCCL sums", choices=("auto", "ring", "tree"), free=True
     )
-    compile: bool = option(False, "speed", "compile the network by torch.compile", free=True)
+    compile: bool = option(False, "speed", "compile the network with torch.compile", free=True)
     loader_processes: int = option(
         -1,
         "run",
-        "loader processes of each process, which decode images; -1: a measured number",
+        "number of loader processes, which decode images, of each process; -1: a measured number",
         limits=FROM_0_OR_MEASURED,
         free=True,
     )
@@ -334,8 +346,8 @@ class Config:
 
     @property
     def decays(self) -> tuple[float, ...]:
-        """Return the epochs at which the learning rate falls, by default the paper's in proportion to `epochs`."""
-        # Multiply first, because 90 * 30 / 90 is exactly 30, and a decay must begin with the first step of its epoch.
+        """The epochs at which the learning rate falls. The default is the paper's, in proportion to `epochs`."""
+        # Multiply before dividing: 90 * 30 / 90 is exactly 30, and a decay must begin at the first step of its epoch.
         return self.decay_epochs or tuple(self.epochs * epoch / PAPER_EPOCHS for epoch in PAPER_DECAYS)
 
 
@@ -343,14 +355,14 @@ TYPES = get_type_hints(Config)
 
 
 def check(config: Config) -> None:
-    """Raise UserError if a value does not have its field's type, choices and limits, or does not fit the others."""
+    """Raise UserError if a field has the wrong type, choice or limits, or if fields do not fit each other."""
     for f in fields(Config):
         check_value(f, getattr(config, f.name))
     check_together(config)
 
 
 def check_value(f: Field[Any], value: Any) -> None:
-    """Raise UserError if a field cannot have this value."""
+    """Raise UserError if a value does not have the type, choices and limits of a field."""
     kind = TYPES[f.name]
     if kind in WORDS:
         check_type(f.name, value, kind)
@@ -367,7 +379,7 @@ def check_value(f: Field[Any], value: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise UserError if a value has the wrong type, or is a number or text that no option can have."""
+    """Raise UserError if a value has the wrong type, or is a number or text that no option may have."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]}")
@@ -383,15 +395,15 @@ def check_type(name: str, value: Any, kind: type) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as short text on one line, for messages."""
+    """Return a value as one line of at most 60 characters, for messages."""
     text = value if isinstance(value, str) and value.isprintable() and value else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def check_together(config: Config) -> None:
-    """Raise UserError if values are valid, but not together."""
+    """Raise UserError if values that are valid on their own do not fit each other."""
     if config.nesterov and config.momentum == 0:
-        raise UserError("--momentum is 0, and Nesterov's form needs some: add --no-nesterov")
+        raise UserError("--momentum is 0, and Nesterov's form needs a momentum above 0: add --no-nesterov")
     if config.minibatch % config.per_worker:
         low = config.minibatch - config.minibatch % config.per_worker
         near = " or ".join(str(m) for m in (low, low + config.per_worker) if m)
@@ -404,33 +416,38 @@ def check_together(config: Config) -> None:
             f"--precise-bn {config.precise_bn} is not a multiple of --per-worker {config.per_worker}: try {closest}"
         )
     if config.freeze != "none" and not config.init:
-        raise UserError("--freeze keeps weights as they are, and random ones are of no use: give --init too")
+        raise UserError("--freeze keeps the initial weights, and random weights are of no use: give --init too")
     stages = STAGES[: len(MODELS[config.model].blocks)]
     if config.freeze in STAGES and config.freeze not in stages:
-        raise UserError(f"--freeze {config.freeze}: {config.model} has no such stage, its last one is {stages[-1]}")
+        raise UserError(f"--freeze {config.freeze}: {config.model} has no such stage; its last stage is {stages[-1]}")
     if config.freeze in (ALL_BUT_LAST, stages[-1]) and config.precise_bn:
         raise UserError("--precise-bn measures BN's statistics, and --freeze keeps all of them: give one of them")
     if config.sync_bn and config.precise_bn:
-        raise UserError("--precise-bn measures statistics per worker, --sync-bn joins those of all: give one of them")
+        raise UserError(
+            "--precise-bn measures the BN statistics of each worker, and --sync-bn those of all workers together:"
+            " give one of them"
+        )
     if config.ghost not in ("auto", "off") and not (
         config.ghost.isascii() and config.ghost.isdecimal() and 0 < len(config.ghost) < 10 and int(config.ghost) > 0
     ):
         raise UserError(f"--ghost is {shown(config.ghost)}: give auto, off, or a number of workers")
     if config.sync_bn and config.ghost not in ("auto", "off"):
         raise UserError(
-            f"--ghost {config.ghost} keeps workers' BN statistics apart, --sync-bn joins them: give one of them"
+            f"--ghost {config.ghost} is for BN statistics per worker, and --sync-bn joins them: give one of them"
         )
     interval(config.checkpoint_every)
     unknown = [name for name in config.allow_change if name not in Config.__dataclass_fields__]
     if unknown:
-        raise UserError(f"--allow-change knows no option {shown(unknown[0])}: give options as they are spelled here")
+        raise UserError(
+            f"--allow-change: there is no option {shown(unknown[0])}: give names such as epochs or minibatch"
+        )
     if list(config.decays) != sorted(set(config.decays)) or config.decays[0] <= 0:
         given = ",".join(f"{epoch:g}" for epoch in config.decay_epochs)
         raise UserError(f"--decay-epochs {given}: give numbers above 0, each larger than the one before")
 
 
 def interval(text: str) -> tuple[int, float]:
-    """Return an interval as (steps, seconds), one of which is 0.
+    """Return the interval of --checkpoint-every as (steps, seconds). One of the two numbers is 0.
 
     `100` means steps. `90s`, `5m` and `1h` are times. Raises UserError for other text.
     """
@@ -449,12 +466,12 @@ def interval(text: str) -> tuple[int, float]:
 
 
 def flag(name: str) -> str:
-    """Return the option of a field."""
+    """Return the option of a field: `--reference-lr` for `reference_lr`."""
     return "--" + name.replace("_", "-")
 
 
 def option_fields() -> list[Field[Any]]:
-    """Return the fields in order."""
+    """Return the fields of `Config` in their order."""
     return list(fields(Config))
 
 
@@ -466,14 +483,15 @@ def default_of(name: str) -> Any:
 
 
 def to_json(config: Config) -> str:
-    """Return all fields as JSON, indented."""
+    """Return all fields as indented JSON."""
     return json.dumps(asdict(config), indent=2) + "\n"
 
 
 def from_dict(values: Any) -> Config:
-    """Return the config for a dictionary of fields, as `asdict` makes it. Absent fields have their defaults.
+    """Return the config for a dictionary of fields, such as `asdict` returns. Absent fields have their defaults.
 
-    Raises UserError if it is not a dictionary of fields, or if a field cannot have its value.
+    Raises:
+        UserError: `values` is not a dictionary of fields, or a field cannot have its value.
     """
     if not isinstance(values, dict):
         raise UserError(f"a config is an object with the names and values of options, not {shown(values)}")
@@ -486,7 +504,7 @@ def from_dict(values: Any) -> Config:
 
 
 def read_config(path: Path) -> Config:
-    """Return the config in a file. Raises UserError if it cannot be read, or if a field cannot have its value."""
+    """Return the config in a JSON file. Raises UserError if it cannot be read or if a field cannot have its value."""
     try:
         values = json.loads(path.read_text())
     except OSError as error:

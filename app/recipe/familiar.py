@@ -1,8 +1,8 @@
-"""Names of options in other programs, so that the message about an unknown option can name the right one."""
+"""Names of options in other programs. The message about such an option names the option of this program."""
 
 from __future__ import annotations
 
-# An option of torchvision, timm, pycls, Composer or torchrun -> the option to use here.
+# Options of torchvision, timm, pycls, Composer or torchrun, and the option to use here.
 FAMILIAR = {
     "--lr": "--reference-lr, the learning rate at --reference-minibatch images",
     "--learning-rate": "--reference-lr, the learning rate at --reference-minibatch images",
@@ -52,12 +52,14 @@ BEFORE_THE_COMMAND = (
 
 
 def familiar(name: str, program: str) -> str:
-    """Return advice for an option that this program does not have, or "" if none is known.
+    """Return advice about an option that this program or this command does not have, or "" if there is none.
 
-    program: `./run.sh COMMAND`.
+    Args:
+        name: The option that the user gave.
+        program: The start of the command line, `./run.sh COMMAND`.
     """
     if name in BEFORE_THE_COMMAND:
         start, _, command = program.partition(" ")
         value = "" if name == "--dry-run" else "..."
-        return f"it stands before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"
+        return f"give it before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"
     return f"use {FAMILIAR[name]}" if name in FAMILIAR else ""

@@ -1,8 +1,8 @@
-"""The registry of networks: each that `--model` can name is one entry of MODELS.
+"""The registry of networks. Each value of `--model` is one entry of MODELS.
 
 Everything else follows from an entry: the choices and the help of `--model`, the network that is trained, the numbers
-of parameters and activations that `plan` prints, and how `evaluate` recognises weights. All entries are residual
-networks (He et al. 2015), so that an entry need only say how many blocks of which kind there are.
+of parameters and activations that `plan` prints, and how `evaluate` recognises weights. All networks are residual
+networks (He et al. 2015), so an entry only says how many blocks of which kind there are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import NamedTuple
 class Architecture(NamedTuple):
     """A residual network.
 
-    blocks: the number of residual blocks in each stage. convolutions: the number of convolutions in a block, 2 or 3.
-    groups, width_per_group: the number of groups of the 3x3 convolution in a block of three, and the channels of each
-    group in the first stage (ResNeXt: Xie et al. 2017; wide ResNet: Zagoruyko and Komodakis 2016).
-    small: whether it is for small images (a 3x3 convolution first, `--width` channels) or is one of torchvision's for
-    ImageNet (a 7x7 convolution and a pool first, 64 channels).
+    Attributes:
+        blocks: The number of residual blocks in each stage.
+        convolutions: The number of convolutions in a block, 2 or 3.
+        small: Whether it is for small images (it starts with a 3x3 convolution with `--width` channels). Otherwise it
+            is one of torchvision's for ImageNet (it starts with a 7x7 convolution with 64 channels and a pool).
+        groups: The number of groups of the 3x3 convolution in a block of three convolutions (ResNeXt: Xie et al. 2017).
+        width_per_group: The channels of each group in the first stage (wide ResNet: Zagoruyko and Komodakis 2016).
     """
 
     blocks: tuple[int, ...]
@@ -28,12 +30,12 @@ class Architecture(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """The number of layers with weights, shortcuts not counted: 50 for ResNet-50."""
+        """The number of layers with weights, without the shortcuts: 50 for ResNet-50."""
         return self.convolutions * sum(self.blocks) + 2
 
 
-STEM, ALL_BUT_LAST = "stem", "features"  # the other values of --freeze, in addition to the stages
-STAGES = ("layer1", "layer2", "layer3", "layer4")  # the names of torchvision; small networks have only the first three
+STEM, ALL_BUT_LAST = "stem", "features"  # values of --freeze in addition to the stages
+STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; small networks have only the first three
 
 MODELS = {
     "resnet8": Architecture((1, 1, 1), small=True),

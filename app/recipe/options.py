@@ -16,7 +16,7 @@ from app.recipe.presets import PRESETS, default_recipe, preset
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UserError if an argument is wrong. argparse would print its usage and exit."""
+    """An argument parser that raises UserError for a wrong argument. argparse would print its usage and exit."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Raise an error that suggests the most similar choice, as Config does for a value from a file."""
+        """Raise UserError with the most similar choice, like Config does for a value from a file."""
         if action.choices is not None and value not in action.choices:
             name = action.option_strings[-1] if action.option_strings else action.dest
             raise UserError(f"{name} is {value}: {nearest(value, action.choices)}")
@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return the values of a command line.
 
-        Raises UserError if an option or a value is wrong. For an unknown option it suggests a similar one.
+        Raises:
+            UserError: An option or a value is wrong. For an unknown option the message suggests a similar one.
         """
         values, unknown = self.parse_known_args(argv)
         if unknown:
@@ -47,12 +48,12 @@ class Parser(argparse.ArgumentParser):
 
 
 FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # the options of Config that `--help` shows
-FEW = 8  # the largest number of choices that the help shows in braces; with more, the text names them
+FEW = 8  # the largest number of choices that the help shows in braces; the help text names more than these
 FIRST_TITLE = "the options that most runs need"
 
 
 class ShortHelp(argparse.Action):
-    """Prints the help of a command that makes a run. It shows the options in FIRST and those of this command only."""
+    """Print the short help of a command that makes a run: the options in FIRST, and those of this command only."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         for action in parser._actions:
@@ -64,7 +65,7 @@ class ShortHelp(argparse.Action):
 
 
 class LongHelp(argparse.Action):
-    """Prints the help with all options."""
+    """Print the help with all options."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         parser.print_help()
@@ -74,9 +75,11 @@ class LongHelp(argparse.Action):
 def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = ()) -> None:
     """Add an option for each field of `Config` to a parser.
 
-    groups: the groups whose fields are added, all if it is empty.
+    The options in FIRST come first in the help. The parsed values contain only the options that were given.
 
-    The fields in FIRST are in the first group of the help. The parsed values contain only the options that were given.
+    Args:
+        parser: The parser, which is changed.
+        groups: The groups whose fields are added. If it is empty, all fields are added.
     """
     types = get_type_hints(Config)
     made: dict[str, Any] = {FIRST_TITLE: parser.add_argument_group(FIRST_TITLE)}
@@ -104,19 +107,23 @@ def add_config_options(parser: argparse.ArgumentParser, groups: Sequence[str] = 
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Return the numbers of a text like `30,60,80`."""
+    """Parse a list of numbers, such as `30,60,80`."""
     return tuple(float(part) for part in text.split(","))
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return the names of the fields in a text like `epochs,--reference-lr`."""
+    """Parse a list of options, such as `epochs,--reference-lr`, and return the names of their fields."""
     return tuple(part.strip().lstrip("-").replace("-", "_") for part in text.split(",") if part.strip())
 
 
 def run_parser(prog: str, description: str, example: str, groups: Sequence[str] = ()) -> Parser:
     """Return the parser of a command that has the options of a run.
 
-    groups: the groups of options that it has, all if it is empty.
+    Args:
+        prog: The start of the command line, `./run.sh COMMAND`.
+        description: What the command does.
+        example: An example of its use, for the help.
+        groups: The groups of options that the command has. If it is empty, it has all.
     """
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
     parser = Parser(
@@ -125,19 +132,22 @@ def run_parser(prog: str, description: str, example: str, groups: Sequence[str] 
     shows: dict[str, Any] = {"nargs": 0, "dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}
     parser.add_argument("-h", "--help", action=ShortHelp, help="show the most important options", **shows)
     parser.add_argument("--help-all", action=LongHelp, help="show all options", **shows)
-    parser.add_argument("--config", metavar="FILE", help="config.json of a run to repeat; other options change it")
+    parser.add_argument(
+        "--config", metavar="FILE", help="config.json of a run, whose values are used; other options override them"
+    )
     add_config_options(parser, groups)
     return parser
 
 
 def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
-    """Return the config for a command line: that of a preset or a file, changed by the given options.
+    """Return the config for a command line: a preset or a config file, overridden by the options that were given.
 
     Args:
         given: The values of the options that were given. "config" is the path of a config file, or None.
-        needs_data: Whether the command reads the data. A recipe for ImageNet then needs `--data FOLDER`.
+        needs_data: Whether the command reads the data. Then a recipe for ImageNet needs `--data FOLDER`.
 
-    Raises UserError.
+    Raises:
+        UserError: A value is wrong, the config file cannot be read, or the data is missing.
     """
     given = dict(given)
     base = given.pop("config", None)
@@ -150,7 +160,7 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     else:
         start = preset("digits")
     if base and "epochs" in given and "decay_epochs" not in given:
-        start.pop("decay_epochs")  # config files of earlier versions contain the default value
+        start.pop("decay_epochs")  # config files of earlier versions contain the default for their `epochs`
     config = from_dict({**start, **given})
     named = base or "data" in given  # a real folder may have the name "imagenet"
     if needs_data and config.data == "imagenet" and not named:
@@ -159,7 +169,7 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
 
 
 def arguments(config: Config) -> list[str]:
-    """Return the command line options for a config: its recipe, and the options that differ from the recipe."""
+    """Return the command line options that give a config: its recipe, and the options that differ from the recipe."""
     start = from_dict(preset(config.recipe))
     found = ["--recipe", config.recipe]
     for f in option_fields():

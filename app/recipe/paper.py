@@ -1,10 +1,10 @@
-"""Every number that the paper published.
+"""All numbers that the paper published.
 
-Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv 1706.02677v2.
+The paper is Goyal et al. 2017, "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv 1706.02677v2.
 
-Errors are top-1 validation errors in %: the mean and standard deviation over five runs. The error of a run is the
-median of its last five epochs. None is a number that the paper does not print. Learning rates are those after scaling,
-for a loss that is divided by kn.
+Errors are top-1 validation errors in %, as the mean and standard deviation over five runs. The error of a run is the
+median of its last five epochs. None stands for a number that the paper does not print. Learning rates are those after
+scaling, for a loss that is divided by kn.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Value:
-    """A mean and its standard deviation over runs."""
+    """The mean over several runs and its standard deviation."""
 
     mean: float
     std: float | None = None
@@ -25,7 +25,7 @@ class Value:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One row of a table: a ResNet trained at a minibatch of kn images with the rate `lr` after scaling."""
+    """One row of a table: a ResNet trained with a minibatch of kn images and the learning rate `lr` after scaling."""
 
     name: str
     minibatch: int
@@ -34,7 +34,7 @@ class PublishedResult:
 
     @property
     def workers(self) -> int:
-        """k, the number of workers."""
+        """The number of workers, k."""
         return self.minibatch // PER_WORKER
 
 
@@ -71,7 +71,7 @@ TABLE_1 = {
     "constant": PublishedResult("constant warmup", 8192, 3.2, Value(25.88, 0.56)),
     "gradual": PublishedResult("gradual warmup", 8192, 3.2, Value(23.74, 0.09)),
 }
-# Section 5.2: the errors of others that the paper quotes for comparison
+# Section 5.2: errors of other implementations that the paper quotes for comparison
 FB_RESNET_TORCH_ERROR, RESNET_PAPER_ERROR = 24.01, 24.7
 
 # Figures 1 and 3: error against minibatch, with gradual warmup above 256. The error of 64 is plotted but not printed.
@@ -89,7 +89,7 @@ FIGURE_1 = (
     PublishedResult("64k", 65536, 25.6, Value(33.96, 0.80)),
 )
 
-# Table 2a: learning rates. (The caption has 23.68 for kn = 256 at 0.1 by mistake: that is the error at 0.2.)
+# Table 2a: learning rates. The caption gives 23.68 for kn = 256 and eta = 0.1 by mistake: this is the error at 0.2.
 TABLE_2A = (
     PublishedResult("0.05", 256, 0.05, Value(23.92, 0.10)),
     PublishedResult("0.10", 256, 0.1, TABLE_1["baseline"].error),
@@ -116,22 +116,22 @@ TABLE_2C = (
 )
 RESNET101_MINUTES = 92.5
 
-# Later results of others for comparison: ResNet-50 on ImageNet-1k, 90 epochs.
-# You, Gitman and Ginsburg 2017, arXiv 1708.03888, table of ResNet-50 with LARS: accuracy 72.3 % at 32k, 73.0 % at 256,
-# with less augmentation than here. The learning rate is that after the warmup.
+# Later results of other authors for comparison: ResNet-50 on ImageNet-1k, 90 epochs.
+# You, Gitman and Ginsburg 2017, arXiv 1708.03888, the table of ResNet-50 with LARS: accuracy 72.3 % at kn = 32k and
+# 73.0 % at kn = 256, with less augmentation than here. The learning rate is the value after the warmup.
 LARS_32K = PublishedResult("You et al. 2017, LARS", 32768, 2.9, Value(27.7))
 # NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch: accuracy 77.12 +- 0.11 % in mixed precision.
 NVIDIA_90 = PublishedResult("NVIDIA DeepLearningExamples", 2048, 2.048, Value(22.88, 0.11))
 NVIDIA_90_PER_WORKER = 256
 
-# Section 5.4, Figure 6: training on ImageNet-5k, errors on the 1000 classes of ImageNet-1k
+# Section 5.4, Figure 6: training on ImageNet-5k. The errors are those on the 1000 classes of ImageNet-1k.
 IMAGENET_5K_IMAGES = 6_800_000
 IMAGENET_5K = (
     PublishedResult("ImageNet-5k", 256, 0.1, Value(25.83)),
     PublishedResult("ImageNet-5k", 8192, 3.2, Value(26.09)),
 )
 
-# Table 3a: Mask R-CNN, starting from ResNet-50s that were trained with these minibatches
+# Table 3a: Mask R-CNN, starting from ResNet-50 networks that were trained with these minibatches
 TABLE_3A = (
     Detected("256", Value(35.9, 0.1), Value(33.9, 0.1)),
     Detected("512", Value(35.8, 0.1), Value(33.8, 0.2)),
@@ -142,7 +142,7 @@ TABLE_3A = (
     Detected("16k", Value(35.1, 0.3), Value(33.2, 0.3)),
 )
 
-# Table 3b: the minibatches of Mask R-CNN by the number of GPUs: (kn, learning rate * 1000, iterations)
+# Table 3b: Mask R-CNN by the number of GPUs: (its minibatch, 1000 times its learning rate, its iterations)
 TABLE_3B = {
     1: ((2, 2.5, 1_280_000), Detected("1 GPU", Value(35.7), Value(33.6))),
     2: ((4, 5.0, 640_000), Detected("2 GPUs", Value(35.7), Value(33.7))),
@@ -150,13 +150,13 @@ TABLE_3B = {
     8: ((16, 20.0, 160_000), Detected("8 GPUs", Value(35.6), Value(33.6))),
 }
 
-# Sections 1 and 5.5: 90 epochs of ResNet-50. For 256 GPUs the paper only says "1 hour".
+# Sections 1 and 5.5: the time of 90 epochs of ResNet-50. For 256 GPUs the paper only says "1 hour".
 GPUS_PER_SERVER = 8
 HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
-# Figures 7 and 8: kn from 256 to 11,264 with the same n
+# Figures 7 and 8: the time of a step and of an epoch for kn from 256 to 11,264, with n = 32
 FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
 FIGURE_7_STEP_INCREASE = 0.12
-FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the range of the axis
+FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the ends of the figure's axis
 FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
 FIGURE_8_EFFICIENCY = 0.9  # images/s relative to perfect scaling from 8 GPUs
 
@@ -164,6 +164,6 @@ FIGURE_8_EFFICIENCY = 0.9  # images/s relative to perfect scaling from 8 GPUs
 PARAMETERS = 25e6  # the parameters of ResNet-50, which the paper counts as 100 MB
 BACKWARD_SECONDS = 0.120  # the backward pass of ResNet-50 with n = 32 on one P100
 NETWORK_BITS_PER_SECOND = 50e9
-PEAK_BITS_PER_SECOND = 15e9  # the rate of each server that the allreduce needs
-NCCL_BYTES = 256e3  # NCCL sums inside a server for buffers of at least this size
-HALVING_DOUBLING_SPEEDUP = 3  # the speed compared with the ring, on 32 servers
+PEAK_BITS_PER_SECOND = 15e9  # the bandwidth of each server that the allreduce needs at its peak
+NCCL_BYTES = 256e3  # inside a server, buffers of at least this size are summed by NCCL
+HALVING_DOUBLING_SPEEDUP = 3  # the speed of halving-doubling divided by that of the ring, on 32 servers

@@ -1,4 +1,4 @@
-"""The plan of a run: all numbers that follow from a recipe and the size of a data set, in images and steps."""
+"""The plan of a run: all numbers of images and steps that follow from a config and the size of a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.recipe.schedule import SCHEDULES, learning_rate, peak_lr, warms_up
 
 
 class Position(NamedTuple):
-    """How far a run is: the epoch, and the number of images of this epoch that all workers together have used."""
+    """The progress of a run: the epoch, and the number of images that all workers together have used in this epoch."""
 
     epoch: int = 0
     seen: int = 0
@@ -22,16 +22,21 @@ class Position(NamedTuple):
 class Plan:
     """The numbers that follow from a config and the size of a data set.
 
-    images, validation_images: the images of the data set, without skipped ones.
-    minibatch, per_worker, workers: kn, n and k.
-    reference_lr: eta. initial_lr: the learning rate of the first step. peak_lr: the learning rate after the warmup.
-    warmup_iterations: the steps of the warmup, 0 if there is none.
-    iterations_per_epoch, iterations: the steps of an epoch and of the run.
-    dropped_per_epoch: the images at the end of an epoch that do not fill a minibatch and are not used.
-    decays: pairs of an epoch at which the learning rate falls, and the learning rate from then on.
-    skipped: the training and validation images that --skip-list leaves out.
-
     Learning rates are those of a loss that is divided by kn.
+
+    Attributes:
+        images, validation_images: The numbers of images in the data set, without skipped images.
+        epochs: The number of epochs.
+        minibatch, per_worker, workers: kn, n and k.
+        reference_lr: eta.
+        initial_lr: The learning rate of the first step.
+        peak_lr: The learning rate after the warmup.
+        warmup_iterations: The number of steps in the warmup, or 0 if there is no warmup.
+        iterations_per_epoch, iterations: The number of steps in an epoch and in the run.
+        dropped_per_epoch: The number of images at the end of an epoch that are not used, because they do not fill a
+            minibatch.
+        decays: Pairs of an epoch at which the learning rate falls, and the learning rate from then on.
+        skipped: The number of training and validation images that --skip-list leaves out.
     """
 
     images: int
@@ -52,18 +57,18 @@ class Plan:
 
     @property
     def images_per_epoch(self) -> int:
-        """The number of images that an epoch uses."""
+        """The number of images that are used in an epoch."""
         return self.iterations_per_epoch * self.minibatch
 
     def epochs_at(self, position: Position) -> float:
-        """Return a position in epochs, of which the learning rate is a function.
+        """Return a position as a number of epochs, from which the learning rate is computed.
 
-        The fraction is a share of the images that an epoch uses, so that each step adds the same amount.
+        The fraction is the share of the images used in an epoch, so each step adds the same amount.
         """
         return position.epoch + position.seen / self.images_per_epoch
 
     def iteration_at(self, position: Position) -> int:
-        """Return the number of steps that were made before a position."""
+        """Return the number of steps that a run has made when it is at a position."""
         return position.epoch * self.iterations_per_epoch + position.seen // self.minibatch
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,10 +76,15 @@ class Plan:
 
 
 def make_plan(config: Config, images: int, validation_images: int, skipped: int = 0) -> Plan:
-    """Return the plan of a config for a data set. Raises UserError if the data set has too few images.
+    """Return the plan of a config for a data set.
 
-    images, validation_images: the images of the data set, without skipped ones.
-    skipped: the images that --skip-list leaves out.
+    Args:
+        config: The config of the run.
+        images, validation_images: The numbers of images in the data set, without skipped images.
+        skipped: The number of images that --skip-list leaves out.
+
+    Raises:
+        UserError: The data set has too few images.
     """
     steps = images // config.minibatch
     if steps == 0:
@@ -101,7 +111,7 @@ def make_plan(config: Config, images: int, validation_images: int, skipped: int 
 
 
 def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
-    """Return the decay epochs that the run reaches: it makes at least one step after them.
+    """Return the decay epochs after which the run makes at least one step.
 
     The list is empty for a schedule without decay epochs.
     """
@@ -112,7 +122,7 @@ def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
 
 
 def check_processes(plan: Plan, config: Config, processes: int) -> None:
-    """Raise UserError if a process would have no worker, or if --sync-bn needs another number of processes."""
+    """Raise UserError if a process would have no worker, or if --sync-bn needs a different number of processes."""
     if processes > plan.workers:
         raise UserError(
             f"{processes} processes are more than the k = {plan.workers} workers (kn = {plan.minibatch},"
@@ -122,7 +132,7 @@ def check_processes(plan: Plan, config: Config, processes: int) -> None:
     if config.sync_bn and processes != plan.workers:
         raise UserError(
             f"--sync-bn needs one process for each of the k = {plan.workers} workers, and there are {processes}:"
-            f" start {plan.workers} (-np {plan.workers}), or leave it out as the paper does"
+            f" start {plan.workers} (-np {plan.workers}), or leave --sync-bn out as the paper does"
         )
 
 
@@ -142,8 +152,8 @@ def describe(plan: Plan, config: Config) -> list[str]:
     if config.recipe == FOLDER:
         lines.insert(
             1,
-            f"default: with --data {config.data} and no --recipe, what no option changes is as in paper-256"
-            " (ResNet-50, 90 epochs, minibatch 256)",
+            f"default: --data {config.data} without --recipe uses the values of paper-256 (ResNet-50, 90 epochs,"
+            " minibatch 256), unless another option changes them",
         )
     if plan.skipped:
         lines.append(f"skipped: {plan.skipped:,} images, which are listed in {config.skip_list}")
@@ -159,7 +169,7 @@ def describe(plan: Plan, config: Config) -> list[str]:
 
 
 def describe_fall(plan: Plan, config: Config) -> str:
-    """Return how the learning rate falls after the warmup, as text."""
+    """Return a text that says how the learning rate falls after the warmup."""
     schedule = SCHEDULES[config.schedule]
     if not schedule.decays:
         return f"then it falls, schedule {config.schedule}: {schedule.text}"

@@ -1,4 +1,4 @@
-"""The registry of recipes that `--recipe` can name. Each lists only the fields that differ from the defaults."""
+"""The registry of recipes, which are the values of `--recipe`. A recipe lists only fields that differ from defaults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.base.text import nearest
 from app.recipe import paper
 
 IMAGENET: dict[str, Any] = {"data": "imagenet", "model": "resnet50"}
-FOLDER = "folder"  # the preset for a folder without --recipe; it does not claim to follow the paper
+FOLDER = "folder"  # the preset for a folder if --recipe is not given; it does not claim to follow the paper
 
 
 def _of_figure_1(row: paper.PublishedResult) -> tuple[str, dict[str, Any]]:
@@ -24,7 +24,7 @@ def _of_table_1(warmup: str) -> tuple[str, dict[str, Any]]:
     return text, {**IMAGENET, "minibatch": row.minibatch, "warmup": warmup}
 
 
-# name -> (description, fields). The errors in descriptions are published top-1 validation errors in %.
+# Each entry is name: (description, fields). Errors in descriptions are published top-1 validation errors in %.
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": (
         "the default job: handwritten digits, k = 8, n = 16; takes minutes on 2 cores",
@@ -61,7 +61,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     FOLDER: (
-        "the default for a folder and for synthetic images: the network, the minibatch and the epochs of paper-256",
+        "the default for a folder and for synthetic images: the network, minibatch and epochs of paper-256",
         {**IMAGENET, "minibatch": paper.REFERENCE_MINIBATCH},
     ),
     **{f"paper-{row.name}": _of_figure_1(row) for row in paper.FIGURE_1},
@@ -99,12 +99,12 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the fields of a preset. Raises UserError, which suggests the most similar name."""
+    """Return the fields of a preset. Raises UserError with the most similar name if there is no such preset."""
     if name not in PRESETS:
         raise UserError(f"no recipe {name!r}: {nearest(name, PRESETS)}")
     return {"recipe": name, **PRESETS[name][1]}
 
 
 def default_recipe(data: str) -> str:
-    """Return the preset for a data set if no recipe is given: that of the same name if there is one, else FOLDER."""
+    """Return the preset of a data set if no recipe is given: the preset with the same name, or else FOLDER."""
     return data if data in PRESETS and data != FOLDER else FOLDER

@@ -1,7 +1,7 @@
 """The learning rate as a function of the position (sections 2.1, 2.2, 3 and 5.1 of the paper).
 
-WARMUPS and SCHEDULES are registries. Each warmup and each schedule of the command line is one entry, and the choices,
-the help, `plan` and `audit` follow from it.
+WARMUPS and SCHEDULES are registries. Each value of --warmup and --schedule is one entry. The choices, the help, `plan`
+and `audit` follow from the entries.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 
 class Warmup(NamedTuple):
-    """A way in which the learning rate changes at the start.
+    """A way in which the learning rate changes during the warmup.
 
-    text: its description for help texts.
-    rate: returns the learning rate during the warmup. Its arguments are the reference learning rate (eta), the learning
-    rate after the warmup, the epochs since the start of the run, and the length of the warmup in epochs.
+    Attributes:
+        text: Its description for help texts.
+        rate: Returns the learning rate during the warmup. Its arguments are the reference learning rate (eta), the
+            learning rate after the warmup, the epochs since the start of the run, and the length of the warmup in
+            epochs.
     """
 
     text: str
@@ -30,11 +32,12 @@ class Warmup(NamedTuple):
 class Schedule(NamedTuple):
     """A way in which the learning rate falls after the warmup.
 
-    text: its description for help texts.
-    factor: returns the number by which the learning rate is multiplied. Its arguments are the config, the epochs since
-    the start of the run, and the epoch at which the warmup ends.
-    decays: whether the learning rate falls at the decay epochs.
-    source: the paper that it is from, "" if it is this one.
+    Attributes:
+        text: Its description for help texts.
+        factor: Returns the number by which the learning rate is multiplied. Its arguments are the config, the epochs
+            since the start of the run, and the epoch at which the warmup ends.
+        decays: Whether the learning rate falls at the decay epochs.
+        source: The paper that proposed it, or "" if it is from Goyal et al. 2017.
     """
 
     text: str
@@ -44,14 +47,14 @@ class Schedule(NamedTuple):
 
 
 def _gradual(eta: float, peak: float, epoch: float, length: float) -> float:
-    """Return a rate that rises from eta to the peak, by the same amount at each step (section 2.2)."""
+    """Return a learning rate that rises from eta to the peak by the same amount in each step (section 2.2)."""
     return eta + (peak - eta) * epoch / length
 
 
 def _steps(config: Config, epoch: float, start: float) -> float:
     """Return a factor that falls at each decay epoch.
 
-    Decay epochs count from the start of the run, not from the end of the warmup (section 5.1).
+    Decay epochs are counted from the start of the run, not from the end of the warmup (section 5.1).
     """
     return config.decay_factor ** sum(epoch >= decay for decay in config.decays)
 
@@ -65,7 +68,7 @@ def _polynomial(config: Config, epoch: float, start: float) -> float:
 
 
 def _progress(config: Config, epoch: float, start: float) -> float:
-    """Return the share of the epochs after the warmup that is done, from 0 to 1, or 0 if there are none."""
+    """Return the share of the time after the warmup that has passed, from 0 to 1, or 0 if the warmup never ends."""
     return min(1.0, max(0.0, (epoch - start) / (config.epochs - start))) if start < config.epochs else 0.0
 
 
@@ -84,7 +87,7 @@ SCHEDULES = {
 
 
 def peak_factor(config: Config) -> float:
-    """Return the factor of eta after the warmup: kn / reference for the linear scaling rule (section 2.1)."""
+    """Return the factor by which eta is multiplied: kn / reference_minibatch by the linear rule (section 2.1)."""
     ratio = config.minibatch / config.reference_minibatch
     return {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[config.scaling]
 
@@ -95,12 +98,12 @@ def peak_lr(config: Config) -> float:
 
 
 def warms_up(config: Config) -> bool:
-    """Return whether there is a warmup. Only minibatches above the reference have one (section 5.1)."""
+    """Return whether there is a warmup. Only minibatches above the reference minibatch have one (section 5.1)."""
     return config.warmup != "none" and config.warmup_epochs > 0 and config.minibatch > config.reference_minibatch
 
 
 def learning_rate(config: Config, epoch: float) -> float:
-    """Return the learning rate at a number of epochs after the start, which may be a fraction."""
+    """Return the learning rate at a number of epochs after the start of the run. The number may be a fraction."""
     rate, start = peak_lr(config), 0.0
     if warms_up(config):
         start = config.warmup_epochs
@@ -110,12 +113,12 @@ def learning_rate(config: Config, epoch: float) -> float:
 
 
 def loss_factor(config: Config, epoch: float) -> float:
-    """Return the number by which the loss is multiplied. The loss is a sum over images divided by kn. It is 1 in the
-    paper.
+    """Return the number by which the loss is multiplied. It is 1 in the paper.
 
-    The other factors are the mistakes that section 3 warns of, for comparison. `--scaled loss` multiplies the loss by
-    the factor by which the learning rate would be multiplied, so that weight decay is not scaled (remarks 1 and 3: eta
-    with the loss divided by n). `--loss-divisor n` takes the mean of each worker and sums the means (remark 3).
+    The loss is a sum over images, divided by kn. Other factors reproduce, for comparison, the mistakes that section 3
+    of the paper warns of. `--scaled loss` multiplies the loss, instead of the learning rate, by the factor of scaling
+    and warmup, so that weight decay is not scaled (remarks 1 and 3: eta with the loss divided by n). `--loss-divisor n`
+    uses the mean over each worker's images and sums these means (remark 3).
     """
     factor = 1.0
     if config.scaled == "loss":

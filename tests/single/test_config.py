@@ -39,7 +39,7 @@ BAD_FILES: list[tuple[Any, str]] = [
     ({"model": "resnet51"}, "--model is resnet51: did you mean resnet50?"),
     ({"bn_eps": 10**400}, "--bn-eps is 1000"),
     ({"keep": 2**63}, "--keep is 9223372036854775808: give a whole number up to"),
-    ({"allow_change": ["nothing"]}, "--allow-change knows no option nothing"),
+    ({"allow_change": ["nothing"]}, "--allow-change: there is no option nothing"),
     ({"no\nsuch": 1}, "has no option"),
     ([1], "a config is an object"),
     (5, "a config is an object"),

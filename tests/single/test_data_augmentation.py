@@ -113,7 +113,7 @@ def test_a_run_keeps_its_moments(
     options += ["--minibatch", 4, "--per-worker", 4, "--epochs", 1, "--normalise", "data", "--grey", "--device", "cpu"]
     succeed("train", *options, "--augmentation", "flip", "--output", tmp_path / "run")
     said = capsys.readouterr().out
-    assert "default: with --data" in said and "as in paper-256" in said and "audit:" not in said
+    assert "default: --data" in said and "the values of paper-256" in said and "audit:" not in said
     images = [np.asarray(Image.open(path).convert("L")) / 255 for path in folder.glob("train/*/*.png")]
     trained = load(str(tmp_path / "run"))
     assert trained.mean == pytest.approx([np.mean(images)], abs=1e-12)

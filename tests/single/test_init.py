@@ -92,7 +92,7 @@ def test_all_but_the_last_layer_is_torchvisions_and_what_is_frozen_stays(
     said = capsys.readouterr().out
     loaded = len([name for name in torchvisions.state_dict() if "tracked" not in name]) - 2
     assert f"start: {loaded} tensors of resnet18 are from {weights}; the last layer is new" in said
-    assert "as resnet18.pth knows 1,000 classes and the data has 3" in said
+    assert "as resnet18.pth has 1,000 classes and the data has 3" in said
     assert torch.equal(first.features, features(torchvisions))
     new = make_network(Config(model="resnet18"), 3, CLASSES, nn.BatchNorm2d).fc
     assert isinstance(new, nn.Linear) and 0.008 < new.weight.std() < 0.012
@@ -148,7 +148,7 @@ def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, fold
         " layer1.0.conv1.weight is 64 x 64 x 1 x 1 and not 64 x 64 x 3 x 3: give another file"
     )
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    with pytest.raises(UserError, match=r"the file is of a resnet18: give --model resnet18$"):
+    with pytest.raises(UserError, match=r"the file contains a resnet18: give --model resnet18$"):
         load_weights(make_network(Config(model="resnet34"), 3, 3, nn.BatchNorm2d), state, "resnet34", Path("x.pth"))
     line = failure_of("train", *options_of(folder, weights), "--grey", "--output", tmp_path / "grey")
     assert line.endswith("the file is for images of 3 channels and the data has 1")
@@ -160,8 +160,8 @@ def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, fold
 REFUSED = [
     (["--init", "nowhere.pth"], "--init nowhere.pth: there is no such file or folder"),
     (["--init", "."], "this folder is not a run with a checkpoint"),
-    (["--freeze", "layer1"], "--freeze keeps weights as they are, and random ones are of no use: give --init too"),
-    (["--init", "x", "--freeze", "layer4"], "resnet8 has no such stage, its last one is layer3"),
+    (["--freeze", "layer1"], "--freeze keeps the initial weights, and random weights are of no use: give --init too"),
+    (["--init", "x", "--freeze", "layer4"], "resnet8 has no such stage; its last stage is layer3"),
     (["--init", "x", "--freeze", "layer3", "--precise-bn", "128"], "--precise-bn measures BN's statistics"),
     (["--head-lr-factor", "0"], "give a number above 0"),
 ]
