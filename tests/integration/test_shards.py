@@ -233,8 +233,8 @@ BAD_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "pipe": (member("a/1.jpg", tarfile.FIFOTYPE), "holds the device"),
     "sparse file": (sparse(), "damaged or no tar archive"),
     "negative size": (negative(-512), "negative size"),
-    "absolute path": (tar_of({"/a/0.jpg": IMAGE}), "no path below its folder"),
-    "path that leads up": (tar_of({"a/../../b/0.jpg": IMAGE}), "no path below its folder"),
+    "absolute path": (tar_of({"/a/0.jpg": IMAGE}), "not a path below its folder"),
+    "path that leads up": (tar_of({"a/../../b/0.jpg": IMAGE}), "not a path below its folder"),
     "a name twice": (WHOLE[:-BLOCKS_OF_END] + WHOLE, "holds files of the same name"),
     "no label for one": (
         tar_of({"0.jpg": IMAGE, "0.cls": b"0", "1.jpg": IMAGE}),

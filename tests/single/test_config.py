@@ -81,7 +81,7 @@ def test_a_file_is_held_to_types_choices_and_limits(
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\xff", '{"seed": ' + "9" * 5000 + "}"], ids=lambda x: x[:9])
 def test_a_file_that_is_no_json(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match="no config of this program"):
+    with pytest.raises(UserError, match="is not a config of this program"):
         read_config(tmp_path / "config.json")
 
 
