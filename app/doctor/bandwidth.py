@@ -1,8 +1,8 @@
-"""Measures the network: `python -m app.doctor.bandwidth LAUNCH OPTIONS` starts all processes and prints JSON.
+"""Measure the network: `python -m app.doctor.bandwidth LAUNCH OPTIONS` starts all processes and prints JSON.
 
-First each host sends a TCP stream to the next host; all hosts do this at the same time. Then all processes make an
-allreduce. A ring of P processes that sums B bytes sends 2 (P - 1) / P * B bytes through each of its links. A host's
-interface is one of these links, because the ranks of a host follow one another. So the two rates can be compared.
+First each host sends a TCP stream to the next host, all hosts at the same time. Then all processes make an allreduce. A
+ring of P processes that sums B bytes sends 2 (P - 1) / P * B bytes over each of its links. A host's network interface
+is one of these links, because the ranks of a host are neighbours in the ring. So the two bandwidths can be compared.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
-STREAM = 1.0  # seconds for which a host sends
-ALLREDUCE = 0.5  # seconds that one allreduce should take: its tensor is doubled until it takes at least half of this
-LARGEST = 2**28  # bytes of the largest tensor
-REPEATS = 3  # allreduces of which the fastest counts
+STREAM = 1.0  # the seconds for which a host sends
+ALLREDUCE = 0.5  # the intended seconds of an allreduce; the tensor is doubled until one takes at least half of this
+LARGEST = 2**28  # the size in bytes of the largest tensor
+REPEATS = 3  # the number of allreduces, of which the fastest counts
 
 
 def measure() -> None:
-    """Runs the measurement as one rank of the job. Rank 0 prints the result, with rates in Gbit/s."""
+    """Measure the network as one rank of the job. Rank 0 prints the result, with bandwidths in Gbit/s."""
     from app.world import world
 
     here = world.start()
@@ -53,7 +53,7 @@ def measure() -> None:
 
 
 def _allreduce(here: World) -> tuple[int, float]:
-    """Returns the bytes of an allreduce and the seconds that the fastest one took."""
+    """Return the size in bytes of an allreduce, and the seconds that the fastest of several took."""
     import torch
 
     from app.world.world import broadcast_object
@@ -74,7 +74,7 @@ def _seconds(tensor: torch.Tensor) -> float:
 
 
 def _stream(here: World) -> float:
-    """Returns the rate in Gbit/s at which the slowest host receives, 0 if there is one host.
+    """Return the bandwidth in Gbit/s at which the slowest host receives, or 0 if there is only one host.
 
     All processes must call it.
     """
@@ -113,7 +113,7 @@ def _receive(server: socket.socket) -> float:
 
 
 def _address() -> str:
-    """Returns this host's IPv4 address on the interface that gloo uses, or the host's name if that is not set."""
+    """Return this host's IPv4 address on the interface that gloo uses, or the host's name if gloo uses no interface."""
     addresses = psutil.net_if_addrs().get(os.environ.get("HOROVOD_GLOO_IFACE", ""), [])
     of_family = (str(each.address) for each in addresses if each.family == socket.AF_INET)
     return next(of_family, socket.gethostname())

@@ -1,6 +1,6 @@
-"""Looks for faults of the hosts that would stop or slow a run, then measures the network between the hosts.
+"""Look for faults of the hosts that would stop or slow a run, then measure the network between the hosts.
 
-A host is asked by ssh and needs only python3 for its answer. The measurement needs hosts on which a run can start.
+The hosts are asked by ssh, and need only python3 to answer. The measurement needs hosts on which a run can start.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, chec
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch import job
 
-ENOUGH = 0.5  # share of the expected rate that is good enough, as one TCP stream rarely reaches 100 Gbit/s
+ENOUGH = 0.5  # the share of the expected bandwidth that is accepted, as one TCP stream rarely reaches 100 Gbit/s
 HARMLESS = ("data", "output", "clock", "/dev/shm")  # checks whose failures do not prevent the measurement
 
 
 def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
-    """Returns all findings.
+    """Return the findings of all checks and of the measurement.
 
     Args:
-        request: The hosts of the run and what the run needs on them.
-        ssh: How to reach the hosts.
-        timeout: Seconds to wait for the answers of the hosts, and again for the measurement.
+        request: The hosts of the run, and what the run needs on them.
+        ssh: The options of ssh.
+        timeout: The seconds to wait for the answers of the hosts, and again for the measurement.
         launching: The launch options of a run on these hosts.
     """
     names = [host.name for host in request.hosts]
@@ -54,9 +54,9 @@ def _measure(
 
 
 def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
-    """Returns the speed of the slowest interface between the hosts in Gbit/s, as the operating system states it.
+    """Return the speed in Gbit/s of the slowest network interface between the hosts.
 
-    It is 0 if no interface states its speed.
+    It is the speed that the operating system reports, or 0 if it reports none.
     """
     facts = [answer.facts for answer in answers if answer.facts]
     used = [each["interfaces"].get(route_interface(request, each), {}) for each in facts]
@@ -64,10 +64,11 @@ def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
 
 
 def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
-    """Returns findings about the rates that app.doctor.bandwidth measured.
+    """Return findings about the bandwidths that app.doctor.bandwidth has measured.
 
-    measured: its result.
-    speed: the speed that the interface states, in Gbit/s, or 0 if it is not known.
+    Args:
+        measured: The result of the measurement.
+        speed: The reported speed of the interface in Gbit/s, or 0 if it is not known.
     """
     found, stream = measured["allreduce"], measured["stream"]
     text = (
@@ -93,13 +94,14 @@ def _compare(check: str, text: str, found: float, wanted: float, fix: str) -> Ho
 
 
 def _run(command: list[str], timeout: float) -> tuple[int | None, str, str]:
-    """Returns (exit code, stdout, stderr). The exit code is None if the command did not end in time."""
+    """Return (exit code, stdout, stderr) of a command. The exit code is None if the command did not end in time."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             out, err = process.communicate(timeout=timeout)
             return process.returncode, out, err
         except subprocess.TimeoutExpired:
-            process.terminate()  # app.launch.launch asks its job to end, and kills it after a second SIGTERM
+            # After the first SIGTERM, app.launch.launch asks its job to end. After the second, it kills the job.
+            process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2)
         process.terminate()

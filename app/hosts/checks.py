@@ -1,7 +1,7 @@
-"""Checks the answers of hosts. Each check gives a finding for each host, with the fix if something is wrong.
+"""Check the facts that hosts have reported. Each check gives a finding for each host, with a fix if something is wrong.
 
-This module only looks at the answers. If hosts differ where they must not, the finding is about those that differ from
-most others. If there are two hosts, it is about the second one.
+If hosts differ where they must be equal, the finding is about the hosts that differ from most others. If there are only
+two hosts, it is about the second one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from app.hosts.remote import Answer
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB, MIB = 2**30, 2**20
 SHM_PER_SLOT = 128 * MIB  # for loader processes: 8 of them, each with 2 batches of 32 images of 224 x 224, need 80 MB
-OUTPUT = 2 * GIB  # free space for checkpoints: one of a ResNet-50 with its momentum has 200 MB
-CLOCKS = 1.0  # the largest difference in seconds: people compare the logs of hosts, and caches compare times of files
+OUTPUT = 2 * GIB  # the free space needed for checkpoints; one of a ResNet-50 with its momentum has 200 MB
+CLOCKS = 1.0  # the largest allowed difference between clocks in seconds; caches compare the times of files
 
 
 @dataclass(frozen=True)
 class HostFinding:
     """The result of one check on one host.
 
-    status: OK, WARN or FAIL.
-    text: what was found.
-    fix: what to do, "" if the status is OK.
+    Attributes:
+        host: The name of the host.
+        check: The name of the check.
+        status: OK, WARN or FAIL.
+        text: What was found.
+        fix: What to do, or "" if the status is OK.
     """
 
     host: str
@@ -44,9 +47,11 @@ class HostFinding:
 class HostRequirements:
     """What a run needs of its hosts.
 
-    interface: the network interface that was given, or None.
-    data: the folder of images, "" if none was given.
-    output: the folder that runs write to.
+    Attributes:
+        hosts: The hosts with their slots.
+        interface: The network interface between the hosts that the user gave, or None.
+        data: The folder of images, or "" if none was given.
+        output: The folder that runs write to.
     """
 
     hosts: list[Host]
@@ -59,7 +64,7 @@ class HostRequirements:
 
 
 def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """Returns the findings of all checks. A host that did not answer has one finding, which says so."""
+    """Return the findings of all checks. A host that did not answer has only one finding, which says so."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in _CHECKS:
@@ -68,7 +73,7 @@ def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFi
 
 
 def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """Returns the findings of the checks that are made before each run. The short form of the probe is enough."""
+    """Return the findings of the checks that are made before each run. They need only the short form of the facts."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in (_twice, _python, _packages, _app, _interface):
@@ -84,7 +89,7 @@ def _answered(answer: Answer) -> HostFinding:
 
 
 def _twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
-    """Finds a machine that is listed under two names. A launcher would start all its processes twice."""
+    """Find a machine that is listed under two names. A launcher would start all its processes twice."""
     known: dict[tuple[str, ...], str] = {}
     for host, facts in _facts(there):
         machine = (facts["name"], *sorted(each["address"] for each in facts["interfaces"].values()))
@@ -276,7 +281,7 @@ def _between(request: HostRequirements, facts: dict[str, Any]) -> str:
 
 
 def route_interface(request: HostRequirements, facts: dict[str, Any]) -> str:
-    """Return the interface through which a host reaches the others, or "" if there is none."""
+    """Return the interface through which a host reaches the other hosts, or "" if there is none."""
     if request.interface:
         return request.interface if request.interface in facts["interfaces"] else ""
     addresses = {address for name, address in facts["routes"].items() if facts["resolves"].get(name) != address}
@@ -292,9 +297,15 @@ def _same(
     status: str = FAIL,
     empty: str = "",
 ) -> Iterator[HostFinding]:
-    """Yield a finding for each host about whether it has the same value as most hosts.
+    """Yield a finding for each host that says whether it has the same value as most hosts.
 
-    of: returns the value of a host. empty: how to name an empty value if it is not a fault, otherwise "".
+    Args:
+        check: The name of the check.
+        there: The answers of the hosts.
+        of: Returns the value of a host from its facts.
+        fix: What to do on a host with another value.
+        status: The status of a host with another value.
+        empty: The text for an empty value if it is not a fault, or "" if it is one.
     """
     values = {host: of(facts) for host, facts in _facts(there)}
     most = Counter(value for value in values.values() if value or empty).most_common(1)

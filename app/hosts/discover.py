@@ -1,8 +1,8 @@
 """The program that an elastic run starts every second: `python -m app.hosts.discover SCRIPT`.
 
-It prints the hosts that the user's script prints. When a process dies, Horovod uses no slot of its host for a while.
-So each slot of this machine is listed as a host of its own, under the loopback addresses 127.0.0.1, 127.0.0.2 and so
-on, and a process that dies only costs its own slot.
+It prints the hosts that the user's script prints. But it lists each slot of this machine as a separate host, with the
+names 127.0.0.1, 127.0.0.2 and so on. When a process dies, Horovod uses no slot of its host for some time. So a process
+that dies blocks only its own slot.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from app.base.errors import UserError
 from app.hosts import hostfile, this_host
 from app.hosts.hostfile import Host
 
-SECONDS = 30  # the time in which the script must answer
-MOST_LOCAL = 254  # 127.0.0.1 to 127.0.0.254
+SECONDS = 30  # the time limit of the user's script
+MOST_LOCAL = 254  # the number of names from 127.0.0.1 to 127.0.0.254
 
 
 def discover(script: str) -> list[Host]:
-    """Returns the hosts that the script prints, one `host:slots` in each line. Raises UserError where it fails."""
+    """Return the hosts that a script prints, one `host:slots` per line. Raises UserError if the script fails."""
     try:
         found = subprocess.run([script], capture_output=True, timeout=SECONDS, check=False)
     except OSError as error:
@@ -33,7 +33,7 @@ def discover(script: str) -> list[Host]:
 
 
 def split_local(hosts: list[Host]) -> list[Host]:
-    """Returns each slot of this machine as a host, and the others unchanged. Raises UserError for too many slots."""
+    """Replace each slot of this machine by a separate host with one slot. Raises UserError for too many slots."""
     result = []
     local = 0
     for host in hosts:
@@ -50,7 +50,7 @@ def split_local(hosts: list[Host]) -> list[Host]:
 
 
 def main(script: str) -> int:
-    """Prints `host:slots` lines. If the script fails, the run continues, and Horovod asks again."""
+    """Print one `host:slots` per line. If the script fails, the run continues, and Horovod asks again later."""
     try:
         hosts = split_local(discover(script))
     except UserError as error:

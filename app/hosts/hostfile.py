@@ -1,9 +1,9 @@
-"""Reads hosts and their slots in the forms that users of horovodrun and mpirun know.
+"""Read hosts and their slots in the forms that horovodrun and mpirun accept. A slot is room for one process.
 
-A host file has one host in each line: `name`, `name:8`, `name slots=8` or `name slots=8 max_slots=16` (or `max-slots`).
-It may have blank lines and `#` comments. A name without a number has one slot. max_slots is read but not used. -H takes
-`name` and `name:8`, separated by commas. Host names consist of letters, digits, dots, hyphens and underscores, so that
-they have no special meaning for a shell.
+A host file has one host per line: `name`, `name:8`, `name slots=8` or `name slots=8 max_slots=16` (or `max-slots`). It
+may have blank lines and `#` comments. A name without a number has one slot. max_slots is read but not used. The option
+-H accepts `name` and `name:8`, separated by commas. Host names consist of letters, digits, dots, hyphens and
+underscores, none of which has a special meaning for a shell.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _LIKE = "write `name slots=8` or `name:8`"
 
 @dataclass(frozen=True)
 class Host:
-    """A host's name or address (IPv6 without brackets), and the largest number of processes on it."""
+    """The name or address of a host (IPv6 without brackets), and the largest number of processes on it."""
 
     name: str
     slots: int
 
 
 def read_hostfile(path: str) -> list[Host]:
-    """Return the hosts of a file, in the order of the file. Raises UserError with the file, the line and the fix."""
+    """Return the hosts in a file, in its order. Raises UserError with the line and the fix."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +45,12 @@ def read_hostfile(path: str) -> list[Host]:
 
 
 def parse_lines(lines: list[str], name: str) -> list[Host]:
-    """Returns the hosts of a file's lines, possibly none. Raises UserError with the line and the fix."""
+    """Return the hosts in some lines. Raises UserError with the line and the fix.
+
+    Args:
+        lines: The lines. They may contain no host.
+        name: The name of their file, for messages.
+    """
     entries = [
         (f"{name}, line {number}", _fields(line, f"{name}, line {number}")) for number, line in enumerate(lines, 1)
     ]
@@ -53,7 +58,7 @@ def parse_lines(lines: list[str], name: str) -> list[Host]:
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """Returns the hosts of -H, as in `a:8,b:8`. Raises UserError with the entry and the fix."""
+    """Return the hosts in the value of -H, such as `a:8,b:8`. Raises UserError with the entry and the fix."""
     entries = [(f"-H {text!r}, entry {number}", entry.split()) for number, entry in enumerate(text.split(","), start=1)]
     for place, fields in entries:
         if len(fields) != 1:
@@ -62,7 +67,7 @@ def parse_hosts(text: str) -> list[Host]:
 
 
 def check_slots(hosts: list[Host], processes: int) -> None:
-    """Raises UserError where the hosts have fewer slots than there are processes."""
+    """Raise UserError if there are fewer slots than processes."""
     slots = sum(host.slots for host in hosts)
     if processes > slots:
         listed = ", ".join(f"{host.name}:{host.slots}" for host in hosts[:8]) + (", ..." if len(hosts) > 8 else "")
@@ -72,7 +77,7 @@ def check_slots(hosts: list[Host], processes: int) -> None:
 
 
 def launcher_hosts(hosts: list[Host]) -> str:
-    """Returns `a:8,b:8`, which horovodrun and mpirun read. Raises UserError for an IPv6 address, which they do not."""
+    """Return hosts in the form `a:8,b:8` for a launcher. Raises UserError for IPv6 addresses: launchers refuse them."""
     for host in hosts:
         if ":" in host.name:
             raise UserError(
@@ -82,7 +87,7 @@ def launcher_hosts(hosts: list[Host]) -> str:
 
 
 def processes_on(hosts: list[Host], processes: int) -> list[int]:
-    """Returns the number of processes on each host. The launchers fill one host after the other."""
+    """Return the number of processes on each host. The launchers fill the hosts one after another."""
     counts = []
     for host in hosts:
         counts.append(min(host.slots, processes))
@@ -91,7 +96,7 @@ def processes_on(hosts: list[Host], processes: int) -> list[int]:
 
 
 def _fields(line: str, place: str) -> list[str]:
-    """Returns the words of a line without its comment. `slots = 4` is one word, as for Open MPI."""
+    """Return the words of a line without its comment. `slots = 4` counts as one word, like in Open MPI."""
     text, hash_sign, comment = line.partition("#")
     if hash_sign and "slots" in comment and re.fullmatch(r"\s*[^\s:]+", text):
         raise UserError(
@@ -116,7 +121,7 @@ def _parse(fields: list[str], place: str) -> Host:
     max_slots = counts.get("max_slots")
     slots = counts.get("slots", 1)
     if max_slots is not None and max_slots < slots:
-        raise UserError(f"{place}: {name} has slots={slots} but max_slots={max_slots}: max_slots cannot be the smaller")
+        raise UserError(f"{place}: {name} has slots={slots} but max_slots={max_slots}: max_slots must not be smaller")
     return Host(name, slots)
 
 

@@ -1,4 +1,4 @@
-"""`python -m app.hosts.libraries` prints one line of JSON about torch, Horovod and mpi4py on this host."""
+"""Print facts about torch, Horovod and mpi4py on this host as one line of JSON: `python -m app.hosts.libraries`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Import torch, Horovod and mpi4py, without starting MPI, and return facts about them.
+    """Import torch, Horovod and mpi4py without starting MPI, and return facts about them.
 
-    Raises ImportError if Horovod was compiled for another torch.
+    Raises:
+        ImportError: A library is missing, or Horovod was compiled for another version of torch.
     """
     import horovod.torch as hvd
     import mpi4py

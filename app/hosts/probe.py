@@ -1,8 +1,9 @@
-"""The program that app.hosts.remote sends to the `python3 -` of a host. It prints the facts of the host as JSON.
+"""Print the facts about a host as JSON. app.hosts.remote sends this program to `python3 -` on the host.
 
-It needs Python 3.7 and nothing else, so that it also answers where the app is missing. main() gets a question with
-these keys: root, python and site (the app's folder, interpreter and folder of packages on the user's machine), hosts,
-data, output, deep (whether to import torch and Horovod and to read the data) and timeout (seconds).
+It needs only Python 3.7, so that it also works on a host without the app. The argument of `main` is a dictionary with
+these keys: root, python and site (the app's folder, the interpreter and the folder of packages on the user's machine),
+hosts (the names of all hosts), data and output (folders), deep (whether to import torch and Horovod and to read the
+data) and timeout (in seconds).
 """
 
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207
@@ -25,13 +26,13 @@ from typing import Any
 
 CLOCK, FACTS = "app clock: ", "app facts: "
 _PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
-_PATIENCE = 10  # seconds for a command of the host to end
+_PATIENCE = 10  # the time limit of a command in seconds
 _SIOCGIFADDR = 0x8915
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 
 
 def main(question: dict[str, Any]) -> None:
-    """Print the clock at once, and then the facts. The program ends by itself after the timeout."""
+    """Print the time at once, and then the facts. The program ends itself after the timeout."""
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {
@@ -61,7 +62,7 @@ def main(question: dict[str, Any]) -> None:
 
 
 def _words(command: list[str]) -> str:
-    """Returns what a command prints, "" where it is missing, fails or hangs."""
+    """Return the output of a command, or "" if the command is missing, fails or hangs."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE
@@ -79,7 +80,7 @@ def _address(name: str) -> str:
 
 
 def _packages(site: str) -> dict[str, str]:
-    """Returns versions from the names of the folders that pip makes. Nothing is imported."""
+    """Return the versions of packages. They are read from the names of pip's folders, because importing is slow."""
     found: dict[str, str] = {}
     for path in glob.glob(os.path.join(glob.escape(site), "*.dist-info")):
         name, _, version = os.path.basename(path)[: -len(".dist-info")].partition("-")
@@ -89,7 +90,7 @@ def _packages(site: str) -> dict[str, str]:
 
 
 def _digest(root: str) -> str:
-    """Returns a digest of the app's source, "" where there is none."""
+    """Return a digest of the app's source, or "" if the app is not there."""
     digest, files = hashlib.sha256(), 0
     for folder, folders, names in os.walk(os.path.join(root, "app")):
         folders.sort()
@@ -104,14 +105,18 @@ def _digest(root: str) -> str:
 
 
 def _git(root: str) -> str:
-    """Returns the commit and whether files differ from it, "" where root is no checkout."""
+    """Return the commit and whether files differ from it, or "" if `root` is not a git clone."""
     git = ["git", "-c", "safe.directory=*", "-C", root]
     commit = _words([*git, "rev-parse", "--short", "HEAD"])
     return commit and commit + (" with changes" if _words([*git, "status", "--porcelain", "-uno"]) else "")
 
 
 def interfaces() -> dict[str, Any]:
-    """Returns the interfaces that are up, without loopback: IPv4 address, MTU and speed in Mbit/s (0 if unknown)."""
+    """Return the network interfaces that are up, except loopback.
+
+    Returns:
+        A dictionary from the name of an interface to its IPv4 address, MTU, and speed in Mbit/s (0 if not known).
+    """
     found: dict[str, Any] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
@@ -138,7 +143,7 @@ def _read(interface: str, what: str) -> str:
 
 
 def route(name: str) -> str:
-    """Returns this host's own address on the route to another host. Connecting a UDP socket sends nothing."""
+    """Return this host's own address on the route to another host. Nothing is sent, because the socket uses UDP."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((name, 9))
@@ -155,7 +160,7 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Describe the output folder, or the nearest folder above it that exists."""
+    """Return facts about the output folder, or about the nearest existing folder above it."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -163,7 +168,7 @@ def _output(path: str) -> dict[str, Any]:
 
 
 def _data(path: str) -> dict[str, Any]:
-    """Returns the number of files and a digest of their names and sizes."""
+    """Return the number of files in a folder, and a digest of their names and sizes."""
     digest, files = hashlib.sha256(), 0
     try:
         os.listdir(path)
@@ -179,7 +184,7 @@ def _data(path: str) -> dict[str, Any]:
 
 
 def _libraries(root: str, python: str) -> dict[str, Any]:
-    """Returns what app.hosts.libraries prints there, or its error."""
+    """Return the facts that app.hosts.libraries prints on this host, or its error."""
     command = [python, "-m", "app.hosts.libraries"]
     try:
         done = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)

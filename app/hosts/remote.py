@@ -1,7 +1,7 @@
-"""Asks several hosts by ssh at the same time.
+"""Ask several hosts for facts by ssh, all at the same time.
 
-A program (app.hosts.probe) is sent to the python3 of each host, so that the hosts do not need the app. If ssh fails,
-app.hosts.ssh gives one line with the reason and the fix.
+A program (app.hosts.probe) is sent to the python3 of each host, so the hosts need not have the app. If ssh fails,
+app.hosts.ssh returns one line with the reason and the fix.
 """
 
 from __future__ import annotations
@@ -25,22 +25,20 @@ from app.base.errors import UserError
 from app.hosts import probe, this_host
 from app.hosts.ssh import SSH, no_answer
 
-_FILES_OF_ALL, _FILES_OF_A_HOST = (
-    64,
-    10,
-)  # files that are open in this process: for all hosts together, and for each host in addition
+# The number of files that are open in this process: for all hosts together, and for each host in addition.
+_FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Ssh:
-    """The port and the private key for ssh. If one is None, ~/.ssh/config decides."""
+    """The port and the private key that ssh uses. If a value is None, ~/.ssh/config determines it."""
 
     port: int | None = None
     identity: str | None = None
 
     def arguments(self, timeout: int) -> list[str]:
-        """Returns the options of ssh. timeout: seconds for connecting."""
+        """Return the options of ssh. `timeout` is the time limit for connecting in seconds."""
         words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # ssh uses the first value if an option is given twice
         words += ["-p", str(self.port)] if self.port else []
         return words + (["-i", self.identity] if self.identity else [])
@@ -50,10 +48,12 @@ class Ssh:
 class Answer:
     """The answer of one host.
 
-    facts: what app.hosts.probe found, or None if there is no answer.
-    error: why there is no answer.
-    here: whether the host is this machine.
-    ahead: the seconds by which its clock is ahead of the clock here.
+    Attributes:
+        host: The name of the host.
+        here: Whether the host is this machine.
+        facts: The facts that app.hosts.probe found, or None if the host did not answer.
+        ahead: The seconds by which the host's clock is ahead of this machine's clock.
+        error: Why the host did not answer.
     """
 
     host: str
@@ -73,18 +73,28 @@ def ask(
     output: str = ".",
     option: str = "",
 ) -> list[Answer]:
-    """Ask all hosts at the same time. Return their answers in the order of the hosts, after at most about `timeout`
-    seconds.
+    """Ask all hosts at the same time.
 
-    deep, data, output: parts of the question, see app.hosts.probe.
-    option: the option of the command that sets the timeout, for messages.
+    If this process may not open enough files for all hosts, they are asked in groups.
 
-    If this process may not open enough files for all hosts, they are asked in groups, each with the timeout. Raises
-    UserError if there is no ssh.
+    Args:
+        hosts: The names of the hosts.
+        ssh: The options of ssh.
+        timeout: The seconds in which each host, or each group of hosts, must answer.
+        deep: Whether to also import torch and Horovod and to read the data.
+        data: The folder with the data, or "".
+        output: The folder that runs write to.
+        option: The option of the command that sets the timeout, for messages, or "".
+
+    Returns:
+        The answers in the order of the hosts.
+
+    Raises:
+        UserError: There is no ssh on this machine.
     """
     names = list(hosts)
     if not shutil.which("ssh") and not all(map(_is_surely_here, names)):
-        raise UserError("there is no ssh on the PATH, by which the other hosts are reached: install openssh-client")
+        raise UserError("there is no ssh on the PATH, which is needed to reach the other hosts: install openssh-client")
     question = {
         "root": str(ROOT),
         "python": sys.executable,
@@ -146,7 +156,7 @@ def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str
         process.stdin.write(program)
         process.stdin.close()
     ahead, facts, words = 0.0, None, ""
-    for line in process.stdout:  # a login script of the host may print lines too
+    for line in process.stdout:  # a login script on the host may print lines too
         if line.startswith(probe.CLOCK):
             ahead = float(line[len(probe.CLOCK) :]) - time.time()
         elif line.startswith(probe.FACTS):

@@ -1,7 +1,7 @@
-"""`python -m app.hosts.slurm` prints the host file of the Slurm job that it runs in.
+"""Print the host file of the Slurm job in which this program runs: `python -m app.hosts.slurm`.
 
-Slurm writes hosts as `node[01-03,7],gpu[1-2]n[1-2]` and their tasks as `8(x3),4(x5)`. Jobs of several components
-(`sbatch --het-group`) have both for each component.
+Slurm writes the hosts of a job as `node[01-03,7],gpu[1-2]n[1-2]` and the number of tasks on each as `8(x3),4(x5)`. Jobs
+with several components (`sbatch --het-group`) have both lists for each component.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
-    """Returns the hosts of the job with its tasks on each as slots. Raises UserError outside of a job."""
+    """Return the hosts of the job. The slots of a host are its tasks. Raises UserError outside of a job."""
     hosts: dict[str, int] = {}
     for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(_components(environ)))]:
         nodes = environ.get(f"SLURM_JOB_NODELIST{suffix}", "")
@@ -32,7 +32,7 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
                     f"Slurm lists {len(names)} nodes and tasks for {len(slots_of)}: give a host file instead"
                 )
             for name, slots in zip(names, slots_of, strict=True):
-                hosts.setdefault(name, slots)  # such a job also describes its first component without a suffix
+                hosts.setdefault(name, slots)  # the first component may be listed twice: also without a suffix
     if not hosts:
         raise UserError(
             "this is not a job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it"
@@ -46,21 +46,21 @@ def _components(environ: Mapping[str, str]) -> int:
 
 
 def expand(nodes: str) -> list[str]:
-    """Returns the names of a list, for example a1, a2 and b of `a[1-2],b`. Raises UserError for a wrong list."""
+    """Return the names in a list of hosts: a1, a2 and b for `a[1-2],b`. Raises UserError for a wrong list."""
     names: list[str] = []
     at = 0
     while at < len(nodes):
         found = _NAME.match(nodes, at)
         if not found or not found[0] or nodes[found.end() : found.end() + 1] not in ("", ","):
             raise UserError(f"cannot read Slurm's node list {nodes!r}: give a host file instead")
-        pieces = re.split(r"\[([^\]]*)\]", found[0])  # literal, ranges, literal, ranges, ..., literal
+        pieces = re.split(r"\[([^\]]*)\]", found[0])  # literal texts and ranges alternate, beginning with a literal
         names += map("".join, product(*(_range(text) if odd % 2 else [text] for odd, text in enumerate(pieces))))
         at = found.end() + 1
     return names
 
 
 def counts(tasks: str) -> list[int]:
-    """Returns the numbers of a list, for example 8, 8, 8, 4 of `8(x3),4`. Raises UserError for a wrong list."""
+    """Return the numbers in a list: 8, 8, 8 and 4 for `8(x3),4`. Raises UserError for a wrong list."""
     numbers: list[int] = []
     for piece in tasks.split(","):
         found = _TASKS.fullmatch(piece)
@@ -71,7 +71,7 @@ def counts(tasks: str) -> list[int]:
 
 
 def _range(text: str) -> list[str]:
-    """Returns the numbers of a range, for example 01, 02, 03, 7 of `01-03,7`. Leading zeros are kept."""
+    """Return the numbers in ranges: 01, 02, 03 and 7 for `01-03,7`. Leading zeros are kept."""
     numbers: list[str] = []
     for piece in text.split(","):
         found = _RANGE.fullmatch(piece)

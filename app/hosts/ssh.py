@@ -1,4 +1,4 @@
-"""The options of ssh, and messages that say why ssh could not reach a host and how to fix it."""
+"""The options of ssh, and messages that explain why ssh could not reach a host and how to fix it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ SSH = ["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new", "-o", "C
 
 @dataclass(frozen=True)
 class Cause:
-    """A known cause of a failure.
+    """A known cause of a failure of ssh or of a launcher.
 
-    pattern: a regular expression that finds it in the output of ssh or a launcher. Its group `host` is the host.
-    text: the message with the cause and the fix. The groups of the pattern are put into it.
-    here: whether the cause is on this machine and not on the other host.
+    Attributes:
+        pattern: A regular expression that matches part of the output. Its group `host` is the name of the host.
+        text: The message with the cause and the fix. The groups of the pattern are inserted into it.
+        here: Whether the cause is on this machine and not on the other host.
     """
 
     pattern: str
@@ -61,7 +62,7 @@ SSH_CAUSES = [
 
 
 def no_answer(host: str, words: str, output: str, code: int, port: int | None, after: float | None, option: str) -> str:
-    """Returns why a host that was asked by ssh gave no answer, and what to do.
+    """Return why a host did not answer by ssh, and what to do.
 
     Args:
         host: The name of the host.
@@ -88,12 +89,12 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
 
 
 def failed_because(host: str, words: str, code: int, port: int | None) -> str:
-    """Returns why ssh failed.
+    """Return why ssh failed, and what to do.
 
     Args:
         host: The name of the host.
         words: What ssh wrote to standard error.
-        code: Its exit code.
+        code: The exit code of ssh.
         port: The port that was given for ssh, or None.
     """
     if found := first_cause(SSH_CAUSES, words):
@@ -103,13 +104,13 @@ def failed_because(host: str, words: str, code: int, port: int | None) -> str:
 
 
 def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] | None:
-    """Returns the first cause whose pattern is found in a text, with its match, or None."""
+    """Return the first cause whose pattern matches part of a text, with its match, or None."""
     found = ((cause, re.search(cause.pattern, words)) for cause in causes)
     return next(((cause, match) for cause, match in found if match), None)
 
 
 def say_cause(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
-    """Returns the message of a cause for a host."""
+    """Return the message of a cause for a host. `port` is the port that was given for ssh, or None."""
     groups = {name: value for name, value in match.groupdict().items() if value}
-    entry = f"'[{host}]:{port}'" if port else host  # the host as the file known_hosts names it
+    entry = f"'[{host}]:{port}'" if port else host  # the name of the host in the file known_hosts
     return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host, "entry": entry})

@@ -1,4 +1,4 @@
-"""Facts about this machine: its names and addresses, interfaces, GPUs, Open MPI and limits. It does not need torch."""
+"""Facts about this machine: its names and addresses, interfaces, GPUs, Open MPI and limits. torch is not needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from app.base.errors import UserError
 from app.hosts import probe
 
-PATIENCE = 20  # seconds for a command of this machine to end
+PATIENCE = 20  # the time limit in seconds of nvidia-smi and mpirun --version
 
 
 def check_name() -> None:
@@ -30,21 +30,21 @@ def check_name() -> None:
 
 
 def is_here(name: str) -> bool:
-    """Returns whether a host is this machine. Raises UserError where its name does not resolve."""
+    """Return whether a host is this machine. Raises UserError if its name does not resolve."""
     try:
         family, _, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_DGRAM)[0]
     except OSError:
         raise UserError(f"the host {name} does not resolve: correct the name, or add it to /etc/hosts or DNS") from None
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind(address)  # succeeds only for an address of this machine
+            probe.bind(address)  # this succeeds only for an address of this machine
             return True
         except OSError:
             return False
 
 
 def machine() -> str:
-    """Return text that is different on each machine and in each container, even if they have the same name."""
+    """Return a text that is unique for each machine and container, even if several have the same name."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -58,25 +58,29 @@ def check_shared_memory() -> None:
         multiprocessing.get_context("fork").Lock()
     except OSError as error:
         raise UserError(
-            f"/dev/shm takes no lock ({error.strerror}), and loader processes need it: remove what fills it"
+            f"/dev/shm supports no locks ({error.strerror}), but loader processes need them: remove what fills it"
             " (`ls -l /dev/shm`), or give it more room (docker run --shm-size 8g)"
         ) from None
 
 
 def check_interface(name: str) -> None:
-    """Raises UserError where this host has no such network interface."""
+    """Raise UserError if this host has no network interface with this name."""
     interfaces = [each for _, each in socket.if_nameindex()]
     if name not in interfaces:
         raise UserError(f"--interface {name} is not on {socket.gethostname()}: it has {', '.join(interfaces)}")
 
 
 def addresses() -> list[str]:
-    """Returns the IPv4 addresses of this host's network interfaces without loopback."""
+    """Return the IPv4 addresses of this host's network interfaces, except loopback."""
     return [each["address"] for each in probe.interfaces().values()]
 
 
 def gpus(device: str | None) -> int:
-    """Returns the number of GPUs that a run on this machine has. Raises UserError where nvidia-smi hangs."""
+    """Return the number of GPUs that a run on this machine can use. Raises UserError if nvidia-smi hangs.
+
+    Args:
+        device: The value of --device, or None.
+    """
     if device == "cpu" or not shutil.which("nvidia-smi"):
         return 0
     listing = _output_of(["nvidia-smi", "-L"])
@@ -89,12 +93,14 @@ def gpus(device: str | None) -> int:
 
 
 def visible_gpus(listing: str, visible: str | None) -> int:
-    """Return the number of GPUs that CUDA shows to a process.
+    """Return the number of GPUs that CUDA makes visible to a process.
 
-    listing: the output of `nvidia-smi -L`. visible: the value of CUDA_VISIBLE_DEVICES.
+    CUDA reads CUDA_VISIBLE_DEVICES up to the first entry that is not a GPU of this machine. If an entry occurs twice,
+    no GPU is visible. If GPUs are divided into parts (MIG), a process can use only one part.
 
-    CUDA reads the variable up to the first entry that is not a GPU of this machine. If an entry occurs twice, no GPU is
-    visible. If GPUs are divided into parts (MIG), a process gets only one part.
+    Args:
+        listing: The output of `nvidia-smi -L`.
+        visible: The value of CUDA_VISIBLE_DEVICES, or None.
     """
     lines = [line for line in listing.splitlines() if line.startswith("GPU ")]
     gpus = [named[1] if (named := re.search(r"UUID: (GPU-[\w-]+)", line)) else line for line in lines]
@@ -119,7 +125,7 @@ def visible_gpus(listing: str, visible: str | None) -> int:
 
 
 def open_mpi_version() -> int:
-    """Returns Open MPI's major version. Raises UserError where mpirun is missing or is not Open MPI's."""
+    """Return Open MPI's major version. Raises UserError if mpirun is missing or belongs to another MPI."""
     if not shutil.which("mpirun"):
         raise UserError("there is no mpirun: run ./run.sh setup, or leave out --launcher mpirun and --collectives mpi")
     words = _output_of(["mpirun", "--version"])
@@ -135,7 +141,7 @@ def open_mpi_version() -> int:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit of open files to `wanted`, if it is lower and may be raised. Return the limit."""
+    """Raise this process's limit of open files to `wanted` if it is lower, as far as allowed. Return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted if soft == resource.RLIM_INFINITY else soft
@@ -145,9 +151,9 @@ def allow_open_files(wanted: int) -> int:
 
 
 def _output_of(command: list[str]) -> str | None:
-    """Return the output of a program, or None if it does not end in time.
+    """Return the output of a program, "" if it cannot be started, or None if it does not end in time.
 
-    It does not wait for a program that hangs in the kernel.
+    A program that hangs in the kernel cannot be killed, so its end is not waited for.
     """
     with tempfile.TemporaryFile() as out:
         try:

@@ -1,6 +1,6 @@
-"""The registry of launchers. It makes the exact command by which each launcher starts a run, and starts nothing.
+"""The registry of launchers. It makes the exact command by which each launcher starts a run, but starts nothing.
 
-Options, help, completion, doctor and the launch itself follow from the entries of LAUNCHERS.
+The options, the help, the shell completion, `doctor` and the launch itself follow from the entries of LAUNCHERS.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from app.hosts.hostfile import Host, launcher_hosts
 from app.hosts.ssh import SSH
 from app.launch.environment import travels
 
-# The smallest and largest number of seconds after which an elastic run uses the slot of a dead process again.
+# An elastic run does not use the slot of a dead process for some time. These are its shortest and longest seconds.
 _COOLDOWN = ["5", "60"]
 
 
 @dataclass(frozen=True)
 class Elastic:
-    """The limits of an elastic run. discovery: the shell command that prints the present hosts."""
+    """The limits of an elastic run.
+
+    Attributes:
+        least, most: The smallest and largest number of processes. None means that there is no largest number.
+        discovery: The shell command that prints the current hosts.
+    """
 
     least: int
     most: int | None
@@ -28,13 +33,18 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is to be started, where and how.
+    """What a launcher starts, where and how.
 
-    launcher: a name in LAUNCHERS.
-    remote: whether a host is not this machine.
-    collectives: the command's --collectives.
-    program: the command that each process runs.
-    additions: variables that are added to the environment of the processes.
+    Attributes:
+        launcher: A name in LAUNCHERS.
+        processes: The number of processes.
+        hosts: The hosts with their slots.
+        remote: Whether some host is not this machine.
+        collectives: The value of the command's --collectives.
+        program: The command line that each process runs.
+        interface, ssh_port, ssh_identity: The values of the options with these names.
+        elastic: The limits of an elastic run, or None.
+        additions: Variables that are added to the environment of the processes.
     """
 
     launcher: str
@@ -54,9 +64,10 @@ class Launch:
 class Surroundings:
     """The facts about this machine on which a launcher's command depends.
 
-    environ: the environment of the launcher.
-    open_mpi: the major version of Open MPI, if it is used.
-    root: whether the user is root.
+    Attributes:
+        environ: The environment of the launcher.
+        open_mpi: The major version of Open MPI, if the launcher uses it.
+        root: Whether the user is root.
     """
 
     environ: Mapping[str, str]
@@ -68,12 +79,13 @@ class Surroundings:
 class Launcher:
     """A program that starts the processes of a run.
 
-    text: its description for --help.
-    command: returns its command line.
-    module: the module of this program that replaces the command's first word, if there is one.
-    open_mpi: whether Open MPI starts the processes, for any collectives.
-    elastic: whether it can start elastic runs.
-    one_interface: whether all hosts must have the same name for the interface between them.
+    Attributes:
+        text: Its description for --help.
+        command: Returns its command line.
+        module: The module of this program that is started instead of the first word of the command, or "".
+        open_mpi: Whether Open MPI starts the processes, whatever library computes the collectives.
+        elastic: Whether it can start elastic runs.
+        one_interface: Whether the network interface between the hosts must have the same name on all hosts.
     """
 
     text: str
@@ -95,7 +107,7 @@ def uses_mpirun(launch: Launch) -> bool:
 
 
 def shell_line(command: list[str], additions: Mapping[str, str]) -> str:
-    """Returns the command as one line that can be pasted into a shell."""
+    """Return a command as one line that can be pasted into a shell."""
     return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in additions.items()), shlex.join(command)])
 
 
@@ -107,7 +119,7 @@ def _horovodrun(launch: Launch, where: Surroundings) -> list[str]:
         command += ["--blacklist-cooldown-range", *_COOLDOWN]
     else:
         command += ["-H", launcher_hosts(launch.hosts)]
-    # Horovod's cache is off, because it uses interfaces and ssh connections for an hour after they have gone.
+    # Horovod's cache is off, because it remembers interfaces and ssh connections for an hour, even if they are gone.
     command += ["--disable-cache", "--mpi" if launch.collectives == "mpi" else "--gloo"]
     interface = launch.interface if launch.remote or launch.elastic else None
     interface = interface or (None if launch.remote else "lo")
@@ -125,7 +137,7 @@ def _horovodrun(launch: Launch, where: Surroundings) -> list[str]:
 def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command = ["mpirun", "-np", str(launch.processes), "-H", launcher_hosts(launch.hosts)]
     command += ["--allow-run-as-root"] if where.root else []
-    # There may be more processes than cores. A process has several threads and is not bound to one core.
+    # There may be more processes than cores. A process is not bound to one core, because it has several threads.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
     command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib", *_yielding()]
     interfaces = {}
@@ -144,12 +156,12 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
 
 
 def _yielding() -> list[str]:
-    """Return the option by which a waiting rank leaves its core to loader processes and other ranks."""
+    """Return the option that makes a waiting rank leave its core to loader processes and other ranks."""
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 
 def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
-    """Return Open MPI's options for other hosts: full host names, and ssh with the options of this program."""
+    """Return Open MPI's options for other hosts. They concern host names and ssh."""
     if not launch.remote:
         return []
     arguments = list(SSH)
@@ -157,9 +169,9 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
-    # mpirun starts its daemons from the first host. In a tree, each host would have to reach others by ssh.
+    # mpirun starts its daemons on all hosts from the first one. By default, hosts would also reach others by ssh.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
-    # Without this option node.a.example and node.b.example would both be "node", and so one host.
+    # Keep full host names. Otherwise node.a.example and node.b.example would both be "node", and count as one host.
     names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]
     return [*names, kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments)]
 

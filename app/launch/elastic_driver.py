@@ -1,10 +1,10 @@
-"""Decides which processes take part in an elastic run and when they connect. It replaces Horovod's own rules.
+"""Decide which processes take part in an elastic run and when they connect. This replaces Horovod's own rules.
 
-With Horovod's rules, the old processes wait inside hvd.init() for half a minute while a new one starts. If the new one
-dies in this time, the others abort. With the rules here, a process asks for its place (app.world.rendezvous) before
-hvd.init(), and gets it when all others have asked too. A process that dies before that is left out, and places are
-given again. If hosts are added, their processes are started first, and the others continue training until the new ones
-ask for a place.
+With Horovod's rules, the old processes wait inside hvd.init() for half a minute while a new process starts. If the new
+process dies in this time, the others abort. Here, a process asks for its rank before hvd.init()
+(app.world.rendezvous.wait_for_place), and gets it when all other processes have asked too. If a process dies before
+that, it is left out, and ranks are assigned again. If hosts are added, new processes are started on them first, while
+the old processes continue training until the new ones ask for a rank.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ Key = tuple[str, int]  # a host and one of its slots
 
 
 class MeetingDriver(ElasticDriver):
-    """Horovod's driver of an elastic run, with other rules for meetings.
+    """Horovod's driver of an elastic run, with other rules about the meetings of its processes.
 
-    A meeting is the moment at which processes connect, and it has members. It is open until each member has asked for
-    its place or one has died. Then it begins, or a new meeting with other members is opened. After it has begun, the
-    next one is opened when each member has asked again or has died. `_changed` guards the data that threads share: a
-    thread for each process, one for each request, one that looks for hosts, and one that leads the meetings.
+    A meeting is the moment at which processes connect. Its members are the processes that take part. It is open until
+    each member has asked for its rank, or until one has died. In the first case it begins. In the second case a new
+    meeting with other members is opened. After a meeting has begun, the next one is opened when each member has asked
+    again or has died.
+
+    Several threads share the data of this object: one for each process, one for each request, one that looks for
+    hosts, and one that opens the meetings. The condition `_changed` protects the data.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._changed = threading.Condition()
         self._members: set[Key] = set()
         self._begun = False
-        self._number = 0  # the number of the meeting
+        self._number = 0  # how many meetings have been opened
         self._running: set[Key] = set()
-        self._asking: set[Key] = set()  # members that have asked for a place and wait for it
+        self._asking: set[Key] = set()  # members that have asked for a rank and wait for it
         self._early: set[Key] = set()  # processes that were started for a later meeting and have not asked yet
-        self._ended: dict[Key, int] = {}  # members that have ended, with their exit codes
+        self._ended: dict[Key, int] = {}  # the members that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
 
-    # Methods that Horovod and the requests call
+    # Methods that Horovod and the handler of requests call
 
     def start(self, num_proc: int, create_worker_fn: Any) -> None:
         """Start the first processes."""
@@ -50,7 +53,7 @@ class MeetingDriver(ElasticDriver):
         threading.Thread(target=self._lead, daemon=True).start()
 
     def wait_for_place(self, host: str, slot: int) -> None:
-        """Return when a meeting begins in which this process has a place, or when the run continues without it."""
+        """Wait until a meeting begins in which this process takes part, or until the run continues without it."""
         key = host, slot
         with self._changed:
             self._asking.add(key)
@@ -59,7 +62,7 @@ class MeetingDriver(ElasticDriver):
             self._changed.wait_for(lambda: key not in self._asking or self.finished())
 
     def meeting_is_over(self) -> bool:
-        """Return whether processes must stop connecting, because one has died or asks for a place again."""
+        """Return whether processes must stop connecting, because one of them has died or asks for a rank again."""
         with self._changed:
             return not self._begun or bool(self._ended) or bool(self._asking & self._members)
 
@@ -84,7 +87,7 @@ class MeetingDriver(ElasticDriver):
             if self.finished():
                 return
             if any(code == 0 for code in ended.values()) or len(ended) == len(self._members):
-                self.stop()  # the training has ended, or no process has its state any more
+                self.stop()  # the training has ended, or no process is left that has its state
             elif self._begun or ended:
                 for host, _ in ended:
                     self._host_manager.blacklist(host)
@@ -97,15 +100,15 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _is_over(self) -> bool:
-        """Return whether the wait for the members of the meeting is over.
+        """Return whether there are no members left to wait for.
 
-        It is over if each member has asked for a place or ended, or if one has ended before the meeting began.
+        This is the case if each member has asked for a rank or ended, or if one has ended before the meeting began.
         """
         missing = self._members - self._asking - self._ended.keys()
         return not missing or (not self._begun and bool(self._ended))
 
     def _open(self, least: int) -> None:
-        """Open a meeting of the running processes and of new ones on free slots, which are started."""
+        """Open a meeting of the running processes and of new processes, which are started on free slots."""
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:
@@ -127,7 +130,7 @@ class MeetingDriver(ElasticDriver):
             self._changed.notify_all()
 
     def _get_host_assignments(self, current_hosts: Any) -> Any:
-        """Do what Horovod does, without hosts whose new processes are not ready, if the others are enough."""
+        """Return Horovod's assignment, without hosts whose new processes are not ready, if the others are enough."""
         late = {host for host, _ in self._early} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
         enough = ready.count_available_slots() >= self._min_num_proc
@@ -165,7 +168,7 @@ class MeetingDriver(ElasticDriver):
                 if self.finished() and self._number == number:
                     self._results.add_result(f"{key[0]}[{key[1]}]", (code, when))
         if early:
-            self._host_manager.blacklist(key[0])  # otherwise it would be started again every second
+            self._host_manager.blacklist(key[0])  # otherwise a new process would be started there every second
 
     # Hosts
 
@@ -175,7 +178,7 @@ class MeetingDriver(ElasticDriver):
             try:
                 changed = self._host_manager.update_available_hosts() != HostUpdateResult.no_update
             except BaseException as error:
-                if first:  # the script is wrong: the run does not start
+                if first:  # the user's script is wrong, so the run must not start
                     self._shutdown.set()
                 logging.warning(str(error))
                 changed = first
@@ -188,9 +191,9 @@ class MeetingDriver(ElasticDriver):
             self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
 
     def _look_for_changes(self) -> None:
-        """Start processes on new slots, and tell the run if other processes than its own should take part.
+        """Start processes on new slots. Tell the run if its processes should change.
 
-        The message is repeated every second until something changes, because a message is lost while processes connect.
+        The message is sent every second until they change, because processes that are connecting do not receive it.
         """
         hosts = self._host_manager.current_hosts
         if hosts.count_available_slots() >= self._min_num_proc:
@@ -208,7 +211,7 @@ class MeetingDriver(ElasticDriver):
             self._notifier.start()
 
     def _tell(self, client: Any) -> None:
-        """Send the message in a thread, because a host that has gone may answer only after minutes."""
+        """Send the message about changed hosts. It runs in a thread, because a lost host may delay it by minutes."""
         try:
             client.notify_hosts_updated(int(time.time()), HostUpdateResult.mixed)
         except Exception as error:
@@ -216,7 +219,7 @@ class MeetingDriver(ElasticDriver):
 
 
 class _Hosts:
-    """Some of the hosts that Horovod has discovered."""
+    """A part of the hosts that Horovod has discovered."""
 
     def __init__(self, discovered: Any, order: list[str]) -> None:
         self.host_assignment_order = order

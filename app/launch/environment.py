@@ -1,4 +1,4 @@
-"""The user's environment variables: which of them a run gets, and which values are wrong."""
+"""Choose the environment variables of the user that a run gets, and check their values."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from app.base.errors import UserError
 from app.base.launcher_environment import check_numbers, threads_asked_for
 from app.hosts import slurm, this_host
 
-# The variables that a rank on another host gets. Others stay on this host, as they may contain a password or a key.
+# A rank on another host gets these variables. It gets no others, because they may contain a password or a key.
 _TRAVELS = re.compile(
     r"(APP|CUBLAS|CUDA|CUDNN|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA|OPENBLAS|PRTE_MCA|PSM2"
     r"|PYTORCH|TORCH|TORCHINDUCTOR|UCX)_\w+|PYTHON[A-Z]+|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME"
     r"|NO_PROXY|no_proxy"
 )
-# Variables by which a launcher tells a rank its number. If a shell has them, all ranks would read the same number.
+# A launcher sets these variables to tell a rank its number. If they came from the user's shell, all ranks would read
+# the same number.
 _OF_A_RANK = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|HOSTNAME|GLOO_RENDEZVOUS_\w+|ELASTIC|SECRET_KEY)"
     r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
     r"|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
 )
-# Variable with the number of processes -> the programs that are parents of a process started by that launcher
+# The variable in which a launcher stores the number of processes, and the launcher's programs that may be ancestors of
+# such a process.
 _LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
     "PMI_SIZE": ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
@@ -38,10 +40,13 @@ def travels(name: str) -> bool:
 
 
 def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a run. Raises UserError for a wrong value.
+    """Return the environment for a run.
 
-    Variables that describe a rank of another job are removed. This host is added to the hosts that are reached without
-    a proxy, because Horovod's processes communicate by HTTP.
+    Variables that describe a rank of another job are removed. This host is added to the list of hosts that are reached
+    without a proxy, because Horovod's processes communicate by HTTP.
+
+    Raises:
+        UserError: A variable has a wrong value.
     """
     check_numbers(environ)
     kept = {name: value for name, value in environ.items() if not _OF_A_RANK.fullmatch(name)}
@@ -71,7 +76,7 @@ def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str
 
 
 def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
-    """Return the launcher that has started this process and the number of its processes, or None."""
+    """Return the launcher that has started this process and the number of its processes, or None without a launcher."""
     above = set(_programs_above())
     for name, programs in _LAUNCHERS.items():
         size = environ.get(name, "")
@@ -82,27 +87,27 @@ def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def check_not_nested(environ: Mapping[str, str]) -> None:
-    """Raise UserError if a launcher has started this command several times.
+    """Raise UserError if another launcher has started this command several times.
 
-    Each process would start its own run.
+    Each of these processes would start a run of its own.
     """
     if found := outer_launcher(environ):
         outer, size = found
         raise UserError(
-            f"{outer} has started this command {size} times, and each of them would start a whole run:"
-            f" leave out {outer}, as ./run.sh starts the processes itself (./run.sh -np {size} ...),"
+            f"{outer} has started this command {size} times, and each process would start a whole run:"
+            f" leave out {outer}, because ./run.sh starts the processes itself (./run.sh -np {size} ...),"
             f" or keep it and give ./run.sh the option --launcher none"
         )
 
 
 def is_first(environ: Mapping[str, str]) -> bool:
-    """Return whether this is the first of the processes that another launcher has started. Only it prints messages."""
+    """Return whether this is the first process that another launcher has started. Only the first prints messages."""
     ranks = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
     return next((environ[name] for name in ranks if name in environ), "0") == "0"
 
 
 def _programs_above() -> Iterator[str]:
-    """Return the names of the programs that this process descends from."""
+    """Yield the names of the programs of this process's ancestors, beginning with its parent."""
     process = "self"
     while True:
         try:

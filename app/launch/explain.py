@@ -1,4 +1,4 @@
-"""Says in one line why ssh, mpirun or horovodrun could not start a run, on which host, and how to fix it."""
+"""Explain in one line why ssh, mpirun or horovodrun could not start a run, on which host, and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LAUNCHERS = [
     ),
     Cause(
         r"(?s)None of the TCP networks.{0,200}Value given: (?P<words>\S+)",
-        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
+        "there is no interface {words}: give --interface one that all hosts have (`ip address` lists them)",
         here=True,
     ),
     Cause(
         r"(?s)net_if_addrs\(\)\[iface\].*KeyError: '(?P<words>[^']+)'",
-        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
+        "there is no interface {words}: give --interface one that all hosts have (`ip address` lists them)",
         here=True,
     ),
     Cause(
         rf"(?s)if_include.{{0,200}}Local host:\s+{HOST}\s+Value:\s+(?P<words>\S+)",
-        "there is no interface {words}: give --interface one that all hosts have, `ip address` lists them",
+        "there is no interface {words}: give --interface one that all hosts have (`ip address` lists them)",
     ),
     Cause(
         rf"(?s)unable to complete a TCP connection.{{0,100}}Local host:\s+{HOST}\s+Remote host:\s+(?P<words>\S+)",
@@ -50,9 +50,11 @@ _LAUNCHERS = [
 
 
 def explain(words: str, remote: list[str]) -> str:
-    """Returns the likely cause of a failure, or "" if it is not known.
+    """Return the likely cause of a failure, or "" if it is not known.
 
-    words: the output of the launcher. remote: the hosts of the run other than this one.
+    Args:
+        words: The output of the launcher.
+        remote: The hosts of the run other than this one.
     """
     found = first_cause([*SSH_CAUSES, *_LAUNCHERS], words)
     if not found:

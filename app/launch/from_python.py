@@ -1,4 +1,4 @@
-"""Starts a training run from Python, for example in a notebook."""
+"""Start a training run from Python, for example in a notebook."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def train_in_processes(processes: int, options: Mapping[str, Any]) -> Path:
-    """Run `./run.sh train` with these options to its end, print its output, and return the folder of the run.
+    """Run `./run.sh train` to its end, print its output, and return the folder of the run.
 
-    Raises UserError for wrong options, and for a run that fails.
+    Args:
+        processes: The number of processes.
+        options: The options of `train`, by the names of their fields in Config.
+
+    Raises:
+        UserError: An option is wrong, or the run has failed.
     """
     if processes < 1:
         raise UserError(f"processes is {processes}: give 1 or more")
@@ -41,7 +46,7 @@ def train_in_processes(processes: int, options: Mapping[str, Any]) -> Path:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """Return options as words of a command line: {"epochs": 3, "grey": True} as --epochs=3 --grey."""
+    """Return options as words of a command line: {"epochs": 3, "grey": True} gives --epochs=3 --grey."""
     words = []
     for name, value in options.items():
         if isinstance(value, bool):
@@ -53,11 +58,11 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    """Run a command to its end and print its output. Raises UserError with its last line where it fails."""
+    """Run a command to its end and print its output. If it fails, raise UserError with its last line."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     last, interrupted = "", False
-    # It runs in a new session, so that an interrupt of this process reaches it only once, by the signal below.
+    # The command runs in a new session, so that an interrupt reaches it only once, by the signal below.
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         start_new_session=True,

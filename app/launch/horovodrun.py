@@ -1,4 +1,4 @@
-"""horovodrun with changes to Horovod's launcher. `python -m app.launch.horovodrun` takes horovodrun's options."""
+"""horovodrun with changes to Horovod's launcher. `python -m app.launch.horovodrun` has the options of horovodrun."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _addresses_of_interfaces = network.get_local_host_addresses
 
 
 def _local_addresses() -> set[str]:
-    """Return the local addresses, with all loopback addresses.
+    """Return the addresses of this host, including all loopback addresses.
 
-    discover.py uses them as names for the slots of this machine, and Horovod would reach them by ssh.
+    discover.py uses loopback addresses as names for the slots of this machine. Otherwise Horovod would reach them by
+    ssh.
     """
     return _addresses_of_interfaces() | {f"127.0.0.{number}" for number in range(1, 255)}
 
@@ -30,7 +31,7 @@ _execve = os.execve
 
 
 def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
-    """Replace the `sh -c "mpirun ..."` of --mpi by mpirun itself, so that signals reach it."""
+    """Replace the shell in `sh -c "mpirun ..."` of horovodrun --mpi by mpirun, so that signals reach mpirun."""
     _execve(path, [*argv[:-1], f"exec {argv[-1]}"], environ)
 
 
@@ -53,7 +54,7 @@ def close_to_strangers() -> None:
 
 
 def _serve_on(address: str, settings: Any) -> str:
-    """Make the next run use a store on this address that needs a token."""
+    """Make the next run use a store that listens on this address and requires a token."""
     server = ClosedServer(address, settings.verbose)
     variables = gloo_run.create_run_env_vars
     gloo_run.RendezvousServer = lambda verbose: server

@@ -1,10 +1,12 @@
-"""Starts and watches the ranks of horovodrun and shows their output. It replaces Horovod's own code for this.
+"""Start and watch the ranks of horovodrun and show their output. This replaces Horovod's own code.
 
-Horovod puts all environment variables of the user on the command line of a shell, on this host and on others, where
-every user can read them. It decodes the output of ranks as UTF-8 and stops reading at the first other byte. It starts
-an ssh for each rank at the same time, more than an sshd accepts, and does not notice which of them failed. It cannot
-end a rank on another host, and it needs an additional Python process for each rank. Here each rank has a parent process
-on its own host (app.launch.rank_parent), which gets the environment over its standard input.
+Horovod's own code has these faults. It puts the user's environment variables on the command line of a shell, where
+every user of the host can read them. It decodes the output of ranks as UTF-8 and stops reading at the first invalid
+byte. It starts an ssh for each rank at the same time, which are more than an sshd accepts, and does not notice if one
+fails. It cannot end a rank on another host. It needs an additional Python process for each rank.
+
+Here each rank has a parent process on its own host (app.launch.rank_parent), which gets the environment over its
+standard input.
 """
 
 from __future__ import annotations
@@ -34,17 +36,16 @@ from app.hosts.ssh import DROPPED, SSH, failed_because
 from app.launch import rank_parent
 from app.launch.environment import travels
 
-GRACE = 25  # seconds that a rank has to save before it is killed
-_CONNECTIONS = 4  # ssh connections that are opened to one host at the same time; sshd may refuse the 10th (MaxStartups)
-_DELAYS = (1.0, 2.0, 4.0)  # seconds before each new attempt if sshd has dropped a connection
+GRACE = 25  # the seconds in which a rank can save its state before it is killed
+_CONNECTIONS = 4  # ssh connections that are opened to one host at the same time; sshd may refuse more (MaxStartups)
+_DELAYS = (1.0, 2.0, 4.0)  # the seconds to wait before each new attempt after sshd has dropped a connection
 _PIECE = re.compile(rb"[^\r\n]*[\r\n]")
 _SSH_FAILED = 255  # ssh's exit code for its own errors
-_LAST_WORDS = 5.0  # seconds for reading the pipes of a rank that has ended
+_LAST_WORDS = 5.0  # the longest time in seconds for reading the rest of the output of a rank that has ended
 PARENT = [sys.executable, "-I", "-S", rank_parent.__file__]
 
-Command = tuple[
-    list[str], dict[str, Any]
-]  # the words of the command, and Horovod's environment variables for all ranks
+# The command of a rank, and Horovod's environment variables that are the same for all ranks.
+Command = tuple[list[str], dict[str, Any]]
 _writing = threading.Lock()
 _connecting: dict[str, threading.Semaphore] = {}
 
@@ -52,7 +53,8 @@ _connecting: dict[str, threading.Semaphore] = {}
 def install(grace: float = GRACE) -> None:
     """Make horovodrun start its ranks with this module.
 
-    grace: the seconds that a rank has to save, see GRACE.
+    Args:
+        grace: The seconds in which a rank can save its state before it is killed.
     """
     env.is_exportable = travels  # decides which variables horovodrun --mpi passes to mpirun with -x
     launch.mpi_run = _mpi_run
@@ -67,7 +69,10 @@ _horovods_mpi_run = launch.mpi_run
 
 
 def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[str]) -> None:
-    """Run horovodrun --mpi. --mpi-args already has the port and key of ssh. The user chooses NCCL's interface."""
+    """Run horovodrun --mpi. Two of its settings are removed.
+
+    --mpi-args already contains the port and the key of ssh. If the user has set NCCL's interface, it stays.
+    """
     settings.ssh_port = settings.ssh_identity_file = None
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
@@ -76,7 +81,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
 
 
 def _shutdown_event() -> threading.Event:
-    """Return an event that a request to end sets. Signals that are ignored at the start stay ignored."""
+    """Return an event that is set when a signal asks for the end. Ignored signals stay ignored."""
     event = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -90,23 +95,20 @@ def _run_command(command: list[str], server_ip: str, nics: Any, port: int, elast
 
 @dataclass(frozen=True)
 class Rank:
-    """What the parent process of a rank is asked to start.
-
-    slot: Horovod's SlotInfo.
-    """
+    """A rank that its parent process starts."""
 
     command: list[str]
     user: Mapping[str, str]  # the environment of horovodrun
-    horovod: Mapping[str, str]  # the variables that tell the rank its place
-    slot: Any
+    horovod: Mapping[str, str]  # Horovod's variables, which tell the rank its number and the address of the store
+    slot: Any  # Horovod's SlotInfo
 
     def is_here(self) -> bool:
         return network.resolve_host_address(self.slot.hostname) in network.get_local_host_addresses()
 
     def request(self, grace: float) -> bytes:
-        """Return the line that the parent process reads.
+        """Return the line of JSON that the parent process reads.
 
-        A rank on another host only gets the variables that it needs.
+        A rank on another host gets only those of the user's variables that it needs.
         """
         user = self.user if self.is_here() else {name: value for name, value in self.user.items() if travels(name)}
         wanted = {
@@ -119,7 +121,7 @@ class Rank:
 
 
 def _fixed(horovod: Mapping[str, str]) -> dict[str, str]:
-    """Return Horovod's variables that the user cannot replace: all except the interface that NCCL uses."""
+    """Return those of Horovod's variables that override the user's: all except the interface that NCCL uses."""
     return {name: value for name, value in horovod.items() if name != "NCCL_SOCKET_IFNAME"}
 
 
@@ -134,8 +136,8 @@ def _ranks(run_command: Command, user: Mapping[str, str]) -> Callable[[Any], Ran
 
 
 def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading.Event]], tuple[int, float]]:
-    """Return a function that runs one rank to its end and returns (exit code, time), as Horovod's _exec_command_fn."""
-    others = None if settings.elastic else threading.Event()  # a static run ends when the first rank fails
+    """Return a function for Horovod's _exec_command_fn. It runs one rank to its end and returns (exit code, time)."""
+    others = None if settings.elastic else threading.Event()  # if the run is not elastic, the first failure ends it
 
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
         asked = [*(events or []), *([others] if others else [])]
@@ -150,7 +152,7 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
 
 
 class RankProcess:
-    """The parent process of a rank, started here or by ssh."""
+    """The parent process of a rank, which is started here or on another host by ssh."""
 
     def __init__(self, rank: Rank, settings: Any, grace: float) -> None:
         self.rank, self.grace = rank, grace
@@ -161,11 +163,11 @@ class RankProcess:
         ssh += ["-i", settings.ssh_identity_file] if settings.ssh_identity_file else []
         self.here = rank.is_here()
         self.command = PARENT if self.here else [*ssh, "--", self.host, f"exec {shlex.join(PARENT)}"]
-        self.words = b""  # the last output of ssh or a login script before the start of the parent process
+        self.words = b""  # the last output of ssh or of a login script before the parent process starts
         self.started = threading.Event()
 
     def run(self, asked: list[threading.Event]) -> int:
-        """Run the rank to its end. asked: events; each of them asks the rank to end."""
+        """Run the rank to its end and return its exit code. Each of the events in `asked` asks the rank to end."""
         code = self._run_once(asked)
         for delay in () if self.here else _DELAYS:
             if self.started.is_set() or not re.search(DROPPED, self._said()) or any(event.is_set() for event in asked):
@@ -208,12 +210,12 @@ class RankProcess:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def _request(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(OSError):  # the parent process has ended; its exit code says why
+        with contextlib.suppress(OSError):  # if the parent process has ended, its exit code says why
             process.stdin.write(self.rank.request(self.grace))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 
     def _end(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
-        """Close the input of the parent process, which asks it to end the rank."""
+        """Ask the parent process to end the rank, by closing its input. Kill it if it does not end."""
         with contextlib.suppress(OSError):
             process.stdin.close()  # type: ignore[union-attr]
         if not ended.wait(self.grace + 5):
@@ -221,7 +223,7 @@ class RankProcess:
             ended.wait()
 
     def _read(self, stream: IO[bytes], name: str) -> None:
-        """Passes on what the rank writes, line by line, with \\n or \\r at their ends."""
+        """Pass on the output of the rank line by line. A line ends with \\n or \\r."""
         rest = b""
         while piece := os.read(stream.fileno(), 65536):
             rest += piece
@@ -243,7 +245,7 @@ class RankProcess:
             self.words = (self.words + line)[-4096:]
 
     def _is_of_ssh(self, line: bytes) -> bool:
-        """Return whether a line is a message of ssh about a lost connection, which is not shown."""
+        """Return whether a line is a message of ssh about a lost connection. Such lines are not shown."""
         return not self.here and bool(re.match(rb"(client_loop: |Connection to |Timeout, server )", line))
 
     def _pass_on(self, name: str, line: bytes) -> None:
@@ -256,7 +258,7 @@ def _wait(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write one line. The reader of horovodrun's output may have ended."""
+    """Write one line. Errors are ignored, because the reader of horovodrun's output may have ended."""
     with _writing, contextlib.suppress(OSError):
         while data:
             data = data[os.write(descriptor, data) :]

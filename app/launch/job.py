@@ -1,7 +1,8 @@
-"""Runs a launcher with all its processes on this host. They are asked to end together, and killed if they do not.
+"""Run a launcher with all its processes on this host, and end them together.
 
-It works on Linux only. Orphans become children of this process (PR_SET_CHILD_SUBREAPER), so that none is left when it
-ends. The launcher gets SIGTERM if this process is killed (PR_SET_PDEATHSIG).
+The processes are asked to end, and killed if they do not. This module works on Linux only. Orphans become children of
+this process (PR_SET_CHILD_SUBREAPER), so that none is left when this process ends. If this process is killed, the
+launcher gets SIGTERM (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # signals that ask a run to save and end
-GRACE = 30.0  # seconds that ranks have to save after they are asked to end
-_LAUNCHER_GRACE = 5.0  # seconds that the launcher has to end after its ranks
+GRACE = 30.0  # the seconds in which ranks can save their state after they are asked to end
+_LAUNCHER_GRACE = 5.0  # the seconds in which the launcher must end after its ranks
 
 
 class Job:
-    """Runs a launcher's command in a new session. The signal `stop_signal` to it makes the ranks save and end.
+    """Run a launcher's command in a new session.
 
     A signal of STOPPING to this process asks the job to end, and a second one kills it at once. Signals that are
-    ignored when this process starts (nohup, background jobs of a script) stay ignored.
+    ignored when this process starts (by nohup, or in background jobs of a script) stay ignored.
+
+    Args:
+        command: The command line of the launcher.
+        environ: Its environment.
+        stop_signal: The signal to the launcher that makes the ranks save their state and end.
     """
 
     def __init__(self, command: list[str], environ: Mapping[str, str], stop_signal: signal.Signals) -> None:
@@ -59,13 +65,13 @@ class Job:
             self.limit(GRACE)
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
-        elif self.asked == signal.SIGPIPE:  # Ctrl-C also ends the reader (tee), which is noticed first
+        elif self.asked == signal.SIGPIPE:  # this signal is Ctrl-C; it also ended the reader (tee), which came first
             self.asked = signum
         else:
             self.limit(0)
 
     def lost_reader(self) -> None:
-        """Ask the ranks to save and end, because nobody reads their output any more, unless they are already ending."""
+        """Ask the ranks to save and end, because nobody reads their output any more. Do nothing if they are ending."""
         if self.asked is None:
             self.ask(signal.SIGPIPE)
 
@@ -74,11 +80,11 @@ class Job:
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yields what the job writes until the launcher has ended, and b"" after 0.2 seconds without output."""
+        """Yield the output of the job until the launcher has ended. Yield b"" after 0.2 seconds without output."""
         assert self._launcher and self._launcher.stdout
         pipe = self._launcher.stdout.fileno()
         ended_at = float("inf")
-        while time.monotonic() < ended_at + 1:  # orphans could keep the pipe open for ever
+        while time.monotonic() < ended_at + 1:  # orphans may keep the pipe open after the launcher has ended
             ready = bool(select.select([pipe], [], [], 0.2)[0])
             chunk = os.read(pipe, 65536) if ready else b""
             if ready and not chunk:
@@ -90,7 +96,7 @@ class Job:
                 self._kill_ranks()
 
     def close(self) -> int:
-        """Kill all processes that are left. Return the launcher's exit code, which is -N if signal N ended it."""
+        """Kill all remaining processes. Return the launcher's exit code, which is -N if signal N ended it."""
         assert self._launcher
         try:
             code = self._launcher.wait(_LAUNCHER_GRACE)
@@ -106,7 +112,7 @@ class Job:
         return code
 
     def _kill_ranks(self) -> None:
-        """Kill the ranks of this host, so that the launcher ends those on other hosts.
+        """Kill the ranks of this host. The launcher then ends the ranks on other hosts.
 
         A second call also kills the launcher.
         """
@@ -117,21 +123,30 @@ class Job:
         self._deadline = time.monotonic() + _LAUNCHER_GRACE
 
     def has_ranks(self) -> bool:
-        """Return whether horovodrun has a rank on any host. Each has a parent process or an ssh on this host."""
+        """Return whether horovodrun has a rank on any host. Each rank has a parent process or an ssh on this host."""
         assert self._launcher
         return any(b"rank_parent.py" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
 class Alone:
-    """Notices that an elastic run has no process any more. If all died at the same time, Horovod may wait for ever."""
+    """Notices that an elastic run has had no process for some time.
+
+    If all processes have died at the same time, Horovod may wait for ever.
+
+    Args:
+        job: The job of the run.
+        patience: The seconds without a process. It is more than 60, the longest time after which Horovod uses the slot
+            of a dead process again.
+    """
 
     def __init__(self, job: Job, patience: float = 100.0) -> None:
-        """patience: seconds to wait. After at most 60 s Horovod uses the slot of a dead process again."""
         self.job, self.patience, self.found = job, patience, 0.0
         self._alive = self._looked = time.monotonic()
 
     def for_long(self) -> bool:
-        """Return whether the run has had no process for more than `patience` seconds. It looks once a second."""
+        """Return whether the run has had no process for more than `patience` seconds. Processes are counted once a
+        second.
+        """
         now = time.monotonic()
         if self.found or now < self._looked + 1:
             return False
@@ -144,7 +159,7 @@ class Alone:
 
 
 def handle(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Handles the signals of STOPPING, except those that are ignored."""
+    """Install a handler for the signals of STOPPING, except those that are ignored."""
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -153,7 +168,7 @@ def handle(handler: Callable[[int, FrameType | None], object]) -> None:
 def _prepare_launcher() -> None:
     """Prepare the new process in which the launcher will run.
 
-    The signals that ask ranks to end must not be ignored there, because the ranks would ignore them too.
+    The launcher and the ranks inherit ignored signals. So the signals that ask ranks to end must not be ignored.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -180,7 +195,7 @@ def _reap() -> None:
 
 
 def _descendants(ancestor: int) -> list[int]:
-    """Returns the process ids of all living descendants of a process."""
+    """Return the process ids of all living descendants of a process."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

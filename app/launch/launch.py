@@ -1,7 +1,7 @@
-"""Starts a command: a distributed one in several processes by a launcher, any other one in this process.
+"""Start a command. A distributed command runs in several processes of a launcher, any other command in this process.
 
-This process stays the parent of the launcher. It shows the output of rank 0, ends the job if it must end, and reports a
-failure as one line with an exit code.
+This process stays the parent of the launcher. It shows the output of the ranks, ends the job if necessary, and reports
+a failure as one line with an exit code.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
-_STARTS = 4  # the largest number of starts of an elastic run, which is started again if all its processes have died
-_FIRST_SPEAKS = 2.0  # seconds that the other processes of an outer launcher wait, which ends the first one with them
-_FAILURE_GRACE = 20  # seconds that the other ranks have to end by themselves after one has reported its failure
+_STARTS = 4  # how often an elastic run is started at most; it is started again if all its processes have died
+_FIRST_SPEAKS = 2.0  # seconds that the other processes of an outer launcher wait while the first prints the message
+_FAILURE_GRACE = 20  # the seconds in which the other ranks can end by themselves after one has reported its failure
 
 
 def main(
@@ -47,22 +47,22 @@ def main(
     check: Callable[[list[str]], object] | None = None,
     check_start: Callable[[list[str], int], object] | None = None,
 ) -> int:
-    """Runs `[launcher options] [COMMAND] [OPTIONS]` and returns the exit code.
+    """Run `[launcher options] [COMMAND] [OPTIONS]` and return the exit code.
 
     Args:
         argv: The command line.
         commands: The commands by name.
-        program: What a rank runs; the command and its options follow it.
-        check: Reads a command's options without running it, and raises UserError where they are wrong.
-        check_start: Raises UserError where this number of processes of a command could not start on this host.
+        program: The command line that a rank runs. The command and its options are appended.
+        check: Raises UserError if a command's options are wrong, without running the command.
+        check_start: Raises UserError if a command cannot start with a number of processes on this host.
     """
     environ = dict(os.environ)
     try:
         options, command = parse(argv, {name: each.text for name, each in commands.items()})
-        if command[0] == "doctor":  # doctor reads the launcher's options itself
+        if command[0] == "doctor":  # doctor reads the launcher options itself
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         if check is not None:
-            check(command)  # a wrong option is reported now, and only once
+            check(command)  # report a wrong option before the ranks start, so that it is reported only once
         distributed = command[0] in commands and commands[command[0]].distributed
         if distributed:
             _check_surroundings(command)
@@ -85,7 +85,7 @@ def _check_surroundings(command: list[str]) -> None:
     this_host.check_shared_memory()
     for word in command:
         if word != word.encode(errors="replace").decode():
-            raise UserError(f"{visible(word)}: the files of a run hold text as UTF-8, and this is none: rename it")
+            raise UserError(f"{visible(word)} is not valid UTF-8, which the files of a run need: rename it")
 
 
 def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -> Launch:
@@ -116,7 +116,7 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
 def _check_local(hosts: list[Host], processes: int) -> None:
     """Raise UserError if this machine is listed under two names.
 
-    Each name would count as another host, whose processes would use the same cores and GPUs.
+    Each name would count as a separate host, but the processes of both would use the same cores and GPUs.
     """
     used = zip(hosts, hostfile.processes_on(hosts, processes), strict=True)
     here = [host for host, count in used if count and this_host.is_here(host.name)]
@@ -157,13 +157,20 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
 
 
 def _leave_early(number: int, frame: FrameType | None) -> None:
-    """End this process if a signal comes before the ranks are started."""
+    """End this process when a signal comes before the ranks are started."""
     say_last(f"stopped by {signal.Signals(number).name}, before the run started: the same command starts it\n")
     os._exit(PREEMPTED)
 
 
 def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: Callable[[int], object] | None) -> int:
-    """Start the job, or print its command line, and return the exit code. check_here: see check_start of main()."""
+    """Start the job, or print its command line, and return the exit code.
+
+    Args:
+        launch: What to start.
+        environ: The environment of the job.
+        dry_run: Whether to print the command line only.
+        check_here: Raises UserError if a number of processes cannot start on this host.
+    """
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
     environ |= additions
@@ -179,13 +186,14 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: 
         counts = hostfile.processes_on(launch.hosts, launch.processes)
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
-        # A COLUMNS that is left in the environment may be that of another terminal. A terminal of unknown width says 0.
+        # COLUMNS is not used, because it may be left from another terminal. A terminal of unknown width reports 0.
         environ[launcher_environment.TERMINAL_COLUMNS] = str(os.get_terminal_size(sys.stdout.fileno()).columns or 80)
-    # By default mpirun kills ranks one second after SIGTERM, too early to save. Each name is for one Open MPI version.
+    # By default mpirun kills ranks one second after SIGTERM, before they can save. OMPI and PRTE are for Open MPI 4 and
+    # 5.
     environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
-    # The first ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
+    # The ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
-    environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and its output would be delayed
+    environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and would delay its output otherwise
     if uses_mpirun(launch):
         environ = without_other_jobs(environ, [host.name for host in launch.hosts])
     this_host.allow_open_files(256 + 16 * launch.processes)
@@ -199,10 +207,11 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: 
 def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
     """Run the job to its end and return the exit code.
 
-    An elastic run whose processes have all died is started again and continues from its checkpoint, up to a limit.
+    An elastic run whose processes have all died is started again and continues from its checkpoint, up to _STARTS times
+    in total.
     """
     for start in range(1, _STARTS + 1):
-        # mpirun passes SIGUSR1 on to every rank and waits. After SIGTERM it would kill them a second later.
+        # mpirun passes SIGUSR1 on to every rank and waits. On SIGTERM it would kill the ranks a second later.
         job = Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM)
         code, words, all_died, folder = _watch(job, launch)
         if not all_died or job.asked is not None or start == _STARTS:
@@ -224,21 +233,21 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     """Show the output of a job until its end.
 
     Returns:
-        The exit code, the last line, whether all processes of an elastic run died without another reason, and the run's
-        folder if it is known.
+        The exit code, the text to print at the end, whether all processes of an elastic run have died without an error
+        of their own, and the folder of the run, or "" if it is not known.
     """
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
     alone = Alone(job) if launch.elastic else None
     for chunk in job.chunks():
         output.feed(chunk)
-        if reader_is_gone():  # nobody reads the output any more, for example in `run.sh | head`
+        if reader_is_gone():  # for example `run.sh | head`
             job.lost_reader()
         if output.failures:
             job.limit(_grace(output.failures, launch))
             search = search or Search(launch)
             if search.found:
-                job.limit(0)  # the launcher would wait for hosts that have gone
+                job.limit(0)  # otherwise the launcher would wait for the lost hosts
         if alone and alone.for_long():
             job.limit(0)
     gone = search.result() if search else ""  # this must come before close(), which ends all child processes
@@ -247,7 +256,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     code, words = _verdict(output, launcher_code, job.asked, launch)
     if alone and alone.found:
         code = FAILED
-        words = f"error: the run had no process for {alone.found:.0f} s: the same command goes on from the checkpoint\n"
+        words = f"error: the run had no process for {alone.found:.0f} s: the same command continues it\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
     died = launch.elastic and launcher_code and output.reasoned(None) is None and (output.failures or output.killed())
@@ -255,7 +264,10 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
 
 
 def _grace(failures: list[Failure], launch: Launch) -> float:
-    """Return the seconds that the other ranks have to end by themselves. A rank may wait for a failed one for ever."""
+    """Return the seconds in which the other ranks can end by themselves after a failure.
+
+    The time is limited, because a rank may wait for ever for a rank that has failed.
+    """
     codes = {each.code for each in failures}
     if launch.elastic and codes == {FAILED}:
         return float("inf")  # the other ranks continue
@@ -267,7 +279,7 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     if cause := output.documented():
         return cause.code, _caused(cause)
     if launcher_code == 0:
-        return 0, "" if launch.elastic else output.kept_back  # an elastic run may have continued without some processes
+        return 0, "" if launch.elastic else output.kept_back  # an elastic run may have continued after a failure
     killed = output.killed()
     cause = output.reasoned(killed[0] if killed else None)
     if asked is None and cause:
@@ -275,7 +287,7 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     number = asked or (killed[2] if killed else 0)
     if asked is not None or number in STOPPING:
         name = signal.Signals(number).name
-        return PREEMPTED, f"stopped by {name}, before a rank could save: the same command goes on\n"
+        return PREEMPTED, f"stopped by {name} before a rank could save: the same command starts it again\n"
     if killed:
         return FAILED, _killed(*killed, output, launch)
     if output.failures:
@@ -287,7 +299,7 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
 
 
 def _killed(rank: int, host: str | None, number: int, output: Output, launch: Launch) -> str:
-    hint = "; if nobody killed it, its memory ran out: dmesg says so" if number == signal.SIGKILL else ""
+    hint = "; if nobody killed it, its memory ran out: dmesg shows it" if number == signal.SIGKILL else ""
     by = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
     place = output.place_of(rank)
     host = host or _host_of(rank, launch)
@@ -299,7 +311,7 @@ def _caused(cause: Failure) -> str:
 
 
 def _host_of(rank: int, launch: Launch) -> str:
-    """Return the name of a rank's host, or "" if the rank was added to an elastic run after its start."""
+    """Return the name of a rank's host, or "" if the rank joined an elastic run after its start."""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
     return next((host.name for index, host in enumerate(launch.hosts) if rank < sum(counts[: index + 1])), "")
 
@@ -312,9 +324,9 @@ def _run_alone(
     environ: dict[str, str],
     check_start: Callable[[list[str], int], object] | None,
 ) -> int:
-    """Replace this process by the command.
+    """Replace this process by a process that runs the command.
 
-    If another launcher has started ./run.sh, this process is one process of that run.
+    If another launcher has started ./run.sh, the command runs as one process of that launcher's job.
     """
     if options.hosts or options.hostfile or options.np not in (None, 1):
         alone = "--launcher none starts" if distributed else f"{command[0]} is"
@@ -331,19 +343,20 @@ def _run_alone(
 
 
 def _without(words: list[str], word: str) -> list[str]:
+    """Return the words of a command line without the first occurrence of `word`."""
     at = words.index(word)
     return words[:at] + words[at + 1 :]
 
 
 def _python_path(folder: Path) -> dict[str, str]:
-    """Return the PYTHONPATH with which `python -m app` finds the app from any folder."""
+    """Return the PYTHONPATH with which `python -m app` works in a folder, or {} for the folder of this program."""
     if folder == _ROOT:
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def _value(command: list[str], option: str) -> str | None:
-    """Returns the last value that the command's own options give to `option`."""
+    """Return the last value that a command line gives to an option, or None."""
     value = None
     for word, following in zip(command, [*command[1:], None], strict=True):
         if word == option:

@@ -1,4 +1,4 @@
-"""The options that say where and how processes are started. They are given before the command."""
+"""The launch options, which say where and how processes are started. They are given before the command."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from app.launch.command_line import DEFAULT_LAUNCHER, LAUNCHERS
 def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the launch options, and the command with its own options (["train"] if no command is given).
 
-    commands: the texts of the commands by name, for --help.
+    Args:
+        argv: The command line.
+        commands: The descriptions of the commands by name, for --help.
 
-    Raises UserError. For an unknown option it suggests the most similar one.
+    Raises:
+        UserError: An option is wrong. For an unknown option the message suggests the most similar one.
     """
     parser = _parser(commands)
     known = parser._option_string_actions
@@ -37,7 +40,7 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise UserError for values that no launch can have."""
+    """Raise UserError for values that are never possible."""
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np}: a run has at least one process")
     if options.hosts and options.hostfile:
@@ -48,14 +51,14 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--ssh-port {options.ssh_port}: a port is between 1 and 65535")
     if options.ssh_identity and not re.fullmatch(r"[\w./~+@-]+", options.ssh_identity):
         raise UserError(
-            f"--ssh-identity {options.ssh_identity!r}: the launchers take a path of letters, digits and ./~+@-_ only"
+            f"--ssh-identity {options.ssh_identity!r}: the launchers only accept a path of letters, digits and ./~+@-_"
         )
     if options.ssh_identity and not os.access(options.ssh_identity, os.R_OK):
         raise UserError(f"--ssh-identity {options.ssh_identity}: there is no such file, or it cannot be read")
 
 
 def listed_hosts(options: argparse.Namespace) -> list[Host]:
-    """Return the hosts of --hostfile or -H, or none if neither is given. Raises UserError."""
+    """Return the hosts of --hostfile or -H, or an empty list if neither is given. Raises UserError."""
     if options.hostfile:
         return hostfile.read_hostfile(options.hostfile)
     return hostfile.parse_hosts(options.hosts) if options.hosts else []
@@ -90,7 +93,7 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run.sh",
         usage="./run.sh [-np N] [-H HOST:SLOTS,...] [--hostfile FILE] [more] [COMMAND] [OPTIONS]",
-        description="Trains (COMMAND is `train` when left out). ./run.sh COMMAND --help lists a command's own options.",
+        description="Start a command; `train` is the default. ./run.sh COMMAND --help shows the options of a command.",
         epilog="\n".join(["commands:", *(f"  {name:20}  {does}" for name, does in commands.items()), "", EXIT_CODES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -101,16 +104,16 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         "--host-discovery-script",
         dest="discovery",
         metavar="S",
-        help="program that prints the hosts of an elastic run, one host:slots in each line; it is run every second",
+        help="program that prints the hosts of an elastic run, one host:slots per line; it is run every second",
     )
     add("--min-np", type=int, metavar="N", help="number of processes below which an elastic run waits; default: 1")
     add("--max-np", type=int, metavar="N", help="largest number of processes of an elastic run; default: all slots")
-    add("--dry-run", action="store_true", help="print the launcher's command, ready to paste, and start nothing")
+    add("--dry-run", action="store_true", help="print the launcher's command line for pasting, and start nothing")
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that doctor has too."""
+    """Add the launch options that `doctor` also has."""
     add = parser.add_argument
     add(
         "-np",
@@ -131,10 +134,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--interface",
         metavar="IF",
-        help="network interface between the hosts, such as eth0; default: the one that leads to them",
+        help="network interface between the hosts, such as eth0; default: the one that leads to the hosts",
     )
-    add("--ssh-port", type=int, metavar="P", help="port of sshd on the hosts")
-    add("--ssh-identity", metavar="F", help="private key of ssh for the hosts")
+    add("--ssh-port", type=int, metavar="P", help="port of sshd on the other hosts")
+    add("--ssh-identity", metavar="F", help="file with the private key for ssh to the other hosts")
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Shows the output of a job: that of rank 0 unchanged, that of others after `[rank]`, and one failure at the end."""
+"""Show the output of a job: rank 0's unchanged, that of other ranks after `[rank]`, and one failure at the end."""
 
 from __future__ import annotations
 
@@ -11,47 +11,48 @@ from app.base import failure
 from app.base.errors import FAILED, LOST, PREEMPTED
 from app.base.failure import GONE, Failure
 
-# The tags: `[0]<stdout>:` of horovodrun, and `[1,0]<stdout>:` of Open MPI, whose version 5 adds a space or a job name.
+# The tag in front of a rank's output. It is `[0]<stdout>:` for horovodrun and `[1,0]<stdout>:` for Open MPI, whose
+# version 5 adds a space or the name of a job.
 _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
-# Messages of a shell about a process of a rank, and of gloo about another rank that has gone.
+# A shell's message about a killed process of a rank, and Horovod's message about a lost rank.
 _CONSEQUENCE = re.compile(r"(Killed|Terminated)\s*$|.*Horovod background loop uncaught exception")
 _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILINE)
 
 
 @dataclass
 class Output:
-    """Reads the launcher's stream in pieces, and collects the reports of the ranks.
+    """Read the output of a launcher in pieces, show it, and collect the failures that ranks report.
 
     The launcher's own messages are kept back until a rank writes something. If no rank does, they are printed after the
-    cause. After a rank has reported why it ends, later text on standard error and the launcher's messages about the end
-    are consequences. They are kept back too, and printed only if nothing else explains the end.
+    cause of the failure.
+
+    After a rank has reported why it ends, later text on standard error and the launcher's messages about the end are
+    consequences. They are kept back too, and printed only if nothing else explains the end.
     """
 
     out: TextIO
     err: TextIO
-    elastic: bool = False  # in an elastic run another process may become rank 0, and only rank 0 prints
+    elastic: bool = False  # in an elastic run any process may become rank 0, so standard output has no `[rank]`
     failures: list[Failure] = field(default_factory=list)
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
     kept_back: str = ""
-    folder: str = ""  # folder of the run, as rank 0 prints it
-    begun: bool = False  # whether the launcher's own messages are shown, because a rank has written something
+    folder: str = ""  # the folder of the run, which rank 0 prints
+    begun: bool = False  # whether a rank has written something, so that the launcher's messages are shown
 
     def __post_init__(self) -> None:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._space: bool | None = (
-            None  # whether each tag ends with a space; the first tag shows it, as no rank begins with a space
-        )
+        self._space: bool | None = None  # whether a space follows each tag; the first tag decides it
         self._speaker: tuple[int, str] | None = None  # who writes: (rank, "out" or "err"), or None for the launcher
-        self._lines: dict[tuple[int, str] | None, str] = {}  # lines that have not ended yet
+        self._lines: dict[tuple[int, str] | None, str] = {}  # the incomplete last line of each writer
 
     def feed(self, data: bytes) -> None:
-        """Process the next bytes of the stream, which may begin and end anywhere."""
+        """Process the next bytes of the output. They may begin and end anywhere in a line."""
         self._rest += self._decoder.decode(data)
         end = 0
         for found in _PIECE.finditer(self._rest):
@@ -60,7 +61,7 @@ class Output:
         self._rest = self._rest[end:]
 
     def finish(self) -> None:
-        """Show the rest after the end of the stream."""
+        """Show incomplete lines, because the output has ended."""
         if self._rest:
             self._piece(self._rest + "\n")
         for speaker, line in self._lines.items():
@@ -69,39 +70,40 @@ class Output:
         self._rest, self._lines = "", {}
 
     def documented(self) -> Failure | None:
-        """Return the first failure with its own exit code. A rank that was only asked to stop comes last."""
+        """Return the first failure with an exit code other than FAILED. A rank that was asked to stop comes last."""
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 
     def reasoned(self, killed: int | None) -> Failure | None:
-        """Return the first failure with its own reason.
+        """Return the first failure with a reason of its own, or None.
 
-        A failure has no own reason if the rank lost another rank or ended without a message.
+        A failure has no reason of its own if the rank lost another rank or ended without a message.
 
-        killed: the rank that a signal ended, if there is one. Then only its own message explains the end.
+        Args:
+            killed: The rank that a signal ended, or None. Only a failure of this rank can explain its end.
         """
         candidates = [each for each in self.failures if not each.message.startswith((LOST, GONE))]
         return next((each for each in candidates if killed in (None, each.rank)), None)
 
     def place_of(self, rank: int) -> str:
-        """Return the epoch, iteration and line of code of a rank that ended without a message.
+        """Return the epoch, iteration and line of code at which a rank ended without a message.
 
-        The guard, a small process next to each rank, reports them. Returns "" if it did not.
+        The guard, a small process next to each rank, reports them. Return "" if it did not.
         """
         found = (each.message.removeprefix(GONE) for each in self.failures if each.rank == rank)
         return next((place for place in found if place.startswith(", ")), "")
 
     def killed(self) -> tuple[int, str | None, int] | None:
-        """Returns (rank, host if the launcher names it, signal) if a signal ended the first rank that ended."""
+        """Return (rank, host or None, signal) if a signal ended the first rank that ended, otherwise None."""
         if found := _SIGNAL.search(self.launcher_said):
             return int(found[1]), found[2], int(found[3])
         found = _STATUS.search(self.launcher_said)
         return (int(found[1]), None, int(found[2]) - 128) if found and int(found[2]) > 128 else None
 
     def _piece(self, piece: str) -> None:
-        """Process a piece of the stream that ends in \\n or \\r.
+        """Process a piece of the output that ends in \\n or \\r.
 
-        mpirun writes a tag wherever a piece of output began.
+        It may contain several tags, because mpirun writes a tag whenever it has received output of a rank.
         """
         end = 0
         for tag in _TAG.finditer(piece):
@@ -153,7 +155,7 @@ class Output:
             self._write(self.err, line)
 
     def _ending(self) -> bool:
-        """Return whether the job ends. An elastic run continues without a failed rank."""
+        """Return whether the job is ending. A failed rank does not end an elastic run."""
         return any(not self.elastic or each.code != FAILED for each in self.failures)
 
     @staticmethod

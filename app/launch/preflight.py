@@ -1,4 +1,4 @@
-"""Asks the other hosts before a launch, so that one clear line replaces an obscure error of a launcher."""
+"""Check the other hosts before a launch, so that the user sees one clear line and no obscure error of a launcher."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
 
-PATIENCE = 20.0  # seconds in which a host must answer before a launch
-SHORT = 5.0  # seconds in which it must answer after a failure
+PATIENCE = 20.0  # the seconds in which a host must answer before a launch
+SHORT = 5.0  # the seconds in which a host must answer after a failure
 
 
 def other_hosts(launch: Launch) -> list[str]:
-    """Returns the names of the hosts that get processes, without this one."""
+    """Return the names of the hosts that get processes, except this host."""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
     used = [host.name for host, count in zip(launch.hosts, counts, strict=True) if count]
     return [name for name in used if not this_host.is_here(name)]
 
 
 def check_hosts(launch: Launch) -> str:
-    """Ask the hosts of a run. Return the interface that horovodrun must use, or "" if the launcher finds one itself.
+    """Ask the hosts of a run for their versions and interfaces.
 
-    Raises UserError if a host does not answer, has another version, or does not have --interface.
+    Returns:
+        The interface that horovodrun must use, or "" if the launcher finds one itself.
+
+    Raises:
+        UserError: A host does not answer, has other versions, or does not have --interface.
     """
     if not other_hosts(launch):
         return ""
@@ -32,7 +36,7 @@ def check_hosts(launch: Launch) -> str:
     hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
     here = [host for host in hosts if this_host.is_here(host.name)]
     names = [host.name for host in (here + [host for host in hosts if host not in here])]
-    # Ranks connect to horovodrun too. Where none of them runs on this machine, it is one host more to be asked.
+    # Ranks also connect to horovodrun. If no rank runs on this machine, this machine must be asked too.
     if not here and LAUNCHERS[launch.launcher].one_interface and (address := probe.route(names[0])):
         names.insert(0, address)
     answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)
@@ -46,23 +50,26 @@ def check_hosts(launch: Launch) -> str:
 
 
 def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
-    """Return the interface through which all hosts reach one another.
+    """Return the interface through which all hosts reach each other.
 
-    Horovod's own search starts a server on each host and puts its key on a command line, where all users can read it.
-    Raises UserError if the interfaces have different names.
+    Horovod can search for it, but would start a server on each host with a key on its command line, where all users can
+    read it.
+
+    Raises:
+        UserError: The interfaces have different names.
     """
     names = {each.host: route_interface(request, each.facts) for each in answers if each.facts}
     if len(set(names.values())) > 1:
         listed = ", ".join(f"{host}: {name or 'none'}" for host, name in names.items())
         raise UserError(
-            f"the hosts reach one another through interfaces with different names ({listed}): give --interface one that"
+            f"the hosts reach each other through interfaces with different names ({listed}): give --interface one that"
             " all hosts have, or --launcher mpirun, which needs no common name"
         )
     return next(iter(names.values()), "")
 
 
 class Search:
-    """Searches in a thread, while a job fails, for other hosts that no longer answer. `found` names them."""
+    """Ask the other hosts of a failing job, in a thread, whether they answer. `found` names those that do not."""
 
     def __init__(self, launch: Launch) -> None:
         self.found = ""
@@ -71,7 +78,7 @@ class Search:
         self._thread.start()
 
     def result(self) -> str:
-        """Wait for the end of the search. Return text about the hosts that do not answer, or "" if all do."""
+        """Wait for the answers. Return a text about the hosts that do not answer, or "" if all do."""
         self._thread.join()
         return self.found
 

@@ -1,11 +1,12 @@
-"""The parent process of a rank that horovodrun starts, on the rank's own host: `python -I -S rank_parent.py`.
+"""The parent process of a rank that horovodrun starts. It runs on the rank's host: `python -I -S rank_parent.py`.
 
 It reads one line of JSON from standard input (app.launch.horovodrun_ranks.Rank.request), starts the rank and waits for
-it. The environment of the rank comes this way, because every user of a host can read a command line. When standard
-input ends, horovodrun has ended or wants the rank to end. The rank then gets SIGTERM, so that it can save, and SIGKILL
-some seconds later. This also works on another host, where ssh does not forward signals.
+it. The environment of the rank is sent in this line, because every user of a host can read a command line.
 
-It only uses the standard library, because it runs before the app can be imported.
+If standard input ends, horovodrun has ended or asks the rank to end. The rank then gets SIGTERM, so that it can save
+its state, and SIGKILL some seconds later. This also works on another host, where ssh does not forward signals.
+
+This module uses only the standard library, because it runs before the app can be imported.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-STARTED = (
-    b"app: the parent process of a rank has started\n"  # its first line, which may follow the output of a login script
-)
+# The first line of this process's output. The output of a login script may precede it.
+STARTED = b"app: the parent process of a rank has started\n"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # a handler, because the rank would inherit SIG_IGN
+            signal.signal(number, lambda *_: None)  # not SIG_IGN, because the rank would inherit it
     os.write(1, STARTED)
     line = sys.stdin.buffer.readline()
     if not line:
@@ -43,7 +43,7 @@ def main() -> int:
     threading.Thread(target=_end_when_asked, args=(rank, request["grace"]), daemon=True).start()
     code = rank.wait()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(rank.pid, signal.SIGKILL)  # kill its loader processes, if it could not end them itself
+        os.killpg(rank.pid, signal.SIGKILL)  # kill its loader processes, if it has left any
     return code if code >= 0 else 128 - code
 
 
@@ -53,20 +53,20 @@ def _enter(folder: str) -> None:
     except OSError as error:
         print(
             f"warning: the folder {folder!r} of this run cannot be entered on {os.uname().nodename}"
-            f" ({error.strerror}): relative paths lead from {str(Path.cwd())!r} there",
+            f" ({error.strerror}): relative paths start from {str(Path.cwd())!r} there",
             file=sys.stderr,
             flush=True,
         )
 
 
 def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Start the rank in a new session, so that all its processes can be ended together."""
+    """Start the rank in a new session, so that it and its child processes can be ended together."""
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # the rank gets SIGTERM if this process is killed
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)  # these signals ask a rank to save, so they must reach it
+            signal.signal(number, signal.SIG_DFL)  # these signals ask a rank to save, so it must not ignore them
 
     return subprocess.Popen(
         request["command"],

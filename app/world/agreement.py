@@ -1,4 +1,4 @@
-"""Makes all processes raise the same error if something fails on only one of them."""
+"""Raise the same error on all processes if a function fails on only one of them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def on_root(function: Callable[[], T]) -> T:
 
 
 def together(function: Callable[[], T]) -> T:
-    """Call `function` on every process and return its own result to each.
+    """Call `function` on every process. Each process gets the result of its own call.
 
     Raises:
-        UserError: `function` raised it on some process. All processes raise that of the lowest rank.
+        UserError: `function` raised it on at least one process. All processes raise the error of the lowest such rank.
     """
     result: T | None = None
     error: UserError | None = None

@@ -1,4 +1,7 @@
-"""How gradients are sent. Horovod only accepts contiguous tensors, and channels_last tensors are not contiguous."""
+"""Change the format of gradients before they are sent, and change it back afterwards.
+
+Horovod only accepts contiguous tensors, and gradients in the channels_last format are not contiguous.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,29 @@ CODECS = ("none", "fp16")
 
 
 class Sent(NamedTuple):
-    """The facts that `decompress` needs about the tensor that was given to `compress`."""
+    """The properties of a tensor that was given to `compress`. `decompress` restores them."""
 
     dtype: torch.dtype
     channels_last: bool
 
 
 class Compression:
-    """The `compression=` of hvd.DistributedOptimizer: "none" or "fp16".
+    """The argument `compression` of hvd.DistributedOptimizer: "none" or "fp16".
 
-    The memory order of a gradient is kept. A channels_last gradient is sent as its [N, H, W, C] view, which is
-    contiguous, so that no copy is made. All ranks must hold a parameter in the same memory format, which they do when
+    The memory format of a gradient is kept. A channels_last gradient is sent as its [N, H, W, C] view, which is
+    contiguous, so no copy is made. All ranks must hold a parameter in the same memory format, which they do because
     they build the same model.
 
-    With "fp16", tensors of one dimension are sent unchanged. They are small, and BN's statistics and the report are
-    among them. A worker's part of a gradient is 1/k of a mean, which could be too small for float16. It is therefore
-    multiplied by a power of two near k before it is sent.
+    With "fp16", tensors with one dimension are sent unchanged, because they are small, and BN's statistics and the
+    training report are among them. Each process sends its part of a mean over k workers, which could be too small for
+    float16. So it is multiplied by a power of two near k before it is sent.
 
     Args:
         codec: "none" or "fp16".
-        workers: the number k of workers.
+        workers: The number of workers, k.
 
     Attributes:
-        mixed: whether tensors of more than one dtype are sent.
+        mixed: Whether tensors of more than one dtype are sent.
     """
 
     def __init__(self, codec: str, workers: int = 1) -> None:
@@ -44,7 +47,7 @@ class Compression:
         self._scale = 2.0 ** (workers - 1).bit_length()
 
     def compress(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Sent]:
-        """Return the tensor to send and the facts that `decompress` needs.
+        """Return the tensor to send, and the properties that `decompress` restores.
 
         A channels_last tensor is sent with the shape [N, H, W, C].
         """
@@ -55,7 +58,7 @@ class Compression:
         return sent, context
 
     def decompress(self, tensor: torch.Tensor, context: Sent) -> torch.Tensor:
-        """Return the gradient in its own shape, memory order and dtype."""
+        """Return the gradient with its original shape, memory format and dtype."""
         if tensor.dtype != context.dtype:
             tensor = tensor.to(context.dtype).div_(self._scale)
         return tensor.permute(0, 3, 1, 2) if context.channels_last else tensor

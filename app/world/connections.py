@@ -1,4 +1,8 @@
-"""Makes and closes Horovod's connections to the other processes, also if a process dies during that time."""
+"""Make and close Horovod's connections to the other processes, even if a process dies during that time.
+
+In an elastic run, the processes connect several times: at the start, and whenever processes have died or joined. Such a
+moment is called a meeting here.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,15 @@ from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_TRIES = 10  # a process gives up after this many meetings of an elastic run in which it could not be connected
-_LOOK = 0.5  # seconds between two requests whether the meeting is over
+_TRIES = 10  # a process of an elastic run gives up after so many meetings in which connecting has failed
+_LOOK = 0.5  # seconds between two requests to the launcher that ask whether the meeting is over
 
 
 def init() -> None:
     """Connect all processes of the run by hvd.init().
 
-    If another process of an elastic run dies during this call, this process connects again with the others. A process
-    that does not belong to the elastic run any more ends here.
+    If another process of an elastic run dies during this call, the remaining processes connect again. A process that no
+    longer belongs to the elastic run ends here.
 
     Raises:
         Lost: The processes could not be connected.
@@ -37,7 +41,7 @@ def init() -> None:
         except ValueError:  # hvd.init() raises it, and has written the cause to stderr
             shutdown()
             if not tries_left:
-                raise Lost(f"{LOST}: they could not be connected, Horovod's message above has the cause") from None
+                raise Lost(f"{LOST}: they could not be connected; Horovod's message above has the cause") from None
 
 
 def shutdown() -> None:
@@ -61,8 +65,8 @@ def _meet() -> None:
 def _cut_when_over() -> Iterator[None]:
     """Watch whether a meeting of an elastic run is over while the `with` block connects the processes.
 
-    If the launcher says so, the internet sockets that were opened in the block are shut down. hvd.init() then fails at
-    once and does not wait for a process that has died.
+    If the launcher says that it is over, shut down the internet sockets that were opened in the block. hvd.init() then
+    fails at once, instead of waiting for a process that has died.
     """
     before, done = set(_sockets()), threading.Event()
 
@@ -86,7 +90,7 @@ def _sockets() -> dict[int, int]:
     """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # it was closed since, like the descriptor of the listing itself
+        with contextlib.suppress(OSError):  # the descriptor was closed after the listing, like that of the listing
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):
                 found[status.st_ino] = int(entry)
@@ -94,9 +98,9 @@ def _sockets() -> dict[int, int]:
 
 
 def _shut_down(inode: int, descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # it was closed since, or is neither connected nor listening
+    with contextlib.suppress(OSError):  # the socket was closed, or is neither connected nor listening
         copy = os.dup(descriptor)
         with socket.socket(fileno=copy) as connection:
-            same = os.fstat(copy).st_ino == inode  # another thread may have closed it and opened something else
+            same = os.fstat(copy).st_ino == inode  # false if another thread closed the socket and reused its descriptor
             if same and connection.family in (socket.AF_INET, socket.AF_INET6):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,8 @@
-"""Runs sessions. A session is the part of a run between two changes of its processes. A static run has one session.
+"""Run the sessions of a run. A session is the time between two changes of its processes.
 
-At a commit, Horovod's elastic mode notices that hosts were added or removed. It notices that a process has died when a
-collective fails. It then restores the last commit and calls the session again with the new processes.
+A run that is not elastic has one session. In an elastic run, Horovod notices at a commit that hosts were added or
+removed. It notices that a process has died when a collective fails. It then restores the state of the last commit and
+calls the session again with the new processes.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ Commit = Callable[[], None]
 
 
 class _Committed(State):
-    """The object that Horovod's elastic mode saves and restores. The session sends the state to the other processes."""
+    """The object that Horovod's elastic mode saves and restores. It does not synchronise: the session does that."""
 
     def __init__(self, save: Callable[[], None], restore: Callable[[], None]) -> None:
         super().__init__(bcast_object=_broadcast, get_rank=hvd.rank)
         self.save, self.restore = save, restore
 
     def sync(self) -> None:
-        """Do nothing, because every process runs the session from its start, whether it is new or not."""
+        """Do nothing. Every process, new or old, runs the session from its start, and the session sends the state."""
 
 
 def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
-    """Return rank 0's two times in whole seconds, and the kind of its change, on every process."""
+    """Return rank 0's three numbers on every process: two times in whole seconds, and the kind of change of hosts."""
     return broadcast_numbers([int(number) for number in numbers], "host_updates")
 
 
 def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], restore: Callable[[], None]) -> None:
-    """Call `session(commit)`, and call it again after every change of the processes, until it returns.
+    """Call `session(commit)` until it returns. After every change of the processes it is called again.
 
     Args:
-        session: Trains. It calls `commit()` at moments at which the processes may change.
-        save: Keeps a copy of the state in memory. It is called at each `commit()` of an elastic run.
-        restore: Goes back to that copy after a process has died.
+        session: A function that trains. It calls `commit()` at moments at which the processes may change.
+        save: A function that keeps a copy of the state in memory. Each `commit()` of an elastic run calls it.
+        restore: A function that goes back to this copy. It is called after a process has died.
 
     Raises:
-        Lost: Another process of a static run has ended.
+        Lost: Another process has ended, and the run is not elastic.
     """
     try:
         if is_elastic():
@@ -61,15 +62,17 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
 
 
 def _meet_again() -> None:
-    """Close the connections with the old processes and connect with the new ones."""
+    """Close the connections to the old processes and connect to the new ones."""
     connections.shutdown()
     connections.init()
 
 
 def deal_again(optimizer: Any, passes: int) -> None:
-    """Prepare a distributed optimizer for a new session: it has no pending sums.
+    """Prepare a distributed optimizer for a new session, and drop its unfinished sums.
 
-    passes: the number of backward passes of this process in a step.
+    Args:
+        optimizer: The optimizer that `distribute` returned.
+        passes: The number of backward passes of this process in a step.
     """
     optimizer.set_backward_passes_per_step(passes)
-    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: removes its pending sums; the tensors do not change
+    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: drops unfinished sums; the tensors do not change

@@ -1,7 +1,9 @@
-"""gloo under mpirun. Horovod itself does not support it: HOROVOD_CPU_OPERATIONS=gloo alone ends in a SIGSEGV.
+"""Use gloo in processes that mpirun started.
 
-The ranks of gloo find one another at an HTTP store, which horovodrun normally runs and describes in HOROVOD_*
-variables. Here rank 0 runs the store, and mpi4py tells the other ranks. After hvd.init() no rank calls MPI any more.
+Horovod does not support this: with only HOROVOD_CPU_OPERATIONS=gloo it ends with SIGSEGV. The ranks of gloo find each
+other at an HTTP store, whose address is in HOROVOD_* variables. horovodrun normally runs the store and sets the
+variables. Here rank 0 runs the store, and all ranks exchange the values of the variables by mpi4py. After hvd.init() no
+rank calls MPI any more.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ _INTERFACE = "HOROVOD_GLOO_IFACE"
 
 
 def prepare() -> Callable[[], None]:
-    """Describes this MPI job to gloo in os.environ. All ranks call it before hvd.init().
+    """Set the variables in os.environ by which gloo finds the processes of this MPI job.
+
+    All ranks must call it before hvd.init().
 
     Returns:
         A function to call after hvd.shutdown(), which restores the environment and ends the store.
 
     Raises:
-        UserError: the interface of --interface is not on this host, or the other hosts cannot be reached.
+        UserError: This host has no interface with the name of --interface, or the other hosts cannot be reached.
     """
-    from mpi4py import (
-        MPI,
-    )  # imported here, because under horovodrun --gloo the import would start MPI with one process
+    from mpi4py import MPI  # under horovodrun --gloo, an import at the top would start MPI with one process
 
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -65,14 +67,14 @@ def prepare() -> Callable[[], None]:
 
 
 def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
-    """Start the store. Return the address by which the processes find it, and its port."""
+    """Start the store. Return the address at which the processes reach it, and its port."""
     port = server.start()
     server.init(slots)
     return server.environment_address(), port
 
 
 def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
-    """Return the variables that horovodrun sets. Their names are those in Horovod's gloo_run.py."""
+    """Return the variables that horovodrun would set. The names are from Horovod's gloo_run.py."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
@@ -90,18 +92,18 @@ def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[st
 
 
 def _own_address(towards: str) -> str:
-    """Return the address of this host: that of --interface, or else that of the route to the host `towards`."""
+    """Return the address of this host on --interface, or otherwise on the route to the host `towards`."""
     interface = os.environ.get(_INTERFACE)
     if interface:
         for address in psutil.net_if_addrs().get(interface, []):
             if address.family == socket.AF_INET:
                 return str(address.address)
         raise UserError(
-            f"{socket.gethostname()} has no interface {interface} with an IPv4 address: --interface is for all hosts"
+            f"{socket.gethostname()} has no interface {interface} with an IPv4 address: --interface must name one that"
+            " all hosts have"
         )
-    with socket.socket(
-        socket.AF_INET, socket.SOCK_DGRAM
-    ) as probe:  # connecting a UDP socket sends nothing and only chooses the route
+    # Connecting a UDP socket sends nothing. It only makes the system choose the route.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((towards, 9))
         except OSError as error:

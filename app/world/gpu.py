@@ -1,7 +1,4 @@
-"""Whether torch can use the GPUs of this host, and which GPU each process uses.
-
-The functions that ask torch need no GPU, so that the checks can be tested on any machine.
-"""
+"""Find out whether torch can use the GPUs of this host, and choose the GPU of each process."""
 
 from __future__ import annotations
 
@@ -16,12 +13,18 @@ import torch
 
 from app.base.errors import UserError
 
-_DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver makes a file for each GPU, also if torch cannot use it
-_LAST_WITH_VOLTA = "2.7.1"  # the last torch whose wheel on PyPI has code for Pascal and Volta (sm_60, sm_70)
+_DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver makes a file for each GPU, even if torch cannot use the GPU
+_LAST_WITH_VOLTA = "2.7.1"  # the last torch whose wheel on PyPI contains code for Pascal and Volta (sm_60, sm_70)
 
 
 def choose_kind(device: str) -> str:
-    """Returns "cuda" or "cpu" for a value of --device: auto, cpu or cuda.
+    """Return the kind of device for a value of --device.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        "cuda" or "cpu". For "auto" it is "cuda" if there is a GPU.
 
     Raises:
         UserError: The value is unknown, or there is a GPU that torch cannot use.
@@ -43,9 +46,9 @@ def choose_kind(device: str) -> str:
 
 
 def find_problem() -> str:
-    """Returns why torch cannot use this host's visible GPUs, with the fix, or "" if it can or there are none."""
+    """Return why torch cannot use this host's visible GPUs and what to do, or "" if it can or there are none."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch would also print a warning with the content of the error below
+        warnings.simplefilter("ignore")  # torch would also print a warning with the reason, which is in the text below
         usable = torch.cuda.is_available()
     if usable:
         return next(filter(None, map(_missing_code, range(torch.cuda.device_count()))), "")
@@ -65,7 +68,7 @@ def find_problem() -> str:
 
 
 def _hidden() -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm writes NoDevFiles for this."""
+    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm sets it to NoDevFiles for this purpose."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.strip() in ("", "-1", "NoDevFiles")
 
@@ -81,7 +84,7 @@ def _reason() -> str:
 
 
 def _missing_code(index: int) -> str:
-    """Return what is wrong if torch has no code for the architecture of the GPU, or ""."""
+    """Return a message if torch has no code for the architecture of a GPU, otherwise ""."""
     capability, built = torch.cuda.get_device_capability(index), torch.cuda.get_arch_list()
     if has_code(capability, built):
         return ""
@@ -95,12 +98,13 @@ def _missing_code(index: int) -> str:
 
 
 def has_code(capability: tuple[int, int], built: Sequence[str]) -> bool:
-    """Returns whether a torch that was built for these architectures runs on a GPU of this capability.
+    """Return whether a torch that was built for some architectures runs on a GPU.
 
     Args:
-        capability: (major, minor) of the GPU.
-        built: Names such as sm_80 (machine code, which runs on the same major version with an equal or higher minor
-            one) and compute_90 (PTX, which the driver translates for every newer GPU). An empty list says nothing.
+        capability: The compute capability of the GPU, (major, minor).
+        built: The architectures for which torch was built. sm_80 is machine code, which also runs on GPUs of the same
+            major version with a higher minor version. compute_90 is PTX, which the driver translates for every newer
+            GPU. If the list is empty, nothing is known, and the result is True.
     """
     return not built or any(_runs(name, capability) for name in built)
 
@@ -109,22 +113,22 @@ def _runs(name: str, capability: tuple[int, int]) -> bool:
     architecture = _architecture(name)
     if architecture == capability:
         return True
-    if name.endswith(("a", "f")):  # such code runs only on this architecture or family
+    if name.endswith(("a", "f")):  # this code runs only on its own architecture or family
         return False
     return architecture <= capability and (name.startswith("compute_") or architecture[0] == capability[0])
 
 
 def _architecture(name: str) -> tuple[int, int]:
-    """Returns (9, 0) for sm_90, sm_90a and compute_90."""
+    """Return the version in the name of an architecture: (9, 0) for sm_90, sm_90a and compute_90."""
     digits = re.sub(r"\D", "", name)
     return int(digits[:-1]), int(digits[-1])
 
 
 def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
-    """Return which of the visible GPUs a process uses.
+    """Return the index of the GPU that a process uses, among the visible GPUs.
 
-    A launcher such as srun with --gpus-per-task shows each process only its own GPU. find_shared() finds two processes
-    with the same GPU.
+    If only one GPU is visible, every process uses it, because a launcher such as srun with --gpus-per-task shows each
+    process only its own GPU. `find_shared` finds processes that use the same GPU by mistake.
 
     Raises:
         UserError: There are more processes than GPUs.
@@ -137,9 +141,9 @@ def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
 
 
 def identity(device: torch.device) -> str:
-    """Return text that identifies the GPU of this process among those of its host.
+    """Return a text that identifies the GPU of this process among the GPUs of its host.
 
-    It is "" for a CPU, and also if NCCL is told to allow two ranks on one GPU, as the tests on one card do.
+    It is "" for a CPU. It is also "" if NCCL allows two ranks to use one GPU, as in the tests that run on one GPU.
     """
     if device.type == "cpu" or os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE", "0") != "0" or "NCCL_HOSTID" in os.environ:
         return ""
@@ -147,11 +151,11 @@ def identity(device: torch.device) -> str:
 
 
 def find_shared(hosts: Sequence[str], identities: Sequence[str]) -> str:
-    """Returns which ranks share a GPU, with the fix, or "" if none do.
+    """Return a message that says which ranks share a GPU and what to do, or "" if no ranks do.
 
     Args:
         hosts: The host name of each rank.
-        identities: The identity() of each rank.
+        identities: The result of `identity` on each rank.
     """
     takers: dict[tuple[str, str], list[int]] = {}
     for rank, taken in enumerate(zip(hosts, identities, strict=True)):

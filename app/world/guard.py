@@ -1,10 +1,10 @@
-"""A small process for each rank that reports about the rank when the rank itself cannot.
+"""A small process next to each rank, the guard, which reports about the rank when the rank cannot.
 
 The rank regularly tells its guard what it is doing. If the rank ends without a message, for example by SIGKILL, the
 guard reports what the rank did last. If the rank no longer answers, because it is stopped or hangs in a library, the
-guard reports that and ends the rank, so that neither the launcher nor other ranks wait for it. The guard is a process
-and not a thread, because no thread runs in a stopped process. It is on the rank's host, because signals do not reach
-other hosts.
+guard reports this and ends the rank, so that neither the launcher nor other ranks wait for it. The guard is a process,
+not a thread, because the threads of a stopped process do not run. It runs on the rank's host, because signals do not
+reach other hosts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from app.base import failure, launcher_environment
 from app.base.errors import FAILED
 
-MARGIN = 2.0  # seconds that the guard waits longer than the rank's own watchdog, whose message says more
-_POLL = 0.2
+MARGIN = 2.0  # seconds that the guard waits longer than the rank's own watchdog, whose message is more precise
+_POLL = 0.2  # seconds for which the guard waits for a message before it looks whether the rank still exists
 _process: subprocess.Popen[bytes] | None = None
 
 
@@ -30,22 +30,22 @@ def start(limit: float, timeout: float) -> None:
     """Start the guard of this process.
 
     Args:
-        limit: The seconds without a message after which the guard ends this process; 0 means never.
-        timeout: The value of --stall-timeout, for the message.
+        limit: The seconds without a message after which the guard ends this process, or 0 for no limit.
+        timeout: The value of --stall-timeout in seconds, for the guard's message.
     """
     global _process
     command = [sys.executable, "-m", "app.world.guard", str(os.getpid()), str(limit), str(timeout)]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     _process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, start_new_session=True)
     assert _process.stdin
-    os.set_blocking(_process.stdin.fileno(), False)  # a rank must not wait for its guard
+    os.set_blocking(_process.stdin.fileno(), False)  # a rank must never wait for its guard
     failure.before_leaving = dismiss
 
 
 def tell(where: str, stack: str) -> None:
-    """Tell the guard where this process is, and its stack."""
+    """Send the guard the phase of this process and its stack."""
     if _process and _process.stdin:
-        with contextlib.suppress(OSError):  # the guard has ended, or has not read the last message yet
+        with contextlib.suppress(OSError):  # the guard has ended, or has not read the previous messages yet
             os.write(
                 _process.stdin.fileno(),
                 json.dumps([launcher_environment.launcher_rank(), where, stack]).encode() + b"\n",
@@ -53,7 +53,7 @@ def tell(where: str, stack: str) -> None:
 
 
 def dismiss() -> None:
-    """End the guard, because this process reports its own end or ends without a fault."""
+    """End the guard, because this process will report its own end or has nothing to report."""
     global _process
     if _process and _process.stdin:
         with contextlib.suppress(OSError):
@@ -66,22 +66,19 @@ def dismiss() -> None:
 def watch(pid: int, limit: float, timeout: float) -> None:
     """Watch the process `pid` until it ends.
 
-    Seconds without a message are counted only while the guard itself runs, so that a suspended host is not reported as
-    a hang.
+    The time without a message is counted only while the guard itself runs, so that a suspended host is not taken for a
+    rank that hangs.
     """
     silent, rest, where, stack = 0.0, b"", "the start", ""
     while True:
-        if select.select([sys.stdin], [], [], _POLL)[
-            0
-        ]:  # read first, as the rank may have reported its end and then ended
+        # Read messages first, because the rank may have sent its last one and then ended.
+        if select.select([sys.stdin], [], [], _POLL)[0]:
             read = os.read(sys.stdin.fileno(), 1 << 16)
             if not read:
                 break
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                with contextlib.suppress(
-                    ValueError
-                ):  # the message is incomplete, as a rank does not wait for its guard
+                with contextlib.suppress(ValueError):  # incomplete messages occur, because the rank never waits
                     told = json.loads(line)
                     if told is None:
                         return
@@ -93,7 +90,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
             break
         silent += _POLL
         if limit and silent > limit + MARGIN:
-            cause = f"it answers no more (stopped, or stuck in foreign code) since {silent:.0f} s"
+            cause = f"it has not answered for {silent:.0f} s (it is stopped, or hangs in a library)"
             failure.report(FAILED, f"{cause} (--stall-timeout {timeout:g}), last seen {where}", stack)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Packs objects into bytes that are sent between processes.
+"""Pack objects into bytes that are sent between processes.
 
-Unpacking runs no code of the sender. Ordinary pickles would let anyone who can send bytes run code.
+Unpacking never runs code of the sender, unlike the loading of an ordinary pickle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from app.base.errors import UserError
 
 
 def pack(obj: Any) -> bytes:
-    """Return the bytes of an object made of plain values, paths, errors of this program and its named tuples."""
+    """Return an object as bytes. It may contain plain values, paths, and errors and named tuples of this program."""
     return pickle.dumps(obj)
 
 
@@ -23,13 +23,13 @@ def unpack(data: bytes) -> Any:
     """Return the object that was given to `pack`.
 
     Raises:
-        pickle.UnpicklingError: The bytes need any other class or function.
+        pickle.UnpicklingError: The bytes contain another class or function.
     """
     return _PlainUnpickler(io.BytesIO(data)).load()
 
 
 def unpack_all(data: bytes, number: int) -> list[Any]:
-    """Return `number` packed objects that follow one another."""
+    """Return `number` objects from bytes in which they are packed one after another."""
     stream = io.BytesIO(data)
     return [_PlainUnpickler(stream).load() for _ in range(number)]
 

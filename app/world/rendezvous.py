@@ -1,10 +1,12 @@
-"""Horovod's HTTP store and its services, which only processes of the job can use.
+"""Horovod's HTTP store and other services, restricted to the processes of the job.
 
-The processes of a job find one another at an HTTP store. Horovod's own store listens on all network interfaces, answers
-everyone, stores values of any size, and unpickles the values of elastic processes. This store listens on one address
-and only answers requests whose path begins with a random token. The processes get the token from the environment
-variable HOROVOD_GLOO_RENDEZVOUS_ADDR. Horovod combines this variable and the port to `http://ADDR:PORT/SCOPE/KEY`, so
-that an ADDR of `10.0.0.1:4242/TOKEN` gives the path `/TOKEN:PORT/SCOPE/KEY`.
+The processes of a job find each other at an HTTP store. Horovod's own store listens on all network interfaces, answers
+everyone, stores values of any size, and unpickles what elastic processes send. The store of this module listens on one
+address and only answers requests whose path begins with a random token.
+
+The processes get the token in the environment variable HOROVOD_GLOO_RENDEZVOUS_ADDR. Horovod requests
+`http://ADDR:PORT/SCOPE/KEY`, with ADDR from this variable. So the ADDR `10.0.0.1:4242/TOKEN` gives the path
+`/TOKEN:PORT/SCOPE/KEY` at 10.0.0.1:4242.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ import psutil
 from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
-LARGEST = 2**20  # the largest number of bytes of a stored value or a message; those of gloo have a few hundred
-PLACE = "place"  # the scope where a process of an elastic run asks for its place
+LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
+PLACE = "place"  # the scope in which a process of an elastic run asks for its rank in the next meeting
 RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names for its scopes
-_PATIENCE = 600.0  # seconds that a process waits for its place
+_PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
 
 
 class ClosedServer(RendezvousServer):
-    """Horovod's store on one address, which needs a token."""
+    """Horovod's store, listening on one address and requiring a token."""
 
     def __init__(self, address: str, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -42,7 +44,7 @@ class ClosedServer(RendezvousServer):
         self.token = secrets.token_hex(16)
 
     def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
-        """Start to answer requests, and return the port, which the system chooses."""
+        """Start answering requests. Return the port, which the system chooses."""
         self._httpd = RendezvousHTTPServer((self.address, 0), _closed(handler_cls, self.token), self._verbose)
         self._httpd.daemon_threads = True
         self._listen_thread = threading.Thread(target=self._httpd.serve_forever, daemon=True)
@@ -50,7 +52,7 @@ class ClosedServer(RendezvousServer):
         return int(self._httpd.server_address[1])
 
     def environment_address(self) -> str:
-        """The value of HOROVOD_GLOO_RENDEZVOUS_ADDR for the processes of the job."""
+        """Return the value of HOROVOD_GLOO_RENDEZVOUS_ADDR for the processes of the job."""
         return f"{self.address}:{self._httpd.server_address[1]}/{self.token}"
 
 
@@ -59,7 +61,7 @@ def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHand
         path: str
 
         def parse_request(self) -> bool:
-            """Read the request's line and headers. Return False if the request was refused."""
+            """Read the first line and the headers of a request. Return False if the request was refused."""
             if not super().parse_request():
                 return False
             first, _, rest = self.path.removeprefix("/").partition("/")
@@ -83,9 +85,10 @@ def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHand
 
 
 def elastic_handler(driver: Any) -> type[RendezvousHandler]:
-    """Return the handler of the requests of the processes of an elastic run.
+    """Return the class that handles requests of the processes of an elastic run.
 
-    driver: an app.launch.elastic_driver.MeetingDriver.
+    Args:
+        driver: The app.launch.elastic_driver.MeetingDriver of the run.
     """
 
     class MeetingHandler(RendezvousHandler):
@@ -97,7 +100,7 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
                 found: bytes = driver.get_slot_info(host, int(slot)).to_response_string().encode()
                 return found
             if driver.meeting_is_over():
-                return b""  # gloo waits for addresses, but it refuses an empty one, so that hvd.init() fails at once
+                return b""  # gloo waits for addresses; an empty one makes hvd.init() fail at once
             value: bytes | None = super()._get_value(scope, key)
             return value
 
@@ -116,7 +119,7 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
 
 
 def plain(data: bytes) -> Any:
-    """Unpickle numbers, text, bytes and containers of them. Raises pickle.UnpicklingError for anything else."""
+    """Unpickle numbers, text, bytes and containers of these. Raises pickle.UnpicklingError for anything else."""
     return _NoClasses(io.BytesIO(data)).load()
 
 
@@ -126,13 +129,13 @@ class _NoClasses(pickle.Unpickler):
 
 
 def wait_for_place() -> int:
-    """Ask the launcher of an elastic run for this process's place in the next meeting, and wait until it begins.
+    """Ask the launcher of an elastic run for this process's rank in the next meeting, and wait until it begins.
 
-    The launcher answers when all processes that take part have asked. Then Horovod's variables are set in the
-    environment.
+    The launcher answers when all processes that take part have asked. This function then sets Horovod's variables in
+    the environment.
 
     Returns:
-        This process's rank, or -1 if the run continues without it.
+        This process's rank, or -1 if the run continues without this process.
     """
     key = f"{os.environ['HOROVOD_HOSTNAME']}:{os.environ['HOROVOD_LOCAL_RANK']}"
     _, place = _ask(PLACE, key, _PATIENCE)
@@ -144,10 +147,10 @@ def wait_for_place() -> int:
 
 
 def meeting_is_over() -> bool:
-    """Return whether the launcher of an elastic run says that the processes must stop connecting and meet again."""
+    """Return whether the launcher of an elastic run tells the processes to stop connecting and to meet again."""
     try:
         return _ask("meeting", "over", timeout=5)[0] == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):  # a launcher that has ended ends this process in another way
+    except (OSError, http.client.HTTPException):  # the launcher has ended, and this process will be ended anyway
         return False
 
 
@@ -167,9 +170,12 @@ _read = network.Wire.read
 
 
 def close_services(interface: str | None = None) -> None:
-    """Restrict Horovod's other services of this process, whose users need the job's key.
+    """Restrict Horovod's other services in this process. Their users already need the job's key.
 
-    They refuse messages above LARGEST. If an interface is given, they listen only on that interface.
+    The services refuse messages of more than LARGEST bytes.
+
+    Args:
+        interface: The network interface on which they listen, or None for all interfaces.
     """
     network.Wire.read = _read_limited
     address = address_of(interface) if interface else ""
@@ -182,7 +188,7 @@ def _bound(server: socketserver.TCPServer) -> tuple[socketserver.TCPServer, int]
 
 
 def _read_limited(self: Any, stream: Any) -> Any:
-    head = stream.read(36)  # 32 bytes of a digest and 4 bytes of the length
+    head = stream.read(36)  # 32 bytes of digest and 4 bytes with the length
     if len(head) < 36:
         raise EOFError
     if not 0 <= struct.unpack("i", head[32:])[0] <= LARGEST:
@@ -191,7 +197,7 @@ def _read_limited(self: Any, stream: Any) -> Any:
 
 
 class _Joined:
-    """A stream that begins with bytes that were already read from it."""
+    """A stream that returns some bytes, which were already read from another stream, and then the rest of it."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest = io.BytesIO(head), rest

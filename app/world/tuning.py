@@ -1,4 +1,4 @@
-"""The settings of Horovod and NCCL, which they read from environment variables when Horovod starts."""
+"""The settings of Horovod and NCCL. Both read them from environment variables when Horovod starts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from app.forecast.model_size import network_size
 from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
-_NAMED_BY_FUNCTION = (2, 24)  # the first NCCL with the algorithm of each function in NCCL_ALGO
-LEAVE = -1.0  # Horovod decides, or the user's HOROVOD_* variables
-CYCLE_COST_MS = 0.3  # processor time of one of Horovod's cycles over gloo; docs/performance.md
-SHORT_PASS_MS = 10.0  # a pass of less than ten of Horovod's cycles: the first sums end only when the pass ends
-LONGEST_MS = 25.0  # the longest cycle, as other collectives, for example of a commit, wait for a cycle too
-CORE_PRODUCTS = 15e9  # the approximate number of multiplications that a core makes in convolutions in a second
+_NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
+LEAVE = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
+CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
+SHORT_PASS_MS = 10.0  # for shorter passes, summing during the pass has no use: the first sums end after the pass
+LONGEST_MS = 25.0  # the longest cycle, because other collectives, such as those of a commit, also wait for a cycle
+CORE_PRODUCTS = 15e9  # the approximate number of multiplications per second of a core in convolutions
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The settings.
+    """The settings of Horovod and NCCL for a run.
 
-    fusion_mb: the size in MiB of the buffer in which small tensors are sent together.
-    cycle_ms: the milliseconds between two searches for tensors that are ready.
-    allreduce: NCCL's algorithm, "ring" or "tree"; "auto" leaves the choice to NCCL.
-    overlap: whether gradients are summed layer by layer during the backward pass, "on", "off" or "auto".
-    pass_ms: the approximate milliseconds of a process's forward and backward pass on one core; 0 if it is not known.
+    Attributes:
+        fusion_mb: The size in MiB of the buffer in which small tensors are sent together.
+        cycle_ms: The milliseconds between two times at which Horovod looks for tensors that are ready.
+        allreduce: NCCL's algorithm, "ring" or "tree", or "auto" to leave the choice to NCCL.
+        overlap: Whether gradients are summed layer by layer during the backward pass: "on", "off" or "auto".
+        pass_ms: The approximate milliseconds of a forward and backward pass on one core, or 0 if not known.
     """
 
     fusion_mb: float = LEAVE
@@ -42,22 +43,24 @@ class Tuning:
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """Return the settings of a config. The time of a pass is estimated from its network."""
+        """Return the settings of a config. The time of a pass is estimated from the size of its network."""
         network = network_size(config, image_size(config), 3, 1000)
-        seconds = (
-            3 * network.products * config.per_worker / CORE_PRODUCTS
-        )  # a backward pass takes as long as two forward passes
+        # A backward pass takes as long as two forward passes.
+        seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)
 
     def overlaps(self, cuda: bool, spare_cores: bool) -> bool:
         """Return whether gradients are summed during the backward pass.
 
-        "auto" is yes on GPUs, and on CPUs with spare cores if the network is large enough. If all cores are in use, the
-        sums would only interrupt the pass.
+        "auto" means yes on GPUs. On CPUs it means yes if there are spare cores and the network is large enough. If all
+        cores are in use, the sums would only interrupt the pass.
 
-        Elastic runs always sum during the pass. Otherwise the gradients would be a group of Horovod's. Horovod makes a
-        group by a collective when it wraps the optimizer, and a process that stays in an elastic run does not wrap a
-        new one.
+        Elastic runs always sum during the pass. The alternative needs a group of tensors, which Horovod makes by a
+        collective when it wraps the optimizer. In an elastic run only new processes wrap an optimizer.
+
+        Args:
+            cuda: Whether the run uses GPUs.
+            spare_cores: Whether every host has a spare core for each process.
         """
         if is_elastic():
             return True
@@ -66,13 +69,18 @@ class Tuning:
         return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:
-        """Return the variables to set. Raises UserError for an algorithm that NCCL cannot choose.
+        """Return the environment variables to set.
 
-        nccl: whether NCCL makes the sums.
+        On a CPU, each of Horovod's cycles takes time from the cores that compute, and the last gradients wait for half
+        a cycle on average. For a pass that takes P, the lost time is smallest with cycles of sqrt(2 P cost). Horovod's
+        default of 1 ms is best for passes of 2 ms, and for any pass if each process has a spare core for Horovod's
+        thread.
 
-        On a CPU, each cycle takes time from the cores that compute, and the last gradients wait for half a cycle on
-        average. For a pass of P, the loss of time is smallest with cycles of sqrt(2 P cost). Horovod's own 1 ms is
-        right for passes of 2 ms, and for any pass if each process has a spare core for Horovod's thread.
+        Args:
+            nccl: Whether NCCL computes the sums.
+
+        Raises:
+            UserError: --allreduce is given, but NCCL is not used.
         """
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
@@ -90,16 +98,23 @@ class Tuning:
 
 
 def spare_cores() -> bool:
-    """Return whether this host has a spare core for each process, as far as the environment says."""
+    """Return whether this host has a core for each process in addition to those that compute.
+
+    OMP_NUM_THREADS and the launcher's variables tell how many cores compute.
+    """
     cores, processes = len(os.sched_getaffinity(0)), local_size()
     threads = threads_asked_for(os.environ) or max(1, cores // processes)
     return cores >= processes * (threads + 1)
 
 
 def _nccl_algorithm(name: str, version: tuple[int, ...]) -> str:
-    """Return the value of NCCL_ALGO that selects the algorithm of allreduces, for a version of NCCL.
+    """Return the value of NCCL_ALGO that selects an algorithm for allreduces.
 
-    Since NCCL 2.24 an algorithm can be named for one function only. These versions refuse a broadcast if the algorithm
-    that is named for all functions is the tree.
+    Since NCCL 2.24 the value can name an algorithm for one function only. These versions refuse a broadcast if the tree
+    is selected for all functions.
+
+    Args:
+        name: "ring" or "tree".
+        version: The version of NCCL.
     """
     return f"allreduce:{name}" if version >= _NAMED_BY_FUNCTION else name.capitalize()

@@ -1,7 +1,7 @@
-"""The processes of a run and their collectives. Only this folder uses Horovod inside a rank.
+"""The processes of a run and their collectives. In a rank, only the modules of this folder use Horovod.
 
-Every collective waits for its end, and has a fixed name. The names that Horovod would choose contain a number of calls,
-which differs between a process that has trained for a while and one that has just joined.
+Every function waits until its collective is done. Every collective has a fixed name. Otherwise Horovod would choose
+names that contain the number of calls so far, which differs between an old and a new process of an elastic run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 DEFAULT = Tuning()
-_NAPS = 5e-5, 1e-3  # the shortest and longest seconds between two looks for the end of a collective
+_NAPS = 5e-5, 1e-3  # the shortest and longest time in seconds between two checks whether a collective is done
 COLLECTIVES = ("auto", "nccl", "mpi", "gloo")
 
 _end_of_gloo_over_mpi: Callable[[], None] | None = None
@@ -56,13 +56,13 @@ _end_of_gloo_over_mpi: Callable[[], None] | None = None
 
 @dataclass(frozen=True)
 class World:
-    """The place of this process among the others, and the libraries and devices that are really used."""
+    """The rank of this process, and the libraries and devices that the run uses."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int
-    hosts: tuple[str, ...]  # host name of each rank
+    hosts: tuple[str, ...]  # the host name of each rank
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
@@ -78,20 +78,26 @@ class World:
 
 
 def start(collectives: str = "auto", device: str = "auto") -> World:
-    """Join the run and return its processes. It calls join() and current_world()."""
+    """Join the run and return its processes. This is `current_world(join(...))`."""
     return current_world(join(collectives, device))
 
 
 def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAULT) -> torch.device:
-    """Join the run: start Horovod, choose the GPU of this local rank, and limit threads to this process's share of the
-    cores.
+    """Start Horovod, choose the GPU of this process, and limit threads to this process's share of the cores.
 
-    It makes no collective, because a process that joins an elastic run later meets the others in the middle of theirs.
+    It calls no collective, because a process that joins an elastic run later would call it alone.
 
-    collectives: "auto" is NCCL on GPUs if Horovod has it, otherwise MPI under mpirun and gloo under horovodrun.
-    device: "auto" is a GPU if there is one.
+    Args:
+        collectives: "nccl", "mpi", "gloo", or "auto". On GPUs "auto" is NCCL if Horovod was built with it. On CPUs
+            it is MPI under mpirun and gloo under horovodrun.
+        device: "cpu", "cuda", or "auto", which is a GPU if there is one.
+        tuning: The settings of Horovod and NCCL.
 
-    Raises UserError, if possible before Horovod starts, if something that was asked for is missing.
+    Returns:
+        The device of this process.
+
+    Raises:
+        UserError: Something that was asked for is missing. If possible, it is raised before Horovod starts.
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")
@@ -109,7 +115,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
 
 
 def current_world(device: torch.device) -> World:
-    """Return the present processes. All of them must call it."""
+    """Return the current processes of the run. All of them must call this function."""
     rank_is(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
@@ -133,24 +139,29 @@ def current_world(device: torch.device) -> World:
 
 
 class WrongHosts(UserError):
-    """The launcher has started processes on other hosts than it was asked to."""
+    """The launcher has started processes on other hosts than those that were asked for."""
 
     everywhere = True
 
 
 def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
-    """Compare the hosts of a run with those that were asked for. Raises WrongHosts on every process.
+    """Compare the hosts of a run with those that were asked for.
 
-    If two names mean the same host, a launcher would otherwise start all processes there without any message.
+    If two names mean the same host, a launcher starts all processes on this host without a message.
 
-    hosts, machines: for each rank, the name of its host, and text that identifies its machine.
+    Args:
+        hosts: The host name of each rank.
+        machines: A text for each rank that identifies its machine.
+
+    Raises:
+        WrongHosts: The hosts differ. Every process raises it.
     """
     asked = processes_per_host()
     if sum(asked) == len(machines) and sorted(asked) != sorted(Counter(machines).values()):
         found = ", ".join(f"{host}:{count}" for host, count in Counter(hosts).items())
         raise WrongHosts(
             f"the launcher was asked for {len(asked)} hosts with {', '.join(map(str, asked))} processes,"
-            f" but they run on {found}: it takes several names for one host; give the hosts by their addresses"
+            f" but they run on {found}: several of the names mean one host; give the hosts by their addresses"
         )
 
 
@@ -165,15 +176,20 @@ def stop() -> None:
 
 
 def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
-    """Return the elementwise sum over all processes, a new tensor. Shape and dtype are the same on each process."""
+    """Return the elementwise sum over all processes as a new tensor.
+
+    Args:
+        tensor: A tensor of any shape, which has the same shape and dtype on each process.
+        name: The name of the collective, the same on each process.
+    """
     return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum over all processes, as a step of the computation that has a gradient.
+    """Return the sum of a tensor over all processes, so that autograd can compute its gradient.
 
-    Its backward pass sums the gradients over all processes. Every process must call it in the same order. It is only
-    used for --sync-bn.
+    The backward pass sums the gradients over all processes. All processes must call this function in the same order. It
+    is only used for --sync-bn.
     """
     summed: torch.Tensor = _SumWithGradient.apply(tensor)
     return summed
@@ -190,8 +206,8 @@ class _SumWithGradient(torch.autograd.Function):
 
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
-    """Returns the object of the process `root` on every process. app.world.packing says which objects can be sent."""
-    # This is what hvd.broadcast_object and hvd.allgather_object do, except for the way of waiting (see _wait).
+    """Return the object of the process `root` on every process. app.world.packing says which objects can be sent."""
+    # hvd.broadcast_object and hvd.allgather_object do the same, but they wait in another way (see _wait).
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
@@ -200,15 +216,14 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
-    """Return the whole numbers of the process `root`. Every process gives the same number of them."""
-    received: list[int] = _done(
-        hvd.broadcast_async(torch.tensor(numbers), root, name)
-    ).tolist()  # Horovod: broadcast of a few numbers
+    """Return the integers of the process `root` on every process. All processes give equally many."""
+    sent = torch.tensor(numbers)
+    received: list[int] = _done(hvd.broadcast_async(sent, root, name)).tolist()  # Horovod: broadcast of a few numbers
     return received
 
 
 def gather_objects(obj: Any) -> list[Any]:
-    """Returns the objects of all processes on every process, ordered by rank."""
+    """Return a list with the objects of all processes, ordered by rank, on every process."""
     packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
     joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: allgather of objects
     return unpack_all(joined.numpy().tobytes(), hvd.size())
@@ -216,7 +231,12 @@ def gather_objects(obj: Any) -> list[Any]:
 
 @torch.no_grad()
 def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 0) -> None:
-    """Overwrites the tensors with those of `root`. Names, shapes and dtypes are the same on every process."""
+    """Overwrite tensors with those of the process `root`.
+
+    Args:
+        named: Pairs of a name and a tensor. Names, shapes and dtypes are the same on every process.
+        root: The rank whose tensors are sent.
+    """
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
     handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: broadcast of parameters
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
@@ -232,13 +252,21 @@ def distribute(
     compression: Compression,
     overlap: bool = True,
 ) -> Any:
-    """Return the optimizer whose step() first sums the gradients over all processes.
+    """Return an optimizer whose step() first sums the gradients over all processes.
 
-    passes: how many backward passes this process makes in a step, at least 1.
-    overlap: whether the sums start layer by layer in the last pass, or all at its end. It is the same on every process.
+    The sum is not divided, because the loss is already divided by kn (section 3, remark 3).
 
-    The sum is not divided, because the loss is already divided by kn (section 3, remark 3). The attribute `waited` has
-    the seconds spent in waiting for the sums. Never call broadcast_optimizer_state on it.
+    Args:
+        optimizer: The optimizer of this process.
+        named_parameters: Pairs of a name and a parameter.
+        passes: The number of backward passes that this process makes in a step, at least 1.
+        compression: The format in which gradients are sent.
+        overlap: Whether a sum starts as soon as its gradient is ready in the last pass, or all sums start at the end of
+            the pass. It must be the same on every process.
+
+    Returns:
+        The optimizer. Its attribute `waited` is the time in seconds for which it has waited for sums. Never call
+        hvd.broadcast_optimizer_state with it.
     """
     distributed = hvd.DistributedOptimizer(  # Horovod: sums gradients
         optimizer,
@@ -246,7 +274,7 @@ def distribute(
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
-        groups=None if overlap or compression.mixed else 1,  # Horovod: all tensors of a group have the same dtype
+        groups=None if overlap or compression.mixed else 1,  # Horovod: all tensors of a group must have the same dtype
     )
     take_sums = distributed.synchronize
 
@@ -265,8 +293,8 @@ def distribute(
 def _wait(handle: int) -> None:
     """Wait until a collective is done.
 
-    Horovod's own wait calls sched_yield in a loop. If processes use all cores, this takes the core that Horovod's
-    thread needs to make the sums.
+    Horovod's own way to wait calls sched_yield in a loop. If processes use all cores, this takes the core that
+    Horovod's thread needs to compute the sums.
     """
     nap, longest = _NAPS
     with phase(WAITING):
@@ -294,16 +322,17 @@ def _check_build(collectives: str, kind: str) -> None:
         )
     if kind == "cuda" and hvd.nccl_built() and collectives in ("mpi", "gloo"):
         raise UserError(
-            f"--collectives {collectives}: this Horovod reduces GPU tensors by NCCL only: drop it, or give --device cpu"
+            f"--collectives {collectives}: this Horovod sums GPU tensors only by NCCL: leave it out, or give --device"
+            " cpu"
         )
     if kind == "cuda" and not hvd.cuda_built() and launcher() != "none":
         raise UserError(
-            "this Horovod was built for CPUs, it cannot reduce on GPUs: set up again with NCCL, or give --device cpu"
+            "this Horovod was built for CPUs and cannot sum on GPUs: set up again with NCCL, or give --device cpu"
         )
 
 
 def _choose_controller(collectives: str) -> None:
-    """Set the variables that hvd.init() reads. "auto" follows the environment, if it has a choice."""
+    """Set the variables that hvd.init() reads. "auto" follows the user's variables if there is a choice."""
     global _end_of_gloo_over_mpi
     started_by = launcher()
     if started_by == "horovodrun":  # horovodrun has set all variables
@@ -318,7 +347,7 @@ def _choose_controller(collectives: str) -> None:
     if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
         _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
     elif started_by == "mpirun" or collectives == "mpi":
-        # mpi4py starts MPI and ends it at exit. If Horovod started it, MPI would end at stop().
+        # mpi4py starts MPI, and ends it when the process exits. If Horovod started MPI, stop() would end it.
         import mpi4py.MPI  # noqa: F401
 
         os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
@@ -331,9 +360,9 @@ def _choose_controller(collectives: str) -> None:
 
 
 def _limit_threads() -> None:
-    """Divide the cores of this host among its processes, unless OMP_NUM_THREADS says how many threads each has.
+    """Give each process of this host an equal share of its cores, unless OMP_NUM_THREADS sets the number of threads.
 
-    torch would use all cores in each process.
+    By default, torch would use all cores in each process.
     """
     if threads_asked_for(os.environ) is None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
@@ -342,7 +371,7 @@ def _limit_threads() -> None:
 def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
-    slot = local_slot()  # only an elastic run has it: each slot of this machine is listed as another host
+    slot = local_slot()  # in an elastic run, each slot is listed as a separate host, so that every local rank is 0
     rank = hvd.local_rank() if slot is None else slot
     index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
     torch.cuda.set_device(index)  # Horovod: one GPU per process

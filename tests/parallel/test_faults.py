@@ -46,7 +46,7 @@ def elastic(folder: Path, slots: int) -> list[str]:
 def elastic_stopped(folder: Path) -> End:
     """Rank 0 is stopped, the others continue without it, and then the run is asked to end."""
     job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
-    job.wait_for(lambda: "answers no more" in job.output.read_text())
+    job.wait_for(lambda: "has not answered" in job.output.read_text())
     before = iteration(folder)
     job.wait_for(lambda: iteration(folder) > before + 20)
     job.signal("run.sh", signal.SIGTERM)
@@ -144,8 +144,12 @@ def test_a_rank_that_dies(ends: dict[str, Future[End]], name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "rank", "cause"),
     [
-        ("stops", 0, r"it answers no more \(stopped, .*\), last seen [a-z ]+"),
-        ("stops mpi", 1, r"it answers no more \(stopped, .*\), last seen [a-z ]+"),
+        ("stops", 0, r"it has not answered for \d+ s \(it is stopped, .*\) \(--stall-timeout .*\), last seen [a-z ]+"),
+        (
+            "stops mpi",
+            1,
+            r"it has not answered for \d+ s \(it is stopped, .*\) \(--stall-timeout .*\), last seen [a-z ]+",
+        ),
         ("sleeps", 1, r"no step for \d+ s \(--stall-timeout 10\): computing"),
         ("loader", 1, r"no step for \d+ s \(--stall-timeout 25\): waiting for data"),
     ],
@@ -162,7 +166,7 @@ def test_a_rank_that_stalls(ends: dict[str, Future[End]], name: str, rank: int, 
 
 def test_an_elastic_run_goes_on_without_a_rank_that_stops(ends: dict[str, Future[End]]) -> None:
     end = ends["elastic stopped"].result()
-    assert "warning: rank 0" in end.text and "answers no more" in end.text
+    assert "warning: rank 0" in end.text and "has not answered" in end.text
     assert end.code == 75, end.text
     assert re.match(r"rank 0 on \S+: stopped at epoch \d+, iteration \d+ and saved", end.last)
 

@@ -35,7 +35,7 @@ WRONG_LINES = [
     ("node1 8", "cannot read '8': write `name slots=8` or `name:8`"),
     ("node1 cores=8", "cannot read 'cores=8'"),
     ("node1:8 slots=8", "node1 has its slots twice"),
-    ("node1 slots=4 max_slots=2", "max_slots cannot be the smaller"),
+    ("node1 slots=4 max_slots=2", "max_slots must not be smaller"),
     ("fe80::1", "write an IPv6 address in brackets, as in [fe80::1]:8"),
     ("[fe80::zz]:4", "is not"),
     ("-oProxyCommand=reboot", "is not a host name"),

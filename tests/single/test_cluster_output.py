@@ -102,7 +102,7 @@ def test_a_killed_rank_that_an_elastic_run_did_not_have_at_its_start() -> None:
     """Nobody knows its host, and the run must not end with a traceback instead of starting again."""
     started = Launch("horovodrun", 2, [Host("127.0.0.1", 1), Host("127.0.0.2", 1)], False, "gloo", [])
     output, _, _ = show("", 1)
-    hint = "if nobody killed it, its memory ran out: dmesg says so"
+    hint = "if nobody killed it, its memory ran out: dmesg shows it"
     for rank, where in ((1, " on 127.0.0.2"), (2, "")):
         assert _killed(rank, None, 9, output, started) == f"error: rank {rank}{where} was ended by SIGKILL; {hint}\n"
 

@@ -59,7 +59,7 @@ def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     monkeypatch.setenv("PATH", str(tmp_path))
     assert start.main(["-H", "localhost:1,192.0.2.1:1", "train"]) == 2
     assert capfd.readouterr().err == (
-        "error: there is no ssh on the PATH, by which the other hosts are reached: install openssh-client\n"
+        "error: there is no ssh on the PATH, which is needed to reach the other hosts: install openssh-client\n"
     )
 
 
@@ -119,7 +119,7 @@ def test_an_argument_that_is_no_text() -> None:
     environ = os.environ | {"LANG": "C", "LC_ALL": "C"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
-    assert done.stderr.startswith(b"error: runs/caf\\udce9: the files of a run hold text as UTF-8")
+    assert done.stderr.startswith(b"error: runs/caf\\udce9 is not valid UTF-8")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="filling /dev/shm in a mount namespace needs root")
@@ -128,4 +128,6 @@ def test_shared_memory_that_is_full() -> None:
     command = ["unshare", "--mount", "sh", "-c", f"{fill}; exec {sys.executable} -m app.start -np 2 train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert done.stderr.startswith("error: /dev/shm takes no lock (No space left on device), and loader processes need")
+    assert done.stderr.startswith(
+        "error: /dev/shm supports no locks (No space left on device), but loader processes need"
+    )
