@@ -139,7 +139,8 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command += ["--allow-run-as-root"] if where.root else []
     # There may be more processes than cores. A process is not bound to one core, because it has several threads.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
-    command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib", *_yielding()]
+    # On one machine no rank needs TCP, and so none listens. Open MPI's TCP accepts everyone, at all interfaces.
+    command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib" if launch.remote else "^openib,tcp", *_yielding()]
     interfaces = {}
     if launch.interface:
         command += ["--mca", "btl_tcp_if_include", launch.interface]

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from horovod.runner import gloo_run, launch
+from horovod.runner import gloo_run, launch, mpi_run
 from horovod.runner.common.util import env
 from horovod.runner.util import network, remote
 
@@ -74,6 +74,8 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
     --mpi-args already contains the port and the key of ssh. If the user has set NCCL's interface, it stays.
     """
     settings.ssh_port = settings.ssh_identity_file = None
+    if set(nics or ()) == {"lo"}:  # as app.launch.command_line does for mpirun
+        mpi_run._OMPI_FLAGS = ["-mca pml ob1", "-mca btl ^openib,tcp"]
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
         nics = None

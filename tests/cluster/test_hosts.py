@@ -139,7 +139,7 @@ def test_the_environment_travels(launcher: str, network: Network, tmp_path: Path
         f"pathlib.Path({str(tmp_path)!r}, rank).write_text('\\n'.join(lines))\n"
         "time.sleep(1)\n"
     )
-    start = [sys.executable, str(ROOT / "tests" / "parallel" / "launch_program.py"), str(program)]
+    start = [sys.executable, str(ROOT / "tests" / "support" / "launch_program.py"), str(program)]
     words = LAUNCHERS[launcher]
     where = ["--hostfile", str(network.folder / "hosts"), *SSH, *words[:2]]
     into = ["sh", "-c", 'cd "$0"; exec "$@"', str(folder)]

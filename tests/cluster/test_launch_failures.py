@@ -122,7 +122,7 @@ def run_program(network: Network, text: str, hosts: str) -> tuple[int, str]:
     """Exit code and stderr of ranks that run a program, under horovodrun."""
     program = network.folder / "program.py"
     program.write_text(text)
-    start = [sys.executable, str(ROOT / "tests" / "parallel" / "launch_program.py"), str(program)]
+    start = [sys.executable, str(ROOT / "tests" / "support" / "launch_program.py"), str(program)]
     done = network.hosts[0].run(*start, "-H", hosts, *SSH, "train", **ENVIRON)
     return done.returncode, done.stderr
 

@@ -17,6 +17,7 @@ from app.runs.environment import HIDDEN, environment
 from app.runs.figures import Curve, curves_figure, to_pixels
 from app.runs.report_page import changed
 from tests.integration.conftest import App
+from tests.support.secrets import PLANTED, SECRETS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -91,20 +92,6 @@ def test_environment_of_a_run(trained: Path) -> None:
     assert found["variables"] == {"NCCL_DEBUG": "INFO"}
 
 
-SECRETS = {
-    "SLURM_JWT": "eyJplanted",
-    "APP_PAT": "ghp_planted",
-    "APP_PWD": "planted/with@signs",
-    "AWS_SECRET_ACCESS_KEY": "planted",
-    "_HOROVOD_SECRET_KEY": "planted",
-    "HOROVOD_SECRET_KEY": "planted",
-    "DATABASE_URL": "redis://:planted@host/0",
-    "NCCL_TOKEN": "planted",
-    "HOROVOD_GLOO_IFACE": "redis://:planted@host",
-    "NCCL_DEBUG": "https://planted@host/x",
-    "CUDA_VISIBLE_DEVICES": "https://host/x?sig=planted",
-    "OMP_PLACES": "https://host/x?X-Amz-Signature=planted",
-}
 COMMAND = [
     "train",
     "--api-token",
@@ -118,7 +105,7 @@ COMMAND = [
 
 @pytest.mark.parametrize(("name", "value"), SECRETS.items())
 def test_a_secret_in_the_environment_stays_there(name: str, value: str) -> None:
-    assert "planted" not in json.dumps(environment([], {name: value}))
+    assert PLANTED not in json.dumps(environment([], {name: value}))
 
 
 def test_a_secret_on_the_command_line_stays_there() -> None:

