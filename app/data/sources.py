@@ -70,6 +70,7 @@ class DataOptions:
     image_size: the side in pixels; 0 means the size of the data set, or 224 for a folder.
     resize: the shorter side before the central crop of validation; 0 means 256/224 of image_size.
     grey: whether the images of a folder are read as one grey channel.
+    stage: the folder on a local disk that may contain copies of the archives; "" means that they are not used.
     """
 
     data: str
@@ -83,6 +84,7 @@ class DataOptions:
     data_root: str = ""
     downsample: int = 1
     grey: bool = False
+    stage: str = ""
 
     @property
     def channels(self) -> int:
@@ -264,7 +266,9 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
     than the image. The message suggests a data set with a similar name.
     """
     from app.data.skip_list import leave_out
+    from app.storage.files import ArchiveFiles
     from app.storage.index import read_index
+    from app.storage.stage import read_from_copies
 
     size, resize = folder_sizes(options)
     if resize < size:
@@ -274,6 +278,13 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
     except UserError as error:
         nearest = nearest_name(options.data)
         raise UserError(f"{error}; did you mean {nearest}?") if nearest else error from None
+    if options.stage and not isinstance(index.train, ArchiveFiles):
+        raise UserError(
+            f"--stage copies archives, and {options.data} holds separate files: pack them (./run.sh pack"
+            f" {options.data} SHARDS) and give --data SHARDS, or leave out --stage"
+        )
+    if options.stage:
+        index = read_from_copies(index, options.data, options.stage)
     return leave_out(index, options.skip_list) if options.skip_list else (index, 0)
 
 
@@ -309,6 +320,8 @@ def _check_options(options: DataOptions) -> None:
     """Raise UserError if options do not fit the data set."""
     if options.skip_list and not is_folder(options.data):
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
+    if options.stage and not is_folder(options.data):
+        raise UserError(f"--stage copies the archives of a folder: leave it out with --data {options.data}")
     if options.grey and not is_folder(options.data):
         raise UserError(f"--grey is for images in a folder: leave it out with --data {options.data}")
     entry = SOURCES.get(options.data)

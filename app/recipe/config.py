@@ -90,6 +90,12 @@ class Config:
     skip_list: str = option(  # free for the same reason as `data`
         "", "data", "file that lists images to leave out, as check-data --skip-list writes it", free=True
     )
+    stage: str = option(
+        "",
+        "data",
+        "folder on a local disk of each host, to which the archives of --data are copied while the run reads them",
+        free=True,
+    )
     image_size: int = option(
         0,
         "data",

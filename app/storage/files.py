@@ -138,10 +138,8 @@ class Archives:
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "paths": self.paths,
-            "_open": {},
-        }  # open files are not sent to other processes, which open the archives themselves
+        # Open files are not sent to other processes, which open the archives themselves.
+        return vars(self) | {"_open": {}}
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

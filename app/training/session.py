@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from app.runs.folder_lock import FolderLock, lock_folder
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT
 from app.runs.log import Log, RunLog
 from app.runs.run import Run
+from app.storage.staging import start_staging
 from app.training import checkpoint, evaluation
 from app.training.cadence import place
 from app.training.checkpoint_files import Writer, patience, read_any, read_newest
@@ -58,6 +61,7 @@ class Trainer:
         self.run_: Run | None = None
         self.writer: Writer | None = None
         self.committed: dict[str, Any] | None = None
+        self.staging: subprocess.Popen[bytes] | None = None
         self.started_from = ""  # what the first session prints about --init
 
     def run(self) -> None:
@@ -72,6 +76,7 @@ class Trainer:
             error.add_note(self.watchdog.where(phase_of(error)))
             raise
         finally:
+            self.stop_staging()
             if self.lock:
                 self.lock.close()
 
@@ -80,6 +85,7 @@ class Trainer:
         self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
+        self.stage(world)
         state = self.share(run, world)
         self.save()
         self.watchdog.beat(place(run, state.position))
@@ -116,6 +122,19 @@ class Trainer:
         self.run_ = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
         self.source = self.run_.source
         return self.run_
+
+    def stage(self, world: World) -> None:
+        """Start the process of this host that copies the archives of the data to a local disk, for --stage."""
+        if self.config.stage and world.local_rank == 0 and self.staging is None:
+            lines = self.config.screen == "lines"
+            self.staging = start_staging(self.config.data, self.config.stage, progress=lines)
+
+    def stop_staging(self) -> None:
+        """End this process. The next run continues an incomplete copy."""
+        if self.staging is not None:
+            self.staging.kill()
+            with suppress(subprocess.TimeoutExpired):  # a process that waits for a disk ends when the disk has answered
+                self.staging.wait(5)
 
     def find_folder(self) -> Path:
         """Return the run's folder and lock it. This happens on rank 0, which may be another process than before."""

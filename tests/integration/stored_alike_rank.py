@@ -1,4 +1,7 @@
-"""What each rank of test_stored_alike.py runs: `train OUTPUT LOADERS DATA...`, the same recipe on each data set."""
+"""What each rank of test_stored_alike.py runs: `train OUTPUT LOADERS DATA...`, the same recipe on each data set.
+
+The data set `staged` has copies in the folder `disk` next to it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ def main(output: str, loaders: str, *data: str) -> None:
 
     device = world.join(device="cpu", tuning=Tuning.of(Config(**RECIPE)))  # type: ignore[arg-type]
     for name in data:
-        config = Config(output=str(Path(output) / Path(name).name), data=name, loader_processes=int(loaders), **RECIPE)  # type: ignore[arg-type]
+        path = Path(name)
+        stage = str(path.with_name("disk")) if path.name == "staged" else ""
+        options = {"output": str(Path(output) / path.name), "data": name, "stage": stage, **RECIPE}
+        config = Config(loader_processes=int(loaders), **options)  # type: ignore[arg-type]
         with Watchdog(config.stall_timeout) as watchdog:
             Trainer(config, device, StopRequest(), watchdog).run()
     world.stop()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.storage.staging import copy_archives
 from tests.support.app_server import AppServer
 from tests.support.imagenet_archives import make_archives
 from tests.support.in_process import succeed
@@ -27,11 +28,13 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the same 12 + 7 images in each of LAYOUTS."""
+    """A folder with the same 12 + 7 images in each of LAYOUTS, and in archives that have copies on a local disk."""
     root = tmp_path_factory.mktemp("data")
     make_archives(root / "archives")
     succeed("prepare-imagenet", root / "archives", root / "folder", "--processes", 1)
     succeed("pack", root / "folder", root / "shards", "--images", 5, "--processes", 1)
+    (root / "staged").symlink_to(root / "archives")
+    copy_archives(str(root / "staged"), str(root / "disk"), bool)
     return root
 
 
@@ -52,13 +55,13 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_networks_are_equal_on_any_number_of_processes(data: Path, tmp_path: Path, processes: int) -> None:
     launcher = ["--launcher", "none"] if processes == 1 else ["-np", str(processes), "--launcher", "horovodrun"]
-    options = ["train", tmp_path, int(processes == 2), *(data / layout for layout in LAYOUTS)]
+    options = ["train", tmp_path, int(processes == 2), *(data / layout for layout in (*LAYOUTS, "staged"))]
     rank = run_ranks("tests/integration/stored_alike_rank.py")
     run(*rank, *launcher, *options, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    folder, archives, shards = (checkpoint(tmp_path / layout) for layout in LAYOUTS)
+    folder, *others = (checkpoint(tmp_path / layout) for layout in (*LAYOUTS, "staged"))
     assert folder["position"] == {"epoch": 2, "seen": 0}
-    assert_equal(archives, folder)
-    assert_equal(shards, folder)
+    for other in others:
+        assert_equal(other, folder)
 
 
 def logged(folder: Path) -> list[tuple[Any, ...]]:
