@@ -1,17 +1,17 @@
-"""Whether two measurements of the same rows agree."""
+"""Compare two measurements of the same rows: `peers --compare` prints whether they agree."""
 
 from __future__ import annotations
 
 from typing import Any
 
-MEMORY_WITHIN = 0.03  # the part by which two ratios of peak memory, which have no interval, may differ
+MEMORY_WITHIN = 0.03  # largest relative difference of two ratios of peak memory, which have no confidence interval
 
 
 def table(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
-    """Compares two contents of files that `peers --json` has written.
+    """Compare two results of benchmarks/peers.py, which are the contents of two files written with --json.
 
     Returns:
-        A table in Markdown with a line for each row that both have, and whether all of these rows agree.
+        A Markdown table with a line for each row that is in both results, and whether all of these rows agree.
     """
     names = [name for name in one["rows"] if name in other["rows"]]
     heads = [f"{each['machine']['date'][:16]}, {each['machine']['cores_used']} cores" for each in (one, other)]
@@ -26,9 +26,9 @@ def table(one: dict[str, Any], other: dict[str, Any]) -> tuple[str, bool]:
 
 
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Returns whether the intervals of two results of a row have a value in common.
+    """Return whether the confidence intervals of two results of a row overlap.
 
-    A row without an interval, as it had too few pairs, does not agree with any other.
+    A result with too few pairs has no interval. It does not agree with any other result.
     """
     if one["unit"] == "MiB":
         return bool(abs(one["ratio"] - other["ratio"]) <= MEMORY_WITHIN * max(one["ratio"], other["ratio"]))
@@ -38,7 +38,7 @@ def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """Returns a result in short: its ratio with the interval, and in which way it cannot be relied on."""
+    """Return the text of a table's cell: the ratio, its interval, and a note if the interval is too wide or missing."""
     if row["unit"] == "MiB":
         return f"{row['ratio']:.2f} ({row['ours']:.0f} to {row['peer']:.0f} MiB)"
     if row["low"] is None:

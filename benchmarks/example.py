@@ -1,6 +1,9 @@
-"""Horovod's own pytorch_imagenet_resnet50.py, unchanged, with a network, data and number of threads from outside.
+"""Run Horovod's example pytorch_imagenet_resnet50.py with another network and other data, and measure its steps.
 
 python -m benchmarks.example FILE NETWORK SIDE|FOLDER IMAGES
+
+FILE is the example, which is run unchanged: this program replaces the functions of torch, torchvision and Horovod that
+the example calls. IMAGES is the number of images in a batch of one process.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from benchmarks.meter import Meter
 
 
 class Synthetic(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """One image again and again, which takes no time to make."""
+    """A data set that returns the same random image for every index."""
 
     def __init__(self, side: int) -> None:
         self.image = torch.randn(3, side, side)
@@ -34,9 +37,9 @@ class Synthetic(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def main(file: str, network: str, data: str, images: str) -> None:
-    """Runs the example on synthetic images of a side, or on a folder."""
+    """Run the example on synthetic images, if `data` is their side in pixels, or else on the folder `data`."""
     torch.set_num_threads(1)
-    torch.set_num_threads = lambda threads: None  # the example wants 4 for each process
+    torch.set_num_threads = lambda threads: None  # the example would set 4 threads
     side = int(data) if data.isdigit() else 0
     if side:
         datasets.ImageFolder = lambda folder, transform: Synthetic(side)
@@ -48,7 +51,7 @@ def main(file: str, network: str, data: str, images: str) -> None:
         optimizer = distribute(*arguments, **options)
         meter, zero_grad = Meter(), optimizer.zero_grad
 
-        def tick() -> None:  # the example clears the gradients once a step, at its start
+        def tick() -> None:  # the example calls zero_grad once, at the start of each step
             meter.tick()
             zero_grad()
 

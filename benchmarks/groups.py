@@ -1,4 +1,4 @@
-"""A group of processes that is measured. It computes steps when it is told to, and is stopped otherwise."""
+"""Start a group of processes whose speed is measured. Between two measurements the group is stopped by a signal."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ START_SECONDS = 180
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
-    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # a stopped process keeps its partner waiting
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # other processes wait for a process that is stopped
 }
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a group of processes does.
+    """The program that a group of processes runs.
 
     Attributes:
-        commands: Each starts one or more processes.
-        processes: The number of processes that all commands start together.
-        images: The images of one step of all processes together.
+        commands: The command lines. Each of them starts one or more processes.
+        processes: The total number of processes that the commands start.
+        images: The number of images that all processes together use in one step.
         device: "cpu" or "cuda".
     """
 
@@ -44,7 +44,7 @@ class Work:
 
 
 class Group:
-    """Started processes. They are stopped by a signal except during `run`. The group must be closed."""
+    """Processes that run a `Work`. They are stopped by SIGSTOP except during `run`. Call `close` at the end."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -53,7 +53,7 @@ class Group:
         self.server.settimeout(0.5)
         environment = {**os.environ, **ENVIRONMENT, "METER_PORT": str(self.server.getsockname()[1])}
         environment |= NO_GPU if work.device == "cpu" else {}
-        # A session of its own: a terminal would stop whoever reads it in the background.
+        # In the terminal's session, a background process that reads from the terminal would be stopped.
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self.said, "stderr": subprocess.STDOUT}
         self.launchers = [
             subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **options)
@@ -63,7 +63,7 @@ class Group:
         self.pids: list[int] = []
 
     def wait(self) -> None:
-        """Returns when all processes are ready for their first step."""
+        """Wait until all processes are ready for their first step."""
         end = time.monotonic() + START_SECONDS
         while len(self.ranks) < self.work.processes:
             if time.monotonic() > end or any(launcher.poll() is not None for launcher in self.launchers):
@@ -78,11 +78,11 @@ class Group:
             self.ranks.append((connection, words))
 
     def run(self, steps: int) -> tuple[float, float]:
-        """Computes steps.
+        """Let all processes compute a number of steps.
 
         Returns:
-            The seconds that the slowest process took, and the processor seconds of all processes together. Those of
-            their child processes, such as loader processes, are not among them.
+            The seconds that the slowest process took, and the sum of the processor seconds of all processes. Child
+            processes, such as loader processes, are not included in this sum.
         """
         self._signal(signal.SIGCONT)
         for connection, _ in self.ranks:
@@ -95,17 +95,17 @@ class Group:
         return max(seconds), sum(cpu)
 
     def peak_memory(self) -> float:
-        """Returns the largest resident memory that any of the processes has had so far, in MiB."""
+        """Return the largest resident memory in MiB that any of the processes has had so far."""
         lines = [line for pid in self.pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
         return max(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
     def output(self) -> str:
-        """Returns the end of what the processes have printed."""
+        """Return the last 4,000 characters that the processes have printed."""
         self.said.seek(0)
         return self.said.read()[-4000:]
 
     def close(self) -> None:
-        """Ends all processes."""
+        """End all processes."""
         self._signal(signal.SIGCONT)
         family = [process for launcher in self.launchers for process in _family(launcher.pid)]
         for connection, _ in self.ranks:
@@ -126,7 +126,7 @@ class Group:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    """Returns a process and all below it."""
+    """Return a process and all of its descendants."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

@@ -1,4 +1,4 @@
-"""A folder of JPEGs like ImageNet's in size and bytes, made up."""
+"""Make a folder of random JPEGs that have about the size in pixels and in bytes of ImageNet's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from PIL import Image
 
 
 def write_folder(folder: Path, images: int = 200, repeats: int = 1) -> None:
-    """train/ with `repeats` links to each of `images` files of two classes, val/ with two; 110 KB and 500 x 380."""
+    """Write train/ and val/ with two classes of JPEGs of about 110 KB and 500 x 380 pixels.
+
+    train/ has `images` different JPEGs with `repeats` names (hard links) each. val/ has two JPEGs.
+    """
     generator = np.random.default_rng(0)
     for number in range(images):
         source = folder / f"{number}.source"
@@ -24,7 +27,7 @@ def write_folder(folder: Path, images: int = 200, repeats: int = 1) -> None:
 
 
 def picture(generator: np.random.Generator) -> np.ndarray:
-    """Noise of every scale, as photographs have it: uint8 [height, width, 3]."""
+    """Return a uint8 array [height, width, 3] of noise with details of all sizes, as in photographs."""
     height, width = generator.integers(330, 430), generator.integers(450, 550)
     total = np.zeros((height, width, 3), np.float32)
     for cell in (1, 2, 4, 8, 16, 32, 64):

@@ -1,7 +1,10 @@
-"""Whether a loader process keeps its size: python -m benchmarks.loader_memory [--images N] [--epochs N] [--json OUT].
+"""Measure whether the memory of loader processes grows from epoch to epoch.
 
-JPEGs like ImageNet's, decoded by two loader processes epoch after epoch. Prints the largest process's own memory (USS:
-what would be free without it) after each epoch, and the ratio of the last to the first.
+python -m benchmarks.loader_memory [--images N] [--epochs N] [--json OUT]
+
+Two loader processes decode JPEGs of about the size of ImageNet's. After each epoch the program prints the memory of the
+larger process in MiB, without memory that it shares with others (USS). At the end it prints the ratio of the last value
+to the first.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ BATCH, PROCESSES, SIDE = 64, 2, 224
 
 
 def memory(folder: str, epochs: int) -> list[float]:
-    """MiB of the largest loader process after each epoch."""
+    """Return the memory of the largest loader process after each epoch, in MiB."""
     source = open_source(
         folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
@@ -33,7 +36,7 @@ def memory(folder: str, epochs: int) -> list[float]:
     steps = images // BATCH
     order = (
         [(epoch, int(index)) for index in indices]
-        for epoch in range(epochs + 1)  # one more: the processes work ahead and end with the last batch
+        for epoch in range(epochs + 1)  # one more, because the processes read ahead
         for indices in generator.permutation(images)[: steps * BATCH].reshape(steps, BATCH)
     )
     sizes = []
@@ -49,8 +52,8 @@ def memory(folder: str, epochs: int) -> list[float]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000, help="of an epoch (default: 10000)")
-    parser.add_argument("--epochs", type=int, default=10, help="default: 10")
+    parser.add_argument("--images", type=int, default=10_000, help="number of images in an epoch (default: 10000)")
+    parser.add_argument("--epochs", type=int, default=10, help="number of epochs (default: 10)")
     parser.add_argument("--json", metavar="OUT", type=Path, help="file to write")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The machine that a measurement runs on: its cores, what else uses them, and the versions of what is measured."""
+"""Describe the machine of a measurement: its cores, how much other processes use them, and the versions in use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 
 class Load:
-    """Measures the share of this process's cores that other processes take, from when it is made.
+    """Measure which share of the available cores other processes use. The measurement starts with the constructor.
 
     Args:
-        own: returns the processor seconds of the processes that belong to the measurement.
+        own: A function that returns the processor seconds of the processes that do not count as others.
     """
 
     def __init__(self, own: Callable[[], float] = lambda: 0.0) -> None:
@@ -30,19 +30,19 @@ class Load:
         self.since = self._now()
 
     def others(self) -> float:
-        """Returns the share, between 0 and 1."""
+        """Return the share since the start of the measurement, between 0 and 1."""
         seconds, busy, own = (now - then for now, then in zip(self._now(), self.since, strict=True))
         return min(max(0.0, busy - own) / (len(self.cores) * seconds), 1.0)
 
     def _now(self) -> tuple[float, float, float]:
-        """Returns the time, the busy seconds of the cores and the processor seconds of the measurement's processes."""
+        """Return the time, the seconds that the cores were busy, and the processor seconds of the own processes."""
         times = psutil.cpu_times(percpu=True)
         busy = sum(sum(times[core][:8]) - times[core].idle - times[core].iowait for core in self.cores)
         return time.monotonic(), busy, self.own() + time.process_time()
 
 
 def processor_seconds(pids: Iterable[int]) -> float:
-    """Returns the processor seconds of processes and of all below them, those that have ended included."""
+    """Return the processor seconds of processes and of all of their descendants, also of those that have ended."""
     total = 0.0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
@@ -54,19 +54,19 @@ def processor_seconds(pids: Iterable[int]) -> float:
 
 
 def load_of_others(seconds: float = 2.0) -> float:
-    """Returns the share of the cores that other processes take now, measured over some seconds."""
+    """Return the share of the cores that other processes use, measured over the next `seconds`."""
     load = Load()
     time.sleep(seconds)
     return load.others()
 
 
 def take_cores(number: int) -> None:
-    """Limits this process, and those that it starts, to the first cores of those that it may use."""
+    """Limit this process and the processes that it starts to the first `number` of its cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
 
 
 def describe() -> dict[str, Any]:
-    """Returns what a result should say of the machine, as JSON can hold it."""
+    """Return the facts about the machine that belong to a result, ready for JSON."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {

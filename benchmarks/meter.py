@@ -1,4 +1,4 @@
-"""The clock inside a process that is measured: told how many steps by the driver (groups.py), it tells their time."""
+"""Measure the time of steps inside a process that groups.py has started. groups.py is called the driver here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import torch
 
 
 class Meter:
-    """`tick()` at the start of each step. It blocks between rounds, and ends the process when the driver is gone."""
+    """Measures the time of as many steps as the driver asks for, and sends the time to the driver.
+
+    Call `tick()` at the start of each step. It blocks until the driver asks for steps. It ends the process when the
+    driver has closed the connection.
+    """
 
     def __init__(self) -> None:
         self.driver = socket.create_connection(("127.0.0.1", int(os.environ["METER_PORT"])))
@@ -22,7 +26,7 @@ class Meter:
         if self.left == 0:
             if self.since:
                 if torch.cuda.is_initialized():
-                    torch.cuda.synchronize()  # what was asked of the GPU counts when it is done
+                    torch.cuda.synchronize()  # GPU work counts only when it has finished
                 taken = time.perf_counter() - self.since, time.process_time() - self.cpu
                 self.driver.sendall("{} {}\n".format(*taken).encode())
             steps = self.words.readline()

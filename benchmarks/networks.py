@@ -1,4 +1,4 @@
-"""The networks of the rows, for both sides: torchvision's, and others that are smaller."""
+"""The networks that the benchmarks train, both with this program and with the programs compared to it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from torch import nn
 
 from app.model.networks import SmallResNet
 
-NAMES = ("tiny", "trivial")  # those that the program does not have
+NAMES = ("tiny", "trivial")  # networks that `--model` does not have
 
 
 def make(
     name: str, channels: int = 3, classes: int = 1000, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
 ) -> nn.Module:
-    """Returns a network by name.
+    """Return a network by name.
 
-    "tiny" takes about 1 ms a step at 8 images of 8 pixels. "trivial" takes next to no time, as a row of decoding needs.
-    "resnet8" is that of the default job. All other names are torchvision's.
+    A step of "tiny" takes about 1 ms with 8 images of 8 x 8 pixels. A step of "trivial" takes almost no time, so that
+    a benchmark measures the decoding of images. "resnet8" is the network of the default recipe. All other names are
+    those of torchvision.
     """
     if name == "trivial":
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

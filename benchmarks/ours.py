@@ -1,4 +1,4 @@
-"""Our side: the `train` command as it is, with a meter at each step. Options are those of `train`."""
+"""Run the `train` command and measure its steps: python -m benchmarks.ours NETWORK [options of train]."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from benchmarks.meter import Meter
 
 
 class Metered(Hooks):
-    """Tells the driver the time of the steps."""
+    """Calls a `Meter` before each step."""
 
     meter: Meter | None = None
 
     def before_step(self, state: State) -> None:
         if self.meter is None:
-            signal.signal(signal.SIGCONT, signal.SIG_DFL)  # here the end of a pause, elsewhere mpirun's end of a job
+            # The driver sends SIGCONT after a pause. Under mpirun, `train` would take it as a request to stop.
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)
             self.meter = Meter()
         self.meter.tick()
 
@@ -28,7 +29,7 @@ class Metered(Hooks):
 def main(argv: list[str]) -> None:
     network, options = argv[0], argv[1:]
     if network in networks.NAMES:
-        # What the program would choose for so short a pass, if it knew the network.
+        # The program would choose these options itself for a network with such short steps.
         options = [*options, "--cycle-ms", "1", "--overlap", "off"]
         run.make_network = lambda config, channels, classes, norm: networks.make(network, channels, classes, norm)
     train.main(options, Metered())

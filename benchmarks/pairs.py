@@ -1,4 +1,8 @@
-"""Two programs on the same work in turn, in pairs of rounds, until the ratio of their speeds is known well enough."""
+"""Compare the speeds of two programs that do the same work.
+
+The programs compute in turn, in pairs of rounds, until the confidence interval of the ratio of their speeds is narrow
+enough.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,18 @@ from benchmarks.groups import Group, Work
 from benchmarks.machine import Load, processor_seconds
 
 CONFIDENCE = 0.95
-LEAST_PAIRS = 11  # With fewer, a few pairs that happen to be alike could end a row.
+LEAST_PAIRS = 11  # with fewer pairs, an interval could be narrow by chance
 ROUND_SECONDS = 1.5
-WARM_UP = 3  # steps in which allocators, threads and prefetching settle
+WARM_UP = 3  # number of steps before the first measured step
 
 
 class Limits(NamedTuple):
-    """When a row ends.
+    """When a comparison ends.
 
     Attributes:
-        within: the largest distance between the median ratio and the ends of its interval, as a fraction of the ratio.
-        seconds: the time after which no other pair of rounds begins.
+        within: The comparison ends when both ends of the interval are this near to the median ratio, as a fraction of
+            the ratio.
+        seconds: The comparison also ends after this time, when the current pair of rounds is complete.
     """
 
     within: float = 0.03
@@ -32,31 +37,31 @@ class Limits(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The images/s of one side in one round, and its images by processor second."""
+    """The speed of one program in one round, in images per second and in images per processor second."""
 
     speed: float
     by_processor: float
 
 
 class Ratio(NamedTuple):
-    """The median of ratios, and the ends of its interval, which are None where there are too few ratios."""
+    """The median of several ratios, and the ends of its confidence interval, which are None if there are too few."""
 
     median: float
     low: float | None
     high: float | None
 
     def is_within(self, within: float) -> bool:
-        """Returns whether both ends of the interval are as near to the median as a fraction of it says."""
+        """Return whether the distance of both ends from the median is at most the fraction `within` of the median."""
         if self.low is None or self.high is None:
             return False
         return max(self.high - self.median, self.median - self.low) <= within * self.median
 
 
 def median_ratio(ours: Sequence[float], peer: Sequence[float]) -> Ratio:
-    """Returns the median of the paired ratios with its 95 % interval.
+    """Return the median of the ratios ours / peer with its 95 % confidence interval.
 
-    The interval is that of order statistics: its ends are two of the ratios, chosen by the binomial distribution. It
-    assumes nothing about the distribution of the ratios. It needs at least 6 of them.
+    The interval is computed from order statistics: its ends are two of the ratios, chosen by the binomial distribution.
+    It assumes nothing about the distribution of the ratios. It needs at least 6 ratios.
     """
     found = [a / b for a, b in zip(ours, peer, strict=True)]
     middle = statistics.median(found)
@@ -66,10 +71,10 @@ def median_ratio(ours: Sequence[float], peer: Sequence[float]) -> Ratio:
 
 
 def compare(ours: Work, peer: Work, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008
-    """Measures two programs in pairs of rounds. In each round one of them computes while the other is stopped.
+    """Measure two programs in pairs of rounds. In each round one of them computes while the other is stopped.
 
     Returns:
-        What `summary` returns, and "others", the share of the cores that other processes took meanwhile.
+        The result of `summary`, and "others", the share of the cores that other processes used at the same time.
     """
     groups: list[Group] = []
     pairs: list[tuple[Round, Round]] = []
@@ -93,30 +98,33 @@ def compare(ours: Work, peer: Work, limits: Limits = Limits()) -> dict[str, Any]
 
 
 def one_round(group: Group, steps: int) -> Round:
-    """Returns what one side does in `steps` steps."""
+    """Return the speed of one program over `steps` steps."""
     seconds, processor = group.run(steps)
     images = steps * group.work.images
     return Round(images / seconds, images / processor)
 
 
 def settled(pairs: Sequence[tuple[Round, Round]], within: float) -> bool:
-    """Returns whether there are enough pairs for an interval within a fraction of the ratio."""
+    """Return whether there are enough pairs, and the interval of their ratio is narrow enough (see `Limits.within`)."""
     return len(pairs) >= LEAST_PAIRS and speed_ratio(pairs).is_within(within)
 
 
 def speed_ratio(pairs: Sequence[tuple[Round, Round]]) -> Ratio:
-    """Returns the ratio of images/s."""
+    """Return the ratio of images per second."""
     return median_ratio([ours.speed for ours, _ in pairs], [peer.speed for _, peer in pairs])
 
 
 def summary(pairs: Sequence[tuple[Round, Round]], within: float = Limits().within) -> dict[str, Any]:
-    """Returns the result of a row, which JSON can hold.
+    """Return the result of a comparison as a dict for JSON.
 
     Returns:
-        ours, peer: median images/s. ratio, low, high: the median of the pairs' ratios and its 95 % interval.
-        cpu_ratio, cpu_low, cpu_high: the same for images by processor second, which other work on the machine disturbs
-        less. settled: whether the interval is narrow enough. pairs: the numbers of each pair: images/s of ours and of
-        the peer, then images by processor second of both.
+        ours, peer: The median images per second.
+        ratio, low, high: The median of the pairs' ratios and its 95 % interval.
+        cpu_ratio, cpu_low, cpu_high: The same for images per processor second. Other processes on the machine disturb
+            this ratio less.
+        settled: Whether the interval is narrow enough.
+        pairs: For each pair, the images per second of ours and of the peer, then the images per processor second of
+            ours and of the peer.
     """
     speed = speed_ratio(pairs)
     processor = median_ratio([ours.by_processor for ours, _ in pairs], [peer.by_processor for _, peer in pairs])

@@ -1,9 +1,10 @@
-"""Compares the program with others on the same work: python -m benchmarks.peers --json OUT (or the file's path).
+"""Compare the speed of this program with that of other programs: python -m benchmarks.peers --json OUT.
 
-Each row runs both sides in turn, in pairs of rounds, until the 95 % interval of the median ratio is narrow enough or
-the time limit is over. The result has the processor-time ratio and the share of the cores that other processes took.
-Rows named *example* need --horovod-example, the path of Horovod's examples/pytorch/pytorch_imagenet_resnet50.py. Rows
-named gpu-* need --device cuda. Rows named memory-* compare the peak resident memory of a process.
+Each row of the result compares two programs on the same work. They run in turn, in pairs of rounds, until the 95 %
+interval of the median ratio of their speeds is narrow enough, or until the time limit. The result also has the ratio of
+processor times and the share of the cores that other processes used. Rows named *example* need --horovod-example, the
+path of Horovod's examples/pytorch/pytorch_imagenet_resnet50.py. Rows named gpu-* need --device cuda. Rows named
+memory-* compare the peak resident memory of a process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MOST_LOAD = 0.05  # the share of the cores that other processes may take
 
 
 def chosen_rows(options: argparse.Namespace, names: list[str]) -> list[str]:
-    """Returns the rows that are asked for, or else those that are possible with the other options."""
+    """Return the names given with --rows, or else all rows that are possible with the other options."""
     return options.rows or [
         name
         for name in names
@@ -36,7 +37,7 @@ def chosen_rows(options: argparse.Namespace, names: list[str]) -> list[str]:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
-    """Returns the options, which are checked, and the parser."""
+    """Parse and check the options. Return them and the parser."""
     names = list(rows("", Limits(), ""))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}; default: all")
@@ -79,7 +80,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]
 
 
 def line(name: str, row: Row, found: dict[str, Any]) -> str:
-    """Returns the result of a row for people."""
+    """Return a line of text with the result of a row."""
     text = f"{name:24} ours {found['ours']:8.1f}  peer {found['peer']:8.1f} {row.unit}  ratio {found['ratio']:.3f}"
     if row.unit == "MiB":
         return f"{text}, target at most {row.target}"
@@ -96,7 +97,7 @@ def line(name: str, row: Row, found: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Measures or compares as the options say, and returns the exit code."""
+    """Measure, or compare two files of results, as the options say. Return the exit code."""
     options, parser = parse(argv)
     if options.compare:
         text, agree = table(*(json.loads(Path(file).read_text()) for file in options.compare))
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int:
             f"other processes take {load:.0%} of the cores, and at most {MOST_LOAD:.0%} are allowed:"
             " end them, or give --anyway"
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `finally` blocks then end the measured processes
     limits = Limits(options.within, options.seconds)
     available = rows(str(Path(options.horovod_example or ".").resolve()), limits, options.device or "cuda")
     result: dict[str, Any] = {"machine": machine.describe() | {"others": load, "anyway": options.anyway}, "rows": {}}

@@ -1,6 +1,9 @@
-"""A bare PyTorch loop on a batch that is in memory, with the program's SGD; under torchrun with DDP over gloo.
+"""Measure a bare PyTorch training loop. It repeats one random batch and uses SGD as this program does.
 
-python -m benchmarks.plain MODEL SIDE IMAGES [cpu|cuda half]: half is bf16 by autocast and channels_last.
+python -m benchmarks.plain MODEL SIDE IMAGES [cpu|cuda half]
+
+Under torchrun, the loop uses DistributedDataParallel over gloo. `half` computes in bf16 by autocast and in
+channels_last.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from benchmarks.meter import Meter
 
 
 def main(model: str, side: int, images: int, device: str = "cpu", half: str = "") -> None:
-    """Computes steps as the driver tells it."""
+    """Compute steps for ever. The meter waits between them, and ends the process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     order = torch.channels_last if half else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Writes a Chrome trace of a short training run: python -m benchmarks.profile_step TRACE.json [options of train].
+"""Write a Chrome trace of a short training run: python -m benchmarks.profile_step TRACE.json [options of train].
 
 Open the file in chrome://tracing or ui.perfetto.dev. On a GPU it shows the kernels, the copies and the waits of each
 stream; on a CPU it shows the operators.
@@ -17,7 +17,7 @@ from app.commands import train
 
 
 def main(argv: list[str]) -> int:
-    """Trains with the given options under torch's profiler, and writes the trace."""
+    """Train with the given options under torch's profiler, and write the trace and a table of the slowest operators."""
     if not argv or argv[0].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2

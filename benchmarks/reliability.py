@@ -1,14 +1,20 @@
-"""A soak: random faults at random moments for as long as asked, and what each of them costs a run.
+"""Cause random faults in small training runs, and measure what each fault costs.
 
-`python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` starts small runs: digits, fp64, 1 to 3 processes
-on this machine. A run gets faults of random kinds at random moments, each kind once before any comes again. Where a
-fault ends the run, the same command is given again. After each fault, the checkpoint at the end of the next epoch is
-compared with that of a run without faults, the log is searched for steps that are missing or doubled, and where the run
-has ended, the machine is searched for processes that are left over. "Seconds lost" is the longest time after the fault
-in which no step was made that had not been made before. Nearly all of it is the time that processes need to start.
+`python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` trains on the digits in fp64 with 1 to 3 processes
+on this machine. A run gets one fault after another, at random moments. The kinds of faults are in random order, and
+each kind is used once before any kind is used again. If a fault ends the run, the program gives the same command again.
+After each fault it checks three things:
 
-A run is either static or elastic; `--at-once 2` starts one of each side by side. `--table FILE` writes the table of
-docs/reliability.md from the JSON file. The full disk needs root (a tmpfs) and is left out otherwise.
+- The checkpoint at the end of the next epoch must be equal to that of a run without faults.
+- No step may be missing in the log, or be in it twice.
+- If the run has ended, none of its processes may be left over.
+
+"Seconds lost" is the longest time after the fault in which the run made no new step. Nearly all of this time is needed
+to start processes.
+
+A run is either elastic or static, that is, with a fixed number of processes. `--at-once 2` makes one run of each at the
+same time. `--table FILE` writes the table of docs/reliability.md from the JSON file. The fault of a full disk needs
+root, to mount a tmpfs. Without root it is left out.
 """
 
 from __future__ import annotations
@@ -38,29 +44,38 @@ import torch
 from tests.support.jobs import Job
 from tests.support.programs import RUN
 
-# At a higher rate the rounding of sums in another order grows with every step: 5e-10 of a momentum after 3000 steps at
-# 0.1, 2e-14 after 5000 steps at 0.01.
+# After a fault, sums are computed in another order, so their rounding differs. With a higher learning rate the
+# difference grows with each step: the relative difference of a momentum was 5e-10 after 3000 steps at a learning rate
+# of 0.1, but 2e-14 after 5000 steps at 0.01.
 RECIPE = [
     "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
     "--epochs", "2000", "--warmup-epochs", "300", "--reference-lr", "0.01", "--commit-every", "3", "--log-every", "1",
 ]  # fmt: skip
-OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # of a run with faults
-STALL = 20  # seconds without a step after which a static run ends that waits for a process which is stopped
-STEPS = 22  # of an epoch: 1,437 images, 64 for each step
-MOST = 1e-10  # relative difference of any value of any tensor
-MOST_FAULTS = 12  # of one run: an elastic run starts again by itself only three times
-PATIENCE = 300.0  # seconds for anything that a run should do
+OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # options of the runs with faults
+STALL = 20  # --stall-timeout of static runs in seconds
+STEPS = 22  # steps in an epoch: 1,437 images, 64 for each step
+MOST = 1e-10  # largest relative difference of any value of any tensor from the run without faults
+MOST_FAULTS = 12  # faults in one run, because an elastic run starts again by itself only three times
+PATIENCE = 300.0  # seconds to wait for anything that a run should do
 DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
-TMPFS = 32 * 2**20  # bytes, several times what the checkpoints take
+TMPFS = 32 * 2**20  # bytes, several times the size of all checkpoints of a run
 
 
 @dataclass(frozen=True)
 class Try:
-    """What one fault did.
+    """The consequences of one fault.
 
-    iteration: of the run when the fault came. survived: whether the run went on in an equal state. lost: steps that are
-    missing in the log. twice: steps that are in it twice. left: processes that were left over where the run ended.
-    difference: from the run without faults, relative. words: why it did not survive.
+    Attributes:
+        kind: The kind of the fault, a key of KINDS.
+        iteration: The iteration of the run at the moment of the fault.
+        survived: Whether the run passed all checks afterwards.
+        lost: The number of steps that are missing in the log.
+        twice: The number of steps that are in the log twice.
+        left: The number of processes that were left over after the run had ended.
+        difference: The largest relative difference of a tensor from the run without faults.
+        seconds: The longest time without a new step.
+        exit_codes: The exit code of each command that ended because of the fault.
+        words: Why the run did not survive.
     """
 
     kind: str
@@ -76,7 +91,7 @@ class Try:
 
 
 def latest(folder: Path) -> int:
-    """The iteration of the last line in a run's log, 0 without one."""
+    """Return the iteration in the last line of a run's log, or 0 if there is none."""
     try:
         with (folder / "log.jsonl").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
@@ -87,7 +102,7 @@ def latest(folder: Path) -> int:
 
 
 def processes_of(folder: Path) -> dict[int, list[bytes]]:
-    """The processes of any kind with the folder on their command line: process id to the words of the command."""
+    """Return the processes that have the folder on their command line, as a dict from process id to command line."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -100,7 +115,13 @@ def processes_of(folder: Path) -> dict[int, list[bytes]]:
 
 
 class Run:
-    """A run that gets faults, one after the other."""
+    """A training run that gets faults, one after the other.
+
+    Args:
+        folder: The folder of the run.
+        elastic: Whether the run is elastic, or else has two processes.
+        draw: The source of random numbers.
+    """
 
     def __init__(self, folder: Path, elastic: bool, draw: random.Random) -> None:
         self.folder, self.draw = folder, draw
@@ -124,21 +145,22 @@ class Run:
     def start(self) -> None:
         self.job = Job(self.folder, [*RUN, *self.words, *RECIPE, *OFTEN, "--output", str(self.folder)])
 
-    # What faults are made of
+    # Methods that cause faults
 
     def list_slots(self, slots: int) -> None:
         self.hosts.write_text(f"localhost:{slots}\n")
 
     def settle(self, slots: int) -> None:
-        """Waits until an elastic run has this number of processes, on the first slots of this machine.
+        """Change an elastic run to `slots` processes, and wait until they are on the first slots of this machine.
 
-        A process on another slot still has to leave. If the only other one died meanwhile, nobody would have the state.
+        A process on another slot still has to leave. If the only other process died before that, the state of the run
+        would be lost.
         """
         self.list_slots(slots)
         self.go_on(lambda: self.slots() == list(range(1, slots + 1)) and self.planned() == slots)
 
     def slots(self) -> list[int]:
-        """The slots of this machine on which there are processes; each slot has a loopback name of its own."""
+        """Return the slots of this machine that have a process. The host of slot N is the address 127.0.0.N."""
         found: list[int] = []
         for pid in self.trainers():
             try:
@@ -149,14 +171,14 @@ class Run:
         return sorted(found)
 
     def planned(self) -> int:
-        """How many processes there are by the run's own account."""
+        """Return the number of processes in the run's plan.json, or 0 if there is none."""
         try:
             return int(json.loads((self.folder / "plan.json").read_text())["processes"])
         except (OSError, ValueError):
             return 0
 
     def trainers(self) -> list[int]:
-        """The ranks; the one that holds the folder's lock, which is rank 0, comes first."""
+        """Return the process ids of the ranks. Rank 0, which holds the lock of the folder, comes first."""
         found = [pid for pid, words in processes_of(self.folder).items() if words[1:4] == [b"-m", b"app", b"train"]]
         return sorted(found, key=lambda pid: not self.is_rank_0(pid))
 
@@ -167,24 +189,24 @@ class Run:
             return False
 
     def target(self, name: str) -> int:
-        """The process id of "run.sh", "the launcher", "rank 0" or "rank 1"."""
+        """Return the process id of "run.sh", "the launcher", "rank 0" or "rank 1"."""
         if name == "run.sh":
             return self.job.process.pid
         return self.job.launcher() if name == "the launcher" else self.trainers()[int(name.split()[1])]
 
     def restart(self) -> None:
-        """Gives the same command again, once the job has ended."""
+        """Wait for the end of the job, and give the same command again."""
         self.codes.append(self.job.end(PATIENCE).code)
-        end = time.monotonic() + 60  # of ranks whose launcher was killed
+        end = time.monotonic() + 60  # ranks need some time to end after their launcher was killed
         while (left := processes_of(self.folder)) and time.monotonic() < end:
             time.sleep(0.1)
         self.left += len(left)
         self.start()
 
-    # What is watched
+    # Methods that watch the run
 
     def begin(self) -> int:
-        """Waits for a random moment, in the middle of a step, a commit or a checkpoint too. Returns the iteration."""
+        """Wait for a random moment, which may be within a step or the writing of a checkpoint. Return the iteration."""
         at = latest(self.folder) + self.draw.randint(5, 40)
         self.go_on(lambda: self.highest >= at)
         time.sleep(self.draw.uniform(0, 0.5))
@@ -193,7 +215,7 @@ class Run:
         return self.highest
 
     def go_on(self, done: Callable[[], object]) -> None:
-        """Watches the steps until done() is true."""
+        """Watch the steps of the run until done() is true."""
         end = time.monotonic() + PATIENCE
         while not done():
             assert time.monotonic() < end, f"waited {PATIENCE:g} s: {self.job.output.read_text()[-3000:]}"
@@ -209,7 +231,10 @@ class Run:
             self.highest, self.since = found, now
 
     def steps_until(self, end: int) -> tuple[int, int]:
-        """Steps up to `end` that the log lacks, and those that it has twice, without what was checked before."""
+        """Return how many steps are missing in the log, and how many are in it twice.
+
+        Only the steps up to `end` that no earlier call has checked are counted.
+        """
         lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
         steps = [n for line in lines if line["kind"] == "train" and self.checked < (n := line["iteration"]) <= end]
         lost, twice = end - self.checked - len(set(steps)), len(steps) - len(set(steps))
@@ -217,7 +242,7 @@ class Run:
         return lost, twice
 
     def close(self) -> int:
-        """Ends the run. Returns the number of its processes that were left over."""
+        """End the run. Return the number of its processes that were left over."""
         self.job.process.terminate()
         try:
             self.job.process.wait(60)
@@ -237,25 +262,25 @@ class Run:
 
 
 def signalled(number: signal.Signals, to: str, code: int, run: Run) -> None:
-    """A signal after which the run ends, with this exit code."""
+    """Send a signal after which the run must end with the exit code `code`, and start the run again."""
     os.kill(run.target(to), number)
     run.restart()
     assert run.codes == [code], f"exit codes {run.codes}: {run.job.output.read_text()[-3000:]}"
 
 
 def damaged(run: Run) -> None:
-    """Both processes are killed, and the newest checkpoint is cut in the middle."""
+    """Kill both processes, cut the newest checkpoint in half, and start the run again."""
     for pid in run.trainers():
         os.kill(pid, signal.SIGKILL)
     run.codes.append(run.job.end(PATIENCE).code)
     newest = sorted((run.folder / "checkpoints").glob("iteration-*.pt"))[-1]
-    os.truncate(newest, newest.stat().st_size // 2)  # last.pt is another name of it
+    os.truncate(newest, newest.stat().st_size // 2)  # last.pt is a link to the same file
     run.start()
     run.job.wait_for(lambda: "the newest good one" in run.job.output.read_text(), PATIENCE)
 
 
 def full_disk(run: Run) -> None:
-    """The disk is full until a checkpoint could not be written."""
+    """Fill the disk until the writing of a checkpoint has failed, then free it."""
     filler = run.folder / "checkpoints" / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -276,14 +301,14 @@ def resized(slots: int, run: Run) -> None:
 
 
 def killed_while_meeting(run: Run) -> None:
-    """Of three processes one is killed, and another one while the rest meets again."""
+    """Kill two of three processes. The second is killed while the processes that are left connect again."""
     for pid in run.draw.sample(run.trainers(), 2):
         os.kill(pid, signal.SIGKILL)
         time.sleep(run.draw.uniform(0, 1))
 
 
 def killed_while_joining(run: Run) -> None:
-    """A process that joins is killed before it takes part."""
+    """Let a process join the run, and kill it before it takes part."""
     before = set(run.trainers())
     run.list_slots(2)
     run.go_on(lambda: set(run.trainers()) - before)
@@ -293,13 +318,18 @@ def killed_while_joining(run: Run) -> None:
 
 
 def all_killed(run: Run) -> None:
-    """Every process is killed at once. The run starts again by itself."""
+    """Kill all processes at once. The run must start again by itself."""
     for pid in run.trainers():
         os.kill(pid, signal.SIGKILL)
 
 
 class Kind(NamedTuple):
-    """slots: the processes that an elastic run has before the fault, 0 for a static run of two. do: the fault."""
+    """A kind of fault.
+
+    Attributes:
+        slots: The number of processes of an elastic run before the fault, or 0 for a static run of two processes.
+        do: The function that causes the fault.
+    """
 
     slots: int
     do: Callable[[Run], None]
@@ -332,7 +362,7 @@ KINDS = {
 
 
 class Soak:
-    """The runs without and with faults, and what was found so far."""
+    """The run without faults, the runs with faults, and the results so far."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -348,7 +378,7 @@ class Soak:
         return self.stopped.is_set() or time.monotonic() > self.end
 
     def run_alone(self) -> None:
-        """Makes the run that the others must equal: one process without faults."""
+        """Train with one process and without faults. The other runs must have the same checkpoints."""
         job = Job(
             self.alone, [*RUN, "--launcher", "none", "train", *RECIPE, "--keep", "1000", "--output", str(self.alone)]
         )
@@ -357,7 +387,7 @@ class Soak:
         job.process.wait(60)
 
     def make_runs(self, groups: list[list[str]], seed: int) -> None:
-        """Makes a run with each of these groups of faults in turn, until the time is over."""
+        """Make one run after another until the time is over. The runs take the groups of kinds in turn."""
         draw, groups = random.Random(seed), [group for group in groups if group]
         waiting: list[list[str]] = [[] for _ in groups]
         for number in itertools.count():
@@ -368,9 +398,13 @@ class Soak:
                 shutil.rmtree(folder.parent)
 
     def make_run(self, folder: Path, kinds: list[str], waiting: list[str], draw: random.Random) -> bool:
-        """Makes one run, up to its first fault that it does not survive. Returns whether it survived them all.
+        """Make one run with faults, up to the first fault that it does not survive. Return whether it survived all.
 
-        waiting: the kinds whose turn is before that of all others; changed here.
+        Args:
+            folder: The folder of the run.
+            kinds: The kinds of faults.
+            waiting: The kinds that are still to be used before any kind is used again. This list is changed.
+            draw: The source of random numbers.
         """
         run = Run(folder, KINDS[kinds[0]].slots > 0, draw)
         survived, faults = True, 0
@@ -395,9 +429,9 @@ class Soak:
                 self.options.json.write_text(json.dumps(self.result, indent=2) + "\n")
 
     def make_fault(self, run: Run, kind: str) -> Try | None:
-        """Does one fault to a run and waits for the end of the next epoch.
+        """Cause one fault in a run, wait for the end of the next epoch, and check the run.
 
-        Returns None where the run is too long already to be compared after the fault.
+        Return None if the run without faults is too short for a comparison after the fault.
         """
         at = latest(run.folder)
         try:
@@ -420,7 +454,7 @@ class Soak:
 
 
 def difference(one: Path, other: Path) -> float:
-    """The largest relative difference of two checkpoints' tensors; 1 where the positions differ."""
+    """Return the largest relative difference between the tensors of two checkpoints, or 1 if their positions differ."""
     a, b = (torch.load(path, weights_only=True) for path in (one, other))
     pairs = [(a["model"][name], b["model"][name]) for name in b["model"]]
     pairs += list(zip(a["momentum"], b["momentum"], strict=True))
@@ -429,7 +463,12 @@ def difference(one: Path, other: Path) -> float:
 
 
 def time_of_saving(folder: Path) -> dict[str, float]:
-    """Seconds for ResNet-50's state on this machine's CPU: its copy in memory, the step's wait, the whole writing."""
+    """Measure how long a checkpoint of ResNet-50 takes on this machine's CPU.
+
+    Returns:
+        bytes: The size of the file. copy: The seconds for the copy in memory. wait: The seconds for which a step waits.
+        writing: The seconds until the file is complete.
+    """
     from app.data.sources import open_source
     from app.recipe.config import Config
     from app.recipe.plan import make_plan
@@ -463,7 +502,7 @@ def time_of_saving(folder: Path) -> dict[str, float]:
 
 
 def table(tries: list[Try]) -> str:
-    """Markdown: a line for each kind of fault and one for all."""
+    """Return a Markdown table with a line for each kind of fault, and a line for all faults."""
     head = ["fault", "tried", "survived", "images lost", "seen twice", "processes left over"]
     lines = [f"| {' | '.join(head)} | seconds lost: quartiles, most |", "|---|---|---|---|---|---|---|"]
     kinds = list(dict.fromkeys(each.kind for each in tries))
@@ -484,7 +523,7 @@ def table(tries: list[Try]) -> str:
 
 
 def write_table(file: Path) -> None:
-    """Puts the table of a soak's file into docs/reliability.md, between its two marks."""
+    """Write the table of a JSON file into docs/reliability.md, between the two marks."""
     found = json.loads(file.read_text())
     text = table([Try(**each) for each in found["tries"]])
     largest = max(each["difference"] for each in found["tries"])
@@ -496,7 +535,7 @@ def write_table(file: Path) -> None:
 
 
 def soak(options: argparse.Namespace, folder: Path) -> None:
-    """Makes runs with faults until the time is over."""
+    """Make runs with faults until the time is over, and print the table."""
     chosen = [kind for kind in KINDS if not options.kinds or any(word in kind for word in options.kinds)]
     if os.geteuid() != 0:
         chosen = [kind for kind in chosen if not kind.startswith("disk full")]
@@ -515,9 +554,9 @@ def soak(options: argparse.Namespace, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="minutes after which no other fault is made")
-    parser.add_argument("--json", type=Path, help="file for what each fault did")
-    parser.add_argument("--at-once", type=int, choices=(1, 2), default=1, help="runs side by side (default: 1)")
+    parser.add_argument("--minutes", type=float, default=60, help="minutes after which no more faults are caused")
+    parser.add_argument("--json", type=Path, help="file for the consequences of each fault")
+    parser.add_argument("--at-once", type=int, choices=(1, 2), default=1, help="runs at the same time (default: 1)")
     parser.add_argument(
         "--compared", type=int, default=700, metavar="EPOCHS", help="length of the run without faults (default: 700)"
     )
@@ -526,7 +565,7 @@ def main() -> None:
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="only write the table of docs/reliability.md from FILE"
     )
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help="words of the kinds to try (default: all kinds)")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="part of a kind's name (default: all kinds)")
     options = parser.parse_args()
     if options.table:
         write_table(options.table)

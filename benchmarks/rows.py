@@ -1,4 +1,4 @@
-"""The rows: the work of both sides of each comparison, and what is measured of it."""
+"""The rows of benchmarks/peers.py. Each row compares this program with another program, the peer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.pairs import Limits, compare
 
 PYTHON = sys.executable
 HOROVODRUN = [str(Path(PYTHON).with_name("horovodrun")), "--gloo", "--network-interfaces", "lo", "-np"]
-SIDE, IMAGES = 64, 32  # of ResNet-18's images; of a worker
-BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side and images of the rows named gpu-*
+SIDE, IMAGES = 64, 32  # side of an image in pixels; images of a worker
+BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side, images of rows gpu-*: on a GPU, on a CPU
 
 
 class Row(NamedTuple):
     """A comparison with a peer.
 
     Attributes:
-        target: The ratio that is wanted: of speeds at least this, of memory at most this.
-        measure: Returns the result.
-        unit: What "ours" and "peer" of the result are.
+        target: The ratio ours / peer that should be reached. For speeds it is a minimum, for memory a maximum.
+        measure: Measures both programs and returns the result.
+        unit: The unit of "ours" and "peer" in the result.
     """
 
     target: float
@@ -38,9 +38,11 @@ class Row(NamedTuple):
 def ours(
     processes: int, *, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES, workers: int = 1
 ) -> Work:
-    """Returns the `train` command on synthetic images of a side, or on a data set or folder.
+    """Return the `train` command on synthetic images, if `data` is their side in pixels, or else on a data set.
 
-    images: n, the images of a worker. workers: the workers of each process.
+    Args:
+        images: The number of images of a worker (the paper's n).
+        workers: The number of workers that each process computes.
     """
     options = ["--per-worker", images, "--minibatch", images * workers * processes]
     options += ["--output", tempfile.mkdtemp() + "/run"]
@@ -54,9 +56,9 @@ def ours(
 
 
 def on_device(device: str, workers: int = 1) -> Work:
-    """Returns `train` in bf16 and channels_last with one pass a step, which holds this many workers.
+    """Return the `train` command in bf16 and channels_last. A step is one pass, which holds all `workers`.
 
-    On a CPU the sizes are small, to try the row out.
+    On a CPU the network and the images are small. This is enough to test the command.
     """
     model, side, images = BIG if device == "cuda" else SMALL
     command = [PYTHON, "-m", "benchmarks.ours", model, "--device", device, "--precision", "bf16", "--channels-last"]
@@ -67,37 +69,37 @@ def on_device(device: str, workers: int = 1) -> Work:
 
 
 def bare_on(device: str) -> Work:
-    """Returns a bare loop of the same work, whose batch is on the device."""
+    """Return a bare PyTorch loop with the work of `on_device(device)`. Its batch is already on the device."""
     model, side, images = BIG if device == "cuda" else SMALL
     return Work([[PYTHON, "-m", "benchmarks.plain", model, str(side), str(images), device, "half"]], 1, images, device)
 
 
 def alone(processes: int, workers: int) -> Work:
-    """Returns this many runs of one process each, which do not communicate."""
+    """Return `processes` separate `train` commands of one process each, which do not communicate."""
     commands = [ours(1, workers=workers).commands[0] for _ in range(processes)]
     return Work(commands, processes, IMAGES * workers * processes)
 
 
 def bare() -> Work:
-    """Returns a bare loop of one process."""
+    """Return a bare PyTorch loop of one process."""
     return Work([[PYTHON, "-m", "benchmarks.plain", "resnet18", str(SIDE), str(IMAGES)]], 1, IMAGES)
 
 
 def ddp(processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
-    """Returns the same loop with torch's DistributedDataParallel."""
+    """Return the bare PyTorch loop with torch's DistributedDataParallel."""
     torchrun = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command = [*torchrun, "-m", "benchmarks.plain", network, data, str(images)]
     return Work([command], processes, images * processes)
 
 
 def example(file: str, processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
-    """Returns Horovod's own example."""
+    """Return Horovod's own example, `file`."""
     command = [*HOROVODRUN, str(processes), PYTHON, "-m", "benchmarks.example", file, network, data, str(images)]
     return Work([command], processes, images * processes)
 
 
 def stock_pillow(work: Work, folder: str) -> Work:
-    """Returns the work with the Pillow that `pip install torchvision` brings, which is installed in `folder`."""
+    """Return the work with the Pillow that `pip install torchvision` installs, here into `folder`."""
     stock = Path(folder) / "stock-pillow"
     (version,) = re.findall(r"^pillow==\S+", (ROOT / "requirements-source.txt").read_text(), re.MULTILINE)
     subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
@@ -107,7 +109,7 @@ def stock_pillow(work: Work, folder: str) -> Work:
 
 
 def peak_memory(work: Work, steps: int) -> float:
-    """Returns the largest resident memory of a process, in MiB, from its start to the end of some steps."""
+    """Return the largest resident memory of any process of the work, in MiB, after `steps` steps."""
     group = Group(work)
     try:
         group.wait()
@@ -118,13 +120,13 @@ def peak_memory(work: Work, steps: int) -> float:
 
 
 def compare_memory(measured: Work, peer: Work, steps: int) -> dict[str, Any]:
-    """Returns the peak memory of both sides and their ratio."""
+    """Return the peak memory of both programs in MiB, and the ratio."""
     found = {"ours": peak_memory(measured, steps), "peer": peak_memory(peer, steps)}
     return found | {"ratio": found["ours"] / found["peer"]}
 
 
 def loader(limits: Limits) -> dict[str, Any]:
-    """Measures two loader processes against torchvision's."""
+    """Compare the program's loader with torchvision's, each with two loader processes."""
     from benchmarks import loaders
 
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +138,7 @@ def loader(limits: Limits) -> dict[str, Any]:
 
 
 def decoding(file: str, limits: Limits) -> dict[str, Any]:
-    """Measures training on JPEGs with a network that takes no time, against Horovod's example."""
+    """Compare training on JPEGs with Horovod's example. The network takes almost no time."""
     with tempfile.TemporaryDirectory() as folder:
         jpegs.write_folder(Path(folder), repeats=30)
         peer = stock_pillow(example(file, 2, network="trivial", data=folder), folder)
@@ -144,11 +146,11 @@ def decoding(file: str, limits: Limits) -> dict[str, Any]:
 
 
 def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
-    """Returns all rows by name.
+    """Return all rows by name.
 
     Args:
-        file: Horovod's example.
-        limits: When a row of speeds ends.
+        file: The path of Horovod's example.
+        limits: When a comparison of speeds ends.
         device: The device of the rows named gpu-*.
     """
     cores = len(os.sched_getaffinity(0))
@@ -159,7 +161,7 @@ def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
     def memory(steps: int, a: Callable[[], Work], b: Callable[[], Work]) -> Row:
         return Row(1.0, lambda: compare_memory(a(), b(), steps), "MiB")
 
-    def default_job() -> Work:  # the workers that a process computes in one pass are one batch of the peers
+    def default_job() -> Work:  # a pass of 4 workers of 16 images is as large as the peers' batch of 64
         return ours(2, network="resnet8", data="digits", images=16, workers=4)
 
     def small_job() -> Work:
@@ -182,7 +184,7 @@ def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
         "gpu-bare": Row(0.97, pair(lambda: on_device(device), lambda: bare_on(device))),
         "gpu-ghosts": Row(0.95, pair(lambda: on_device(device, workers=8), lambda: on_device(device))),
         "independent-cores": Row(0.95, pair(lambda: ours(cores, workers=4), lambda: alone(cores, 4))),
-        # Two epochs of the default job, so that its evaluation and its checkpoints are part of it.
+        # 25 steps of the default job are more than two epochs, so they include evaluations and checkpoints.
         "memory-ddp-default": memory(25, default_job, lambda: ddp(2, "resnet8", "8", 64)),
         "memory-ddp-resnet18": memory(6, lambda: ours(2), lambda: ddp(2)),
         "memory-ddp-resnet50": memory(4, resnet50, lambda: ddp(2, "resnet50", "224")),

@@ -1,7 +1,7 @@
-"""The processor time of each thread in a step, for both sides: python -m benchmarks.threads ROW [STEPS] [FILE].
+"""Measure the processor time of each thread in a step: python -m benchmarks.threads ROW [STEPS] [FILE].
 
-ROW is ddp-2 or example-small-step, which needs FILE, Horovod's pytorch_imagenet_resnet50.py. Processor time means
-something on a busy machine too, if the command is repeated.
+ROW is a row of benchmarks/peers.py: ddp-2, or example-small-step with FILE, Horovod's pytorch_imagenet_resnet50.py. The
+program measures this project and the other program of the row. Repeat the command on a busy machine.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.groups import Group, Work
 from benchmarks.rows import ddp, example, ours
 
-EPOLL_WAIT = ("232", "281", "22")  # numbers of epoll_wait and epoll_pwait, on x86-64 and on 64-bit ARM
-TICKS = 100  # of the kernel's clock in a second
+EPOLL_WAIT = ("232", "281", "22")  # system call numbers of epoll_wait and epoll_pwait on x86-64, epoll_pwait on ARM
+TICKS = 100  # unit of the times in /proc: ticks per second
 
 
 def thread_times(pid: int) -> dict[str, tuple[str, float, float]]:
-    """Returns what each thread of a stopped process is, and its seconds in user mode and in the kernel."""
+    """Return a dict from thread id to (kind of thread, seconds in user mode, seconds in the kernel).
+
+    The process must be stopped, so that each of its threads shows the system call in which it waits.
+    """
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         name = (task / "comm").read_text().strip()
@@ -37,7 +40,7 @@ def thread_times(pid: int) -> dict[str, tuple[str, float, float]]:
 
 
 def measure(name: str, work: Work, steps: int) -> None:
-    """Prints the milliseconds of each kind of thread, as the mean over processes."""
+    """Print the milliseconds per step of each kind of thread, averaged over the processes."""
     group = Group(work)
     try:
         group.wait()
@@ -59,7 +62,7 @@ def measure(name: str, work: Work, steps: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measures both sides of a row."""
+    """Measure both programs of a row."""
     row, steps, file = [*argv, *["", "", ""][len(argv) :]]
     if row == "ddp-2":
         sides = {"ours": ours(2), "peer": ddp(2)}

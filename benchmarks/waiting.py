@@ -1,7 +1,7 @@
-"""Compares two ways to wait for the sums: `horovodrun -np 4 .venv/bin/python -m benchmarks.waiting [PAIRS]`.
+"""Compare two ways to wait for an allreduce: `horovodrun -np 4 .venv/bin/python -m benchmarks.waiting [PAIRS]`.
 
-The same steps of the same network are computed in turn with the program's wait and with Horovod's own. Prints the
-median ratio of steps/s in the pairs, and its 95 % interval.
+The same steps of the same network are computed in turn with this program's wait and with Horovod's own wait. The
+program prints the median ratio of steps per second, and its 95 % interval.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LAYERS, WIDTH, IMAGES, STEPS = 8, 256, 64, 30
 
 
 def main(rounds: int) -> None:
-    """Measures this many pairs; every process must call it."""
+    """Measure `rounds` pairs and print their median ratio. Every process must call this function."""
     here = world.start(device="cpu")
     torch.manual_seed(0)
     network = nn.Sequential(*[nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()) for _ in range(LAYERS)])
     sgd = torch.optim.SGD(network.parameters(), lr=1e-3)
     optimizer = world.distribute(sgd, network.named_parameters(), 1, Compression("none"))
     x = torch.randn(IMAGES, WIDTH)
-    waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]  # ours, Horovod's
+    waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]  # ours, then Horovod's
 
     def steps_per_second(wait: Callable[[], None]) -> float:
         optimizer.synchronize = wait
@@ -41,7 +41,7 @@ def main(rounds: int) -> None:
             optimizer.step()
         return STEPS / (time.perf_counter() - started)
 
-    pairs = [[steps_per_second(wait) for wait in waits] for _ in range(rounds + 1)][1:]  # the first warms up
+    pairs = [[steps_per_second(wait) for wait in waits] for _ in range(rounds + 1)][1:]  # the first pair is a warm-up
     if here.rank == 0:
         print(median_ratio([ours for ours, _ in pairs], [theirs for _, theirs in pairs]))
     world.stop()
