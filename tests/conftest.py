@@ -1,4 +1,4 @@
-"""For all tests: the signals that they send are not ignored, and each file leaves the environment as it found it."""
+"""Set-up for all tests: restore ignored signals, and restore the environment after each test file."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# `nohup ./run.sh test &` ignores these, and so would all programs that tests start.
+# Under `nohup ./run.sh test &` these signals are ignored. The programs that tests start would inherit this.
 for number, default in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
@@ -18,7 +18,7 @@ for number, default in (
 
 @pytest.fixture(autouse=True, scope="module")
 def same_environment() -> Iterator[None]:
-    """Horovod is told by the environment how to start."""
+    """Restore the environment variables after each file, because they tell Horovod how to start."""
     before = dict(os.environ)
     yield
     os.environ.clear()

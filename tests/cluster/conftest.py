@@ -1,4 +1,4 @@
-"""The daemon and the image, once for all tests of containers."""
+"""Start the docker daemon and build the image once for all tests with containers."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from docker_daemon import Daemon
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """With the image in it."""
+    """Yield a docker daemon that has the image."""
     if reason := docker_daemon.missing():
         pytest.skip(reason)
     daemon = Daemon()

@@ -1,6 +1,7 @@
-"""A docker daemon of the tests' own, and an image on a Debian that is made here: no registry is asked. Needs root.
+"""Start a docker daemon for the tests, and build the image without a registry. This needs root.
 
-APP_DOCKER_ROOT names a folder in which its layers are kept for the next time; without it nothing is left behind.
+The base image is made with debootstrap. If APP_DOCKER_ROOT names a folder, the layers are kept there for the next time.
+Otherwise everything is removed at the end.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TOOLS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 IMAGE = "trainer"
-NETWORK = "alone"  # on which containers have addresses, but reach nothing
+NETWORK = "alone"  # a network whose containers cannot reach anything outside of it
 _BASE = "debian:bookworm-slim"
-_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the daemon's own client first
+_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the client that belongs to the daemon comes first
 
-# Nobody may ever find these in an image, though they lie in the folder that it is built from.
-PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])  # not as it stands there, as this file is in the image
+# Files with this text are put into the folder from which the image is built. No layer of the image may contain them.
+PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])  # joined here, because this file is in the image
 PLANTS = ["id_ed25519", ".env", ".netrc", "runs/log.jsonl", ".ssh/id_rsa", "docs/notes", "app/.git-credentials.pem"]
 
-# How this machine itself reaches the package indices.
+# The base image gets the settings with which this machine reaches the package indices.
 _OWN = """
 FROM {base}
 COPY . /
@@ -33,7 +34,7 @@ _OWN_SETTINGS = ["/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/usr/lo
 
 
 def missing() -> str:
-    """Why there can be no containers here, "" if there can."""
+    """Return why containers cannot be started here, or "" if they can."""
     if os.geteuid() != 0:
         return "a docker daemon needs root"
     absent = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=_PATH)]
@@ -41,7 +42,7 @@ def missing() -> str:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Returns when the condition holds; AssertionError where it does not in time."""
+    """Wait until the condition is true. Raise AssertionError if it is not true in time."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -49,7 +50,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 class Daemon:
-    """Started by the constructor, ended by close() with all that ran under it."""
+    """A docker daemon. The constructor starts it, and close() ends it and removes its containers."""
 
     def __init__(self) -> None:
         self._kept = os.environ.get("APP_DOCKER_ROOT")
@@ -70,14 +71,14 @@ class Daemon:
         wait_for(lambda: self.start("docker", "info").wait() == 0)
 
     def start(self, *command: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
-        """A command with this daemon; what it prints comes from its stdout."""
+        """Start a command that uses this daemon. `stdout` of the result has its standard output and standard error."""
         return subprocess.Popen(
             [str(word) for word in command], cwd=cwd, env=self.environ, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def run(self, *command: str | Path, code: int = 0, timeout: float = 300, cwd: Path = ROOT) -> str:
-        """What a command prints; AssertionError where it does not end with `code` in time."""
+        """Run a command and return its output. Raise AssertionError if it does not end with `code` in time."""
         with self.start(*command, cwd=cwd) as process:
             try:
                 said = process.communicate(timeout=timeout)[0]
@@ -94,7 +95,7 @@ class Daemon:
         containers = self.docker("ps", "--all", "--quiet").split()
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
-        self.docker("network", "prune", "--force")  # a bridge outlives its daemon
+        self.docker("network", "prune", "--force")  # otherwise its bridge would be left
         self._process.terminate()
         self._process.wait(60)
         if os.path.ismount(self.folder / "exec/netns/default"):
@@ -103,7 +104,7 @@ class Daemon:
 
 
 def make_base(daemon: Daemon) -> str:
-    """Name of a minimal Debian with this machine's own settings; never to be published."""
+    """Make a minimal Debian image with settings of this machine, and return its name. Never publish this image."""
     if not daemon.docker("images", "--quiet", _BASE):
         root = daemon.folder / "debian"
         mirror = daemon.run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()[0]
@@ -120,13 +121,13 @@ def make_base(daemon: Daemon) -> str:
 
 
 def make_network(daemon: Daemon) -> None:
-    """NETWORK, which a kept folder has from the last time."""
+    """Make NETWORK, if APP_DOCKER_ROOT does not have it already."""
     if not daemon.docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}"):
         daemon.docker("network", "create", "--internal", NETWORK)
 
 
 def build_image(daemon: Daemon) -> None:
-    """Builds IMAGE from the files that git knows, as they are now, among which secrets lie."""
+    """Build IMAGE from the present content of the files that git tracks, with PLANTS among them."""
     base, context = make_base(daemon), daemon.folder / "context"
     context.mkdir()
     daemon.run("sh", "-c", f"git ls-files -z | xargs -0 tar -c | tar -x -C {context}")

@@ -1,8 +1,8 @@
-"""Hosts for tests, on this machine: namespaces of their own for network, mounts, host name and processes, an sshd each
-and a bridge between them. They share the file system, except /etc, /root, /dev/shm and what a test mounts over it.
-Needs root.
+"""Make several hosts on this machine out of Linux namespaces. This needs root.
 
-Everything ends with the first process of each host, which is its sshd.
+Each host has its own network, mounts, host name, processes and sshd. A bridge connects the hosts. They share the file
+system except /etc, /root, /dev/shm and what a test mounts. The first process of a host is its sshd. When it ends, the
+kernel ends everything else of the host.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PidFile none
 
 
 def missing() -> str:
-    """Why there can be no such hosts here, "" if there can."""
+    """Return why hosts cannot be made here, or "" if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     absent = {package for tool, package in TOOLS.items() if not shutil.which(tool, path=_PATH)}
@@ -59,7 +59,12 @@ def missing() -> str:
 
 
 class Host:
-    """One of them. `pid`: its sshd, seen from here; `folder`: what belongs to it alone."""
+    """A host.
+
+    Attributes:
+        pid: The process id of its sshd, outside of the host's namespaces.
+        folder: The folder with its log, its keys and its settings.
+    """
 
     def __init__(self, name: str, address: str, folder: Path) -> None:
         self.name, self.address, self.folder = name, address, folder
@@ -71,7 +76,7 @@ class Host:
         _wait_for(lambda: "listening" in (folder / "sshd.log").read_text(), f"the sshd of {name}")
 
     def enter(self, *command: str) -> list[str]:
-        """What runs a command on this host."""
+        """Return the command line that runs a command on this host."""
         return ["nsenter", "--target", str(self.pid), *_NAMESPACES, *command]
 
     def run(self, *command: str, timeout: float = 200, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -96,17 +101,17 @@ class Host:
         )
 
     def do(self, script: str) -> str:
-        """A shell's lines as this host's root; what they print. They must succeed."""
+        """Run a shell script as root of this host and return its output. The script must succeed."""
         return subprocess.check_output(self.enter("sh", "-ec", script), text=True, env=os.environ | {"PATH": _PATH})
 
     def overlay(self, folder: Path) -> None:
-        """From now on what is changed in the folder on this host is changed on this host only."""
+        """Mount an overlay, so that later changes of this host in the folder are not seen by other hosts."""
         upper, work = (f"/root/{kind}{str(folder).replace('/', '-')}" for kind in ("upper", "work"))
         layers = f"lowerdir={folder},upperdir={upper},workdir={work}"
         self.do(f"mkdir {upper} {work}; mount -t overlay -o {layers} overlay {folder}")
 
     def processes(self, of: str) -> list[str]:
-        """The command lines with `of` in them of what runs here."""
+        """Return the lines of `ps` on this host that contain `of`, without zombies."""
         lines = self.do("ps -eo stat=,args=").splitlines()
         return [line for line in lines if of in line and not line.startswith("Z") and "ps -eo" not in line]
 
@@ -116,14 +121,17 @@ class Host:
 
 
 def signal_inside(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """A signal for a command that Host.start() has started: nsenter, which waits for it, does not pass it on."""
+    """Send a signal to a command that Host.start() has started. nsenter is its parent and does not pass signals on."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for pid in children.read_text().split() if children.exists() else []:
         os.kill(int(pid), number)
 
 
 class Network:
-    """Hosts `names` with addresses 10.83.0.1, .2, ...; root of each reaches the others by ssh with /root/.ssh/id."""
+    """Connected hosts with the addresses 10.83.0.1, 10.83.0.2 and so on.
+
+    root of each host can log in to the others by ssh with the key /root/.ssh/id.
+    """
 
     def __init__(self, *names: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hosts-"))
@@ -159,12 +167,12 @@ class Network:
             host.do(f"ip address add {host.address}/24 dev eth0; ip link set eth0 up")
 
     def shape(self, rate: str) -> None:
-        """Limits what each host sends."""
+        """Limit the rate at which each host sends."""
         for host in self.hosts:
             host.do(f"tc qdisc replace dev eth0 root tbf rate {rate} burst 256kb latency 50ms")
 
     def cut(self, host: Host) -> None:
-        """Takes the link of a host away."""
+        """Interrupt the link of a host."""
         self._at_bridge(f"ip link set {host.name} down")
 
     def heal(self, host: Host) -> None:

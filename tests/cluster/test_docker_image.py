@@ -1,4 +1,7 @@
-"""The image from docker/Dockerfile: what is in it, what it runs, what it refuses. It takes 15 minutes and 20 GB."""
+"""The image of docker/Dockerfile: its content, the commands that it runs, and what it refuses.
+
+These tests take 15 minutes and 20 GB.
+"""
 
 import json
 import re
@@ -36,7 +39,7 @@ def test_the_default_command_trains_the_default_job_as_outside(daemon: Daemon, t
 def test_nothing_secret_is_in_the_layers_and_the_history(daemon: Daemon) -> None:
     history = daemon.docker("history", "--no-trunc", IMAGE)
     config = daemon.docker("image", "inspect", IMAGE)
-    said = (history + config).replace("--password '*'", "")  # an account that no password opens
+    said = (history + config).replace("--password '*'", "")  # '*' is not a password, but forbids a login with one
     assert not re.search("password|token|secret|PRIVATE KEY", said, re.I)
     names, found = set(), []
     for file, content in files_of_layers(daemon):
@@ -51,7 +54,7 @@ def test_nothing_secret_is_in_the_layers_and_the_history(daemon: Daemon) -> None
 
 
 def files_of_layers(daemon: Daemon) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Every file of every layer, with its first 256 KiB."""
+    """Yield every file of every layer, with its first 256 KiB."""
     save = subprocess.Popen(["docker", "save", IMAGE], env=daemon.environ, stdout=subprocess.PIPE)
     with tarfile.open(fileobj=save.stdout, mode="r|") as image:
         for layer in image:

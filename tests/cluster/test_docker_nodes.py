@@ -1,4 +1,4 @@
-"""Two containers on a network of their own: docker/compose.yaml as it is, started and used as its comment says."""
+"""Two containers that train together, started from docker/compose.yaml with the commands in its comment."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ LAUNCHERS = [("horovodrun", "gloo"), ("horovodrun", "mpi"), ("mpirun", "gloo"), 
 
 
 class Nodes:
-    """node-1 and node-2."""
+    """The containers node-1 and node-2. The constructor starts them and waits until they are healthy."""
 
     def __init__(self, daemon: Daemon, folder: Path) -> None:
         self.daemon, self.folder = daemon, folder
@@ -31,7 +31,7 @@ class Nodes:
         return self.daemon.docker("exec", *THREADS, self.containers[name], *command, code=code, timeout=timeout)
 
     def state(self, run: str) -> dict[str, torch.Tensor]:
-        """What a run on node-1 ended with."""
+        """Return the last state of a run on node-1: the model's tensors and the momentum."""
         copy = self.folder / f"{run}.pt"
         source = f"{self.containers['node-1']}:/trainer/runs/{run}/checkpoints/last.pt"
         self.daemon.docker("cp", "--follow-link", source, copy)
@@ -102,7 +102,7 @@ def test_keys_are_made_at_start_and_not_said(nodes: Nodes) -> None:
 
 
 def test_an_elastic_run_goes_on_without_a_killed_container(nodes: Nodes) -> None:
-    """The last test: node-2 does not come back."""
+    """This must be the last test, because node-2 is not started again."""
     recipe = [*RECIPE, "--epochs", "12"]
     nodes.on("node-1", "./run.sh", "--launcher", "none", *recipe, "--output", "runs/undisturbed")
     job = nodes.daemon.start(

@@ -1,4 +1,4 @@
-"""doctor on two hosts (network_hosts.py): nothing wrong, and faults planted in one of them, each found with its fix."""
+"""`doctor` on two hosts of network_hosts.py. It finds no fault on healthy hosts, and every fault that a test makes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
 CORES = len(os.sched_getaffinity(0))
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-# A clock which is 100 s ahead, for every program that is started from now on
+# A library that makes the clock of later programs 100 s fast.
 CLOCK = """
 #include <time.h>
 #include <unistd.h>
@@ -56,7 +56,7 @@ def ill() -> Iterator[Network]:
 
 
 def plant(host: Host, folder: Path) -> None:
-    """A fault of each kind that lets the host answer."""
+    """Make one fault of each kind with which the host still answers."""
     for name in ("data", "output"):
         (folder / name).mkdir()
     (folder / "data" / "1.jpg").write_bytes(b"image")
@@ -79,7 +79,7 @@ def plant(host: Host, folder: Path) -> None:
 
 
 def examine(host: Host, *options: str) -> tuple[int, list[dict[str, str]]]:
-    """doctor's exit code and findings."""
+    """Run doctor on a host. Return its exit code and its findings."""
     done = host.run(*DOCTOR, "--json", *options, **ENVIRON)
     assert done.returncode in (0, 1), done.stderr
     report = json.loads(done.stdout)
@@ -98,7 +98,7 @@ def test_nothing_wrong(network: Network) -> None:
     [stream] = about(findings, "all", "network")
     rate = re.match(r"([\d.]+) Gbit/s", stream["text"])
     assert rate and float(rate[1]) == pytest.approx(1, rel=0.15), stream
-    assert stream["text"].endswith("the interface states 10")  # veth's, which is not shaped
+    assert stream["text"].endswith("the interface states 10")  # the virtual interface states 10 Gbit/s
     assert (stream["status"], stream["fix"][:11]) == ("warn", "give --inte")
     [summed] = about(findings, "all", "allreduce")
     rate = re.match(r"([\d.]+) Gbit/s by gloo between 4 processes", summed["text"])
@@ -159,7 +159,7 @@ def test_no_other_fault_is_found(findings: list[dict[str, str]]) -> None:
 
 
 def beta_fails(network: Network, *options: str) -> dict[str, Any]:
-    """The only fault that is found, beside the allreduce that is not tried."""
+    """Run doctor on alpha. Return its only failed check, which must be the answer of beta."""
     _, findings = examine(network.hosts[0], "-H", "alpha:1,beta:1", *options)
     [bad] = [each for each in findings if each["status"] == "FAIL"]
     assert (bad["host"], bad["check"]) == ("beta", "answer")

@@ -1,4 +1,7 @@
-"""Runs on two hosts (network_hosts.py), 1 Gbit/s apart: the same parameters as on one, and links that are cut."""
+"""Runs on two hosts of network_hosts.py that a link of 1 Gbit/s connects.
+
+They must have the same parameters as on one host, and behave as documented when the link is interrupted.
+"""
 
 import json
 import signal
@@ -24,7 +27,7 @@ LAUNCHERS = {
     "mpirun with MPI": ["--launcher", "mpirun", "--collectives", "mpi"],
 }
 STALL = 15
-LONG_STALL = 60  # from here on the end of the run is counted in
+LONG_STALL = 60  # with a time-out this long, the run ends within it; with a shorter one it may take 10 s more
 TRAVELS = {
     "NCCL_DEBUG": "WARN",
     "NCCL_SOCKET_IFNAME": "^docker0",
@@ -44,20 +47,20 @@ pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_ho
 def network() -> Iterator[Network]:
     network = Network("alpha", "beta")
     network.shape("1gbit")
-    (network.folder / "hosts").write_text("node.alpha slots = 2\nnode.beta:2\n")  # one name to its dot
+    (network.folder / "hosts").write_text("node.alpha slots = 2\nnode.beta:2\n")  # the names are equal up to the dot
     yield network
     network.close()
 
 
 def command(network: Network, launcher: str, output: Path, *options: str) -> list[str]:
-    """Launcher options before `train`, --collectives behind it."""
+    """Return a command line with launcher options before `train`, and --collectives after it."""
     words = LAUNCHERS[launcher]
     where = ["--hostfile", str(network.folder / "hosts"), *SSH]
     return [*LAUNCH, *where, *words[:2], *TRAIN, *words[2:], "--output", str(output), *options]
 
 
 def test_the_interface_to_a_single_other_host(network: Network) -> None:
-    """Without it Horovod would search for one, and put the key of its search on a command line."""
+    """The interface is found without Horovod's own search, which would put a secret key on a command line."""
     program = f"""
 from app.hosts.hostfile import Host
 from app.launch.command_line import Launch
@@ -91,7 +94,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def steps(output: Path) -> int:
-    """The iteration that the run has logged last, 0 before."""
+    """Return the last iteration in the log of the run, or 0 if there is none."""
     log = output / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     return max((json.loads(line).get("iteration", 0) for line in lines if line.endswith("}")), default=0)
@@ -106,7 +109,7 @@ def wait_for_steps(output: Path, more_than: int) -> None:
 
 
 def nothing_left(hosts: list[Host]) -> bool:
-    """Neither launchers nor ranks; sshd keeps a session without a link for a while."""
+    """Return whether no launcher and no rank is left. An sshd may keep an interrupted session for some time."""
     return not [line for host in hosts for line in host.processes("") if "sshd" not in line]
 
 
@@ -123,8 +126,10 @@ def test_the_same_parameters_as_on_one_host(
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_the_environment_travels(launcher: str, network: Network, tmp_path: Path) -> None:
-    """To the ranks of both hosts, in the folder where the run was started; but for what may be a secret, and nothing of
-    it is shown to other users."""
+    """The ranks of both hosts get the variables of TRAVELS and run in the folder where the run was started.
+
+    Other variables, which may be secret, stay on this host. No variable is on a command line.
+    """
     folder = tmp_path / "a folder; touch reached #"
     folder.mkdir()
     program = tmp_path / "program.py"

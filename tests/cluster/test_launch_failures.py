@@ -1,4 +1,4 @@
-"""What launchers say when they cannot start, on two hosts (network_hosts.py), and what its user gets to read."""
+"""The messages of launchers that cannot start on two hosts of network_hosts.py, and what the program makes of them."""
 
 import sys
 import time
@@ -86,7 +86,7 @@ def test_other_words(words: str, explained: str) -> None:
 
 
 def train(network: Network, *options: str) -> tuple[int, list[str], float]:
-    """Exit code, lines of stderr and seconds of a run that must not start."""
+    """Run `train`, which must not start. Return its exit code, the lines of its stderr and the seconds that it took."""
     begin = time.monotonic()
     done = network.hosts[0].run(*LAUNCH, *options, "train", "--data", "synthetic", **ENVIRON)
     assert done.stdout == ""
@@ -119,7 +119,7 @@ def test_a_host_that_does_not_answer(network: Network) -> None:
 
 
 def run_program(network: Network, text: str, hosts: str) -> tuple[int, str]:
-    """Exit code and stderr of ranks that run a program, under horovodrun."""
+    """Run a Python program as the ranks of a job under horovodrun. Return the exit code and stderr."""
     program = network.folder / "program.py"
     program.write_text(text)
     start = [sys.executable, str(ROOT / "tests" / "support" / "launch_program.py"), str(program)]
@@ -138,7 +138,7 @@ time.sleep(1000)
 
 
 def test_a_rank_on_another_host_is_ended_with_the_others(network: Network) -> None:
-    """Though it does not listen, and no signal travels."""
+    """The rank ignores SIGTERM, and ssh passes no signal on to it."""
     code, errors = run_program(network, KILLED, "alpha:1,beta:1")
     assert code == 1
     assert errors.startswith("error: rank 0 on alpha was ended by SIGKILL")

@@ -1,6 +1,7 @@
-"""Set-up on a torch that is there, and without a network.
+"""Set-up with an installed torch, and without a network.
 
-The torch is the one of this project's own .venv, so that Horovod is not compiled again. 3 minutes.
+The installed torch is that of this project's .venv, so that Horovod need not be compiled again. The tests take 3
+minutes.
 """
 
 import os
@@ -38,7 +39,7 @@ def test_an_existing_torch_and_a_bundle_without_a_network(tmp_path: Path) -> Non
     done = run("./run.sh", "setup", "--cpu", "--torch", TORCH, cwd=first)
     assert done.returncode == 0, done.stdout
     assert f"Installing what {TORCH} lacks" in done.stdout
-    # Only Horovod and Pillow-SIMD are its own.
+    # Horovod and Pillow-SIMD are installed into the new .venv. torch is not.
     places = run(first / ".venv/bin/python", "-c", WHERE, cwd=tmp_path).stdout
     assert [str(first) in place for place in places.split(",")] == [True, True, False]
     assert sorted((ROOT / ".venv/lib").rglob("*.dist-info")) == there

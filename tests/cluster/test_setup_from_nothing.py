@@ -1,4 +1,7 @@
-"""Set-up on machines that have nothing: minimal Debian file systems entered by chroot. As root; 20 minutes, 15 GB."""
+"""Set-up on an empty Debian system, which is a folder that is entered with chroot.
+
+These tests need root, 20 minutes and 15 GB.
+"""
 
 import os
 import shutil
@@ -19,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("debootstrap") is None, reason="needs: apt-get install debootstrap"),
 ]
 
-# The mounts end with the command's mount namespace: nothing is left to be taken apart.
+# The mounts are in the command's own mount namespace. The kernel removes them when the command ends.
 ENTER = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec env --default-signal=INT chroot "$0" "$@"'
 
 SUM_OF_RANKS = """
@@ -39,7 +42,7 @@ for record in site.glob("*.dist-info/RECORD"):
 
 
 class Machine:
-    """A file system with its own Debian, and this project's HEAD in CLONE."""
+    """A folder with a Debian system, and with the files of this project's HEAD in CLONE."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,7 +50,7 @@ class Machine:
     def start(self, command: Sequence[str]) -> subprocess.Popen[str]:
         enter = ["unshare", "--mount", "sh", "-ec", ENTER, str(self.root), *command]
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        # Horovod's own variables, here one that would leave its libraries out, must not reach the build.
+        # The set-up must not pass Horovod's variables on to the build. This one would leave out Horovod's libraries.
         environment = {**os.environ, "HOME": "/root", "PATH": path, "HOROVOD_SKIP_COMPILE": "1"}
         with (self.root / "output").open("w") as output:
             return subprocess.Popen(
@@ -59,7 +62,13 @@ class Machine:
         return code, (self.root / "output").read_text()
 
     def interrupt(self, how: signal.Signals, moments: Sequence[tuple[str, float]], *command: str) -> str:
-        """Signals the command's process group some seconds after it said the first moment's text, or a later one's."""
+        """Start a command, send a signal to its process group at one of the moments, and describe this moment.
+
+        Args:
+            how: The signal.
+            moments: Texts and seconds. The signal is sent these seconds after the output contains one of the texts.
+                If the first text does not appear, a later one counts.
+        """
         files = [self.root / "output", self.root / CLONE[1:] / ".venv.log"]
         old = len(files[1].read_text()) if files[1].exists() else 0
         process = self.start(command)
@@ -86,7 +95,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         ["unshare", "--mount", "debootstrap", "--variant=minbase", request.param, str(root), mirror],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    # How this machine itself reaches its package index.
+    # The settings with which this machine reaches its package index.
     settings = ["/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/root/.config/pip/pip.conf"]
     for path in filter(os.path.exists, [*settings, "/etc/ssl/certs/ca-certificates.crt"]):
         (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +154,7 @@ def test_interrupted_again_and_again(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine", ["trixie"], indirect=True)
 def test_cpu_build_beside_a_cuda_toolkit(machine: Machine) -> None:
-    """torch finds this toolkit, and Horovod would then compile its CUDA sources."""
+    """With --cpu, Horovod must not compile its CUDA sources, although torch finds a CUDA toolkit."""
     toolkit = machine.root / "usr/local/cuda"
     (toolkit / "bin").mkdir(parents=True)
     (toolkit / "include").mkdir()

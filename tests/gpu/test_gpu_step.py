@@ -1,10 +1,11 @@
-"""The step on a GPU against float64 on one CPU process.
+"""Training steps on a GPU, compared with one CPU process in float64.
 
-Where there is no GPU, only the two ranks are tested, on the CPU, as a rehearsal: tests/parallel and tests/integration
-do the rest there.
+Without a GPU, only the tests with two ranks run, on the CPU. They then show that the tests themselves work. The other
+tests are skipped, because tests/parallel and tests/integration test the CPU.
 
-Two ranks share one card, so that NCCL itself is tested. NCCL 2.30 allows this with NCCL_MULTI_RANK_GPU_ENABLE. For
-older versions each rank claims to be a host of its own (NCCL_HOSTID), which also uses the sockets between hosts.
+Two ranks share one GPU, so that NCCL is tested with a single GPU. NCCL 2.30 allows this with
+NCCL_MULTI_RANK_GPU_ENABLE. With older versions it works if each rank claims to be on another host (NCCL_HOSTID). NCCL
+then uses sockets, as between hosts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ TOLERANCE = {"fp32": 2e-5, "ghosts": 2e-5, "channels_last": 2e-5, "bf16": 2e-3, 
 
 
 def launch(processes: int, device: str, cases: list[dict[str, Any]], **variables: str) -> dict[str, Any]:
-    """What rank 0 says of some steps of each case."""
+    """Return what rank 0 of step_rank.py prints about these cases."""
     command = [sys.executable, STEP, json.dumps(cases), device]
     found: dict[str, Any] = said(run(*horovodrun(processes, *command), **variables).stdout)[0]
     return found
@@ -49,14 +50,14 @@ def launch(processes: int, device: str, cases: list[dict[str, Any]], **variables
 
 @cache
 def reference() -> list[float]:
-    """The losses in float64, of one process on the CPU."""
+    """Return the losses of one CPU process in float64."""
     losses: list[float] = launch(1, "cpu", [{"precision": "fp64", "ghost": "off"}])["cases"][0]["losses"]
     return losses
 
 
 @cache
 def found(processes: int) -> dict[str, Any]:
-    """What each case gives on the device."""
+    """Return the result of each case on the device."""
     variables = SHARED_CARD if processes > 1 and DEVICE == "cuda" else {}
     said = launch(processes, DEVICE, list(CASES.values()), **variables)
     assert all(len({ranks[i] for ranks in said["hashes"]}) == 1 for i in range(len(CASES))), "the ranks differ"
@@ -71,7 +72,7 @@ def test_the_losses_are_those_of_float64(case: str, processes: int) -> None:
 
 @needs_gpu
 def test_fp32_does_not_use_tf32() -> None:
-    """TF32 has 10 bits of mantissa: a product of ones and 1 + 2^-12 shows whether it was used."""
+    """TF32 has a mantissa of 10 bits, so it would round the factor 1 + 2^-12 to 1."""
     from app.world import world
 
     world.start("auto", "cuda")
@@ -94,7 +95,7 @@ def test_algorithms_of_nccl(algorithm: str) -> None:
 
 @needs_gpu
 def test_ranks_on_two_claimed_hosts() -> None:
-    """NCCL over sockets: each rank claims to be a host of its own."""
+    """NCCL uses sockets between the ranks, because each rank claims to be on another host."""
     code = (
         "import os, runpy, sys; os.environ['NCCL_HOSTID'] = os.environ['HOROVOD_RANK'];"
         f" sys.argv = ['step_rank.py', '[{{}}]', 'cuda']; runpy.run_path({str(STEP)!r})"
@@ -107,14 +108,14 @@ TRAIN = ["train", "--data", "synthetic", "--synthetic-images", "512", "--synthet
 
 
 def train(processes: int, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the program by its launcher."""
+    """Run the `train` command with a number of processes."""
     command = [*RUN, "-np", processes, *TRAIN, "--device", DEVICE, *options]
     return run(*command, code=None, **(SHARED_CARD if DEVICE == "cuda" else {}))
 
 
 @needs_gpu
 def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    """Two epochs in one go, and one epoch that is resumed for a second, on two ranks."""
+    """A run of two epochs is equal to a run of one epoch that is resumed for the second."""
     options = ["--precision", "bf16", "--channels-last", "--warmup", "none", "--decay-epochs", "100"]
     whole = train(2, *options, "--epochs", "2", "--output", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
@@ -132,7 +133,7 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 @needs_gpu
 def test_a_killed_rank_ends_the_job(tmp_path: Path) -> None:
-    """The other rank waits in an NCCL collective then, from which only its own guard or the launcher can take it."""
+    """The other rank then waits in an NCCL collective. Only its guard process or the launcher can end it."""
     options = ["-np", 2, *TRAIN, "--epochs", 1000, "--output", tmp_path / "run"]
     job = start(*RUN, *options, **SHARED_CARD)
     assert job.stdout is not None

@@ -1,4 +1,7 @@
-"""The program of each rank of test_gradient.py: `train FILE`. One step of k = 4 workers; rank 0 saves the gradient."""
+"""The program of each rank of test_gradient.py: make one step of k = 4 workers.
+
+Its arguments are `train FILE`. Rank 0 saves the gradient in FILE.
+"""
 
 from __future__ import annotations
 

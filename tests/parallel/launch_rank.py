@@ -1,4 +1,7 @@
-"""The program of each rank of test_launch_jobs.py: `train [--collectives C] ACTION` sums until the action ends it."""
+"""The program of each rank of test_launch_jobs.py: sum over the processes again and again.
+
+Its arguments are `train [--collectives C] ACTION [VALUE]`. ACTION decides what happens in which step.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ from app.base.failure import end  # noqa: E402
 from app.world import world  # noqa: E402
 
 asked: list[int] = []
-if options.action in ("save", "talk"):  # what training will do: a signal on any rank makes all of them save and leave
-    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes on SIGUSR1, and for SIGTERM leaves no time
+if options.action in ("save", "talk"):  # as in training, a signal to one rank makes all ranks save and end
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes SIGUSR1 on; after SIGTERM it would kill the ranks
         signal.signal(each, lambda number, frame: asked.append(number))
 
 here = world.start(collectives=options.collectives, device="cpu")
@@ -50,7 +53,7 @@ try:
             print("talking", flush=True)
         if step == 3 and options.action == "fail" and here.rank == here.size - 1:
             failure.leave(int(options.value), "data/val/cat/7.jpg is no image: delete it")
-        if step == 3 and options.action == "deaf":  # the last rank fails, the others neither notice nor listen
+        if step == 3 and options.action == "deaf":  # the last rank fails; the others ignore SIGTERM
             if here.rank == here.size - 1:
                 failure.leave(3, "no image")
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

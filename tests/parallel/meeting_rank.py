@@ -1,8 +1,9 @@
-"""What each of four processes of test_elastic_meetings.py runs, FOLDER its argument. Three of them die, one by one.
+"""The program of each of the four processes of test_elastic_meetings.py. Three of them die, one after another.
 
-In the first meeting, rank 0 says where the others can reach it and dies before it connects. In the second meeting, all
-three connect, and rank 0 dies while they compute. In the third one, rank 0 dies before it says where it is. The last
-process writes into FOLDER what it went through.
+Each time the processes of an elastic run connect with one another is called a meeting here. In the first meeting, rank
+0 publishes its address and dies before it connects. In the second meeting, the three other processes connect, and rank
+0 dies while they compute. In the third meeting, rank 0 dies before it publishes its address. The last process writes
+what it has seen into said.json in the folder that is the argument of this program.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from app.world import world
 from app.world.elastic import Commit, run_sessions
 
 connect = hvd.init
-meetings: list[tuple[int, int]] = []  # rank and size of this process in each
+meetings: list[tuple[int, int]] = []  # rank of this process and number of processes in each meeting
 sums: list[float] = []
 
 
@@ -34,18 +35,18 @@ def die() -> None:
 
 
 def publish_address() -> None:
-    """Does the first half of gloo's part in hvd.init(). Each of the others then waits for a connection from here.
+    """Do the first half of gloo's work in hvd.init(), so that the other processes wait for a connection from this one.
 
-    Of two processes, the one with the greater address connects to the other one.
+    Of two processes, the one with the greater address connects to the other. So the address here is 127.0.0.2.
     """
     server = socket.create_server(("127.0.0.2", 0))
     port = server.getsockname()[1]
     address = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s", port, socket.inet_aton("127.0.0.2"))
-    gloos = address.ljust(128, b"\0") + bytes(8)  # a sockaddr_storage and gloo's number of the connection
+    gloos = address.ljust(128, b"\0") + bytes(8)  # a sockaddr_storage and the connection's number
     store = "http://{HOROVOD_GLOO_RENDEZVOUS_ADDR}:{HOROVOD_GLOO_RENDEZVOUS_PORT}/global/0".format_map(os.environ)
     of_others = gloos * (meetings[-1][1] - 1)
     urllib.request.urlopen(urllib.request.Request(store, of_others, method="PUT")).close()
-    time.sleep(2)  # until the others wait
+    time.sleep(2)  # by then the other processes wait for the connection
 
 
 def connect_or_die() -> None:

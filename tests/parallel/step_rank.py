@@ -1,4 +1,7 @@
-"""The program of each rank of test_step_options.py: some real steps for each given config, as a JSON line."""
+"""The program of each rank of test_step_options.py: make some steps with each config and print the results.
+
+Its arguments are a JSON list of configs and, optionally, the device. Rank 0 prints a JSON line.
+"""
 
 from __future__ import annotations
 

@@ -31,6 +31,6 @@ def test_collectives(tmp_path: Path) -> None:
     assert [row["bytes"] for row in values["sizes"]] == [4**power for power in range(6, 14)]
     for row in values["sizes"]:
         assert row["algorithm_bandwidth"] * row["seconds"] == pytest.approx(row["bytes"])
-        assert row["bus_bandwidth"] == row["algorithm_bandwidth"]  # 2 (W - 1) / W is 1 for two
+        assert row["bus_bandwidth"] == row["algorithm_bandwidth"]  # the factor 2 (W - 1) / W is 1 for W = 2
     assert values["bandwidth"] > 0 and values["latency_seconds"] >= 0
     assert "fit: latency" in said

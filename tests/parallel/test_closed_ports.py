@@ -1,6 +1,6 @@
-"""Another user of the machine gets nothing from the ports and the processes of a run, and the run continues.
+"""Another user of the machine learns no secret from the ports and processes of a run, and cannot disturb the run.
 
-tests/cluster/test_strangers.py does the same for runs on two hosts.
+tests/cluster/test_strangers.py tests the same for runs on two hosts.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def memory(job: Job) -> int:
 def command_lines(job: Job) -> str:
     found = ""
     for process in processes(job):
-        with contextlib.suppress(psutil.Error):  # it has ended
+        with contextlib.suppress(psutil.Error):  # the process has ended
             found += " ".join(process.cmdline())
     return found
 
@@ -77,7 +77,7 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytes
         job.wait_for(lambda: iteration(job.folder) > 5)
         listening, before = places(job), memory(job)
         everywhere = [place for place in listening if place.startswith(("0.0.0.0", "::"))]
-        if "MPI" in kind or "mpirun" in kind:  # mpirun itself listens everywhere, but no rank does
+        if "MPI" in kind or "mpirun" in kind:  # mpirun listens on all interfaces, ranks do not
             assert len(everywhere) <= 2
             listening = sorted(set(listening) - set(everywhere))
         else:
@@ -115,7 +115,7 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytes
 
 
 def token_of(job: Job) -> str:
-    """Return the token of horovodrun's ranks; "" under mpirun, where no process has it in its first environment."""
+    """Return the secret token that ranks get from horovodrun. Return "" if no rank has it in its environment."""
     for pid in job.ranks().values():
         for variable in Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0"):
             if variable.startswith("HOROVOD_GLOO_RENDEZVOUS_ADDR="):

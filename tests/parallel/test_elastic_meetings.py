@@ -1,4 +1,4 @@
-"""Processes of an elastic run die while the others connect: the others keep their state and continue."""
+"""Processes of an elastic run die while the processes connect. The others must keep their state and continue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.jobs import Job
 from tests.support.programs import ROOT
 
-# A slot whose process has died is used again after a quarter of an hour at the earliest.
+# The last option keeps horovodrun from using the slot of a dead process again for at least 1000 s.
 HOROVODRUN = ["-m", "app.launch.horovodrun", "-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo",
               "--blacklist-cooldown-range", "1000", "3600"]  # fmt: skip
 
@@ -21,8 +21,8 @@ def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: 
     launcher = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, *HOROVODRUN]
     program = [sys.executable, str(ROOT / "tests/parallel/meeting_rank.py"), str(tmp_path)]
     job = Job(tmp_path / "run", [*launcher, "--host-discovery-script", str(script), *program])
-    end = job.end(150)  # less than gloo would wait for a process that does not come
+    end = job.end(150)  # less than the 200 s for which gloo would wait for a process
     assert end.code == 0, end.text
-    said = json.loads((tmp_path / "said.json").read_text())  # of one process, which took part in all meetings
+    said = json.loads((tmp_path / "said.json").read_text())  # written by the last process
     assert [size for _, size in said["meetings"]] == [4, 3, 2, 1], end.text
     assert set(said["sums"]) == {3.0, 1.0}

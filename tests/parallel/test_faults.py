@@ -1,4 +1,4 @@
-"""Real jobs with faults: each ends in time, with its exit code, and its last line says what happened and where."""
+"""Jobs with faults end in time and with the documented exit code. Their last line names the fault and the rank."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ STALL = 10
 SMALL = ["--device", "cpu", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--log-every", "1"]
 TRAIN = ["train", *SMALL, "--epochs", "400", "--checkpoint-every", "5"]
 STALLS = ["--stall-timeout", str(STALL)]
-AT_ONCE = 3  # a job waits most of its time
-IN_TIME = STALL + 30  # seconds from the start of a job whose machine has other work to do
+AT_ONCE = 3  # jobs that run at the same time; they wait most of the time
+IN_TIME = STALL + 30  # seconds that a stalled job may take on a busy machine
 SEEN = r"at epoch \d+, iteration \d+"
 
 
@@ -30,7 +30,7 @@ def command(np: int, launcher: str, *options: str) -> list[str]:
 
 
 def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[Path], End]:
-    """A job that causes its own fault."""
+    """Return a function that runs a job with a fault of tests/support/fault_rank.py."""
     arguments = [*FAULTY, *command(np, launcher, *options)]
     return lambda folder: Job(folder, [*arguments, "--output", str(folder)], fault).end()
 
@@ -44,7 +44,7 @@ def elastic(folder: Path, slots: int) -> list[str]:
 
 
 def elastic_stopped(folder: Path) -> End:
-    """Rank 0 is stopped, the others continue without it, and then the run is asked to end."""
+    """Run an elastic job whose rank 0 is stopped. When the other rank has continued for 20 steps, end the job."""
     job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
     job.wait_for(lambda: "has not answered" in job.output.read_text())
     before = iteration(folder)
@@ -68,7 +68,7 @@ def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
 
 
 def asked_at_start(folder: Path) -> End:
-    """The job is asked to end as soon as the process of a rank exists."""
+    """Run a job that gets SIGTERM as soon as the process of rank 1 exists."""
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: 1 in job.ranks())
     job.signal("rank 1", signal.SIGTERM)
@@ -111,7 +111,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ends(folders: Path) -> Iterator[dict[str, Future[End]]]:
-    """The ends of all jobs, some of which run at the same time."""
+    """Start all jobs, and return the future end of each."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(job, folders / name.replace(" ", "-")) for name, job in JOBS.items()}
 
@@ -159,7 +159,7 @@ def test_a_rank_that_stalls(ends: dict[str, Future[End]], name: str, rank: int, 
     assert end.code == 1
     assert re.fullmatch(rf"error: rank {rank} on {HOST}: {cause}, at .*", end.last), end.last
     assert 'File "' in end.text and "in session\n" in end.text
-    if name in ("sleeps", "loader"):  # of one that is stopped its guard knows where it was up to a second before
+    if name in ("sleeps", "loader"):  # a stopped rank cannot print its own stack
         assert "in train_epoch\n" in end.text
     assert end.seconds < 3 * IN_TIME
 
@@ -193,7 +193,7 @@ def test_a_run_that_is_asked_to_leave(ends: dict[str, Future[End]], name: str) -
 def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End]], folders: Path) -> None:
     ends["asked in evaluation"].result()
     folder = folders / "asked-in-evaluation"
-    assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 22 * 64}  # of 1437 training images
+    assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 22 * 64}  # 22 steps of 64, as there are 1437 images
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: iteration(folder) > 22)
     job.signal("run.sh", signal.SIGINT)

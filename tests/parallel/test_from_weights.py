@@ -1,4 +1,4 @@
-"""A run that starts from weights is the same on any number of processes, and after an interruption."""
+"""A run that starts from weights has the same result on any number of processes, and after an interruption."""
 
 import json
 import os
@@ -26,7 +26,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The options with images and with torchvision's ResNet-18 of 1,000 classes."""
+    """Make images and a file with torchvision's ResNet-18 of 1,000 classes. Return the options that use them."""
     place, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for split, count in (("train", 22), ("val", 5)):
         for name in "abc":
@@ -73,11 +73,11 @@ def test_any_number_of_processes(options: list[str], alone: Path, tmp_path: Path
         assert difference <= 1e-10 * value.abs().max(), name
     assert found["errors"] == expected["errors"] and found["average"]["errors"] == expected["average"]["errors"]
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert lines[0]["loss"] > 0.5  # it has something to learn
+    assert lines[0]["loss"] > 0.5  # otherwise there would be nothing to learn
 
 
 def test_an_interrupted_run_goes_on_without_the_file(options: list[str], alone: Path, tmp_path: Path) -> None:
-    """It continues from the checkpoint in the middle of the second epoch, bit for bit."""
+    """The run continues from a checkpoint in the middle of the second epoch. The result is equal bit for bit."""
     run = shutil.copytree(alone, tmp_path / "run")
     (run / "result.json").unlink()
     for path in (run / "checkpoints").glob("*.pt"):

@@ -1,4 +1,4 @@
-"""k processes of one worker each have the same gradient as one process that computes k workers in turn."""
+"""k processes with one worker each compute the same gradient as one process with k workers."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_four_processes_and_one(tmp_path: Path, launcher: str) -> None:
 
 
 def test_against_torchs_own_modules(tmp_path: Path) -> None:
-    """The same gradient follows from nn.BatchNorm2d for each worker, and from the average of mean cross-entropies."""
+    """The gradient is that of torch's modules: nn.BatchNorm2d per worker, and the mean of the workers' mean losses."""
     from functools import partial
 
     from app.data.order import permutation

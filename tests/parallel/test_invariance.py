@@ -1,4 +1,4 @@
-"""With real launchers, 1 to 8 processes make the same run."""
+"""The result of a run is the same with 1 to 8 processes and with each launcher."""
 
 import json
 from itertools import pairwise
@@ -15,7 +15,7 @@ from tests.support.programs import run, run_ranks
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """280 training images (4 steps in an epoch, 24 left out) and 52 for validation, of 4 classes."""
+    """Write 280 training and 52 validation images of 4 classes. An epoch has 4 steps of 64, and leaves out 24."""
     folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", 70), ("val", 13)):
         for name in "abcd":
@@ -34,7 +34,7 @@ def train(images: Path, folder: Path, launcher: str, processes: int) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process without a launcher."""
+    """Return the folder of the runs of one process without a launcher."""
     return train(images, tmp_path_factory.mktemp("alone"), "none", 1)
 
 
@@ -43,7 +43,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
-    """Parameters, running statistics and velocities are equal within a relative tolerance, everything else exactly."""
+    """Assert that two checkpoints have equal tensors, within a relative tolerance, and are equal in everything else."""
     pairs = [(name, found["model"][name], expected["model"][name]) for name in expected["model"]]
     pairs += [
         (f"momentum {i}", *pair) for i, pair in enumerate(zip(found["momentum"], expected["momentum"], strict=True))
@@ -78,7 +78,7 @@ def test_any_number_of_processes_gives_the_same_run(
 
 
 def test_the_comparison_sees_another_seed(alone: Path) -> None:
-    """The test above can fail: fp32 is not within its tolerance, and neither are other losses."""
+    """The comparisons of the test above can fail: fp32 is not within 1e-10, and losses of other steps differ."""
     with pytest.raises(AssertionError):
         assert_equal(checkpoint(alone / "fp32"), checkpoint(alone / "fp64"), 1e-10)
     first = losses(alone / "fp32")

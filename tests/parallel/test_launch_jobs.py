@@ -1,4 +1,4 @@
-"""app.launch.launch with real launchers: exit codes and output, and no process is left behind."""
+"""app.launch.launch with horovodrun and mpirun: exit codes and output are as documented, and no process is left."""
 
 import os
 import pty
@@ -18,7 +18,8 @@ HOST = socket.gethostname()
 COMMAND = run_ranks("tests/parallel/launch_rank.py")
 ENVIRON = environ()
 SECRET = b"planted-secret"
-# Names that no shell can carry, more than fits on a command line, what another job left, a proxy that does not answer
+# An environment with names that no shell accepts, with more than a command line can hold, with variables of another job
+# and with a proxy that does not answer.
 ODD = {
     "A(x86)": "1",
     "my var": "1",
@@ -49,7 +50,7 @@ def run(launcher: str, collectives: str, *action: str) -> tuple[int, str, str]:
 def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # of a process that has ended
+    except OSError:  # the process has ended
         return b""
 
 
@@ -61,7 +62,7 @@ def living(pid: int) -> bool:
 
 
 def started(tmp_path: Path) -> list[int]:
-    """The ranks' process ids, once both have made a step."""
+    """Wait until both ranks have made a step, and return their process ids."""
     files = [tmp_path / str(rank) for rank in range(2)]
     for _ in range(1200):
         if all(file.exists() and file.read_text() for file in files):
@@ -73,7 +74,10 @@ def started(tmp_path: Path) -> list[int]:
 def signalled(
     tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
 ) -> tuple[int, str, float]:
-    """Exit code, stderr and seconds after a signal to a rank, or to launch where `to` is None. Nothing may be left."""
+    """Send a signal to rank `to`, or to the launch if `to` is None. No process may be left afterwards.
+
+    Return the exit code, stderr, and the seconds from the signal to the end.
+    """
     job = subprocess.Popen(
         arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON | ODD, stderr=subprocess.PIPE, text=True
     )
@@ -118,7 +122,7 @@ def test_rank_0_knows_the_terminal() -> None:
     termios.tcsetwinsize(theirs, (30, 97))
     job = subprocess.Popen(
         arguments("mpirun", "gloo", "say"),
-        env=ENVIRON | {"COLUMNS": "70"},  # of another terminal
+        env=ENVIRON | {"COLUMNS": "70"},  # must be ignored: it describes another terminal
         stdout=theirs,
         stderr=subprocess.DEVNULL,
         close_fds=True,
@@ -128,7 +132,7 @@ def test_rank_0_knows_the_terminal() -> None:
     try:
         while chunk := os.read(ours, 4096):
             shown += chunk
-    except OSError:  # how a pty says that the other side is closed
+    except OSError:  # a pty raises this when its other side is closed
         pass
     assert job.wait(60) == 0
     assert b"\ncolumns 97\r\n" in shown
@@ -166,7 +170,7 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
     assert seconds < 20
     start = time.monotonic()
     assert run("horovodrun", "gloo", "deaf") == (3, "", f"error: rank 1 on {HOST}: no image\n")
-    assert time.monotonic() - start < 60  # 25 of horovodrun.GRACE, and the start of the job on a busy machine
+    assert time.monotonic() - start < 60  # horovodrun.GRACE is 25; a busy machine starts slowly
 
 
 def test_more_processes_than_cores() -> None:
@@ -176,7 +180,10 @@ def test_more_processes_than_cores() -> None:
 
 
 def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    """As under nohup or in a script's background. The reader of the output ends too, as tee does after Ctrl-C."""
+    """SIGHUP and SIGINT are ignored, as under nohup and in the background of a script.
+
+    Later the reader of the output ends, as `tee` does after Ctrl-C. SIGUSR1 must still stop the job.
+    """
     read, write = os.pipe()
 
     def ignore() -> None:
@@ -209,11 +216,11 @@ def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
 
 
 def test_nobody_reads_any_more() -> None:
-    """As in `2>&1 | head -1`, the run saves and ends."""
+    """The run saves and ends when its output is closed, as in `2>&1 | head -1`."""
     job = subprocess.Popen(
         arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert job.stdout
-    assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # of the rank that is first
+    assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # either rank may be the first
     job.stdout.close()
     assert job.wait(60) == 75

@@ -1,4 +1,7 @@
-"""Options of the step on 1, 2 and 4 processes with k = 6 workers: all processes have the same losses and state."""
+"""Options that change the speed of a step, on 1, 2 and 4 processes with k = 6 workers.
+
+The losses and the state must be those of fp64 on one process, and all processes must have the same state.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def test_half_precision_is_really_used() -> None:
 
 @pytest.mark.parametrize("case", ["fp16", "compressed"])
 def test_running_statistics_are_not_touched_by_scale_or_compression(case: str) -> None:
-    # BN's statistics of the first layer come of images alone at first; fp16 has 3 digits, they have to have more.
+    # The statistics of the first BN depend mostly on the images. In fp16 they would have only 3 digits.
     name = "model.bn1.running_var"
     assert on(2)["compressed"]["values"][name] == pytest.approx(on(1)["fp64"]["values"][name], rel=2e-6)
     assert on(2)["fp16"]["values"][name] == pytest.approx(on(1)["fp64"]["values"][name], rel=2e-4)

@@ -1,4 +1,4 @@
-"""Horovod's timeline of real steps: the last layers are summed while the backward pass computes the first ones."""
+"""Horovod's timeline shows that the gradients of the last layers are summed during the backward pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
     run(*RUN, "-np", 2, "train", *OPTIONS, "--output", tmp_path / "run", HOROVOD_TIMELINE=str(timeline))
     events = json.loads(timeline.read_text())
     pids = {e["args"]["name"]: e["pid"] for e in events if e.get("name") == "process_name" and "name" in e["args"]}
-    assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 of ResNet-18, and the piggyback
+    assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 parameters and the BN statistics
 
     def times(tensor: str, event: str) -> list[int]:
         return [e["ts"] for e in events if e.get("pid") == pids[f"allreduce.{tensor}"] and e.get("name") == event]
 
     summed, computed = times("fc.weight", "ALLREDUCE"), times("conv1.weight", "NEGOTIATE_ALLREDUCE")
     assert len(summed) == len(computed) == 8
-    # Of some step at least: where another process is late, on a busy machine, the sums have to wait for it.
+    # One step is enough. On a busy machine, the sums may have to wait for the other process.
     assert any(early < late for early, late in zip(summed, computed, strict=True))

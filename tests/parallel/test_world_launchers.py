@@ -1,4 +1,4 @@
-"""World under every launcher, started by hand: its description of the processes, and exact sums."""
+"""Ranks started by each launcher without ./run.sh: the World describes the processes, and sums are exact."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ def start_world(
         (HOROVODRUN_MPI, 2, "mpi", {}, "mpi"),
         (MPIRUN, 2, "auto", {}, "mpi"),
         (MPIRUN, 3, "gloo", {}, "gloo"),
-        (MPIRUN, 2, "auto", {"HOROVOD_CPU_OPERATIONS": "gloo"}, "gloo"),  # alone a SIGSEGV in hvd.init()
+        (MPIRUN, 2, "auto", {"HOROVOD_CPU_OPERATIONS": "gloo"}, "gloo"),  # hvd.init() alone would crash
         ([], 1, "auto", {}, "none"),
         ([], 1, "mpi", {}, "none"),
     ],

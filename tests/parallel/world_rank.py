@@ -1,4 +1,4 @@
-"""The program of each rank of test_world_launchers.py: prints the result of world.start() and known sums as JSON."""
+"""The program of each rank of test_world_launchers.py: print what world.start() returns, and sums, as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from app.world.compression import Compression
 
 
 def step_distributed(here: world.World) -> list[float]:
-    """A channels_last weight after a step on gradients of rank + 1 backward passes; 1 each: kept in their order."""
+    """Update a channels_last weight with gradients of rank + 1 backward passes, and check its memory order.
+
+    Return the distinct values of the update divided by the gradient of one pass. A gradient of 0 gives -1. So the
+    values are -1 and the number of passes of all ranks.
+    """
     ends = []
     for codec in ("none", "fp16"):
         weight = torch.arange(24.0).reshape(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
         parameter = torch.nn.Parameter(weight.clone(memory_format=torch.preserve_format))
-        slope = weight / 8  # exact in float16
+        slope = weight / 8  # these values are exact in float16
         sgd = torch.optim.SGD([parameter], lr=1.0)
         optimizer = world.distribute(
             sgd, [("weight", parameter)], passes=here.rank + 1, compression=Compression(codec, here.size)
@@ -36,13 +40,16 @@ def step_distributed(here: world.World) -> list[float]:
 
 
 def connected(port: int) -> int:
-    """Return the number of connections of this process, without those of `port`."""
+    """Return the number of network connections of this process, without those to or from `port`."""
     found = [each for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_ESTABLISHED]
     return sum(port not in (each.laddr.port, each.raddr.port) for each in found)
 
 
 def close_connections() -> list[int]:
-    """Return the numbers of connections with the others while Horovod runs and after its end. Others must stay."""
+    """Close Horovod's connections. Connections that this process made itself must stay open.
+
+    Return the number of Horovod's connections before and after it is shut down.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         before = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]
@@ -60,7 +67,7 @@ def close_connections() -> list[int]:
 
 
 def main() -> None:
-    for _ in range(2):  # stop() and start() again: MPI must outlive Horovod
+    for _ in range(2):  # World can be started again after stop(); MPI must not be finalized by Horovod
         here = world.start(collectives=sys.argv[1], device="auto" if sys.argv[1] == "nccl" else "cpu")
         names = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
         sums = {

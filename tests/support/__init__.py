@@ -1,1 +1,1 @@
-"""What several tests share: how the program is started, faulty jobs, and data made for tests."""
+"""Helpers that several tests share: starting the program, jobs with faults, and data made for tests."""

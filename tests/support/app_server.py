@@ -1,7 +1,8 @@
-"""`python -m app` without its seconds of imports: forked from a process that has made them and started nothing.
+"""Start `python -m app` quickly, by a fork of a process that has already imported all modules.
 
-As a program it serves. A line `[log, option, ...]` on its input starts `app` with these options and is answered with
-the process id. A line with a process id is answered with the exit code of that process, once it has ended.
+Run as a program, this module is the server. It reads a JSON value from each line of its input. A list
+`[log, argument, ...]` starts the app with these arguments, and the answer is the process id. A process id waits for the
+end of that process, and the answer is its exit code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from tests.support.programs import environ
 
 
 class AppServer:
-    """Starts the app in processes that get the environment of this moment. Leaving `with` ends the server, not them."""
+    """Starts the app in new processes. They get the environment that this process has when the server is made.
+
+    Leaving the `with` block ends the server, but not the processes that it has started.
+    """
 
     def __init__(self) -> None:
         variables = environ()
@@ -31,13 +35,13 @@ class AppServer:
         """Start `python -m app ARGV` and return its process id.
 
         Args:
-            argv: the command and its options.
-            log: its standard output goes to `log`.out and its standard error to `log`.err.
+            argv: The command and its options.
+            log: The standard output of the app is written to `log`.out, and its standard error to `log`.err.
         """
         return self._ask([str(log), *map(str, argv)])
 
     def end(self, child: int) -> int:
-        """Wait for the end of a process. Return its exit code, or the negative number of the signal that ended it."""
+        """Wait for the end of a process. Return its exit code, or -N if signal number N has ended it."""
         return self._ask(child)
 
     def has_ended(self, child: int) -> bool:
@@ -63,7 +67,7 @@ def serve() -> None:
     from app.base.failure import end
 
     answers, requests = os.fdopen(os.dup(1), "w", buffering=1), os.fdopen(os.dup(0))
-    os.dup2(2, 1)  # what the app prints
+    os.dup2(2, 1)  # standard output is used for answers, so what the app prints goes to standard error
     while line := requests.readline():
         request = json.loads(line)
         if isinstance(request, int):

@@ -1,4 +1,4 @@
-"""Folders of images with all that goes wrong in them: what check-data finds and what a training run makes of it."""
+"""Folders of images with faults, and the results that check-data and a training run must have for each of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES, TRAIN, VALIDATION = ("cat", "dog"), 4, 2
 
 
 def good_folder(folder: Path) -> Path:
-    """train/ and val/ of two classes, 4 and 2 images each, all different; `folder`."""
+    """Write train/ with 4 and val/ with 2 different images for each of two classes. Return `folder`."""
     for split, count in (("train", TRAIN), ("val", VALIDATION)):
         for label, name in enumerate(CLASSES):
             for number in range(count):
@@ -33,18 +33,18 @@ def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (60, 60)) -> b
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
-    """A part of a PNG."""
+    """Return a chunk of a PNG file: its length, name, content and checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def png(width: int, height: int, pixels: bytes) -> bytes:
-    """A grey PNG whose compressed pixels are these bytes."""
+    """Return a grey PNG that has these bytes as its compressed pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def with_exif(exif: bytes) -> bytes:
-    """A JPEG with these EXIF bytes right after its start."""
+    """Return a JPEG with these EXIF bytes."""
     image = encoded("JPEG")
     return image[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif + image[2:]
 
@@ -55,15 +55,21 @@ def sixteen_bits() -> bytes:
     return file.getvalue()
 
 
-# An EXIF directory of 3 entries that ends within its first, and one whose text lies beyond the end.
+# CUT_EXIF announces 3 entries but ends within the first. FAR_EXIF has a text whose position is beyond the end.
 CUT_EXIF = b"II*\0\x08\0\0\0\x03\0\x0f\x01\x02\0"
 FAR_EXIF = b"II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0\0\0\0\0"
 
 
 class Case(NamedTuple):
-    """spoil: changes a good folder. check: exit code of check-data; kinds: what it finds; says: part of its one line.
+    """A fault of a folder of images.
 
-    train: exit code of a training run; train_says: part of its one line.
+    Attributes:
+        spoil: The function that puts the fault into a good folder.
+        check: The exit code of check-data.
+        kinds: The kinds of findings that check-data reports.
+        train: The exit code of a training run.
+        train_says: A part of the training run's error message.
+        says: A part of check-data's error message.
     """
 
     spoil: Callable[[Path], object]
@@ -75,7 +81,7 @@ class Case(NamedTuple):
 
 
 def image(content: bytes, kinds: set[str], train: int = 0, place: str = "train/dog/1.JPEG") -> Case:
-    """A folder where one image has this content."""
+    """Return a case in which one image has this content."""
 
     def spoil(folder: Path) -> None:
         (folder / place).with_suffix(".JPEG").unlink()
@@ -97,7 +103,7 @@ def layout(spoil: Callable[[Path], object], kinds: set[str], says: str) -> Case:
 
 
 def refused(spoil: Callable[[Path], object], says: str) -> Case:
-    """Neither command can list the folder."""
+    """Return a case in which both commands end with exit code 2 and the same message."""
     return Case(spoil, 2, set(), 2, says, says)
 
 
@@ -118,7 +124,7 @@ def empty(folder: Path) -> None:
 
 
 def flatten(folder: Path) -> None:
-    """Images right in train/, without classes."""
+    """Move all images into the folder itself, and remove the folders of the classes."""
     for path in list(folder.glob("*/*")):
         path.rename(folder / f"{path.parent.name}-{path.name}")
     for path in list(folder.iterdir()):
@@ -127,7 +133,7 @@ def flatten(folder: Path) -> None:
 
 
 def dangling(folder: Path) -> None:
-    """Links to a file that is gone, and links to these links."""
+    """Replace the images of one class by links to a missing file, and those of the other class by links to a link."""
     for path in sorted((folder / "train/dog").iterdir()):
         replace(path, lambda path: path.symlink_to("nowhere"))
     for path in sorted((folder / "train/cat").iterdir()):
@@ -147,11 +153,11 @@ def deep_circle(folder: Path) -> None:
 def other_names(folder: Path) -> None:
     for name in ("train/cat/x.jfif", "train/cat/x.jpe", "train/dog/noext", "val/dog/y.webp", "train/flat.jpg"):
         (folder / name).write_bytes(JPEG)
-    (folder / "train/gone").symlink_to("nowhere")  # a class
+    (folder / "train/gone").symlink_to("nowhere")  # a class that is a broken link
 
 
 def rename(old: str, new: bytes | str) -> Case:
-    """An image under an odd name is as good as any."""
+    """Return a case in which an image has an unusual name. Neither command finds a fault."""
     return Case(lambda f: (f / old).rename(f / os.fsdecode(new)), 0, set(), 0, "")
 
 
@@ -166,7 +172,7 @@ FRAME = JPEG.index(b"\xff\xc0")
 NO_HEIGHT = JPEG[: FRAME + 5] + b"\0\0" + JPEG[FRAME + 7 :]
 
 BAD_FOLDERS: dict[str, Case] = {
-    # the folder itself
+    # faults of the folder itself
     "no folder": refused(remove, "no such data folder"),
     "a file for a folder": refused(replace_by_file, "no such data folder"),
     "nothing in it": layout(lambda f: (remove(f / "train"), remove(f / "val")), {"layout"}, "has no train/"),
@@ -193,7 +199,7 @@ BAD_FOLDERS: dict[str, Case] = {
         lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is not a regular file"
     ),
     "files of other names": Case(other_names, 0, {"left-out"}, 0, ""),
-    # images that a run stops on
+    # images at which a training run stops
     "links to nowhere": Case(dangling, 1, {"unreadable"}, 3, "there is no image"),
     "link to itself": Case(own_link, 1, {"unreadable"}, 3, "levels of symbolic links"),
     "empty file": unreadable(b""),
@@ -213,7 +219,7 @@ BAD_FOLDERS: dict[str, Case] = {
     "JPEG cut in half in val/": truncated(JPEG[: len(JPEG) // 2], "val/dog/0.JPEG"),
     "PNG cut in half": truncated(encoded("PNG")[: len(encoded("PNG")) // 2], "train/dog/1.png"),
     "PNG of rubbish": truncated(png(60, 60, b"rubbish" * 99), "train/dog/1.png"),
-    # images that a run takes
+    # images that a training run accepts
     "grey": image(encoded("JPEG", "L"), {"not-rgb"}),
     "CMYK": image(encoded("JPEG", "CMYK"), {"not-rgb"}),
     "palette": image(encoded("PNG", "P"), {"not-rgb"}, place="train/dog/1.png"),

@@ -1,9 +1,16 @@
-"""`python -m app train` with one fault: FAULT=KIND:RANK:STEP makes the process of that rank do KIND before that step.
+"""Run `python -m app train` with a fault in one of its ranks.
 
-throw: raises; die: SIGKILL to itself; stop: SIGSTOP to itself; sleep: computes for ever; loader: SIGSTOP to its loader
-processes; change: one value of one tensor, at STEP 0 after the broadcast at the start. slow: each validation batch
-takes a second, on all ranks. die-unsaved: SIGKILL when the evaluation after that step is logged but not saved. none: no
-fault.
+The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the step before which it happens. KIND is:
+
+- throw: The rank raises an exception.
+- die: The rank sends SIGKILL to itself.
+- die-unsaved: The rank sends SIGKILL to itself after STEP, when the evaluation is in the log but in no checkpoint.
+- stop: The rank sends SIGSTOP to itself.
+- sleep: The rank sleeps for 1000 s.
+- loader: The rank sends SIGSTOP to its loader processes.
+- change: The rank changes one value of one tensor. STEP 0 stands for the moment after the broadcast at the start.
+- slow: Each validation batch takes a second on all ranks.
+- none: There is no fault.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ from app.training.state import State
 
 
 class Fault(Hooks):
-    """One fault in the life of a process."""
+    """Hooks that cause the fault in the process of the given rank."""
 
     def __init__(self, kind: str, rank: int, step: int) -> None:
         self.kind, self.rank, self.step = kind, rank, step
@@ -55,7 +62,7 @@ class Fault(Hooks):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "die-unsaved":
             for thread in threading.enumerate():
-                if thread.name == "checkpoint":  # the one of the epoch's last step
+                if thread.name == "checkpoint":  # it still writes the checkpoint of the epoch's last step
                     thread.join()
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "stop":
@@ -72,10 +79,10 @@ class Fault(Hooks):
 
 
 def fault(text: str) -> Fault:
-    """The fault that `KIND:RANK:STEP` names."""
+    """Return the hooks for a text `KIND:RANK:STEP`."""
     kind, rank, step = text.split(":")
     return Fault(kind, int(rank), int(step))
 
 
-if __name__ == "__main__":  # not in loader processes, which import this file
+if __name__ == "__main__":  # loader processes import this file, but must not run it
     end(main(sys.argv[1:], hooks=fault(os.environ["FAULT"])))

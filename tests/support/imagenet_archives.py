@@ -1,4 +1,4 @@
-"""ImageNet's archives in small: the official structure, photograph-like images, names and a real meta.mat."""
+"""Make small archives that have the structure, the file names and the meta.mat of ImageNet's archives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAT, TXT = "ILSVRC2012_devkit_t12/data/meta.mat", "ILSVRC2012_devkit_t12/data/IL
 def picture(
     seed: int, size: tuple[int, int] = (80, 60), kind: str = "JPEG", mode: str = "RGB", **save: object
 ) -> bytes:
-    """A smooth picture that no other seed has."""
+    """Return an encoded image of smooth random colours. Each seed gives another image."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, kind, **save)
@@ -43,7 +43,7 @@ def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
 
 
 def meta_mat(classes: dict[str, tuple[str, int]] = CLASSES) -> bytes:
-    """The struct array of the devkit: the classes, then WordNet's inner nodes."""
+    """Return the devkit's meta.mat, a struct array with the classes and then an inner node of WordNet."""
     fields = (
         "ILSVRC2012_ID",
         "WNID",
@@ -84,7 +84,7 @@ def validation_images() -> dict[str, bytes]:
 
 
 def make_archives(folder: Path) -> Path:
-    """The three archives; `folder`."""
+    """Write the three archives into a new folder, and return the folder."""
     folder.mkdir(parents=True)
     train = {f"{wnid}.tar": tar_of(images) for wnid, images in training_images().items()}
     (folder / TRAIN).write_bytes(tar_of(train))

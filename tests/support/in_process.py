@@ -1,4 +1,4 @@
-"""A command run within the test, as `python -m app` would run it."""
+"""Run commands of the app in the process of the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from app.commands import module_of
 
 
 def run_command(*argv: object) -> tuple[int, str]:
-    """Exit code and the one line on stderr. Anything but a UserError, which would be a traceback, passes through."""
+    """Run a command. Return the exit code and the line on stderr that `python -m app` would have.
+
+    A UserError gives this line. Any other exception would be a traceback, so it is not caught.
+    """
     command, *options = map(str, argv)
     try:
         import_module(module_of(command)).main(options)
@@ -20,7 +23,7 @@ def run_command(*argv: object) -> tuple[int, str]:
 
 
 def failure_of(*argv: object, code: int = 2) -> str:
-    """The one line of a command that ends with `code`."""
+    """Run a command that must end with the exit code `code`, and return its line on stderr."""
     found, line = run_command(*argv)
     assert found == code, (found, line)
     return line

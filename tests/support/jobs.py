@@ -1,4 +1,4 @@
-"""Jobs that a fault is done to: what the user's shell gets, how fast, and what the run left."""
+"""Start training jobs that get faults, and observe how they end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ FAULTY = run_ranks("tests/support/fault_rank.py")
 
 @dataclass(frozen=True)
 class End:
-    """code: of run.sh; text: all it said; seconds: from the fault, or from the start without one."""
+    """The end of a job.
+
+    Attributes:
+        code: The exit code of the command.
+        text: Everything that it has printed.
+        seconds: The time from the signal that the test sent, or else from the start of the job, to its end.
+    """
 
     code: int
     text: str
@@ -37,14 +43,14 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def iteration(folder: Path) -> int:
-    """The last one that the log of a run tells."""
+    """Return the last iteration in the log of a run, or 0 if there is none."""
     log = folder / "log.jsonl"
     found = re.findall(r'"iteration": (\d+)', log.read_text()) if log.exists() else []
     return int(found[-1]) if found else 0
 
 
 class Job:
-    """A launched command, its output in `folder`.out. Killed at the latest by `end`."""
+    """A command in the background. Its output is written to `folder`.out. Call `end` to wait for its end."""
 
     def __init__(self, folder: Path, command: list[str], fault: str = "none:0:0") -> None:
         self.folder, self.output = folder, folder.with_name(f"{folder.name}.out")
@@ -57,12 +63,12 @@ class Job:
         return self.process.poll() is None
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        """Wait until the condition is true. Fails where the job ends before."""
+        """Wait until the condition is true. Fail if the job ends before that."""
         wait_for(lambda: condition() or not self.alive(), seconds)
         assert condition(), self.output.read_text()
 
     def ranks(self) -> dict[int, int]:
-        """Process ids of the ranks, by the rank they were started as."""
+        """Return a dict from rank to process id. In an elastic run, the key is the first rank of the process."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -77,11 +83,11 @@ class Job:
         return found
 
     def launcher(self) -> int:
-        """The process id of horovodrun or mpirun."""
+        """Return the process id of horovodrun or mpirun."""
         return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
 
     def signal(self, to: str, number: signal.Signals) -> None:
-        """To "run.sh", "launcher" or "rank N"; the job's time counts from here."""
+        """Send a signal to "run.sh", "launcher" or "rank N", and measure the seconds of `End` from this moment."""
         pids = {"run.sh": self.process.pid, "launcher": self.launcher()}
         os.kill(pids[to] if to in pids else self.ranks()[int(to.split()[1])], number)
         self.since = time.monotonic()

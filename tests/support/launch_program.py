@@ -1,4 +1,4 @@
-"""app.start with another program than the app: `launch_program.py PROGRAM.py [launcher options] train ...`."""
+"""Run app.start with another program as the ranks: `launch_program.py PROGRAM.py [launcher options] train ...`."""
 
 from __future__ import annotations
 

