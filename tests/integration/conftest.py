@@ -1,4 +1,4 @@
-"""A small run on real images, which is trained once for all tests that only use it."""
+"""Fixtures of tests/integration: a small trained run that many tests use, and a browser."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ App = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def app() -> App:
-    """Run `python -m app ...` to its end, with `processes` under horovodrun. Fail if the exit code is not `code`."""
+    """Return a function that runs `python -m app ...` with `processes` ranks. The exit code must be `code`."""
 
     def run(*arguments: str | Path, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
         return run_to_its_end(*horovodrun(processes, *APP, *arguments), code=code)
@@ -31,7 +31,7 @@ def app() -> App:
 
 @pytest.fixture(scope="session")
 def trained(app: App, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of 3 epochs on the digits."""
+    """Return the folder of a run that was trained on the digits for 3 epochs. Tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     app("train", "--epochs", "3", "--output", folder)
     return folder
@@ -39,7 +39,7 @@ def trained(app: App, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real Chromium without a window. The test is skipped without one: apt-get install chromium chromium-driver."""
+    """Yield a Chromium without a window. Without the packages chromium and chromium-driver, the test is skipped."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("no chromium and chromedriver on this machine")

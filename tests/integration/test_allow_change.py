@@ -1,4 +1,4 @@
-"""`--allow-change data`: a run is resumed after an image was replaced, and config.json has the options."""
+"""`--allow-change data` resumes a run after an image was replaced. config.json then has the options as given."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def test_a_run_goes_on_with_other_images_where_that_is_allowed(app: Any, tmp_pat
     app(*again, "--allow-change", "epochs,data")
     assert json.loads((run / "result.json").read_text())["epochs"] == 2
     assert read_config(run / "config.json").allow_change == ("epochs", "data")
-    # What one command allowed is not allowed to the next.
+    # The next command must give --allow-change again.
     later = train.parse(["--resume", str(run)])
     assert isinstance(later, Config) and later.allow_change == ()

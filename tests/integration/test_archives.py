@@ -19,6 +19,7 @@ from app.storage import index as module
 from app.storage.files import Files
 from app.storage.index import read_index
 from app.storage.listing import Index
+from tests.support.caches import damaged, make_old
 from tests.support.imagenet_archives import (
     CLASSES,
     DEVKIT,
@@ -34,29 +35,18 @@ from tests.support.imagenet_archives import (
 from tests.support.in_process import failure_of, run_command, succeed
 from tests.support.reads import reads
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
 def archives(tmp_path: Path) -> Path:
     folder = make_archives(tmp_path / "archives")
-    settle(folder)
+    make_old(folder)
     return folder
 
 
-def settle(folder: Path) -> None:
-    """Make the archives an hour old, because the list of archives that were just written is not kept."""
-    hour_ago = time.time() - 3600
-    for path in [folder, *folder.rglob("*")]:
-        os.utime(path, (hour_ago, hour_ago))
-
-
 def unpacked(folder: Path) -> Path:
-    """The folder with the images of the archives, written from the same data as the archives."""
+    """Write the images of the archives into `folder`, as prepare-imagenet does, and return it."""
     wnids = list(CLASSES)
     files = {f"train/{w}/{name}": image for w, images in training_images().items() for name, image in images.items()}
     for (name, image), label in zip(validation_images().items(), TRUTH, strict=True):
@@ -107,7 +97,7 @@ def test_a_changed_archive_is_listed_again(changed: str, archives: Path) -> None
     before = contents(first.train), contents(first.validation)
     if changed == TRAIN:
         images = training_images()
-        images["n01443537"] = dict(reversed(images["n01443537"].items()))  # the same images at other places
+        images["n01443537"] = dict(reversed(images["n01443537"].items()))  # the same images in another order
         (archives / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in images.items()}))
     elif changed == VALIDATION:
         (archives / VALIDATION).write_bytes(tar_of(dict(reversed(validation_images().items()))))
@@ -120,7 +110,7 @@ def test_a_changed_archive_is_listed_again(changed: str, archives: Path) -> None
 
 
 def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
-    """The cache has flipped bits, or places and states that `save` never writes."""
+    """The cache has changed bytes, or valid arrays with impossible positions, sizes or file states."""
     first = read_index(str(archives))
     (file,) = cache.rglob("*.npz")
     whole = file.read_bytes()
@@ -129,10 +119,7 @@ def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
     generator = np.random.default_rng(0)
     for case in range(60):
         if case < 40:
-            damaged = bytearray(whole)
-            for _ in range(int(generator.integers(1, 9))):
-                damaged[int(generator.integers(len(whole)))] = int(generator.integers(256))
-            file.write_bytes(damaged)
+            file.write_bytes(damaged(whole, generator))
         else:
             name = ("train_offsets", "train_sizes", "train_numbers", "val_offsets", "states")[case % 5]
             wrong = (arrays[name] * 0 + 2**30, -1 - arrays[name], arrays[name][:-1], arrays[name] * 1.0)[case // 5 % 4]
@@ -143,7 +130,7 @@ def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
 def test_processes_that_start_together_make_one_list(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second process waits for the first, and reads the list that the first has kept."""
+    """The first process makes the list. The others wait for it and read the list from the cache."""
     real = module.make_list
 
     def slow(root: str) -> object:
@@ -208,7 +195,7 @@ def test_check_data_and_the_skip_list(archives: Path, tmp_path: Path, capsys: py
 
 
 def test_doctor_compares_the_archives_of_hosts(archives: Path, tmp_path: Path) -> None:
-    """It looks at the files of the folder, whatever they are."""
+    """The digest is computed from the names and sizes of the files in the folder."""
     facts = probe._data(str(archives))
     assert (facts["files"], facts["error"]) == (3, "")
     shutil.copytree(archives, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Faults of folders of images: check-data reports them, and training ends in one line or continues."""
+"""Folders of images with faults. check-data reports each fault. Training continues, or ends with one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.app_server import AppServer
 from tests.support.bad_folders import BAD_FOLDERS, TRAIN, good_folder
 from tests.support.in_process import run_command
 
-AT_ONCE = 2  # runs
+AT_ONCE = 2  # training runs at the same time
 SMALL = [
     "--image-size", "32", "--resize", "32", "--model", "resnet8", "--width", "4", "--epochs", "1", "--device", "cpu",
     "--minibatch", str(2 * TRAIN), "--per-worker", str(2 * TRAIN), "--loader-processes", "0",
@@ -21,7 +21,7 @@ SMALL = [
 
 
 def train_each(folders: dict[str, Path], options: dict[str, list[str]]) -> dict[str, tuple[int, str, Path]]:
-    """Return exit code, standard error and run folder of a training on each folder, each in its own process."""
+    """Train on each folder in a process of its own. Return the exit code, standard error and folder of each run."""
     logs = {name: folder.with_name(f"run-{folder.name}-log") for name, folder in folders.items()}
     outputs = {name: folder.with_name(f"run-{folder.name}") for name, folder in folders.items()}
     codes: dict[str, int] = {}
@@ -71,7 +71,7 @@ def test_check_data_tells(name: str, folders: dict[str, Path], capsys: pytest.Ca
     report = json.loads(output)
     assert {finding["kind"] for finding in report["findings"]} == case.kinds
     assert report["trainable"] == (code == 0)
-    assert run_command("check-data", folders[name])[0] == code  # the same as text
+    assert run_command("check-data", folders[name])[0] == code  # the same exit code without --json
     text = capsys.readouterr().out
     assert all(f"  {kind}: " in text for kind in case.kinds)
     text.encode()
@@ -128,7 +128,7 @@ def test_what_check_data_stops_on_is_what_training_stops_on() -> None:
 
 
 def test_with_the_skip_list_training_goes_on(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A folder with every kind of image that stops a run can be trained without these images."""
+    """A run with --skip-list leaves out images of every kind that would stop it."""
     folder, skip_list = good_folder(tmp_path / "data"), tmp_path / "skip.txt"
     bad = []
     for name, case in BAD_FOLDERS.items():

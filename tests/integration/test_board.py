@@ -1,4 +1,4 @@
-"""TensorBoard's files have the content of log.jsonl exactly once, also after a crash, and a real browser shows them."""
+"""TensorBoard's files have each value of log.jsonl exactly once, also after a crash. A browser shows the curves."""
 
 import contextlib
 import json
@@ -52,9 +52,8 @@ def check_curves(run: Path, epochs: int) -> None:
     assert validation["epochs/error"] == [
         (i + 1, pytest.approx(100 * x["top1_error"])) for i, x in enumerate(evaluated)
     ]
-    for i, x in enumerate(
-        evaluated
-    ):  # the training error of an epoch is the mean over all its steps, each counted once
+    # The training error of an epoch is the mean over all of its steps.
+    for i, x in enumerate(evaluated):
         errors = [v for s, v in train["steps/top1_error"] if i * PER_EPOCH < s <= (i + 1) * PER_EPOCH]
         assert train["epochs/error"][i] == (i + 1, pytest.approx(100 * sum(errors) / PER_EPOCH))
         assert x["train_top1_error"] == pytest.approx(sum(errors) / PER_EPOCH)
@@ -95,7 +94,7 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
     assert process.returncode == 75
     shutil.copytree(run / "checkpoints", tmp_path / "early")
     app("train", "--resume", run)
-    # As after a power failure: all that was written since the early checkpoint is there, but the checkpoint is old.
+    # After a power failure, the checkpoint may be older than the last lines of the log and of TensorBoard's files.
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(tmp_path / "early", run / "checkpoints")
     app("train", "--resume", run)
@@ -108,12 +107,12 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
 
 
 def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
-    """The checkpoint is that of the epoch's last step. The evaluation after it is logged, but not saved."""
+    """The run is killed when the evaluation is in the log, but the newest checkpoint was made before the evaluation."""
     run, options = tmp_path / "run", ["--epochs", "2", "--checkpoint-every", str(PER_EPOCH), "--stall-timeout", "0"]
     command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
     run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
     assert [line["epoch"] for line in log(run, "eval")] == [0]
-    assert [step for step, _ in scalars(run, "train")["steps/loss"]] == list(range(1, PER_EPOCH + 1))  # none is lost
+    assert [step for step, _ in scalars(run, "train")["steps/loss"]] == list(range(1, PER_EPOCH + 1))  # every step once
     assert run_command("train", "--resume", run) == (0, "")
     assert [line["epoch"] for line in log(run, "eval")] == [0, 1]
     check_curves(run, 2)
@@ -126,7 +125,7 @@ def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Return the address of `board` for a folder."""
+    """Start `board` for a folder, and yield its address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -145,11 +144,11 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[tuple[int, float]]:
-    """Return a curve as the page gets it. TensorBoard reads files with other code than EventAccumulator."""
+    """Return a curve that TensorBoard's server sends to the browser. Its code is not that of EventAccumulator."""
     query = f"data/plugin/scalars/scalars?run=tensorboard/{folder}&tag={tag}"
     with served(run) as address:
         for _ in range(100):
-            with contextlib.suppress(OSError):  # 404 till it has read the files
+            with contextlib.suppress(OSError):  # error 404 until it has read the files
                 points = json.load(urllib.request.urlopen(address + query))
                 if len(points) >= count:
                     return [(step, value) for _, step, value in points]
@@ -182,7 +181,7 @@ def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
         shows("confusion", "tensorboard/train", "tensorboard/validation")
 
 
-# Texts and curves are in shadow trees.
+# JavaScript that finds texts and curves. They are in shadow trees, which ordinary searches do not enter.
 WALK = "const walk = (node, visit) => { visit(node); if (node.shadowRoot) walk(node.shadowRoot, visit);"
 WALK += " for (const child of node.childNodes) walk(child, visit); };"
 ALL_TEXT = (

@@ -1,4 +1,4 @@
-"""`check-data` and `--skip-list`: the report, the journal, and which files are read again."""
+"""`check-data` and `--skip-list`: the report, the journal of checked images, and which images are read again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app.base.errors import UserError
 from app.data.sources import Source, open_source
 from app.storage.index import read_index
 from tests.support.bad_folders import CLASSES, TRAIN, VALIDATION, good_folder
+from tests.support.caches import make_old
 from tests.support.imagenet_archives import picture
 from tests.support.in_process import failure_of, run_command, succeed
 from tests.support.programs import APP
@@ -22,10 +23,7 @@ from tests.support.programs import APP
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "large-minibatch-sgd"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -40,14 +38,8 @@ def report_of(capsys: pytest.CaptureFixture[str], folder: Path, *options: object
 
 
 def journal(cache: Path) -> Path:
-    [path] = cache.glob("*-check.jsonl")
+    [path] = cache.rglob("*-check.jsonl")
     return path
-
-
-def settle(folder: Path) -> None:
-    """Make all times old, as in a folder to which nobody writes."""
-    for path in [folder, *folder.rglob("*")]:
-        os.utime(path, (1e9, 1e9))
 
 
 def test_text_of_a_good_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +82,7 @@ def test_json_lists_every_finding(folder: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_any_number_of_processes_finds_the_same(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """There are several chunks of images, and each has a fault."""
+    """The result does not depend on the number of processes. Each chunk of work contains images with faults."""
     for number in range(600):
         content = b"text" if number % 97 == 0 else picture(number, (33, 33), mode="L" if number % 53 == 0 else "RGB")
         (folder / f"train/cat/{number:04}.jpg").write_bytes(content)
@@ -119,7 +111,7 @@ def test_counts_against_imagenet(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_second_pass_reads_only_what_changed(folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Known files are not read again: other content with the same size and time is not noticed, other changes are."""
+    """An image is read again only if its size or time has changed. So a change that keeps both is not noticed."""
     first = report_of(capsys, folder)
     image = folder / "train/dog/2.JPEG"
     before, times = image.read_bytes(), (image.stat().st_atime_ns, image.stat().st_mtime_ns)
@@ -130,7 +122,7 @@ def test_second_pass_reads_only_what_changed(folder: Path, cache: Path, capsys: 
     assert report_of(capsys, folder)["counts"]["unreadable"] == 1
     image.write_bytes(before)
     assert report_of(capsys, folder) == first
-    assert len(journal(cache).read_text().splitlines()) == 2 + 1  # of train/ before and after
+    assert len(journal(cache).read_text().splitlines()) == 2 + 1  # train/ before, train/ after, val/
     report_of(capsys, folder)
     assert len(journal(cache).read_text().splitlines()) == 2
 
@@ -152,7 +144,7 @@ def test_stopped_and_started_again(
     command = [*APP, "check-data", str(folder), "--processes", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 20
-    while not (list(cache.glob("*-check.jsonl")) and journal(cache).read_text().count("\n") >= 1):
+    while not (list(cache.rglob("*-check.jsonl")) and journal(cache).read_text().count("\n") >= 1):
         assert time.monotonic() < end
         time.sleep(0.002)
     process.send_signal(how)
@@ -160,18 +152,18 @@ def test_stopped_and_started_again(
     assert process.returncode == 75, stderr
     *progress, last = stderr.splitlines()
     assert "the same command continues" in last
-    assert all(line.startswith("check-data: ") for line in progress)  # where decoding takes longer than usual
+    assert all(line.startswith("check-data: ") for line in progress)  # progress lines appear if decoding is slow
     assert output == ""
     done = journal(cache).read_text().splitlines()
-    assert 1 <= len(done) < 6  # chunks
+    assert 1 <= len(done) < 6  # some chunks of images are in the journal, but not all
     assert report_of(capsys, folder)["trainable"]
     assert set(done) <= set(journal(cache).read_text().splitlines())
 
 
 def test_index_of_the_start_is_kept(folder: Path, cache: Path) -> None:
-    settle(folder)
+    make_old(folder)
     succeed("check-data", folder)
-    [kept] = cache.glob("*-index.npz")
+    [kept] = cache.rglob("*-index.npz")
     when = kept.stat().st_mtime_ns
     assert len(read_index(str(folder)).train) == 2 * TRAIN
     assert kept.stat().st_mtime_ns == when

@@ -1,4 +1,7 @@
-"""Damaged checkpoints: the one before is used, or one clear line is printed. A run never starts again silently."""
+"""A run with a damaged checkpoint continues from the checkpoint before it, or ends with one line.
+
+It never starts from the beginning without a message.
+"""
 
 import contextlib
 import io
@@ -25,7 +28,7 @@ OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs of 11 steps, which has two checkpoints, after 11 and 22 steps."""
+    """Train for two epochs of 11 steps. The run has checkpoints after 11 and 22 steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert run_command("train", "--output", folder, *OPTIONS) == (0, "")
     assert [path.name for path in numbered(folder)] == ["iteration-000000022.pt", "iteration-000000011.pt"]
@@ -35,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it. Its last.pt is the newest checkpoint, as the writer leaves it."""
+    """Return a copy of the trained run. Its last.pt is a hard link to the newest checkpoint, as in the original."""
     shutil.copytree(trained, tmp_path / "run")
     last = tmp_path / "run" / "checkpoints" / LAST_CHECKPOINT
     last.unlink()
@@ -103,7 +106,7 @@ def test_50_bit_flips_are_noticed_or_harmless(run: Path) -> None:
         if said:
             noticed += 1
             assert content["position"] == {"epoch": 1, "seen": 0}
-        else:  # a bit of the archive's padding
+        else:  # the bit is in a part of the file that has no content
             assert checkpoint.digest(content) == expected
     assert noticed > 25
 
@@ -127,7 +130,7 @@ def test_no_permission(trained: Path) -> None:
         said: list[str] = []
         user = os.geteuid()
         if user == 0:
-            os.seteuid(65534)  # root may read everything
+            os.seteuid(65534)  # root could read the file in spite of its mode
         try:
             content = read_newest(run, said.append)
         finally:
@@ -202,7 +205,7 @@ def test_what_may_differ_freely_does(run: Path) -> None:
     numbered(unfinished(run))[0].unlink()
     (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     assert run_command("train", "--resume", run, *free) == (0, "")
-    assert [path.name for path in numbered(run)] == ["iteration-000000022.pt"]  # --keep 1
+    assert [path.name for path in numbered(run)] == ["iteration-000000022.pt"]  # because of --keep 1
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
@@ -211,7 +214,7 @@ def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
-    """A real file system with space for one checkpoint but not for two. Its file `ballast` may be removed."""
+    """Yield a file system with space for one checkpoint but not for two. Remove its file `ballast` to make space."""
     small = tmp_path / "small"
     small.mkdir()
     size = numbered(trained)[0].stat().st_size
@@ -224,7 +227,7 @@ def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_stays_full(small: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """The result is shown, the last good checkpoint is kept, and the same command continues when there is space."""
+    """The run prints its result and keeps the last good checkpoint. The same command continues when there is space."""
     monkeypatch.setattr(checkpoint_files, "PATIENCE", 2.0)
     run = small / "run"
     line = failure_of("train", "--output", run, *OPTIONS, code=1)
@@ -253,11 +256,11 @@ def test_a_disk_on_which_space_is_freed(small: Path, monkeypatch: Any) -> None:
 
 
 def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
-    """One line is printed, the run's files are unchanged, and the run continues when there is space."""
+    """Resuming on a full disk ends with one line and changes no file. The run continues when there is space."""
     (small / "ballast").unlink()
     run = small / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("tensorboard", "result.json", "iteration-*"))
-    (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())  # of the first epoch
+    (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())  # the first epoch
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with contextlib.suppress(OSError), (small / "ballast").open("wb", buffering=0) as ballast:
         while True:
@@ -271,7 +274,7 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
 
 def test_a_refused_start_leaves_no_folder(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    # failure_of() runs the command as a rank does, without the launcher, which would refuse it before.
+    # The launcher would refuse this command before it starts ranks. failure_of() runs the command as a rank does.
     line = failure_of("train", "--data", tmp_path / "nowhere", "--stall-timeout", "0")
     assert "no such data folder" in line
     assert not list(tmp_path.glob("runs/*"))

@@ -1,4 +1,4 @@
-"""A random plan of processes that die, join and leave: the run continues, with the result of a run without them."""
+"""Processes of an elastic run die, join and leave at random. The result is that of a run without such events."""
 
 import contextlib
 import json
@@ -18,26 +18,28 @@ from tests.support.programs import RUN, environ
 
 SLOTS = 3
 PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "leave", "join", "kill rank 0"]
-# Rounding grows with every step at a high rate: 5e-10 of a momentum after 3000 steps at 0.1, 2e-14 after 5000 at 0.01.
+# The sums of other numbers of processes are rounded differently. With a higher learning rate the difference grows with
+# each step: the relative difference of a momentum was 5e-10 after 3000 steps at a learning rate of 0.1, but 2e-14 after
+# 5000 steps at 0.01.
 RECIPE = [
     "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
     "--epochs", "900", "--warmup-epochs", "300", "--commit-every", "3", "--keep", "1000", "--stall-timeout", "200",
     "--reference-lr", "0.01",
 ]  # fmt: skip
 
-
-# Less than the 120 s that Horovod gives a process which does not answer: nothing may wait for a process that has died.
+# Horovod waits 120 s for a process that does not answer. No wait of the test may take that long, because the run must
+# not wait for a process that has died.
 PATIENCE = 110
 
 
 class Run:
-    """The elastic run of the test, and its output."""
+    """A run of the test, and the file with its output."""
 
     def __init__(self, job: subprocess.Popen[bytes], log: Path) -> None:
         self.job, self.log = job, log
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-        """Wait for a condition. Fail with the run's output if it ends before, or after the time."""
+        """Wait until a condition is true. Fail with the run's output if the run ends first, or after `seconds`."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.job.poll() is None, f"the run ended before {what}: {self.log.read_text()}"
@@ -46,7 +48,7 @@ class Run:
 
 
 def members(folder: Path) -> list[int]:
-    """Return the processes that train into `folder`."""
+    """Return the process ids of the ranks whose run folder is `folder`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,7 +61,7 @@ def members(folder: Path) -> list[int]:
 
 
 def rank_0(folder: Path) -> int | None:
-    """Return the process that has the lock of the folder."""
+    """Return the process id of rank 0, which holds the lock of the folder."""
     for pid in members(folder):
         try:
             if any(fd.readlink() == folder / "lock" for fd in Path(f"/proc/{pid}/fd").iterdir()):
@@ -79,7 +81,7 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def processes(folder: Path) -> int:
-    """Return the number of processes in the run's own output."""
+    """Return the number of processes in the run's plan.json, or 0 if there is none."""
     try:
         return int(json.loads((folder / "plan.json").read_text())["processes"])
     except (OSError, ValueError):
@@ -87,13 +89,13 @@ def processes(folder: Path) -> int:
 
 
 def settled(folder: Path, slots: int) -> int:
-    """Return how many processes train, or 0 while some still join or leave."""
+    """Return the number of processes, or 0 while one of them still joins or leaves."""
     there = len(members(folder))
     return there if there == processes(folder) <= slots else 0
 
 
 def on_slot(folder: Path, slot: int) -> int:
-    """Return the process on a slot of this machine, or 0. The first slot is 1. Each slot has its own loopback name."""
+    """Return the process id on a slot of this machine, or 0. Slots count from 1. The host of slot N is 127.0.0.N."""
     for pid in members(folder):
         with contextlib.suppress(OSError):
             if f"HOROVOD_HOSTNAME=127.0.0.{slot}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
@@ -103,7 +105,7 @@ def on_slot(folder: Path, slot: int) -> int:
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Yield the run, and end it after the test in any case."""
+    """Yield a list for the jobs that the test starts. Jobs that still run after the test are ended."""
     jobs: list[subprocess.Popen[bytes]] = []
     yield jobs
     for job in jobs:
@@ -128,7 +130,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     wait_for(lambda: checkpoints(folder), "the first epoch")
     for event in PLAN:
         if event.startswith("kill"):
-            # Killing the only process that stays, while another leaves, would leave nobody who has the state.
+            # If the only other process were still joining, the state would be lost with the process that is killed.
             wait_for(lambda: settled(folder, slots) >= 2, "a second process")
             first = rank_0(folder)
             victim = first if event == "kill rank 0" else draw.choice([pid for pid in members(folder) if pid != first])
@@ -140,9 +142,9 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
         done.append(event)
         if event == "join":
             wait_for(lambda slots=slots: on_slot(folder, slots), "the new process to start")  # type: ignore[misc]
-            if done.count(event) == 2:  # one that dies before it can take part costs nothing
+            if done.count(event) == 2:  # once, kill the new process before it takes part
                 os.kill(on_slot(folder, slots), signal.SIGKILL)
-        if event == "leave":  # else the next event may kill the only one that stays: nobody would have the state
+        if event == "leave":  # the next event may kill a process, and one that stays must have the state
             wait_for(lambda slots=slots: not on_slot(folder, slots + 1), "the slot to be left")  # type: ignore[misc]
         wait_for(lambda slots=slots: settled(folder, slots), f"processes after {event}")  # type: ignore[misc]
         before = iteration(folder)
@@ -153,7 +155,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     wait_for(lambda: "the run starts again from its checkpoint" in log.read_text(), "the next start")
     seen = checkpoints(folder)
     wait_for(lambda: len(checkpoints(folder) - seen) >= 2, "two more epochs")
-    last = sorted(checkpoints(folder))[-2]  # whole, as the next one has been begun after it
+    last = sorted(checkpoints(folder))[-2]  # complete, as there is a later one
     job.terminate()
     assert job.wait(60) == 75, log.read_text()
     assert not members(folder)
@@ -171,4 +173,4 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
         assert (found - expected).abs().max() <= 1e-10 * expected.abs().max(), name
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     steps = [line["iteration"] for line in lines if line["kind"] == "train"]
-    assert len(steps) == len(set(steps))  # no step is in the log twice, though some were made again
+    assert len(steps) == len(set(steps))  # steps that were repeated are in the log once

@@ -1,4 +1,4 @@
-"""`evaluate` counts every image once, on any number of processes, with the result of the training."""
+"""`evaluate` counts every image once with any number of processes, and its result is that of the training."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--precise-bn`: the running statistics of a real run against torch's own BN, which averages them by itself."""
+"""`--precise-bn`: the statistics of a run are compared with those that torch's BN computes as a plain mean."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(app: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def statistics_by_torch(config: Config, model: dict[str, torch.Tensor], images: int, epoch: int) -> dict[str, Any]:
-    """The state of the same network with torch's BN, whose momentum None is a plain mean over the batches seen."""
+    """Return the state of the network with statistics of torch's BN. Its momentum None is a mean over batches."""
     source = open_data(config)
     network = make_network(config, source.channels, len(source.classes), partial(nn.BatchNorm2d, momentum=None))
     network.double().load_state_dict(model)
@@ -50,7 +50,7 @@ def test_statistics_are_the_mean_over_workers_with_the_weights_of_the_epochs_end
     model = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
     expected = statistics_by_torch(config, model, N, EPOCHS - 1)
     names = [name for name in model if name.endswith(("running_mean", "running_var"))]
-    assert len(names) == 18  # of 9 layers
+    assert len(names) == 18  # two for each of 9 BN layers
     for name in names:
         assert torch.allclose(model[name], expected[name], rtol=1e-9, atol=1e-12), name
     fewer = statistics_by_torch(config, model, N - PER_WORKER, EPOCHS - 1)

@@ -1,4 +1,4 @@
-"""`prepare-imagenet` on small archives of the official structure."""
+"""`prepare-imagenet` on small archives that have the structure of ImageNet's archives."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def archives(tmp_path: Path) -> Path:
 
 
 def expected_files() -> dict[str, bytes]:
-    """What the folder must hold, from the images that the archives were made of."""
+    """Return the files that the folder must have, as a dict from path to content."""
     wnids = list(CLASSES)
     files = {
         f"train/{w}/{name}": content for w, images in training_images().items() for name, content in images.items()
@@ -70,7 +70,7 @@ def prepare(archives: Path, out: Path, *options: object, processes: int = 1) -> 
 
 
 def refused(archives: Path, out: Path, *options: object, processes: int = 1, code: int = 2) -> str:
-    """Return the one line with which it ends."""
+    """Run prepare-imagenet, which must end with the exit code `code`, and return its error message."""
     return failure_of("prepare-imagenet", archives, out, *options, "--processes", processes, code=code)
 
 
@@ -96,7 +96,10 @@ def test_again_writes_nothing(archives: Path, tmp_path: Path) -> None:
 
 
 def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
-    """The journal is cut anywhere, a file is missing, cut short or half written, as after a kill or a power failure."""
+    """The command continues after the journal was cut and files are missing, truncated or incomplete.
+
+    This is the state after a kill or a power failure.
+    """
     out = tmp_path / "out"
     prepare(archives, out)
     journal = out / ".prepare-imagenet.jsonl"
@@ -114,12 +117,12 @@ def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
         time_before = kept.stat().st_mtime_ns
         prepare(archives, out)
         assert files_below(out) == expected_files()
-        assert kept.stat().st_mtime_ns == time_before  # what was whole is not written again
+        assert kept.stat().st_mtime_ns == time_before  # a complete image is not written again
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_started_again(how: signal.Signals, tmp_path: Path) -> None:
-    """It is killed during a class: no process is left, and the second start keeps the images and completes it."""
+    """When the command is killed, no process is left. The next start keeps the images and unpacks the others."""
     folder, out, count = make_archives(tmp_path / "archives"), tmp_path / "out", 40
     many = {f"n01440764_{number}.JPEG": picture(0, (1600, 1200)) for number in range(count)}
     train = {"n01440764.tar": tar_of(many), "n01443537.tar": tar_of({"n01443537_1.JPEG": picture(1)})}
@@ -176,7 +179,7 @@ def test_resize_shrinks_the_shorter_side_once(archives: Path, tmp_path: Path) ->
     sizes = {name: Image.open(out / "train/n01440764" / name).size for name in names[:3]}
     assert list(sizes.values()) == [(384, 256), (256, 769), (448, 256)]
     assert {Image.open(out / "train/n01440764" / name).mode for name in names[:3]} == {"RGB"}
-    assert (out / "train/n01440764" / names[3]).read_bytes() == images[names[3]]  # not larger: as it was
+    assert (out / "train/n01440764" / names[3]).read_bytes() == images[names[3]]  # it is not larger, so it is unchanged
     coarse = Image.open(io.BytesIO(images[names[0]])).resize((384, 256), Image.Resampling.BOX)
     shrunk = Image.open(out / "train/n01440764" / names[0])
     difference = [abs(a - b) for a, b in zip(coarse.tobytes(), shrunk.tobytes(), strict=True)]
@@ -198,7 +201,7 @@ def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
 
 
 def test_disk_is_asked_for_beforehand(archives: Path, tmp_path: Path) -> None:
-    """A class that claims 4 TB, in a sparse file, is refused before anything is written."""
+    """An archive whose header names a class of 4 TB is refused before anything is written. It is a sparse file."""
     size = 2**42
     entry = tarfile.TarInfo("n01440764.tar")
     entry.size = size
@@ -252,10 +255,11 @@ def class_with(more: dict[str, bytes]) -> bytes:
 
 GOOD_TRAIN = train_with(tar_of(training_images()["n01440764"]))
 IMAGE = picture(5)
-TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN  # a tar goes on until two blocks of zeros
+TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN  # without end blocks after the first member
 DAMAGED = GOOD_TRAIN[:600] + b"\xff" * 512 + GOOD_TRAIN[1112:]
 
-# name -> (the archive, its bytes (None: not there), what the one line says)
+# Each name has the archive that is replaced, its new content (None: the archive is missing), and a regular expression
+# for the error message.
 BAD_ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "no training archive": (TRAIN, None, f"there is no .*{TRAIN}"),
     "no validation archive": (VALIDATION, None, f"there is no .*{VALIDATION}"),
@@ -313,12 +317,12 @@ def test_bad_archives_end_in_one_line(name: str, archives: Path, tmp_path: Path)
     written = files_below(tmp_path / "out") if (tmp_path / "out").exists() else {}
     assert written.keys() <= expected_files().keys()
     assert not list(tmp_path.rglob("*evil*"))
-    with pytest.raises(UserError) as caught:  # and training from the archives refuses them with the same line
+    with pytest.raises(UserError) as caught:  # training has the same error message
         read_index(str(archives))
     assert str(caught.value) == line and caught.value.exit_code == 2
 
 
-# name -> (arguments after ARCHIVES and OUT, exit code, what the one line says)
+# Each name has the arguments after ARCHIVES and OUT, and a part of the error message.
 BAD_ARGUMENTS = {
     "resize to another size": (["--resize", "300"], "--resize is 300"),
     "quality without resize": (["--quality", "90"], "add --resize 256 or 512"),
@@ -352,7 +356,7 @@ def test_image_that_cannot_be_resized_is_named(archives: Path, tmp_path: Path) -
     (archives / TRAIN).write_bytes(train_with(tar_of(images)))
     line = refused(archives, tmp_path / "out", "--resize", 256, processes=2, code=3)
     assert f"cannot decode {archives / TRAIN}: n01440764_3.JPEG" in line
-    prepare(archives, tmp_path / "other")  # unchanged, it is for check-data to find
+    prepare(archives, tmp_path / "other")  # without --resize it is not decoded
 
 
 def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The report of real runs has the content of their files, also in a browser."""
+"""The report of trained runs shows the content of their files, also in a browser."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def page(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a finished run and of one that stopped after its first epoch."""
+    """Make a report of a finished run and of a run that stopped after its first epoch."""
     folder = tmp_path_factory.mktemp("report")
     begun = folder / "begun"
     shutil.copytree(trained, begun)
@@ -43,7 +43,7 @@ def test_page(trained: Path, page: Path) -> None:
     assert "<td>--epochs 3</td>" in text
     assert "<td>3</td>" in text and "<td>1 of 3</td>" in text
     assert "k = 8 workers of n = 16 images, kn = 128" in text
-    assert text.count("<h2>") == 3  # curves and two runs: one that is named twice is shown once
+    assert text.count("<h2>") == 3  # the curves and two runs; a run that is named twice is shown once
     assert "choices of the paper" in text.lower() and "--warmup-epochs" in text
     assert not re.search(r"<script|<link|https?://", text)
     assert len(re.findall(r'src="data:image/png;base64,', text)) == 4
@@ -52,7 +52,10 @@ def test_page(trained: Path, page: Path) -> None:
 
 
 def test_what_a_run_changed_in_its_recipe() -> None:
-    """The data are named. Values that follow from other options are not, also for files of earlier versions."""
+    """The report lists changed options and the data set, but no values that follow from other options.
+
+    The same holds for config.json files of earlier versions, which contain such values.
+    """
     old = {
         **preset("paper-8k"),
         "data": "/imagenet",

@@ -1,4 +1,4 @@
-"""`reproduce` on a tiny experiment: interrupted, continued, and trained again from a stored config."""
+"""`reproduce` on a small experiment that is interrupted, continued, and trained again from a stored config."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an experiment that was stopped during its runs and then continued to its end."""
+    """Run an experiment that is stopped during its runs and then continued to its end. Return its folder."""
     folder = tmp_path_factory.mktemp("reproduce")
     process = start(folder)
     while not any(lines(run) for run in folder.glob("runs/*-s?")):
@@ -55,8 +55,8 @@ def test_interrupted_and_started_again_nothing_is_done_twice(place: Path) -> Non
     assert len(runs) == 2
     for run in runs:
         evaluated = [line["epoch"] for line in map(json.loads, (run / "log.jsonl").open()) if line["kind"] == "eval"]
-        assert evaluated == list(range(EPOCHS))  # each epoch once
-        assert "stopped at epoch" in (place / "runs" / f"{run.name}.txt").read_text()  # so it was interrupted
+        assert evaluated == list(range(EPOCHS))  # each epoch is evaluated once
+        assert "stopped at epoch" in (place / "runs" / f"{run.name}.txt").read_text()  # it was interrupted
         assert json.loads((run / "reproduce.json").read_text())["seconds"] > 0
 
 
@@ -71,7 +71,7 @@ def test_done_already_it_only_writes_again_the_same_bytes(place: Path) -> None:
 
 
 def test_a_stored_config_gives_the_stored_error(place: Path, app: Any) -> None:
-    """The error is equal bit for bit, although the stored run was interrupted."""
+    """A new run with the stored config has the stored error, although the stored run was interrupted."""
     cell = json.loads((place / "found/results.json").read_text())["cells"][0]
     (place / "again.json").write_text(json.dumps(cell["config"]))
     seed = cell["seeds"][1]
@@ -88,5 +88,5 @@ def test_results_hold_what_they_promise(place: Path) -> None:
     assert cell["mean"] == pytest.approx(sum(errors) / 2, abs=1e-3)
     assert cell["paper"]["mean"] == 23.6 and cell["minibatch"] == 32
     assert [[row["epoch"] for row in seed] for seed in found["noise"]] == 2 * [list(range(1, EPOCHS + 1))]
-    assert found["break"] is None  # Figure 1 was not run on these data
+    assert found["break"] is None  # there are no results of Figure 1
     assert "noise scale B (images)" in (place / "found/table.md").read_text()

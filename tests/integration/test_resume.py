@@ -1,4 +1,4 @@
-"""A run that is interrupted at any moment and continued is equal, bit for bit, to a run without interruption."""
+"""A run that is interrupted and continued has the same result, bit for bit, as a run without interruption."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import torch
 from tests.support.app_server import AppServer
 
 EPOCHS = 14
-STEPS = 11 * EPOCHS  # of 128 of 1,437 images
+STEPS = 11 * EPOCHS  # an epoch has 11 steps of 128 of the 1,437 images
 INTERRUPTIONS = 20
 OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--width", "4", "--warmup-epochs", "2"]
 
@@ -39,7 +39,7 @@ def last_iteration(folder: Path) -> int:
 
 
 def interrupt(apps: AppServer, folder: Path, child: int, number: int, iteration: int) -> int:
-    """Wait for an iteration, send the signal, and return the exit code."""
+    """Wait until the run has reached an iteration, send the signal `number`, and return the exit code."""
     while last_iteration(folder) < iteration:
         assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
         time.sleep(0.001)
@@ -97,7 +97,7 @@ def test_20_random_sigkills(apps: AppServer, alone: Path, tmp_path: Path) -> Non
 
 
 def test_what_is_beyond_the_paper_resumes_too(apps: AppServer, tmp_path: Path) -> None:
-    """LARS, another schedule, smoothed labels and measured BN statistics, interrupted once in the middle."""
+    """A run with LARS, cosine schedule, label smoothing and --precise-bn is interrupted once in the middle."""
     extra = ["--optimizer", "lars", "--schedule", "cosine", "--label-smoothing", "0.1", "--precise-bn", "160"]
     alone, folder = tmp_path / "alone", tmp_path / "run"
     assert apps.end(apps.start(*train(alone, *extra))) == 0

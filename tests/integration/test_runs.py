@@ -1,4 +1,4 @@
-"""Runs as a user types them after ./run.sh, and their results."""
+"""Commands of ./run.sh, as a user types them, and the results of their runs."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["--epochs", "2", "--width", "4"]
 MPI = ["-np", "2", "--launcher", "mpirun"]
 
-# name -> (launch options, train's options, what the first lines say)
+# Each name has the launcher's options, the options of train, and a regular expression for the output.
 RUNS = {
     "horovodrun, gloo": (["-np", "2"], SHORT, "processes: 2 on .*, device cpu; controller gloo, collectives gloo"),
     "horovodrun, mpi": (["-np", "2"], [*SHORT, "--collectives", "mpi"], "controller mpi, collectives mpi"),
@@ -50,7 +50,7 @@ def test_run(name: str, tmp_path: Path) -> None:
     done = run(*launch, "train", "--output", tmp_path / "run", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(said, done.stdout), done.stdout
-    assert done.stdout.count("result: ") == 1  # by rank 0 alone
+    assert done.stdout.count("result: ") == 1  # only rank 0 prints it
 
 
 def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
     assert all(fields <= set(line) for line in lines)
     evaluations = [line for line in lines if line["kind"] == "eval"]
     assert len(evaluations) == 30 and evaluations[-1]["top1_error"] == result["top1_error"]
-    assert result["top1_error"] * 360 == pytest.approx(round(result["top1_error"] * 360))  # wrong of 360
+    assert result["top1_error"] * 360 == pytest.approx(round(result["top1_error"] * 360))  # a fraction of 360 images
     content = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
     assert content["model"]["layer1.0.bn1.running_mean"].shape == (16,)
     assert int(content["model"]["bn1.num_batches_tracked"]) == 330
@@ -79,7 +79,7 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
         for name in ("train", "validation")
     }
     rates = events["train"].Scalars("steps/lr")
-    assert [event.step for event in rates] == list(range(1, 331))  # per iteration
+    assert [event.step for event in rates] == list(range(1, 331))  # one value per iteration
     assert (rates[0].value, rates[-1].value) == (pytest.approx(0.1), pytest.approx(0.0004))
     assert rates[1].value == pytest.approx(0.1 + 0.3 / 55)
     assert len(events["validation"].Scalars("steps/top1_error")) == 30
@@ -87,7 +87,7 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 2 classes with 8 training and 2 validation images each."""
+    """Make a folder of 2 classes with 8 training and 2 validation images each."""
     folder = tmp_path_factory.mktemp("images")
     for split, count in (("train", 8), ("val", 2)):
         for label, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
@@ -120,7 +120,7 @@ def test_a_corrupt_image_ends_the_run(images: Path, tmp_path: Path, launch: list
     assert "Traceback" not in done.stderr
 
 
-# words -> what the one line says; refused before anything is launched, or by all ranks at once
+# Each command line has a part of its error message. It is refused before the launch, or by all ranks together.
 REFUSED = {
     "train --epoch 3": "did you mean --epochs",
     "train --recipe paper-9k": "did you mean paper-8k",
@@ -147,7 +147,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run in it."""
+    """Return a folder that contains a finished run in its folder `done`."""
     folder = tmp_path_factory.mktemp("done")
     assert run("--launcher", "none", "train", *SHORT, "--epochs", "1", "--output", folder / "done").returncode == 0
     return folder

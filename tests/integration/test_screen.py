@@ -1,4 +1,4 @@
-"""The output of `train` from all its ranks."""
+"""The output of `train` with each value of --screen, and with two ranks."""
 
 import json
 import re

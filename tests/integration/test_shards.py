@@ -1,4 +1,4 @@
-"""Images in .tar archives, read in place in every form that training accepts, and the archives that `pack` writes."""
+""".tar shards: training reads every accepted form in place, refuses bad archives, and reads what `pack` writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,25 +17,22 @@ from app.base.errors import UserError
 from app.data.sources import open_source
 from app.storage.index import read_index
 from tests.support.bad_folders import good_folder
+from tests.support.caches import make_old
 from tests.support.imagenet_archives import make_archives, picture, tar_of
 from tests.support.in_process import failure_of, succeed
 from tests.support.reads import reads
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """8 training and 4 validation images of the classes cat and dog."""
+    """Make a folder with 8 training and 4 validation images of the classes cat and dog."""
     return good_folder(tmp_path / "folder")
 
 
 def images_of(folder: Path, split: str) -> dict[str, bytes]:
-    """Return CLASS/NAME -> contents."""
+    """Return the images of a split as a dict from CLASS/NAME to content."""
     paths = sorted((folder / split).rglob("*.JPEG"))
     return {str(path.relative_to(folder / split)): path.read_bytes() for path in paths}
 
@@ -46,14 +42,12 @@ def write(root: Path, archives: dict[str, dict[str, bytes]]) -> Path:
     for name, files in archives.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(tar_of(files))
-    hour_ago = time.time() - 3600
-    for path in [root, *root.rglob("*")]:
-        os.utime(path, (hour_ago, hour_ago))
+    make_old(root)
     return root
 
 
 def facts(root: Path) -> tuple[object, ...]:
-    """Return everything that a run depends on: classes, fingerprint, names, labels and contents in order."""
+    """Return all properties of a data set: classes, fingerprint, left-out files, names, labels and contents."""
     index = read_index(str(root))
     splits = [
         (files.names.tolist(), files.labels.tolist(), [files.read(place) for place in range(len(files))])
@@ -63,7 +57,7 @@ def facts(root: Path) -> tuple[object, ...]:
 
 
 def in_class_folders(train: dict[str, bytes], val: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Return two archives for training, by their names. The images of a class are in both."""
+    """Return two training archives and a validation archive, whose names show the split. Classes are in both."""
     return {
         "things-train-0.tar": dict(list(train.items())[::2]),
         "things-train-1.tar": dict(list(train.items())[1::2]),
@@ -76,7 +70,7 @@ def in_folders_by_split(train: dict[str, bytes], val: dict[str, bytes]) -> dict[
 
 
 def in_one_archive_each(train: dict[str, bytes], val: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Return archives as `tar cf x.tar train` makes them. Only their members show the split."""
+    """Return archives as `tar cf x.tar train` makes them. Only the paths of their members show the split."""
     return {
         "0.tar": {f"train/{name}": image for name, image in train.items()},
         "1.tar": {f"./val/{name}": image for name, image in val.items()},
@@ -86,7 +80,14 @@ def in_one_archive_each(train: dict[str, bytes], val: dict[str, bytes]) -> dict[
 def labelled(
     images: dict[str, bytes], label: Callable[[str], bytes], ending: str = "cls", flat: bool = True
 ) -> dict[str, bytes]:
-    """Return archives in WebDataset's form: each image is followed by its label file."""
+    """Return the members of an archive in WebDataset's form: a label file follows each image.
+
+    Args:
+        images: The images by their CLASS/NAME.
+        label: A function that returns the content of the label file for a class.
+        ending: The ending of the label files.
+        flat: Whether the key is CLASS-NAME, or else CLASS/NAME.
+    """
     files = {}
     for name, image in images.items():
         key = name.replace("/", "-").removesuffix(".JPEG") if flat else name.removesuffix(".JPEG")
@@ -112,7 +113,7 @@ LABELS: dict[str, tuple[Callable[[str], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", LABELS)
 def test_webdataset_s_labels(kind: str, folder: Path, tmp_path: Path) -> None:
-    """Keys have no folders; the label files give the classes. Labels, order and contents are those of the folder."""
+    """Classes come from the label files. The order, labels and contents are those of the folder."""
     label, ending = LABELS[kind]
     splits = {split: labelled(images_of(folder, split), label, ending) for split in ("train", "val")}
     root = write(tmp_path / "shards", {f"{split}-00.tar": files for split, files in splits.items()})
@@ -122,7 +123,7 @@ def test_webdataset_s_labels(kind: str, folder: Path, tmp_path: Path) -> None:
     _, _, _, expected_train, expected_validation = facts(folder)
     assert (train[1:], validation[1:]) == (expected_train[1:], expected_validation[1:])
     assert train[0][0] == (b"0/cat-0.JPEG" if numbers else b"cat/cat-0.JPEG")
-    if numbers:  # classes.txt gives them their names; it is noticed when it comes and when it goes
+    if numbers:  # classes.txt names the classes; the program notices when it is added and removed
         (root / "classes.txt").write_text("cat\ndog\n")
         assert facts(root)[0] == ("cat", "dog")
         (root / "classes.txt").unlink()
@@ -135,7 +136,7 @@ def test_classes_with_numbers_count_up(tmp_path: Path) -> None:
     root = write(tmp_path / "shards", {"train.tar": files, "val.tar": files})
     index = read_index(str(root))
     assert index.classes == tuple(map(str, range(12)))
-    assert index.train.read(0) == picture(11)  # label 0 comes first
+    assert index.train.read(0) == picture(11)  # the image with label 0
 
 
 def test_changed_added_and_removed_archives_are_seen(folder: Path, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_changed_added_and_removed_archives_are_seen(folder: Path, tmp_path: Pat
 
 
 def test_what_is_not_read_is_counted(folder: Path, tmp_path: Path) -> None:
-    """Other files, hidden files and images without a class are counted. Archives for a test are ignored."""
+    """Files that are no images, and images without a class, are counted. Archives named "test" are ignored."""
     train = images_of(folder, "train") | {"cat/notes.txt": b"-", "flat.jpg": picture(1), "cat/._0.JPEG": b"-"}
     root = write(tmp_path / "shards", {"train.tar": train, "val.tar": images_of(folder, "val")})
     (root / "test-00.tar").write_bytes(b"not looked at")
@@ -180,7 +181,7 @@ def test_more_archives_than_may_be_open(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def member(name: str, kind: bytes) -> bytes:
-    """Return a training archive that has an entry which is not a plain file, after an image."""
+    """Return an archive with an image and then a member of the type `kind`, such as a link."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
         entry = tarfile.TarInfo("a/0.jpg")
@@ -193,7 +194,7 @@ def member(name: str, kind: bytes) -> bytes:
 
 
 def negative(size: int) -> bytes:
-    """Return a training archive whose second member has this size, in base 256."""
+    """Return an archive whose second member has this negative size, in GNU's base-256 form."""
     entry = tarfile.TarInfo("a/1.jpg")
     header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
     header[124:136] = (256**12 + size).to_bytes(13, "big")[1:]
@@ -202,7 +203,7 @@ def negative(size: int) -> bytes:
 
 
 def sparse() -> bytes:
-    """Return a sparse file in GNU's old form, whose list of parts continues after the end of the archive."""
+    """Return an archive with a sparse file in GNU's old form. Its list of parts continues after the archive's end."""
     header = bytearray(tarfile.TarInfo("a/1.jpg").tobuf(tarfile.GNU_FORMAT))
     header[156:157], header[482:483] = b"S", b"\1"
     header[148:156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:]))
@@ -213,10 +214,10 @@ IMAGE = picture(5)
 GOOD = {"a/0.jpg": IMAGE, "a/1.jpg": picture(6)}
 BLOCKS_OF_END = len(tar_of({"a/0.jpg": IMAGE})) - 512 - -(-len(IMAGE) // 512) * 512
 WHOLE = tar_of(GOOD)
-SECOND = 512 + -(-len(IMAGE) // 512) * 512  # where the second member begins
+SECOND = 512 + -(-len(IMAGE) // 512) * 512  # offset of the second member
 DAMAGED = WHOLE[:SECOND] + b"\xff" * 512 + WHOLE[SECOND + 512 :]
 
-# name -> (the training archive, what the one line says)
+# Each name has the training archive and a regular expression for the error message.
 BAD_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "damaged or no tar archive"),
     "a web page": (b"<html>404 not found</html>" * 99, "damaged or no tar archive"),
@@ -296,7 +297,7 @@ def test_packed_images_are_the_same_data_set(folder: Path, tmp_path: Path, capsy
     archives = ["train-00000.tar", "train-00001.tar", "train-00002.tar", "val-00000.tar", "val-00001.tar"]
     assert sorted(path.name for path in out.glob("*.tar")) == archives
     assert facts(out) == facts(folder)
-    succeed("pack", out, again, "--images", 100, "--processes", 1)  # from archives, too
+    succeed("pack", out, again, "--images", 100, "--processes", 1)  # pack also reads archives
     assert facts(again) == facts(folder)
     with tarfile.open(again / "train-00000.tar") as tar:
         names = tar.getnames()
@@ -311,7 +312,7 @@ def test_packing_continues_and_leaves_other_folders_alone(folder: Path, tmp_path
     succeed("pack", folder, out, "--images", 3, "--processes", 1)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     journal = (out / ".pack.jsonl").read_bytes()
-    (out / ".pack.jsonl").write_bytes(journal[: journal.index(b"train-00001")])  # as after a kill
+    (out / ".pack.jsonl").write_bytes(journal[: journal.index(b"train-00001")])  # the state after a kill
     (out / "train-00002.tar").write_bytes(b"half")
     succeed("pack", folder, out, "--images", 3, "--processes", 1)
     kept = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns == time_ns}
@@ -352,7 +353,7 @@ def test_an_image_that_cannot_be_packed_is_named(folder: Path, tmp_path: Path) -
     (folder / "train/cat/1.JPEG").write_bytes(IMAGE[:-300])
     line = failure_of("pack", folder, tmp_path / "a", "--resize", 16, "--processes", 1, code=3)
     assert f"cannot decode the image {folder}/train/cat/1.JPEG" in line
-    succeed("pack", folder, tmp_path / "b", "--processes", 1)  # unchanged, it is for check-data to find
+    succeed("pack", folder, tmp_path / "b", "--processes", 1)  # without --resize it is not decoded
     (folder / "train/cat/1.JPEG").unlink()
     (folder / "train/cat/1.JPEG").symlink_to("nowhere")
     assert "cannot read the image" in failure_of("pack", folder, tmp_path / "c", "--processes", 1, code=3)

@@ -1,4 +1,7 @@
-"""A network is the same, bit for bit, from a folder, ImageNet's archives and shards, also after interruptions."""
+"""Training on a folder, on ImageNet's archives and on shards gives the same network, bit for bit.
+
+This is also true for a run that is interrupted.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.support.in_process import succeed
 from tests.support.programs import run, run_ranks
 
 LAYOUTS = ("folder", "archives", "shards")
-EPOCHS, STEPS = 20, 60  # of the run that is killed: 12 images, 4 in a step
+EPOCHS, STEPS = 20, 60  # of the run that is killed; an epoch has 3 steps of 4 images
 OPTIONS = [
     "--image-size", "24", "--resize", "28", "--model", "resnet8", "--width", "4", "--epochs", str(EPOCHS),
     "--minibatch", "4", "--per-worker", "4", "--loader-processes", "0", "--device", "cpu", "--log-every", "1",
@@ -28,7 +31,10 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the same 12 + 7 images in each of LAYOUTS, and in archives that have copies on a local disk."""
+    """Make a folder with the same 12 training and 7 validation images in each of LAYOUTS and in `staged`.
+
+    Training on `staged` copies the archives to another folder, as to a local disk.
+    """
     root = tmp_path_factory.mktemp("data")
     make_archives(root / "archives")
     succeed("prepare-imagenet", root / "archives", root / "folder", "--processes", 1)
@@ -43,7 +49,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Every tensor is equal bit for bit, and so are the other files of the runs."""
+    """Assert that two checkpoints have bit-identical tensors and equal errors, positions, fingerprints and classes."""
     pairs = [(found["model"][name], expected["model"][name]) for name in expected["model"]]
     pairs += list(zip(found["momentum"], expected["momentum"], strict=True))
     assert len(pairs) > 60
@@ -72,11 +78,9 @@ def logged(folder: Path) -> list[tuple[Any, ...]]:
     return [tuple(line[name] for name in ("kind", "iteration", "loss", "top1_error", "lr")) for line in lines]
 
 
-def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run begins on the archives, is killed, continues on the shards, is killed, and continues on the folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("cache")
+def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(data: Path, tmp_path: Path) -> None:
+    """A run begins on the archives and is killed twice. It continues on the shards, and then on the folder."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     with AppServer() as apps:
         assert apps.end(apps.start("train", "--data", str(data / "folder"), "--output", str(alone), *OPTIONS)) == 0

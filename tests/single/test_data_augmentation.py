@@ -104,11 +104,9 @@ def test_the_moments_are_numpys_however_they_are_divided(folder: Path) -> None:
     assert moments_of_counts([[0, 5] + [0] * 254]) == ((1 / 255,), (1 / 255,))  # one colour only: no division by 0
 
 
-def test_a_run_keeps_its_moments(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("cache")
+def test_a_run_keeps_its_moments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The moments are in the checkpoint, are used after training, and are measured once."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = ["--data", folder, "--image-size", SIDE, "--resize", SIDE, "--model", "resnet8", "--width", 4]
     options += ["--minibatch", 4, "--per-worker", 4, "--epochs", 1, "--normalise", "data", "--grey", "--device", "cpu"]
     succeed("train", *options, "--augmentation", "flip", "--output", tmp_path / "run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,16 @@ from app.base.errors import CorruptImage, UserError
 from app.data.images import read_image
 from app.data.sources import open_source
 from app.storage.index import read_index
+from tests.support.caches import damaged, make_old
 from tests.support.reads import reads
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
-
-
-def settle(root: Path) -> None:
-    """Change all times as if nothing had been changed for an hour."""
-    hour_ago = time.time() - 3600
-    for directory, _, _ in os.walk(root):
-        os.utime(directory, (hour_ago, hour_ago))
 
 
 @pytest.fixture
@@ -53,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         "train/list.jpg",
     )
     touch(root, "val/Z/1.jpg", "val/a/1.jpg", "val/b/1.jpg", "val/b/2.jpg")
-    settle(root)
+    make_old(root)
     return root
 
 
@@ -96,7 +85,7 @@ def test_added_removed_and_renamed_images_are_seen(folder: Path) -> None:
 
     def now(split: str) -> list[str]:
         found = paths(folder, split)
-        settle(folder)
+        make_old(folder)
         seen.add(read_index(str(folder)).fingerprint)
         return found
 
@@ -136,10 +125,7 @@ def test_a_damaged_cache_is_made_again(folder: Path, cache: Path) -> None:
         if case < 5:
             file.write_bytes([b"", b"PK\x03\x04nonsense", whole[:-300], whole[300:], whole[:40]][case])
         elif case < 100:
-            damaged = bytearray(whole)
-            for _ in range(int(generator.integers(1, 9))):
-                damaged[int(generator.integers(len(whole)))] = int(generator.integers(256))
-            file.write_bytes(damaged)
+            file.write_bytes(damaged(whole, generator))
         else:
             np.savez(file, **crafted(arrays, case))
         again = read_index(str(folder))

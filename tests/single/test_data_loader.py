@@ -25,7 +25,8 @@ from app.data.sources import Source, open_source
 from app.data.splits import ArraySplit
 
 ROOT = Path(__file__).parents[2]
-IMAGES = 24  # a class, two classes
+IMAGES = 24  # in each of two classes
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image = pixels.resize((60, 50), Image.Resampling.BICUBIC)
                 image.save(root / split / label / f"{i:02}.jpg", quality=92)
     return root
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 def opened(folder: Path, augmentation: str = "paper") -> Source:
