@@ -1,4 +1,4 @@
-"""app/world/allocator.py: freed memory is used again without a new request to the system."""
+"""app/world/allocator.py: the C library uses freed memory again without a new request to the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from app.world import allocator
 
-# Page faults of allocating, writing and freeing 64 MiB as torch does, after the first time; 4 KiB for each fault.
+# A program that allocates, writes and frees 64 MiB twice, and prints the number of page faults of the second time. New
+# memory from the kernel causes one fault for each 4 KiB.
 COUNT = """
 import ctypes, resource
 from app.world.allocator import keep_freed_memory
@@ -37,4 +38,4 @@ def faults(**variables: str) -> int:
 @pytest.mark.skipif(not hasattr(allocator.ctypes.CDLL(None), "mallopt"), reason="this C library has no mallopt")
 def test_freed_memory_is_kept() -> None:
     assert faults() < 100
-    assert faults(MALLOC_MMAP_THRESHOLD_="1000000") == pytest.approx(2**26 / 2**12, rel=0.1)  # the user's wish
+    assert faults(MALLOC_MMAP_THRESHOLD_="1000000") == pytest.approx(2**26 / 2**12, rel=0.1)  # the user's setting

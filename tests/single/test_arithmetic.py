@@ -1,4 +1,4 @@
-"""The number formats of a GPU's products: torch's own flags, which can be read without a GPU."""
+"""The number formats in which a GPU multiplies. torch's flags for them can be read without a GPU."""
 
 from __future__ import annotations
 

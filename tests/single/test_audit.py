@@ -1,4 +1,4 @@
-"""The findings of the audit for each choice."""
+"""`audit` finds each choice of the paper that a recipe follows or does not follow."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.support.programs import APP, run
 ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = 1281167
 PAPER = from_dict(preset("paper-8k"))
-# Names and shapes that the paper does not use.
+# Fields of Config that describe data or networks which the paper does not use.
 NO_CHOICES = {"seed", "width", "downsample", "synthetic_images", "synthetic_classes"}
 
 
@@ -90,7 +90,7 @@ def test_no_warmup_is_needed_at_the_reference() -> None:
 
 
 def test_every_option_is_audited() -> None:
-    """A new option that changes what is computed must be named in app/recipe/audit.py, or here."""
+    """Every option that changes what is computed must be named in app/recipe/audit.py, or in this file."""
     audited = {name for choice in (*REMARKS, *CHOICES) for name in choice.fields} | set(SILENT)
     assert {f.name for f in option_fields() if not f.metadata["free"]} - audited == NO_CHOICES
 
@@ -125,7 +125,7 @@ def test_command_on_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 
 def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A run whose recipe is the paper's prints a summary at its start. The command finds the same afterwards."""
+    """A run with a recipe `paper-*` prints a summary of its audit. The command `audit` finds the same in its folder."""
     folder = tmp_path / "run"
     options = "--recipe paper-256 --data synthetic --model resnet8 --image-size 32 --synthetic-images 32"
     options += f" --synthetic-classes 4 --minibatch 32 --epochs 1 --device cpu --output {folder}"

@@ -1,4 +1,4 @@
-"""`benchmark`: its calculations, the limit that it names, and a whole run on one process."""
+"""`benchmark`: its calculations, the bottleneck that it names, and a complete run on one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_fit_finds_latency_and_bandwidth() -> None:
     points = [(size, 2e-4 + size / 3e9) for size in (4096.0, 65536.0, 2**20, 2**26)]
     assert fit(points) == pytest.approx((2e-4, 3e9), rel=1e-9)
-    assert fit([(4096.0, 0.001), (2**26, 0.5)])[0] == pytest.approx(0.001, rel=0.05)  # the smallest counts as much
+    assert fit([(4096.0, 0.001), (2**26, 0.5)])[0] == pytest.approx(0.001, rel=0.05)  # relative errors count
 
 
 def test_over_ranks() -> None:
@@ -35,7 +35,7 @@ def measured(*ranks: tuple[float, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "words"),  # data wait, copy, forward, backward, allreduce wait, optimizer
+    ("ranks", "words"),  # the times of PHASES for each rank
     [
         ([(0, 0, 3, 6, 0, 1), (0, 0, 3, 6, 0, 1)], "compute-bound: 90%"),
         ([(0, 0, 3, 6, 9, 0), (9, 0, 3, 6, 0, 0)], "input-bound: rank 1 on b waits for data for 50% of a step"),
@@ -50,7 +50,7 @@ def test_bottleneck(ranks: list[tuple[float, ...]], words: str) -> None:
 
 
 def test_steps_that_real_data_makes_slower_are_input_bound() -> None:
-    """Loader processes that use the cores cause no wait for data, but make forward and backward passes slower."""
+    """If loader processes use the cores, the passes become slower. The rank does not wait for data then."""
     found = measured((0, 0, 3, 6, 0, 1)) | {"images_per_second": 157.0}
     text = bottleneck(found, 286.0, ("a",), 2)
     assert text.startswith("input-bound: 157 images/s on the real data, 286 on data in memory")
@@ -75,7 +75,7 @@ def test_steps(tmp_path: Path) -> None:
         total = sum(phase["median"] for phase in phases.values())
         assert (
             0.2 < total / found[kind]["step_seconds"] < 5
-        )  # the phases sum to the whole step, with a tolerance for a busy machine
+        )  # the sum of the phases is the time of a step, with a tolerance for a busy machine
         assert found[kind]["images_per_second"] == pytest.approx(32 / found[kind]["step_seconds"])
         assert phases["forward"]["median"] > 0 and phases["backward"]["median"] > 0
     assert found["synthetic"]["phases"]["data wait"]["median"] < found["synthetic"]["phases"]["backward"]["median"]

@@ -73,7 +73,7 @@ def test_a_gradient_is_clipped_as_torch_does(largest: float, clipped: bool) -> N
     clip_gradients(optimizer, largest)
     found = [p.grad for p in learned_parameters(optimizer) if p.grad is not None]
     assert all(torch.equal(a, b) for a, b in zip(found, before, strict=True)) != clipped
-    assert torch.equal(piggyback.grad, report)  # BN's statistics are no gradient
+    assert torch.equal(piggyback.grad, report)  # BN statistics are not clipped
     if clipped:
         for parameter, value in zip(learned_parameters(optimizer), before, strict=True):
             parameter.grad = value
@@ -89,9 +89,9 @@ def content(errors: list[float], seen: int = 0, average: list[float] | None = No
 
 def test_which_checkpoint_is_the_best() -> None:
     assert is_best(content([0.5])) and is_best(content([0.5, 0.4]))
-    assert not is_best(content([0.5, 0.5]))  # the first of equals stays
+    assert not is_best(content([0.5, 0.5]))  # the first of two equal errors is the best
     assert not is_best(content([0.4, 0.5]))
-    assert not is_best(content([0.5, 0.4], seen=32))  # steps after the evaluation
+    assert not is_best(content([0.5, 0.4], seen=32))  # there were steps after the evaluation
     assert not is_best(content([]))
     assert is_best(content([0.4, 0.5], average=[0.4, 0.3])) and not is_best(content([0.5, 0.4], average=[0.3, 0.4]))
 
@@ -116,7 +116,7 @@ def test_a_run_evaluates_the_average_and_keeps_the_best(run: Path) -> None:
 
 
 def table(run: Path) -> list[dict[str, float]]:
-    """Return the values of epochs.csv without the speed."""
+    """Return the values of epochs.csv without the images per second."""
     with (run / "epochs.csv").open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     for row in rows:
@@ -125,7 +125,7 @@ def table(run: Path) -> list[dict[str, float]]:
 
 
 def test_epochs_csv_has_the_evaluations_and_goes_on_with_the_run(run: Path, tmp_path: Path) -> None:
-    """A run that goes back to the end of its second epoch has the same lines at its end."""
+    """A run that is resumed from the end of its second epoch has the same lines as a run without interruption."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if line["kind"] == "eval"]
     rows = table(run)

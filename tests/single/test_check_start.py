@@ -1,4 +1,4 @@
-"""What the ranks of a run would refuse at their start is refused by the launcher, before it starts them."""
+"""The launcher refuses bad input before it starts ranks, with the message that the ranks would print."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten images of two classes in each split."""
+    """Make a folder with ten images of two classes in each split."""
     for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(5):
@@ -67,7 +67,7 @@ def test_a_wrong_folder(
 
 
 def test_without_a_launcher(folder: Path) -> None:
-    """In a process of its own, which the command would replace."""
+    """The command runs in a separate process, because it would replace the process of the test."""
     folder.rename(folder.with_name("moved"))
     command = [sys.executable, "-m", "app.start", "--launcher", "none", *SMALL, "--data", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,7 +106,7 @@ def test_options_that_do_not_fit(words: list[str], said: str, capfd: pytest.Capt
 def test_other_hosts_look_for_their_data_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No rank will run here, and the next check fails: there is no ssh."""
+    """If no rank runs on this machine, its data are not checked. The next check, for ssh, then fails."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1", "train", "--data", "/nowhere"], capfd)
     assert "no such data folder" in refusal(["-H", "192.0.2.1:1,localhost:1", "train", "--data", "/nowhere"], capfd)

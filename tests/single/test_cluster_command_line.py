@@ -1,4 +1,4 @@
-"""The command lines of the launchers, compared with literals."""
+"""The command lines for the launchers are equal to expected texts."""
 
 import shlex
 from pathlib import Path
@@ -22,7 +22,7 @@ HOROVODRUN = [
         4,
         "localhost:4 --disable-cache --gloo --network-interfaces lo",
     ),
-    # on one host the other interfaces have no say
+    # With one host, only the loopback interface is used.
     (
         Launch("horovodrun", 4, HERE, False, "gloo", TRAIN, "eth0", 2222),
         4,

@@ -1,4 +1,4 @@
-"""The environment variables that a run gets, those that are refused, and a launcher around ./run.sh."""
+"""The environment variables that a run gets, values that are refused, and ./run.sh started by another launcher."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ def test_a_launcher_around_the_launcher(outer: list[str], said: str) -> None:
 
 @pytest.mark.parametrize(("tasks", "code"), [("8", 2), ("1", 0)])
 def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None:
-    """Slurm's daemon, here a shell with its name, is a parent of each process."""
+    """Processes of srun are children of slurmstepd. Here a shell of this name takes its place."""
     daemon = Path(shutil.copy("/bin/bash", tmp_path / "slurmstepd"))
     environ = os.environ | {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "0"}
     command = [str(daemon), "-c", '"$@"; exit $?', "sh", *TRAIN]
@@ -106,7 +106,7 @@ def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None
 
 
 def test_one_process_without_a_launcher(tmp_path: Path) -> None:
-    """Variables that another launcher has left are removed. A process of a launcher needs them."""
+    """With --launcher none, variables of another launcher are removed, unless this launcher is a parent process."""
     program = tmp_path / "program.py"
     program.write_text(
         "import os; print(sorted(n for n in os.environ if n in ('HOROVOD_RANK', 'PMIX_RANK', 'OMP_NUM_THREADS')))"

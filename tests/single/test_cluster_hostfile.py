@@ -1,4 +1,4 @@
-"""Host files and -H in the forms that users of both launchers write."""
+"""Host files and -H accept the forms of horovodrun and of mpirun."""
 
 import re
 from pathlib import Path

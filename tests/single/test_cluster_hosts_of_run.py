@@ -1,4 +1,4 @@
-"""A run has the hosts that were asked for."""
+"""A run stops if its processes do not run on the hosts that were asked for."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from app.world.world import WrongHosts, check_hosts
 
 
 def test_the_hosts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_hosts(["a", "a"], ["boot1 a", "boot1 a"])  # nothing was asked for
+    check_hosts(["a", "a"], ["boot1 a", "boot1 a"])  # no hosts were asked for
     monkeypatch.setenv("APP_PROCESSES_PER_HOST", "2,1")
     check_hosts(["a", "a", "b"], ["boot1 a", "boot1 a", "boot2 b"])
-    check_hosts(["b", "a", "a"], ["boot2 b", "boot1 a", "boot1 a"])  # a launcher may have an order of its own
-    check_hosts(["a", "a", "a"], ["boot1 a", "boot1 a", "boot2 a"])  # two machines of one name
+    check_hosts(["b", "a", "a"], ["boot2 b", "boot1 a", "boot1 a"])  # a launcher may use another order
+    check_hosts(["a", "a", "a"], ["boot1 a", "boot1 a", "boot2 a"])  # two machines have the same name
     with pytest.raises(WrongHosts, match="asked for 2 hosts with 2, 1 processes, but they run on a:3"):
         check_hosts(["a", "a", "a"], ["boot1 a"] * 3)

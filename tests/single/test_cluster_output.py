@@ -1,4 +1,4 @@
-"""The output of a job as the user sees it, for any division of the stream into pieces."""
+"""The user sees the output of ranks with clear tags, however the launcher's stream is cut into pieces."""
 
 import io
 
@@ -14,7 +14,7 @@ HOROVODRUN = (
     "Filtering\n"
     "[0]<stdout>:step 1\n[1]<stdout>:aside\n[0]<stdout>:10%\r[0]<stdout>:20%\r[1]<stderr>:oops\n[0]<stdout>:dönë\n"
 )
-# Open MPI writes a tag wherever it begins to write, also within a line, and nothing after a \r
+# Open MPI may write a tag in the middle of a line. It writes no tag after a carriage return.
 MPIRUN = (
     "Filtering\n"
     "[1,0]<stdout>:st[1,1]<stdout>:aside\n[1,0]<stdout>:ep 1\n"
@@ -99,7 +99,7 @@ def test_a_killed_rank(stream: str, killed: tuple[int, str | None, int] | None) 
 
 
 def test_a_killed_rank_that_an_elastic_run_did_not_have_at_its_start() -> None:
-    """Nobody knows its host, and the run must not end with a traceback instead of starting again."""
+    """The host of a rank that joined later is not known. The message leaves it out."""
     started = Launch("horovodrun", 2, [Host("127.0.0.1", 1), Host("127.0.0.2", 1)], False, "gloo", [])
     output, _, _ = show("", 1)
     hint = "if nobody killed it, its memory ran out: dmesg shows it"

@@ -1,4 +1,4 @@
-"""Slurm's node lists, and the files for Slurm and Kubernetes."""
+"""Slurm's node lists are read, and the files for Slurm and Kubernetes in hostfiles/ are valid."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def test_a_job_of_two_components() -> None:
 
 
 def test_the_script_saves_and_goes_back_into_the_queue(tmp_path: Path) -> None:
-    """The script runs in a folder whose run.sh ends as a run does, with a scontrol that writes down its arguments."""
+    """Run hostfiles/slurm.sbatch with a run.sh that ends with exit code 75 and an scontrol that records its options."""
     (tmp_path / ".venv").symlink_to(Path(sys.prefix))
     saves = "trap 'sleep 1; kill %1; exit 75' TERM"
     (tmp_path / "run.sh").write_text(f'#!/bin/bash\n{saves}\necho "$@" >ready\nsleep 60 & wait\n')

@@ -1,4 +1,4 @@
-"""Facts about this machine, commands of it that hang, and more hosts than files that may be open."""
+"""The number of GPUs, programs that hang, answers of hosts, and limits of this machine such as open files."""
 
 import os
 import resource
@@ -64,7 +64,7 @@ def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
 
 
 def test_more_hosts_than_open_files(tmp_path: Path) -> None:
-    """An ssh that fails replaces hosts that do not answer."""
+    """doctor works with 60 hosts if 128 files may be open. An ssh that fails takes the place of the hosts."""
     (tmp_path / "ssh").write_text("#!/bin/sh\nsleep 0.2\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     hosts = ",".join(f"192.0.2.{1 + i}:1" for i in range(60))
@@ -114,7 +114,7 @@ def test_variables_of_another_job_of_slurm() -> None:
 
 
 def test_an_argument_that_is_no_text() -> None:
-    """A run could not write such an argument to config.json."""
+    """An argument that is not valid UTF-8 is refused, because config.json could not hold it."""
     command = [sys.executable.encode(), b"-m", b"app.start", b"train", b"--output", b"runs/caf\xe9"]
     environ = os.environ | {"LANG": "C", "LC_ALL": "C"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""All commands: help appears at once, wrong options are refused in one line, completion works in a real shell."""
+"""All commands: help appears quickly, wrong options are refused in one line, and completion works in a shell."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
-    """Help takes at most 0.3 s of processor time. Elapsed time would also measure other programs of this machine."""
+    """Help takes at most 0.3 s of processor time. Elapsed time would depend on other programs of the machine."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = python("app", command, "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -36,7 +36,7 @@ def test_help(command: str) -> None:
 
 
 def test_help_begins_with_the_options_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help-all` shows every option of Config, `--help` six and those of the command alone."""
+    """`--help-all` shows every option of Config. `--help` shows six of them, and the options of the command itself."""
 
     def shown(command: str, word: str) -> list[str]:
         with pytest.raises(SystemExit):

@@ -73,7 +73,7 @@ def test_a_file_is_held_to_types_choices_and_limits(
         train.parse(["--config", str(file)])
     assert str(refused.value).startswith(f"{file}: ") and says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
-    if isinstance(content, dict):  # the way in of checkpoints
+    if isinstance(content, dict):  # checkpoints are read by this function
         with pytest.raises(UserError):
             from_dict(content)
 
@@ -111,7 +111,7 @@ def test_configs_in_docs_results_load() -> None:
 
 
 def test_a_config_file_of_an_earlier_version_is_of_the_same_recipe() -> None:
-    """Such a file contains the values that follow from defaults."""
+    """A config file of an earlier version also contains values that follow from defaults."""
     new = Config(epochs=18)
     old = Config(epochs=18, decay_epochs=(6.0, 12.0, 16.0), image_size=8)
     assert differences(old, new) == {} == differences(new, old)
@@ -137,7 +137,7 @@ def test_audit_says_what_the_end_of_the_run_cuts_off(capsys: pytest.CaptureFixtu
     assert "(30 is not reached, as the run ends at epoch 3)" in shown
 
 
-# Anything at all, and values that are nearly right.
+# Strategies for arbitrary JSON values, and for values that are valid for some option.
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner))
 CHOICES = sorted({str(choice) for f in option_fields() for choice in f.metadata["choices"]} | set(PRESETS))
@@ -147,13 +147,13 @@ FUZZ = settings(max_examples=1000, derandomize=True, deadline=None, suppress_hea
 
 
 def holds(config: Config) -> None:
-    """Check that an accepted config can be planned, and is the same after writing and reading it."""
+    """Check that `make_plan` accepts a valid config, and that the config is equal after it was written and read."""
     assert read_back(config) == config
     describe(make_plan(config, max(config.minibatch, config.precise_bn, 1000), 100), config)
 
 
 def read_back(config: Config) -> Config:
-    """Return the config after it was written as JSON and read."""
+    """Write a config as JSON and return the config that is read from it."""
     return from_dict(json.loads(to_json(config)))
 
 
@@ -168,7 +168,7 @@ def test_any_file_gives_a_config_or_a_user_error(content: Any) -> None:
         holds(config)
 
 
-@settings(FUZZ, max_examples=500)  # making the parser takes most of the time
+@settings(FUZZ, max_examples=500)  # fewer, because making the parser is slow
 @given(st.lists(st.tuples(NAMES, NEARLY.map(str) | st.text(max_size=8) | st.floats().map(str)), max_size=4))
 def test_any_command_line_gives_a_config_or_a_user_error(options: list[tuple[str, str]]) -> None:
     words = [f"{flag(name)}={value}" for name, value in options if name != "resume"]

@@ -1,4 +1,4 @@
-"""docs/contributing.md is true: each addition works in a copy of the app, with changes only in the places named."""
+"""docs/contributing.md is correct: each addition works in a copy of the app that is changed only where it says."""
 
 import json
 import re
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/contributing.md").read_text()
 PLACES = {"One": 1, "Two": 2}
 
-Edits = list[tuple[str, str, str]]  # file, what is there ("" for a new file), what follows it
+Edits = list[tuple[str, str, str]]  # file, text in it ("" for a new file), text to insert after it
 
 NETWORK: Edits = [("app/recipe/models.py", "MODELS = {\n", '    "resnet26": Architecture((4, 4, 4), small=True),\n')]
 SOURCE: Edits = [
@@ -77,7 +77,7 @@ LAUNCHER: Edits = [
 """),
 ]  # fmt: skip
 
-CASES = {  # what is added: edits, what is run then, what it shows
+CASES = {  # what is added -> edits, command, text in the command's output
     "network": (NETWORK, ["plan", "--model", "resnet26", "--json"], '"parameters"'),
     "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,437 training"),
     "warmup": (WARMUP, ["plan", "--recipe", "paper-8k", "--warmup", "quadratic"], "after quadratic warmup"),
@@ -118,7 +118,7 @@ def test_addition(what: str, tmp_path: Path) -> None:
 
 
 def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
-    """The data source is also known to help, to doctor (which does not look for a folder) and to --skip-list."""
+    """An added data source is in the help, doctor looks for no folder of its name, and --skip-list refuses it."""
     copy_with(NETWORK + SOURCE, tmp_path)
     assert "inverted, digits, " in " ".join(run(tmp_path, "-m", "app", "train", "--help").split())
     answers = json.loads(run(tmp_path, "-m", "app.start", "doctor", "--data", "inverted", "--json"))["findings"]
@@ -130,7 +130,7 @@ def test_a_network_and_a_data_source_train(tmp_path: Path) -> None:
 
 
 def test_a_launcher_launches(tmp_path: Path) -> None:
-    """The launcher is known to help and to doctor, and starts a run."""
+    """An added launcher is in the help, doctor uses it, and it starts a run."""
     assert re.search(r"\*\*A launcher\.\*\* One place: an entry of `LAUNCHERS` in `app/launch/command_line.py`", PAGE)
     copy_with(LAUNCHER, tmp_path)
     assert "sh (one process), horovodrun (Horovod's launcher)" in " ".join(
@@ -156,6 +156,6 @@ def test_a_warmup_and_a_schedule_train(tmp_path: Path) -> None:
     run(tmp_path, "-m", "app", "train", *options, "--log-every", "1", "--output", "run")
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     rates = [line["lr"] for line in lines if line["kind"] == "train"]
-    # 5 steps an epoch: eta is 0.1, the peak 0.2; then a straight line from epoch 1 to epoch 2.
+    # An epoch has 5 steps. The rate rises from 0.1 to 0.2 in the first epoch, and falls to 0 in the second.
     rise = [0.1 + 0.1 * (step / 5) ** 2 for step in range(5)]
     assert rates == pytest.approx([*rise, *(0.2 * (1 - step / 5) for step in range(5))])

@@ -1,4 +1,4 @@
-"""Parts of JPEGs, compared with the same parts of images that Pillow decodes."""
+"""The decoder of parts of JPEGs gives the same pixels as Pillow, or leaves the image to Pillow."""
 
 from __future__ import annotations
 
@@ -63,20 +63,22 @@ def draw_region(generator: np.random.Generator, width: int, height: int) -> Regi
 def test_what_pillow_has_to_decode() -> None:
     png = io.BytesIO()
     PICTURE.save(png, "PNG")
-    unfinished = (
-        KINDS["progressive"][: KINDS["progressive"].rindex(b"\xff\xda")] + b"\xff\xd9"
-    )  # the last scan is missing
-    two = jpeg()[:-2] + b"\xff\xd0\xff\xc0" + jpeg()  # a marker that has no place below the last pixel
+    last_scan = KINDS["progressive"].rindex(b"\xff\xda")
+    unfinished = KINDS["progressive"][:last_scan] + b"\xff\xd9"
+    two = jpeg()[:-2] + b"\xff\xd0\xff\xc0" + jpeg()  # invalid markers after the last pixel
     for data in (b"", b"\xff\xd8\xff\xd9", png.getvalue(), jpeg("CMYK"), jpeg()[:-2], jpeg() + b"\0", unfinished, two):
         assert decode_region(data, SIZE, (0, 0, 20, 20)) is None
-    assert decode_region(jpeg(), (501, 388), (0, 0, 20, 20)) is None  # not the size that Pillow read
+    assert decode_region(jpeg(), (501, 388), (0, 0, 20, 20)) is None  # the real size is another one
     for outside in ((0, 0, 502, 1), (-1, 0, 5, 5), (5, 5, 5, 6)):
         with pytest.raises(ValueError, match="not within"):
             decode_region(jpeg(), SIZE, outside)
 
 
 def mutate(data: bytes, generator: np.random.Generator) -> bytes:
-    """Return the bytes with a few of them changed, removed, doubled or moved, anywhere or among the headers."""
+    """Return the bytes after one to four random changes: a byte is replaced, or a piece is removed or repeated.
+
+    Many of the changes are in the headers.
+    """
     mutated = bytearray(data)
     for _ in range(int(generator.integers(1, 5))):
         at = int(generator.integers(2, len(mutated) if generator.random() < 0.6 else 650))
@@ -94,9 +96,9 @@ def mutate(data: bytes, generator: np.random.Generator) -> bytes:
 
 
 def test_mutated_images_have_pillows_outcome() -> None:
-    """No mutation ends the process. Pillow accepts every image that the decoder accepts, with the same pixels.
+    """The decoder survives all mutated images. Pillow accepts each image that it accepts, with the same pixels.
 
-    FUZZ_CASES=1000000 in the environment makes the longer run of docs/data.md.
+    The environment variable FUZZ_CASES sets the number of images, for the longer test in docs/data.md.
     """
     accepted = 0
     for case in range(int(os.environ.get("FUZZ_CASES", "1500"))):
@@ -108,14 +110,14 @@ def test_mutated_images_have_pillows_outcome() -> None:
             continue
         accepted += 1
         left, top, right, bottom = region
-        with Image.open(io.BytesIO(data)) as image:  # Pillow's own header comes first in read_image, too
+        with Image.open(io.BytesIO(data)) as image:  # as read_image does first
             whole = np.asarray(image.convert("RGB"))
         assert np.array_equal(part, whole[top:bottom, left:right]), case
-    assert accepted  # some are still whole, as where an unused table changed
+    assert accepted  # some mutations change nothing visible, as in an unused table
 
 
 def test_no_memory_is_lost() -> None:
-    """Decoded images and images with faults leave no memory allocated. FUZZ_CASES makes a longer run."""
+    """Decoding good and damaged images leaks no memory. FUZZ_CASES sets the number of images."""
     images = [KINDS["4:2:0"], KINDS["progressive"], jpeg()[:-2], jpeg()[:9000] + jpeg()[9100:], jpeg("CMYK")]
 
     def decode(count: int) -> int:
@@ -125,13 +127,13 @@ def test_no_memory_is_lost() -> None:
 
     before = decode(50)
     count = int(os.environ.get("FUZZ_CASES", "1500")) // 2
-    assert decode(count) - before < 2**21 + 16 * count  # a single lost row of each would be 900 bytes
+    assert decode(count) - before < 2**21 + 16 * count  # one row of pixels per image would be 900 bytes
 
 
 @pytest.mark.parametrize("crop", ["random", "central"])
 @pytest.mark.parametrize("size", [64, 224, 600])
 def test_a_crop_is_pillow_s_of_the_whole_image(crop: str, size: int, tmp_path: Path) -> None:
-    """The resize reads pixels outside the box, so more than the box must be decoded, within the image."""
+    """Resizing a box also reads pixels outside of it, so the decoder must decode more than the box."""
     path = tmp_path / "a.jpg"
     path.write_bytes(KINDS["4:2:0"])
     whole = Image.open(path).convert("RGB")
@@ -139,11 +141,11 @@ def test_a_crop_is_pillow_s_of_the_whole_image(crop: str, size: int, tmp_path: P
     for row in uniform(3, 0, np.arange(30), CROP_DRAWS).tolist():
         box = random_crop(501, 387, row) if crop == "random" else central_crop(501, 387, size + 32, size)
         if min(box[2] - box[0], box[3] - box[1]) >= 2 * size:
-            continue  # decoded at a half
+            continue  # read_image decodes such a large box at half its size
         ours = read_image(str(path), lambda w, h, box=box: box, size)  # type: ignore[misc]
         reference = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=box))
         difference = np.abs(ours.astype(int) - reference)
-        assert difference.max() <= 1  # coordinates from another corner round otherwise
+        assert difference.max() <= 1  # coordinates are rounded differently
         off += int((difference > 0).sum())
     assert off <= 30 * size * size * 3 * 1e-3
 
@@ -176,7 +178,7 @@ def test_a_file_cut_off_below_the_crop_is_named(tmp_path: Path) -> None:
 def test_where_it_is_not_compiled_pillow_decodes_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
-    (tmp_path / "_jpeg_region.py").write_text("raise ImportError")  # in front of the installed one
+    (tmp_path / "_jpeg_region.py").write_text("raise ImportError")  # found before the compiled module
     program = (
         "import sys; from app.data.images import read_image; from app.data.crop_decoder import decode_region; "
         "part = decode_region(open(sys.argv[1], 'rb').read(), (501, 387), (0, 0, 9, 9)); "

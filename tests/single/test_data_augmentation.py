@@ -1,4 +1,4 @@
-"""Augmentations, grey images, and normalisation by the data's own mean, compared with numpy and Pillow."""
+"""Augmentations, grey images, and normalisation by the mean of the data, compared with numpy and Pillow."""
 
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from app.training.normalisation import count_values, moments_of_counts
 from tests.support.in_process import failure_of, succeed
 
 SIDE = 32
-IMAGES = 20  # of training
+IMAGES = 20  # training images
 EPOCHS = 60
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Coloured images in two classes, stored without losses, with the size that the network sees."""
+    """Make a folder of coloured PNG images in two classes. They have the size that the network sees."""
     place, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", IMAGES // 2), ("val", 4)):
         for name in "ab":
             (place / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = generator.integers(1, 256, (SIDE, SIDE, 3), np.uint8)  # no 0, which is what moves in
+                pixels = generator.integers(1, 256, (SIDE, SIDE, 3), np.uint8)  # 0 is only in borders
                 Image.fromarray(pixels).save(place / split / name / f"{number:02}.png")
     return place
 
@@ -40,12 +40,15 @@ def opened(folder: Path | str, **options: Any) -> Source:
 
 
 def drawn(split: Split) -> NDArray[np.uint8]:
-    """Return image 3 in many epochs."""
+    """Return the augmented image number 3 of EPOCHS epochs."""
     return split.__getitems__([(epoch, 3) for epoch in range(EPOCHS)])[0].numpy()
 
 
 def ways_to(image: NDArray[np.uint8], most: int) -> dict[tuple[int, int, bool], bytes]:
-    """Return every image that (down, right, mirrored) makes of one. Zeros move in."""
+    """Return all images that shifts by up to `most` pixels and mirroring make of one image.
+
+    The keys are (down, right, mirrored). The borders are filled with zeros.
+    """
     wide = np.zeros((image.shape[0] + 2 * most, image.shape[1] + 2 * most, image.shape[2]), np.uint8)
     wide[most : most + image.shape[0], most : most + image.shape[1]] = image
     found = {}
@@ -59,7 +62,7 @@ def ways_to(image: NDArray[np.uint8], most: int) -> dict[tuple[int, int, bool], 
 @pytest.mark.parametrize("data", ["folder", "digits"])
 @pytest.mark.parametrize(("name", "most", "mirrors"), [("crop-pad", 8, True), ("shift", 8, False), ("flip", 0, True)])
 def test_images_are_moved_and_mirrored(data: str, name: str, most: int, mirrors: bool, folder: Path) -> None:
-    """An image moves by at most 1 / `most` of its side: 4 of 32 pixels, 1 of 8."""
+    """An image moves by at most 1 / `most` of its side. This is 4 of 32 pixels, or 1 of 8 pixels."""
     where = folder if data == "folder" else data
     plain = opened(where, augmentation="none").train
     image = plain.__getitems__([(0, 3)])[0][0].numpy()
@@ -101,12 +104,12 @@ def test_the_moments_are_numpys_however_they_are_divided(folder: Path) -> None:
     mean, std = moments_of_counts(whole.tolist())
     assert mean == pytest.approx(images.mean((0, 1, 2)), abs=1e-12)
     assert std == pytest.approx(images.std((0, 1, 2)), abs=1e-12)
-    assert moments_of_counts([[0, 5] + [0] * 254]) == ((1 / 255,), (1 / 255,))  # one colour only: no division by 0
+    assert moments_of_counts([[0, 5] + [0] * 254]) == ((1 / 255,), (1 / 255,))  # no division by 0 for a single colour
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_run_keeps_its_moments(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The moments are in the checkpoint, are used after training, and are measured once."""
+    """The mean and standard deviation are measured once, stored in the checkpoint, and used after training."""
     options = ["--data", folder, "--image-size", SIDE, "--resize", SIDE, "--model", "resnet8", "--width", 4]
     options += ["--minibatch", 4, "--per-worker", 4, "--epochs", 1, "--normalise", "data", "--grey", "--device", "cpu"]
     succeed("train", *options, "--augmentation", "flip", "--output", tmp_path / "run")

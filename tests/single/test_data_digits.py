@@ -1,4 +1,4 @@
-"""The digits compared with scikit-learn's, the composed ones with Pillow's affine transform, and both with a hash."""
+"""`digits` is compared with scikit-learn's data, `cluttered-digits` with Pillow, and both with a stored hash."""
 
 from __future__ import annotations
 
@@ -63,12 +63,15 @@ def test_cluttered_digits_have_the_stated_numbers() -> None:
     train, validation = digits.cluttered_digits()
     assert train.images.shape == (16_384, 20, 20, 1) and validation.images.shape == (4_000, 20, 20, 1)
     assert train.images.dtype == np.uint8 and train.labels.dtype == np.int64
-    assert np.bincount(validation.labels).min() >= 390  # 36 of each class take turns
+    assert np.bincount(validation.labels).min() >= 390  # each class has at least 36 scans, which are used in turn
     assert np.bincount(train.labels).min() >= 16_384 * 138 // 1437 - 15
 
 
 def test_each_side_of_the_split_shows_its_own_digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans are marked by their grey value. No image of one side is as bright, or as dark, as those of the other."""
+    """Training images contain only training scans, and validation images only validation scans.
+
+    For this test, all scans of a split have a grey value of their own.
+    """
     train, validation = digits.digits()
     marked = (
         digits.Images(np.full_like(train.images, 200), train.labels),
@@ -87,7 +90,7 @@ def composed(scans: digits.Images, count: int) -> NDArray[np.uint8]:
 
 
 def test_a_drawn_digit_is_pillow_s_affine_transform() -> None:
-    """Without fragments and noise, an image is scan i, scaled, turned and shifted by its draws, with its own label."""
+    """Without fragments and noise, image i is scan i after the affine transform that its random draws define."""
     train, _ = digits.digits()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "FRAGMENTS", 0)
@@ -98,7 +101,7 @@ def test_a_drawn_digit_is_pillow_s_affine_transform() -> None:
         zoom = 1 + 0.75 * scale
         row, column = 9.5 + 6 * (down - 0.5), 9.5 + 6 * (right - 0.5)
         c, s = math.cos(angle) / zoom, math.sin(angle) / zoom
-        # Pillow: centres of pixels lie at .5; the centre of the padded scan at 5
+        # In Pillow the centre of a pixel is at .5. So the centre of the padded scan is at 5.
         x0, y0 = column + 0.5, row + 0.5
         matrix = (c, s, 5 - c * x0 - s * y0, -s, c, 5 + s * x0 - c * y0)
         scan = Image.fromarray(np.pad(train.images[i % 1437, :, :, 0], 1).astype(np.float32))

@@ -1,4 +1,4 @@
-"""Draws compared with splitmix64 in Python's integers, and with statistical tests of uniformity and independence."""
+"""Random draws are equal to splitmix64 in Python's integers, and pass tests of uniformity and independence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_reference_is_the_published_generator() -> None:
     assert [splitmix64(golden * i & MASK) for i in (1, 2)] == [
         0xE220A8397B1DCDAF,
         0x6E789E6AA1B965F4,
-    ]  # seed 0
+    ]  # published values for seed 0
 
 
 def test_bits_equal_the_reference_for_any_seed() -> None:
@@ -45,7 +45,7 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     assert u.min() >= 0 and u.max() < 1
     for j in range(4):
         counts = np.bincount((u[:, j] * 100).astype(int), minlength=100)
-        assert ((counts - 1000.0) ** 2 / 1000).sum() < 160  # chi-squared, 99 degrees: p about 1e-4
+        assert ((counts - 1000.0) ** 2 / 1000).sum() < 160  # chi-squared test with 99 degrees of freedom, p about 1e-4
     next_epoch = uniform(2, 1, np.arange(100_000), 1)[:, 0]
     for other in (u[:, 1], np.roll(u[:, 0], 1), next_epoch):
         assert abs(np.corrcoef(u[:, 0], other)[0, 1]) < 0.015

@@ -1,4 +1,4 @@
-"""Crops and decoding, compared with torchvision, Pillow and the loop of fb.resnet.torch."""
+"""Crops and decoded images, compared with torchvision, Pillow and the algorithm of fb.resnet.torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def photograph(width: int, height: int, seed: int) -> Image.Image:
-    """Return a smooth structure of several sizes with a little grain. Its spectrum falls as that of a photograph."""
+    """Return random structures of several sizes with little noise. The spectrum is similar to that of a photograph."""
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for cells, weight in ((4, 90.0), (12, 50.0), (40, 25.0), (120, 8.0)):
@@ -49,11 +49,11 @@ def normalised_mad(ours: NDArray[np.uint8], reference: Image.Image) -> float:
     return float(np.abs(ours.astype(float) - np.asarray(reference).astype(float)).mean() / 255 / 0.226)
 
 
-# ---------------------------------------------------------------- the box
+# ---------------------------------------------------------------- the boxes of crops
 
 
 def fb_crop(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int] | None:
-    """Return the crop of transforms.lua of fb.resnet.torch, RandomSizedCrop: x, y, w, h; None for its fallback."""
+    """Return x, y, w, h as RandomSizedCrop of fb.resnet.torch draws them, or None if it would use its fallback."""
     for _ in range(10):
         target_area = rng.uniform(0.08, 1.0) * width * height
         aspect_ratio = rng.uniform(3 / 4, 4 / 3)
@@ -67,7 +67,7 @@ def fb_crop(width: int, height: int, rng: random.Random) -> tuple[int, int, int,
 
 
 def ks(a: list[float], b: list[float]) -> float:
-    """Return the two-sample Kolmogorov-Smirnov distance."""
+    """Return the Kolmogorov-Smirnov distance between two samples."""
     x, y = np.sort(a), np.sort(b)
     at = np.concatenate([x, y])
     return float(np.abs(np.searchsorted(x, at, "right") / len(x) - np.searchsorted(y, at, "right") / len(y)).max())
@@ -90,7 +90,7 @@ def test_random_crop_is_distributed_as_in_fb_resnet_torch(size: tuple[int, int])
         lambda x, y, w, h: y,
     ]
     for measure in measures:
-        # 1.95 * sqrt(2 / n): the distance exceeded with p = 0.001
+        # Equal distributions exceed the distance 1.95 * sqrt(2 / n) with a probability of 0.001.
         assert ks([measure(*b) for b in ours], [measure(*b) for b in theirs]) < 1.95 * math.sqrt(2 / images)
 
 
@@ -106,8 +106,8 @@ def test_random_crop_keeps_the_paper_s_limits() -> None:
 
 def test_random_crop_falls_back_to_the_central_square() -> None:
     fallback = [random_crop(3000, 100, row) for row in uniform(5, 0, np.arange(200), CROP_DRAWS).tolist()]
-    assert fallback == [(1450, 0, 1550, 100)] * 200  # 8 % of the area is wider than 4/3 of the height, always
-    assert random_crop(1, 1, [0.0] * CROP_DRAWS) == (0, 0, 1, 1)  # a crop of no pixels is no crop
+    assert fallback == [(1450, 0, 1550, 100)] * 200  # no crop with 8 % of the area fits
+    assert random_crop(1, 1, [0.0] * CROP_DRAWS) == (0, 0, 1, 1)  # a crop has at least one pixel
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (333, 257), (256, 256), (100, 60), (2000, 300)])
@@ -119,7 +119,7 @@ def test_central_crop_is_torchvision_s(size: tuple[int, int], tmp_path: Path) ->
     assert normalised_mad(ours, reference) <= 0.0005
 
 
-# ---------------------------------------------------------------- the pixels
+# ---------------------------------------------------------------- the pixels of crops
 
 
 def test_crop_of_a_jpeg_is_torchvision_s(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_decoding_at_a_half_is_near_the_full_one(tmp_path: Path) -> None:
     photograph(1200, 1000, seed=3).save(path, quality=92)
     ours = read_image(str(path), lambda w, h: (101, 53, 1151, 953), 224)
     reference = F.resized_crop(Image.open(path).convert("RGB"), 53, 101, 900, 1050, [224, 224])
-    assert normalised_mad(ours, reference) <= 0.03  # another filter, but the same place
+    assert normalised_mad(ours, reference) <= 0.03  # the filter differs, the position does not
     shifted = F.resized_crop(Image.open(path).convert("RGB"), 57, 105, 900, 1050, [224, 224])
     assert normalised_mad(ours, shifted) > 2 * normalised_mad(ours, reference)
 
@@ -197,7 +197,7 @@ def test_broken_exif_is_decoded_in_silence(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("read\n", "")
 
 
-# ---------------------------------------------------------------- what cannot be decoded
+# ---------------------------------------------------------------- images that cannot be decoded
 
 
 def png_with_broken_checksum() -> bytes:
@@ -253,7 +253,7 @@ def twelve_bits() -> bytes:
 
 
 def many_scans(more: int) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated `more` times."""
+    """Return a progressive JPEG in which the last scan is repeated `more` times."""
     stream = io.BytesIO()
     photograph(60, 60, seed=7).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()

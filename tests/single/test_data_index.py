@@ -1,4 +1,4 @@
-"""The index of a folder compared with torchvision's ImageFolder, its cache, and each folder that must be refused."""
+"""The index of a folder: it agrees with torchvision's ImageFolder, is kept in a cache, and refuses bad folders."""
 
 from __future__ import annotations
 
@@ -54,10 +54,8 @@ def paths(root: Path, split: str) -> list[str]:
 
 def test_classes_images_and_order_are_torchvision_s(folder: Path) -> None:
     index = read_index(str(folder))
-    for hidden in (
-        "train/b/.hidden.jpg",
-        "train/.cache",
-    ):  # the one difference: hidden files and folders do not count
+    # Hidden files and folders are not read. This is the only difference from torchvision.
+    for hidden in ("train/b/.hidden.jpg", "train/.cache"):
         path = folder / hidden
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for split, files in (("train", index.train), ("val", index.validation)):
@@ -107,14 +105,14 @@ def test_a_folder_changed_just_now_is_not_cached(folder: Path, cache: Path) -> N
 
 
 def crafted(arrays: dict[str, NDArray[Any]], number: int) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a cache, one of which is replaced by an array that `_save` never writes."""
+    """Return the arrays of a cache with one of them replaced by an array of a wrong shape, type or content."""
     wrong = [np.zeros((2, 2), np.int64), np.array("text"), np.zeros(0), np.full(6, 9, np.int64), np.zeros(6)]
     names = sorted(name for name in arrays if name != "left_out")
     return arrays | {names[number % len(names)]: wrong[number // len(names) % len(wrong)]}
 
 
 def test_a_damaged_cache_is_made_again(folder: Path, cache: Path) -> None:
-    """The cache is cut short, has flipped bits, or arrays of other shapes. Each start succeeds with the same images."""
+    """The cache is truncated, has changed bytes, or has wrong arrays. Each start still finds the same images."""
     first = read_index(str(folder))
     (file,) = cache.rglob("*.npz")
     whole = file.read_bytes()
@@ -182,10 +180,10 @@ def test_a_large_split_pickles_small(tmp_path: Path) -> None:
         synthetic_images=0,
         synthetic_classes=0,
     )
-    assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # 31 bytes of name, 8 of label
+    assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # a name has 31 bytes, a label 8
 
 
-# ---------------------------------------------------------------- folders that are refused
+# ---------------------------------------------------------------- bad folders
 
 
 def refused(folder: Path) -> str:

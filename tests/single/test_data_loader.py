@@ -1,4 +1,4 @@
-"""Batches of a folder with 0, 1 and 3 loader processes, their end, and images that cannot be decoded."""
+"""The loader gives the same batches with 0, 1 and 3 processes, ends its processes, and reports bad images."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_validation_ignores_the_epoch(folder: Path) -> None:
 
 
 def test_half_of_the_images_are_flipped(tmp_path: Path) -> None:
-    """The left side of a picture is dark. This is also true for its crops, of which half are mirrored."""
+    """The image becomes brighter from left to right. In half of its crops, it becomes darker."""
     for split in ("train", "val"):
         (tmp_path / "ramp" / split / "a").mkdir(parents=True)
         ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :], 64, axis=0)
@@ -106,7 +106,7 @@ def test_half_of_the_images_are_flipped(tmp_path: Path) -> None:
     images, _ = opened(tmp_path / "ramp").train.__getitems__([(epoch, 0) for epoch in range(1000)])
     values = images[..., 0].float()
     rising = values[:, :, -1].mean(dim=1) > values[:, :, 0].mean(dim=1)
-    assert abs(rising.float().mean().item() - 0.5) < 0.06  # 3.8 deviations
+    assert abs(rising.float().mean().item() - 0.5) < 0.06  # 3.8 standard deviations
     assert CROP_DRAWS == 50
 
 
@@ -126,7 +126,7 @@ def test_batches_are_read_no_further_ahead_than_needed(folder: Path) -> None:
         assert 3 <= len(asked) <= most
 
 
-TORCHS_WAIT = 100  # seconds that torch alone would wait for each process that was not told to end, in place of its 5
+TORCHS_WAIT = 100  # seconds, instead of 5, for which torch would wait for a loader process that was not told to end
 
 
 def running(loader: Loader) -> list[int]:
@@ -170,7 +170,7 @@ torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = {TORCHS_WAIT}
 
 def test_a_loader_process_outlives_the_signals_of_the_job(folder: Path) -> None:
     with Loader(opened(folder).train, endless(), processes=2, pin_memory=False) as loader:
-        for _ in range(2):  # a batch of each process
+        for _ in range(2):  # one batch from each process
             next(loader)
         processes = running(loader)
         servers = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in processes}

@@ -1,4 +1,4 @@
-"""The published data sets, read from small files of the same form, which the test writes byte by byte."""
+"""MNIST's and CIFAR-10's file formats are read correctly from small files that the tests write."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ NAMES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-image
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    """Return an IDX file by its definition: two zeros, the type, the number of dimensions, each dimension, bytes."""
+    """Return a compressed IDX file: two zeros, the type 8, the number of dimensions, the dimensions, the values."""
     return gzip.compress(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
 
 
 def with_sums(data: PublishedSet, contents: Sequence[bytes]) -> PublishedSet:
-    """Return the data set with the checksums of these files."""
+    """Return the data set with the checksums of files with these contents."""
     names = [name for name, _ in data.files]
     sums = [(hashlib.md5(content).hexdigest(),) for content in contents]
     return replace(data, files=tuple(zip(names, sums, strict=True)))
@@ -86,7 +86,7 @@ def test_the_files_are_found_in_each_place_and_hold_what_was_written(
 
 def test_what_is_missing_is_named_with_its_checksum_and_its_origin(tmp_path: Path) -> None:
     data = PUBLISHED["fashion-mnist"]
-    write(tmp_path, replace(data, files=data.files[:3]), [b""] * 3)  # three of four
+    write(tmp_path, replace(data, files=data.files[:3]), [b""] * 3)  # three of the four files
     with pytest.raises(UserError) as error:
         read_published(data, str(tmp_path))
     for words in (NAMES[3], "bb300cfdad3c16e7a12a480ee83cd310", "zalandoresearch", "dataset-fashion-mnist"):
@@ -104,18 +104,18 @@ def test_a_damaged_file_is_refused(fashion: tuple[PublishedSet, list[bytes]], tm
 
 
 def test_files_that_are_no_idx_are_refused() -> None:
-    for content in (b"", b"\0\0\x0d\1\0\0\0\1\0\0\0\0", b"\0\0\x08\1\0\0\0\5\1\2\3"):  # empty; floats; cut short
+    for content in (b"", b"\0\0\x0d\1\0\0\0\1\0\0\0\0", b"\0\0\x08\1\0\0\0\5\1\2\3"):  # empty, floats, truncated
         with pytest.raises(UserError, match="IDX"):
             read_idx(gzip.compress(content))
 
 
 def test_cifar10_is_read_from_its_archive(tmp_path: Path) -> None:
-    """The batches have two records each: a label, then 1,024 bytes each of red, green and blue, row by row."""
+    """A record is a label and then 1,024 bytes each of red, green and blue, row by row. A file here has two records."""
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     records = {name: RANDOM.integers(0, 256, (2, 3073), np.uint8) for name in names}
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for name in reversed(names):  # in any order
+        for name in reversed(names):  # the order in the archive does not matter
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = records[name].size
             archive.addfile(member, io.BytesIO(records[name].tobytes()))
@@ -131,7 +131,7 @@ def test_cifar10_is_read_from_its_archive(tmp_path: Path) -> None:
 
 def test_blocks_become_their_means() -> None:
     images = np.array([[[0, 1, 4, 4], [1, 0, 4, 5], [255, 255, 0, 0], [255, 254, 0, 3]]], np.uint8)[..., None]
-    assert average_blocks(images, 2)[0, :, :, 0].tolist() == [[1, 4], [255, 1]]  # of 0.5, 4.25, 254.75, 0.75
+    assert average_blocks(images, 2)[0, :, :, 0].tolist() == [[1, 4], [255, 1]]  # the means are 0.5, 4.25, 254.75, 0.75
     assert average_blocks(images, 1) is images
     coloured = RANDOM.integers(0, 256, (2, 6, 6, 3), np.uint8)
     exact = coloured.reshape(2, 2, 3, 2, 3, 3).astype(float).mean(axis=(2, 4))
@@ -155,4 +155,4 @@ def test_half_of_the_clothes_are_mirrored_and_their_shifts_are_those_without() -
     mirrored = (flipping == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     assert 340 < mirrored.sum() < 460
-    assert (mirrored[:400] != mirrored[400:]).any()  # drawn again in each epoch
+    assert (mirrored[:400] != mirrored[400:]).any()  # each epoch draws again

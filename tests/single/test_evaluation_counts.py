@@ -1,4 +1,4 @@
-"""The counts of an evaluation compared with a plain loop. They need no table of all classes."""
+"""The counts of an evaluation are equal to those of a plain loop, and need little memory with many classes."""
 
 import json
 import tracemalloc
@@ -13,7 +13,7 @@ CLASSES, IMAGES = 12, 200
 
 
 def evaluated(logits: torch.Tensor, labels: torch.Tensor) -> Evaluation:
-    """Return the result that `evaluate` combines from batches of any size."""
+    """Return the evaluation of two batches of different sizes."""
     found = torch.cat([outcomes(logits[part], labels[part]) for part in (slice(0, 130), slice(130, None))])
     return Evaluation(labels, found.abs() - 1, found < 0, logits.shape[1], 0.0)
 
@@ -43,7 +43,7 @@ def test_counts() -> None:
 
 
 def test_twenty_one_thousand_classes_take_little_memory() -> None:
-    classes, images = 21_841, 1_000  # ImageNet-21k's
+    classes, images = 21_841, 1_000  # ImageNet-21k has 21,841 classes
     labels = torch.arange(images) * 21
     found = Evaluation(labels, (labels + 1) % classes, torch.zeros(images, dtype=torch.bool), classes, 0.0)
     names = [f"n{label:08}" for label in range(classes)]

@@ -1,4 +1,4 @@
-"""The message about an option of another program names the option here, and that option exists."""
+"""The message about an option of another program names the option of this program that does the same."""
 
 import sys
 

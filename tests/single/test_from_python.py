@@ -1,4 +1,4 @@
-"""Training from Python: what is refused, and what a run that fails raises. docs/python.md shows a run that works."""
+"""`app.train`: wrong arguments are refused, and a run that fails raises. docs/python.md tests a run that succeeds."""
 
 from pathlib import Path
 

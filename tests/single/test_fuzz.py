@@ -1,6 +1,6 @@
-"""A command that reads a random file ends with a result or with a UserError of one line.
+"""Functions that read files accept any content: they return a result or raise a UserError of one line.
 
-tests/single/test_config.py does the same for options.
+tests/single/test_config.py tests this for options.
 """
 
 import json
@@ -73,7 +73,7 @@ LINES = st.one_of(
 @settings(TIMES, max_examples=200)
 @given(lines=st.lists(LINES, max_size=4), epoch=st.integers(0, 3))
 def test_logs(lines: list[bytes], epoch: int, tmp_path: Path) -> None:
-    """A log is read and continued. Lines that are not records are left out, and no error is raised."""
+    """A log with any lines can be read and continued. Lines that are not records are left out."""
     file = tmp_path / "log.jsonl"
     file.write_bytes(b"\n".join(lines))
     said: list[str] = []
@@ -105,13 +105,13 @@ PARTS = ["format", "model", "momentum", "loss_scale", "position", "errors", "con
 @settings(TIMES, max_examples=200)
 @given(content=st.one_of(JSON, st.dictionaries(st.sampled_from(PARTS), JSON, max_size=13)), checked=st.booleans())
 def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
-    """Checkpoints have any content, and a checksum that is right or missing."""
+    """A checkpoint with any content is refused in one line, also if its checksum is right."""
     file = tmp_path / "last.pt"
     if isinstance(content, dict):
         content = {"format": checkpoint.FORMAT, **content}
         if checked:
             content["checksum"] = checkpoint.digest(content)
     torch.save(content, file)
-    with pytest.raises(UserError) as caught:  # none of these has a network
+    with pytest.raises(UserError) as caught:  # no content has a network
         checkpoint.read(file)
     one_line(caught.value)

@@ -1,7 +1,7 @@
-"""Which GPU a process uses, and the messages if torch cannot use one.
+"""The choice of a GPU for each process, and the messages if torch cannot use a GPU.
 
-A libcuda.so.1 that reports an old version to torch's CUDA runtime replaces an old driver. Values that torch would
-report replace the cards.
+The tests need no GPU. A small libcuda.so.1, which reports an old version, takes the place of an old driver. Functions
+of torch that describe GPUs are replaced.
 """
 
 import os
@@ -86,13 +86,13 @@ def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path) -> None:
     [
         ((7, 0), ["sm_75", "sm_80", "sm_90"], False),  # V100
         ((6, 0), ["sm_75", "sm_80", "sm_90"], False),  # P100
-        ((8, 9), ["sm_80", "sm_90"], True),  # machine code of the same major version
+        ((8, 9), ["sm_80", "sm_90"], True),  # the major version is the same
         ((8, 0), ["sm_86", "sm_90"], False),
         ((10, 3), ["sm_90", "sm_100"], True),
         ((12, 1), ["sm_90"], False),
-        ((12, 1), ["sm_90", "compute_90"], True),  # PTX is translated by the driver
+        ((12, 1), ["sm_90", "compute_90"], True),  # the driver translates PTX
         ((9, 0), ["sm_90a"], True),
-        ((10, 3), ["sm_100a", "compute_100a"], False),  # code for one architecture alone
+        ((10, 3), ["sm_100a", "compute_100a"], False),  # "a" is code for exactly this architecture
     ],
 )
 def test_machine_code_and_ptx_run_where_nvidia_says_that_they_run(
@@ -107,7 +107,7 @@ def test_a_card_that_torch_has_no_code_for_is_named_with_the_fix(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: cards[index][0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: cards[index][1])
-    # What torch says without a driver is what it was built for.
+    # Without a driver, torch still knows for which architectures it was built.
     assert "sm_90" in torch.cuda.get_arch_list()
     if "sm_70" not in torch.cuda.get_arch_list():
         with pytest.raises(UserError, match=r"GPU 1 of .*Tesla V100-SXM2-16GB, is sm_70, .*use torch 2\.7\.1.*--torch"):
@@ -125,7 +125,7 @@ def test_a_process_that_sees_one_gpu_takes_it_whatever_its_local_rank() -> None:
 
 def test_two_ranks_with_one_gpu_are_found_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.find_shared(["a", "a", "b", "b"], ["gpu-1", "gpu-2", "gpu-1", "gpu-2"]) == ""
-    assert gpu.find_shared(["a", "a"], ["", ""]) == ""  # on CPUs
+    assert gpu.find_shared(["a", "a"], ["", ""]) == ""  # there are no GPUs
     said = gpu.find_shared(["a", "b", "a", "b"], ["gpu-1", "gpu-1", "gpu-2", "gpu-1"])
     assert said.startswith("ranks 1, 3 have the same GPU of b: lower its slots or -np")
 
@@ -133,7 +133,7 @@ def test_two_ranks_with_one_gpu_are_found_over_the_ranks(monkeypatch: pytest.Mon
     monkeypatch.setattr(gpu, "identity", lambda device: "gpu-1")
     assert world.current_world(device).size == 1
     gather = world.gather_objects
-    monkeypatch.setattr(world, "gather_objects", lambda mine: gather(mine) * 2)  # as if there were a second rank
+    monkeypatch.setattr(world, "gather_objects", lambda mine: gather(mine) * 2)  # pretends that there is a second rank
     with pytest.raises(UserError, match="ranks 0, 1 have the same GPU"):
         world.current_world(device)
     world.stop()

@@ -1,4 +1,4 @@
-"""Training that starts from weights: a torchvision ResNet-18 with 1,000 classes, made here, for data with 3 classes."""
+"""Training on data with 3 classes starts from the weights of a torchvision ResNet-18 with 1,000 classes."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ CLASSES = 3
 
 @pytest.fixture(scope="module")
 def torchvisions() -> nn.Module:
-    """Return a ResNet-18 with statistics as after training."""
+    """Return a ResNet-18 of torchvision with random BN statistics, as if it had been trained."""
     torch.manual_seed(3)
     return with_statistics(torchvision.models.resnet18(), 3)
 
@@ -58,7 +58,7 @@ def options_of(folder: Path, weights: Path | str) -> list[Any]:
 
 
 class First(Hooks):
-    """Keeps the network and its state before the first step."""
+    """Keep the state of the network and some of its features before the first step."""
 
     def __init__(self) -> None:
         self.state: dict[str, torch.Tensor] = {}
@@ -73,7 +73,7 @@ class First(Hooks):
 
 @torch.no_grad()
 def features(network: Any) -> torch.Tensor:
-    """Return the input of the last layer of a network in evaluation mode for some images, [2, 512]."""
+    """Return the input of the last layer for two random images, in evaluation mode. The shape is [2, 512]."""
     seen: list[torch.Tensor] = []
     hook = network.fc.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     was_training = network.training
@@ -103,7 +103,7 @@ def test_all_but_the_last_layer_is_torchvisions_and_what_is_frozen_stays(
     assert {name for name in changed if "tracked" not in name} == {
         name for name in after if name.startswith(("layer3", "layer4", "fc")) and "tracked" not in name
     }
-    # The file is not needed any more, and the run is exactly the one that was not interrupted: see test_tuning.py.
+    # The file with the weights is not needed to resume a run. A new run needs it.
     weights.rename(weights.with_suffix(".gone"))
     try:
         (tmp_path / "run/result.json").unlink()
@@ -114,13 +114,14 @@ def test_all_but_the_last_layer_is_torchvisions_and_what_is_frozen_stays(
 
 
 def test_the_ways_to_hold_weights(torchvisions: nn.Module, weights: Path, folder: Path, tmp_path: Path) -> None:
-    """Weights are in safetensors, nested or with prefixes, in a run, its checkpoint, or its export. timm has the same
-    names.
+    """Weights are read from safetensors, nested dicts, names with prefixes, runs, checkpoints and exports.
+
+    timm uses the same names as torchvision.
     """
     state = torchvisions.state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
-    old = {name: value for name, value in state.items() if "tracked" not in name}  # as torch wrote before version 0.4.1
+    old = {name: value for name, value in state.items() if "tracked" not in name}  # torch before 0.4.1
     torch.save(old, tmp_path / "c.pth")
     succeed("train", *options_of(folder, tmp_path / "b.pt"), "--freeze", "features", "--output", tmp_path / "run")
     export.main([str(tmp_path / "run"), "--output", str(tmp_path / "d.safetensors")])
@@ -135,7 +136,7 @@ def test_the_ways_to_hold_weights(torchvisions: nn.Module, weights: Path, folder
 
 
 def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, folder: Path, tmp_path: Path) -> None:
-    """The message is one line, and nothing is loaded."""
+    """Weights that do not fit are refused with one line that names the tensor, and nothing is loaded."""
     state = torchvisions.state_dict()
     network = make_network(Config(model="resnet18"), 3, CLASSES, nn.BatchNorm2d)
     before = {name: value.clone() for name, value in network.state_dict().items()}

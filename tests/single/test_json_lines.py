@@ -1,4 +1,4 @@
-"""log.jsonl has every record once, also after an interruption, on a full disk, and with damaged lines."""
+"""log.jsonl has each record once, also after an interruption, after a full disk, and after damaged lines."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from app.recipe.plan import Position
 from app.runs.json_lines import EVALUATION, NUMBERS, TRAIN, JsonLines, read_lines
 
-PER_EPOCH = 4  # steps of 10 images
+PER_EPOCH = 4  # steps in an epoch, of 10 images each
 
 
 def record(kind: str, epoch: int, step: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
     [
         (Position(0, 0), 0),
         (Position(0, 20), 2),
-        (Position(0, 40), 4),  # the epoch's steps are done, its evaluation is not in the checkpoint
+        (Position(0, 40), 4),  # the checkpoint was made before the evaluation
         (Position(1, 0), 5),
         (Position(1, 10), 6),
         (Position(2, 0), 10),
@@ -99,7 +99,7 @@ def test_any_damage_leaves_the_other_lines(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """Yield a file system of 64 KiB."""
     disk = tmp_path / "small"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=65536", "tmpfs", str(disk)]

@@ -37,7 +37,7 @@ def one_process() -> Iterator[None]:
 
 
 def make(config: Config = CONFIG) -> State:
-    """Return a convolution, BN, and a last layer with a bias."""
+    """Return the state of a small network: a convolution, BN, and a last layer with a bias."""
     torch.manual_seed(1)
     network = nn.Sequential(
         nn.Conv2d(1, 5, 3, bias=False), WorkerBatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, CLASSES)
@@ -61,10 +61,10 @@ def data(step: int) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_the_update_is_the_papers_formula(corrected: bool) -> None:
-    """The update is algorithm 1, with the learning rate inside the velocity and a rate that changes at each step.
+    """The update is algorithm 1 of the LARS paper, also with a learning rate that changes at each step.
 
-    Without momentum correction that is literally the formula. With it, the velocity is scaled by the new rate over the
-    old one (Goyal et al., remark 2).
+    The velocity of algorithm 1 contains the learning rate. With momentum correction, the velocity is multiplied by the
+    new rate over the old one (Goyal et al., remark 2). Without it, the update is exactly algorithm 1.
     """
     state = make()
     w = {name: p.detach().clone() for name, p in state.network.named_parameters()}
@@ -81,7 +81,7 @@ def test_the_update_is_the_papers_formula(corrected: bool) -> None:
             if name in ("0.weight", "4.weight"):
                 ratio = ETA * w[name].norm() / (g.norm() + BETA * w[name].norm())
                 assert ratio < 1
-            else:  # gamma and beta of BN, and the bias: no ratio; BN does not decay
+            else:  # gamma, beta and bias have no ratio, and gamma and beta no weight decay
                 ratio = torch.tensor(1.0, dtype=torch.float64)
             decay = 0.0 if name.startswith("1.") else BETA
             kept = v[name] * (gamma / before if step and corrected else 1.0)
@@ -98,22 +98,22 @@ def test_layers_without_weights_or_gradient_have_the_ratio_1() -> None:
     train_step(state, data(0), PASS, K * N, False)
     first = state.network[4].weight
     assert torch.allclose(first.detach(), -CONFIG.reference_lr * first.grad, rtol=0, atol=1e-15)
-    assert not state.network[0].weight.grad.any()  # as nothing passes through the zeros above it
+    assert not state.network[0].weight.grad.any()  # the next layer's weights are 0
     assert all(p.isfinite().all() for p in state.network.parameters())
 
 
 def test_plain_sgd_scales_nothing() -> None:
-    """The test above can fail: without --optimizer lars the update is another one."""
+    """Plain SGD gives another update, so the tests above can fail."""
     lars, sgd = make(), make(Config(weight_decay=BETA, momentum=MOMENTUM, nesterov=False))
     assert type(sgd.optimizer).__mro__[1:3] == (EagerSGD, torch.optim.SGD)
     for state in (lars, sgd):
         train_step(state, data(0), PASS, K * N, False)
     assert (lars.network[0].weight - sgd.network[0].weight).abs().max() > 1e-4
-    assert torch.equal(lars.network[0].weight.grad, sgd.network[0].weight.grad)  # logged gradients are not scaled
+    assert torch.equal(lars.network[0].weight.grad, sgd.network[0].weight.grad)  # LARS keeps the gradient
 
 
 def test_label_smoothing_mixes_labels_with_the_uniform_distribution() -> None:
-    """Szegedy et al. 2016, section 7: q = (1 - epsilon) onehot + epsilon / K, for the images of one worker."""
+    """The loss is the cross-entropy with q = (1 - epsilon) onehot + epsilon / K (Szegedy et al. 2016, section 7)."""
     epsilon, state = 0.1, make(Config(reference_lr=1e-9))
     expected = torch.zeros((), dtype=torch.float64)
     for pixels, labels in data(0):

@@ -1,4 +1,4 @@
-"""Imports go only from upper folders to lower ones. ORDER lists the folders, the lowest first; see docs/design.md."""
+"""Folders of app/ import only folders below them, in the order of docs/design.md."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 APP = Path(__file__).parents[2] / "app"
-# A folder may import those in the lines before its own. Folders of one line do not know one another.
+# A folder may import the folders of earlier lines, but not the other folders of its own line.
 ORDER = [
     {"base"},
     {"storage"},
@@ -33,8 +33,8 @@ OUTSIDE_RANKS = {
     "launch/elastic_driver.py",
     "launch/horovodrun.py",
     "launch/horovodrun_ranks.py",
-}  # programs of their own, which use Horovod too
-ENTRY_POINTS = APP / "base" / "program.py"  # the only place that names the program's two entry points
+}  # these programs run outside of ranks and import Horovod
+ENTRY_POINTS = APP / "base" / "program.py"  # the only file that names app.__main__ and app.start
 MODULE = re.compile(r"app(\.\w+)+")
 
 

@@ -1,4 +1,4 @@
-"""Archives and journals that were made to do harm are refused in one line, with bounded memory."""
+"""Malicious archives and journals are refused in one line, and reading them takes little memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MIB = 2**20
 
 
 def header_bomb(size: int) -> bytes:
-    """Return the start of a tar whose first member has a name of `size` bytes in GNU's form, then these bytes."""
+    """Return the first header of a tar archive. It announces a file name of `size` bytes in GNU's form."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def peak_of_refusal(path: Path, read: object) -> int:
-    """Return the largest number of bytes that Python held while `read` refused the file in one line."""
+    """Call `read`, which must refuse the file in one line. Return the largest number of bytes that Python allocated."""
     tracemalloc.start()
     with pytest.raises(UserError) as error:
         read(str(path))  # type: ignore[operator]
@@ -57,12 +57,12 @@ def test_an_archive_with_a_huge_header_is_refused(kind: str, read: object, tmp_p
     header = header_bomb(500 * MIB) if kind == "GNU" else info.tobuf(tarfile.PAX_FORMAT)
     with path.open("wb") as file:
         file.write(header)
-        file.truncate(600 * MIB)  # sparse: it takes no space
+        file.truncate(600 * MIB)  # a sparse file, which takes no space
     assert peak_of_refusal(path, read) < 8 * MIB
 
 
 def test_damaged_archives_are_listed_or_refused(tmp_path: Path) -> None:
-    """No member lies outside the archive or has a path that leads out, and no error is a traceback or a hang."""
+    """A damaged archive is refused in one line, or all listed members are within the archive and have safe paths."""
     path, whole = tmp_path / "train.tar", io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in ("a/1.jpg", "a/2.jpg", "a/" + "long" * 40 + ".jpg", "é/3.jpg", "b/4.jpg"):
@@ -75,7 +75,7 @@ def test_damaged_archives_are_listed_or_refused(tmp_path: Path) -> None:
         for _ in range(int(generator.integers(1, 4)) if case % 3 else 0):
             block = int(generator.integers(len(damaged) // 512)) * 512
             damaged[block + int(generator.integers(512))] = int(generator.integers(256))
-            if case % 2:  # with a checksum that fits
+            if case % 2:  # correct the header's checksum
                 header = damaged[block : block + 512]
                 total = 256 + sum(header[:148]) + sum(header[156:])
                 damaged[block + 148 : block + 156] = b"%06o\0 " % total

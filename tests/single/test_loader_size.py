@@ -1,4 +1,4 @@
-"""The number of loader processes that follows from the times of decoding and computing."""
+"""The number of loader processes follows from the measured times of decoding and computing."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from benchmarks import jpegs
 
 
 def test_enough() -> None:
-    assert enough(decoding=0.003, computing=0.001, most=16) == 4  # 3 keep up on average
+    assert enough(decoding=0.003, computing=0.001, most=16) == 4  # 3 would be enough on average
     assert enough(decoding=0.003, computing=0.1, most=16) == 1
     assert enough(decoding=0.003, computing=1e-5, most=16) == 16
 
@@ -36,7 +36,7 @@ def one_process() -> Iterator[World]:
 
 
 def measured_run(folder: Path, model: str, side: int) -> Run:
-    """A run on the images of a folder, with two workers of 4 images."""
+    """Return a run on the images of a folder, with two workers of 4 images."""
     config = Config(
         data=str(folder), model=model, image_size=side, resize=side, minibatch=8, per_worker=4, width=4, last_gamma=1.0
     )
@@ -58,7 +58,7 @@ def test_measuring_changes_no_state(tmp_path: Path, one_process: World) -> None:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has one loader process, which is not measured")
 def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_process: World) -> None:
-    """A small network on JPEGs of 500 x 380 pixels waits for them; ResNet-50 on images of 8 x 8 pixels does not."""
+    """A small network on JPEGs of 500 x 380 pixels needs all processes. ResNet-50 on images of 8 x 8 needs one."""
     (tmp_path / "large").mkdir()
     jpegs.write_folder(tmp_path / "large", images=8, repeats=4)
     for split in ("train", "val"):
@@ -66,7 +66,7 @@ def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_pr
             (tmp_path / "small" / split / label).mkdir(parents=True)
             for number in range(8):
                 Image.new("RGB", (8, 8)).save(tmp_path / "small" / split / label / f"{number}.png")
-    torch.set_num_threads(1)  # a second thread waits for a core where other tests run next to this one
+    torch.set_num_threads(1)  # other tests may use the other core
     most = default_loader_processes(measured_run(tmp_path / "large", "resnet8", 8).source, 1)
     hungry = measured_run(tmp_path / "large", "resnet8", 8)
     assert loader_processes(hungry, make_state(hungry, one_process), one_process) == most > 1

@@ -1,4 +1,4 @@
-"""fp16: the order of scaling and summing, and steps whose gradients overflow."""
+"""fp16: scaling the loss does not change the result, and steps whose gradients overflow are left out."""
 
 import torch
 from torch import nn
@@ -34,7 +34,7 @@ def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None
     try:
         plain, scaled = make(False), make(True)
         assert scaled.loss_scale is not None
-        for _ in range(3):  # a power of two: exact
+        for _ in range(3):  # scaling by a power of two is exact
             reports = [train_step(state, [BATCH], PLAIN, 8, False).clone() for state in (plain, scaled)]
             assert torch.equal(*reports)
         assert all(torch.equal(a, scaled.tensors()[name]) for name, a in plain.tensors().items())
@@ -43,7 +43,7 @@ def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None
         before = {name: t.clone() for name, t in scaled.tensors().items()}
         scaled.loss_scale.scale.fill_(2.0**127)
         report = train_step(scaled, [BATCH], PLAIN, 8, False)
-        assert torch.isfinite(report[LOSS])  # of the loss itself nothing is scaled
+        assert torch.isfinite(report[LOSS])  # the reported loss is not scaled
         after = scaled.tensors()
         assert after.pop("loss_scale.0").item() == 2.0**126 and after.pop("loss_scale.1").item() == 0
         assert all(torch.equal(t, before[name]) for name, t in after.items()), "weights, velocities, running statistics"

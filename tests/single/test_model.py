@@ -1,4 +1,4 @@
-"""The networks and their BN compared with torchvision's."""
+"""The networks and their BN are compared with those of torchvision and torch."""
 
 import copy
 
@@ -70,18 +70,18 @@ def test_paper_initialisation_of_resnet50() -> None:
     assert sum(m.weight.abs().max().item() == 0 for m in norms) == 16
     assert sum(bool((m.weight == 1).all()) for m in norms) == 53 - 16
     conv = ours.layer3[1].conv2  # type: ignore[index,union-attr]
-    assert abs(conv.weight.std().item() / (2 / (9 * 256)) ** 0.5 - 1) < 0.01  # He, fan out
+    assert abs(conv.weight.std().item() / (2 / (9 * 256)) ** 0.5 - 1) < 0.01  # He initialisation, fan out
     assert ours.layer2[0].conv2.stride == (2, 2)  # type: ignore[index,union-attr]  # v1.5: on the 3x3
     block = ours.layer1[1]  # type: ignore[index]
     x = torch.rand(2, 256, 8, 8)
-    assert torch.equal(block(x), x)  # gamma 0: the block is its shortcut
+    assert torch.equal(block(x), x)  # with gamma 0 the block is its shortcut
 
 
 def test_options_of_the_initialisation() -> None:
     ours = network(Config(model="resnet8", last_gamma=1.0, fc_std=0.1, conv_fan="fan_in"), channels=1, classes=10)
     assert all(bool((m.weight == 1).all()) for m in ours.modules() if isinstance(m, nn.BatchNorm2d))
     stem = ours.conv1.weight  # type: ignore[union-attr]
-    assert abs(stem.std().item() / (2 / 9) ** 0.5 - 1) < 0.2  # fan in 9, fan out 144
+    assert abs(stem.std().item() / (2 / 9) ** 0.5 - 1) < 0.2  # fan in is 9, fan out would be 144
     with pytest.raises(UserError, match="did you mean resnet50"):
         network(Config(model="resnet5"))
 
@@ -94,8 +94,8 @@ def test_parameter_groups_of_resnet50() -> None:
     decayed, affine, statistics = optimizer.param_groups
     assert [len(g["params"]) for g in optimizer.param_groups] == [53 + 2, 2 * 53, 1]
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0, 0]
-    assert piggyback.numel() == 2 * 26_560 + REPORT_SIZE  # a mean and a variance for each BN channel
-    assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032  # torchvision's count
+    assert piggyback.numel() == 2 * 26_560 + REPORT_SIZE  # 26,560 BN channels, each with a mean and a variance
+    assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032  # as in torchvision
     assert statistics["lr"] == 0.1 and not statistics["nesterov"]
     assert len(momentum_buffers(optimizer)) == 161
     set_learning_rate(optimizer, 3.2)
@@ -107,23 +107,23 @@ def test_running_statistics_move_to_the_mean_over_workers() -> None:
     k, channels = 3, 5
     ours = WorkerBatchNorm2d(channels).double()
     piggyback = Piggyback(ours, k, REPORT_SIZE)
-    references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one for each worker, all from the same start
+    references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one for each worker
     config = Config()
     optimizer = make_optimizer(ours, piggyback.parameter, config)
-    set_learning_rate(optimizer, 0.0)  # gamma and beta stay, to compare with those of the references
+    set_learning_rate(optimizer, 0.0)  # so that gamma and beta stay equal
     for step in range(4):
         optimizer.zero_grad()
         for worker, reference in enumerate(references):
             x = torch.randn(8, channels, 4, 4, dtype=torch.float64) * (worker + 1) + step
             y = ours(x)
             assert torch.allclose(y, reference(x), rtol=0, atol=1e-12)
-            # What the loss is has no influence on the statistics, nor its scale on the report.
+            # The value and the scale of the loss must change neither the statistics nor the report.
             piggyback.attach(1e3 * y.pow(2).sum(), torch.full((REPORT_SIZE,), worker + 1.0)).backward(torch.tensor(1e3))
-            ours(x)  # nor has a forward without a backward
+            ours(x)  # a forward pass without a backward pass must change nothing
         assert piggyback.report().tolist() == [6.0] * REPORT_SIZE
         optimizer.step()
     for name in ("running_mean", "running_var"):
-        mean = sum(getattr(r, name) for r in references) / k  # by linearity: the mean of the workers' own
+        mean = sum(getattr(r, name) for r in references) / k  # the mean of the workers' statistics
         assert torch.allclose(getattr(ours, name), mean, rtol=1e-12, atol=1e-12)
 
 

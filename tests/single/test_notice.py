@@ -1,4 +1,4 @@
-"""NOTICE names each package that set-up installs: its metadata and its licence files must agree with what NOTICE says.
+"""NOTICE lists each package that set-up installs, with the licences of its metadata and of its licence files.
 
 `python -m tests.single.test_notice` prints the table's rows for what is installed.
 """
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# A family of licences: words in metadata, and words in a licence file.
+# Each family of licences has a pattern for metadata and a pattern for licence files.
 FAMILIES = {
     "Apache": (r"apache", r"Apache License,? Version|http://www\.apache\.org/licenses"),
     "BSD": (r"bsd", r"Redistribution and use in source and binary forms|New BSD License"),
@@ -54,7 +54,7 @@ def in_licence_files(package: Distribution) -> set[str]:
 
 
 def licence_of(package: Distribution) -> str:
-    """Return the licence in the metadata, on one line."""
+    """Return the licence in a package's metadata, as one line."""
     metadata = package.metadata
     expression = metadata.get("License-Expression") or ""
     classifiers = [
@@ -68,7 +68,7 @@ def pinned() -> list[str]:
     names = set()
     for file in ("requirements.txt", "requirements-source.txt"):
         names |= set(re.findall(r"^([a-z0-9-]+)==", (ROOT / file).read_text(), re.MULTILINE))
-    return sorted(names - {"colorama"})  # on Windows only
+    return sorted(names - {"colorama"})  # needed only on Windows
 
 
 @cache
@@ -90,10 +90,10 @@ def test_a_package_has_the_licence_that_notice_says(name: str) -> None:
     licence, files = notice()[name]
     assert files == (", ".join(sorted(in_licence_files(package))) or "none")
     stated = in_metadata(licence_of(package))
-    if "metadata:" in licence:  # The licence files say something else, which counts.
+    if "metadata:" in licence:  # The licence files differ from the metadata, and decide.
         licence, metadata = licence.split(" (metadata: ")
         assert stated == in_metadata(metadata)
-        licence = licence if name != "matplotlib" else ""  # modelled on PSF's licence, without its title
+        licence = licence if name != "matplotlib" else ""  # its licence resembles that of the PSF
     else:
         assert stated == in_metadata(licence)
     if files != "none":

@@ -1,4 +1,4 @@
-"""Objects that processes send one another are unpacked unchanged, and no bytes run code."""
+"""Objects that processes send to one another are unpacked unchanged, and no bytes can run code."""
 
 import pickle
 import subprocess
@@ -62,7 +62,7 @@ def test_bytes_that_would_run_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Path", "subprocess", "UserError.__init__", "pickle"])
 def test_names_of_our_own_modules_that_are_not_ours(name: str) -> None:
-    """app.base.failure and others import modules and functions that could run code."""
+    """Names that a module of the app has imported are refused, because they could run code."""
     for module in ("app.base.errors", "app.world.packing", "app.base.failure"):
         with pytest.raises(pickle.UnpicklingError):
             unpack(f"c{module}\n{name}\n.".encode())

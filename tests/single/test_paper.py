@@ -1,4 +1,4 @@
-"""The published numbers in app/recipe/paper.py, compared with tests/data/paper.json, which was copied separately."""
+"""app/recipe/paper.py agrees with tests/data/paper.json. Both were copied from the paper independently."""
 
 import json
 from pathlib import Path

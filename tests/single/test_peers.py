@@ -1,4 +1,4 @@
-"""benchmarks/: the paired clock measures what it says, and both sides of the loader row give the same pixels."""
+"""benchmarks/: ratios, intervals, memory and load are measured correctly, and both loaders give the same pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sleeper(seconds: float, processes: int = 1) -> Work:
 
 
 def pair(ratio: float) -> tuple[Round, Round]:
-    """A pair of rounds with a ratio of speeds, and with twice this ratio by processor time."""
+    """Return a pair of rounds with this ratio of speeds, and with twice this ratio of speeds per processor time."""
     return Round(10 * ratio, 4 * ratio), Round(10, 2)
 
 
@@ -42,10 +42,14 @@ def test_ratio_of_two_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("number", "first", "last"), [(6, 1, 6), (8, 1, 8), (11, 2, 10), (25, 8, 18)])
 def test_interval_is_that_of_the_textbook(number: int, first: int, last: int) -> None:
-    """Conover, Practical Nonparametric Statistics: which of the values are the ends of a median's 95 % interval."""
+    """Of `number` sorted values, the values number `first` and `last` are the ends of the median's 95 % interval.
+
+    The numbers are from Conover, Practical Nonparametric Statistics.
+    """
     found = median_ratio([2.0 * value for value in range(number, 0, -1)], [2.0] * number)
     assert (found.low, found.high) == (first, last) and found.median == (number + 1) / 2
-    # The median lies outside where fewer than `first` values are on one side of it. One further in is too narrow.
+    # The true median is outside the interval if fewer than `first` values are on one side of it. This has a probability
+    # of at most 5 %. The next narrower interval would exceed it.
     assert 2 * binom.cdf(first - 1, number, 0.5) <= 0.05 < 2 * binom.cdf(first, number, 0.5)
 
 
@@ -55,10 +59,10 @@ def test_too_few_pairs_have_no_interval() -> None:
 
 
 def test_a_row_ends_where_its_interval_is_narrow_enough() -> None:
-    ratios = [0.96, 0.97, 0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.03, 1.04]  # the interval is 0.97 to 1.03
+    ratios = [0.96, 0.97, 0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.03, 1.04]  # interval: 0.97 to 1.03
     pairs = [pair(ratio) for ratio in ratios]
     assert settled(pairs, 0.0301) and not settled(pairs, 0.0299)
-    assert not settled(pairs[:-1], 1.0)  # fewer than LEAST_PAIRS
+    assert not settled(pairs[:-1], 1.0)  # there are fewer pairs than LEAST_PAIRS
 
 
 def test_summary() -> None:
@@ -86,7 +90,7 @@ def test_memory_is_the_peak() -> None:
 
 
 def test_load_is_that_of_other_processes() -> None:
-    """A process that takes half a second of a core is seen, and is not seen where it belongs to the measurement."""
+    """The load contains a process that uses a core for half a second, unless it belongs to the measurement."""
     burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -99,7 +103,7 @@ def test_load_is_that_of_other_processes() -> None:
         seconds = time.monotonic() - start
         taken = machine.processor_seconds([child.pid])
         child.stdin.write("\n")
-    assert taken > 0.45  # the kernel counts in steps of 10 ms
+    assert taken > 0.45  # the kernel counts in units of 10 ms
     assert (shares[0] - shares[1]) * seconds * len(loads[0].cores) == pytest.approx(taken, abs=0.25)
 
 
@@ -107,7 +111,7 @@ def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
     jpegs.write_folder(tmp_path, images=8, repeats=2)
     assert len(list((tmp_path / "train").rglob("*.jpg"))) == 16
     sizes = [path.stat().st_size for path in (tmp_path / "train").rglob("*.jpg")]
-    assert 90_000 < sum(sizes) / len(sizes) < 130_000  # ImageNet's are 110 KB
+    assert 90_000 < sum(sizes) / len(sizes) < 130_000  # ImageNet's images have 110 KB on average
     assert loaders.difference(str(tmp_path)) <= 0.002
 
 
@@ -146,7 +150,7 @@ def test_refusals(options: list[str], words: str, tmp_path: Path, capsys: pytest
 
 
 def result(**changes: Any) -> dict[str, Any]:
-    """A file of results with a row of speeds and one of memory."""
+    """Return the content of a file of results with a row of speeds and a row of memory."""
     speed = {"unit": "images/s", "ratio": 1.0, "low": 0.98, "high": 1.02, "settled": True}
     memory = {"unit": "MiB", "ratio": 1.0, "ours": 500.0, "peer": 500.0}
     found = {"ddp-2": speed | changes, "memory-ddp-default": memory}

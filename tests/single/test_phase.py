@@ -1,4 +1,4 @@
-"""The phase of a process, and the messages that name it."""
+"""The phase that a process records, and the messages in which it appears."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The warning about Pillow-SIMD appears if it is installed. Set-up and the program have the same text."""
+"""If Pillow-SIMD is installed, the program warns about it, with the same text as set-up."""
 
 from pathlib import Path
 

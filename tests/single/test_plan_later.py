@@ -1,4 +1,4 @@
-"""The model compared with later publications. docs/plan.md explains each deviation."""
+"""The predictions of `plan` for later publications. docs/plan.md explains each deviation from the published times."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def row(rate: float, measured_on: int, gpus: int, n: int = 32, cluster: Cluster 
 
 
 def rate_of(minutes: float, gpus: int) -> float:
-    """Return the images/s of a GPU in a run of 90 epochs."""
+    """Return the images per second of one GPU if a run of 90 epochs takes this time."""
     return IMAGES * 90 / (60 * minutes) / gpus
 
 
@@ -26,17 +26,17 @@ def test_akiba_1024_p100() -> None:
 def test_ibm_256_p100() -> None:
     here = row(rate_of(50, 256) / 0.95, 8, 256)
     assert here.hours * 60 == pytest.approx(50, rel=0.06)
-    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # 0.95 published
+    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # published: 0.95
 
 
 def test_tensorpack() -> None:
     assert row(rate_of(309, 32), 32, 128, n=64).hours * 60 == pytest.approx(83, rel=0.05)
-    # 256 x 32: 69 minutes published, and not explained by the model.
+    # For 256 GPUs 69 minutes are published, which the model does not explain.
     assert row(rate_of(100, 128), 128, 256).hours * 60 == pytest.approx(50.8, abs=0.1)
     assert row(138, 8, 256, cluster=RING).hours * 60 == pytest.approx(63.0, abs=0.1)
 
 
 def test_rates_published() -> None:
-    """NVIDIA states about 3 and 5 hours for the whole job on 8 GPUs. These hours are for training alone."""
+    """The hours are for training alone. NVIDIA states about 3 and 5 hours for the complete jobs on 8 GPUs."""
     assert row(16621 / 8, 8, 8, n=256).hours == pytest.approx(1.93, abs=0.01)
     assert row(8322 / 8, 8, 8, n=256).hours == pytest.approx(3.85, abs=0.01)

@@ -1,4 +1,4 @@
-"""The counts of `plan` compared with the networks, and its data sizes compared with the data."""
+"""The sizes that `plan` computes are those of the networks and of the data."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from app.model.networks import make_network
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
 
-# torchvision's documented numbers, 1000 classes
+# The numbers of parameters in torchvision's documentation, for 1000 classes.
 DOCUMENTED = {
     "resnet18": 11689512,
     "resnet34": 21797672,
@@ -31,7 +31,7 @@ def test_documented_parameters(model: str) -> None:
 
 
 def products(network: nn.Module, channels: int, side: int) -> int:
-    """Return the multiplications of the convolutions, computed from the shapes of their real outputs."""
+    """Return the number of multiplications in the convolutions, computed from the shapes of their outputs."""
     counts = []
 
     def count(module: nn.Conv2d, _: object, output: torch.Tensor) -> None:
@@ -72,7 +72,7 @@ def test_against_the_network(model: str, side: int, channels: int) -> None:
 
 
 def kept_bytes(network: nn.Module, images: int, channels: int, side: int) -> int:
-    """Return the bytes that autograd keeps after a forward pass, without parameters."""
+    """Return the number of bytes that autograd keeps after a forward pass, without parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
 

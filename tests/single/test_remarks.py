@@ -1,6 +1,6 @@
-"""The paper's four remarks (section 3) on the real step, compared with references in float64.
+"""The training step follows the paper's four remarks (section 3). It is compared with references in float64.
 
-Each test also shows that the wrong form gives another result, so that it cannot pass by accident.
+Each test also shows that the mistake of which the remark warns gives another result. So it cannot pass by accident.
 """
 
 import inspect
@@ -59,7 +59,7 @@ def worker_data(step: int = 0) -> list[tuple[Tensor, Tensor]]:
 
 
 def mean_gradient(weight: Tensor, data: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the gradient of the mean loss over all kn images, calculated as (softmax - onehot)^T x / kn."""
+    """Return the gradient of the mean loss over all kn images, computed as (softmax - onehot)^T x / kn."""
     x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
     labels = torch.cat([labels for _, labels in data])
     return (F.softmax(x @ weight.T, 1) - F.one_hot(labels, CLASSES)).T @ x / (K * N)
@@ -76,7 +76,10 @@ def weights_after(config: Config, steps: int, rates: Callable[[int], float], fac
 
 
 def reference(config: Config, steps: int, rates: Callable[[int], float], loss_scale: float = 1.0) -> Tensor:
-    """Return form (9) of the paper: u <- m u + g + lambda w, w <- w - eta (g + lambda w + m u) with Nesterov."""
+    """Return the weights after updates by equation (9) of the paper.
+
+    u <- m u + g + lambda w, and w <- w - eta u, or with Nesterov momentum w <- w - eta (g + lambda w + m u).
+    """
     weight = linear_state(config).network[1].weight.detach().clone()
     velocity = torch.zeros_like(weight)
     for step in range(steps):
@@ -94,19 +97,19 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
     found = weights_after(CONFIG, 5, lambda _: 0.1 * K)
     assert torch.allclose(found, reference(CONFIG, 5, lambda _: 0.1 * K), rtol=0, atol=1e-12)
     scaled_loss = reference(CONFIG, 5, lambda _: 0.1, loss_scale=K)
-    assert (found - scaled_loss).abs().max() > 1e-3  # the decay term would be k times too small
+    assert (found - scaled_loss).abs().max() > 1e-3  # the weight decay would be k times too small
     broken = replace(CONFIG, scaled="loss", warmup="none")
     rate, factor = learning_rate(broken, 0), loss_factor(broken, 0)
-    assert (rate, factor) == (0.1, K)  # `--scaled loss` makes just this mistake
+    assert (rate, factor) == (0.1, K)  # `--scaled loss` makes this mistake
     assert torch.allclose(weights_after(broken, 5, lambda _: rate, factor), scaled_loss, rtol=0, atol=1e-12)
     no_decay = replace(CONFIG, weight_decay=0.0)
     assert torch.allclose(
         reference(no_decay, 5, lambda _: 0.1, loss_scale=K), weights_after(no_decay, 5, lambda _: 0.1 * K), atol=1e-12
-    )  # the same only without decay
+    )  # without weight decay there is no difference
 
 
 def form_10(config: Config, steps: int, corrected: bool) -> Tensor:
-    """Return equation (10) of the paper: v <- m (eta' / eta) v + eta' g, w <- w - v, with plain momentum."""
+    """Return the weights after updates by equation (10) of the paper: v <- m (eta' / eta) v + eta' g, w <- w - v."""
     weight = linear_state(config).network[1].weight.detach().clone()
     velocity, previous = torch.zeros_like(weight), warmup_rate(0)
     for step in range(steps):
@@ -124,7 +127,7 @@ def test_remark_2_torchs_momentum_needs_no_correction() -> None:
     uncorrected = form_10(plain, 10, corrected=False)
     assert (found - uncorrected).abs().max() > 1e-3
     broken = weights_after(replace(plain, momentum_correction=False), 10, warmup_rate)
-    assert torch.allclose(broken, uncorrected, rtol=0, atol=1e-12)  # `--no-momentum-correction` makes just this mistake
+    assert torch.allclose(broken, uncorrected, rtol=0, atol=1e-12)  # `--no-momentum-correction` does this
 
 
 def test_remark_3_the_loss_is_divided_by_kn() -> None:
@@ -134,12 +137,12 @@ def test_remark_3_the_loss_is_divided_by_kn() -> None:
     gradient = state.network[1].weight.grad
     assert gradient is not None
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
-    assert (gradient - expected * K).abs().max() > 1e-3  # what dividing by n would give
+    assert (gradient - expected * K).abs().max() > 1e-3  # n as the divisor gives this
     other = linear_state()
     broken = train_step(other, data, PLAIN, K * N, False, loss_factor(replace(CONFIG, loss_divisor="n"), 0))
     assert other.network[1].weight.grad is not None
-    assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)  # and `--loss-divisor n` does
-    assert torch.equal(broken, report)  # the loss that is told is the mean all the same
+    assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)  # `--loss-divisor n` too
+    assert torch.equal(broken, report)  # the reported loss is still the mean
     x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
     labels = torch.cat([labels for _, labels in data])
     logits = x @ linear_state().network[1].weight.detach().T
@@ -167,19 +170,22 @@ def test_remark_4_one_shuffle_is_cut_over_the_workers(size: int) -> None:
         order = []
         for step in range(plan.iterations_per_epoch):
             for worker in range(workers):
-                here = -(-(workers - worker % size) // size)  # workers of this process
+                here = -(-(workers - worker % size) // size)  # number of workers of this process
                 batch = batches[worker % size][(epoch * plan.iterations_per_epoch + step) * here + worker // size]
                 assert {e for e, _ in batch} == {epoch}
                 order += [index for _, index in batch]
-        assert len(set(order)) == len(order) == 64  # each image at most once, the ragged 11 dropped
-        assert order == permutation(5, epoch, images)[:64].tolist()  # whatever the number of processes
+        assert len(set(order)) == len(order) == 64  # no image twice; the last 11 are left out
+        assert order == permutation(5, epoch, images)[:64].tolist()  # for any number of processes
         orders.append(order)
     assert orders[0] != orders[1] != orders[2]
     assert permutation(5, 0, images).tolist() != permutation(6, 0, images).tolist()
 
 
 def test_remark_4_broken_each_worker_shuffles_on_its_own() -> None:
-    """With `--shuffle worker` no worker sees an image twice in an epoch, but all together do, and miss others."""
+    """With `--shuffle worker`, each worker sees an image at most once in an epoch.
+
+    But several workers see the same image, and other images are not used.
+    """
     options = {"seed": 5, "images": 75, "minibatch": 32, "per_worker": 8, "epoch": 0, "seen": 0, "epochs": 2}
     whole = list(worker_batches(**options, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
     assert len(whole) == 2 * 2 * 4
@@ -190,7 +196,7 @@ def test_remark_4_broken_each_worker_shuffles_on_its_own() -> None:
     assert len(seen) == 64 and len(set(seen)) < 60
     assert whole[:8] != [[(0, i) for _, i in batch] for batch in whole[8:]]
     half = list(worker_batches(**options, rank=1, size=2, shuffle="worker"))  # type: ignore[arg-type]
-    assert half == whole[1::2]  # whatever the number of processes
+    assert half == whole[1::2]  # for any number of processes
     later = list(worker_batches(**{**options, "seen": 32}, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
     assert later == whole[4:]
 

@@ -1,4 +1,4 @@
-"""The cells of `reproduce` compared with the paper's tables, and the commands that train them."""
+"""The cells of `reproduce` agree with the paper's tables, and the commands that train them have their configs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,10 @@ def test_figure_1_on_imagenet_is_the_papers() -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_beside_a_number_of_the_paper_trains_as_it_did(name: str) -> None:
-    """Minibatch and learning rate are those of the paper's row. Only what the table compares differs from the paper."""
+    """A cell with a row of the paper has its minibatch and learning rate.
+
+    Of the paper's other choices, only those that the table compares may differ.
+    """
     compared = {"table-2b": {"last gamma"}, "table-1": {"warmup"}, "table-2a": {"reference", "scaling"}}
     for cell in cells(name):
         if cell.paper:
@@ -91,7 +94,7 @@ def test_runs_shared_between_tables_have_one_folder() -> None:
     folders = {run_of(config, Path("runs")).folder for config in everything}
     assert len(everything) == 49 and len(folders) == 27
     assert key(OURS) == key(replace(OURS, seed=3, keep=9, output="x", device="cpu", recipe="digits"))
-    # An option that is added later, with the default that changes nothing, must not change the names.
+    # A new option, whose default changes nothing, must not change the names of existing runs.
     assert key(OURS) == "2875bea50c43"
     assert len({key(c) for c in (OURS, replace(OURS, data="/else"), replace(OURS, width=9), PAPER)}) == 4
     assert run_of(replace(OURS, seed=3), Path("runs")).folder.name == f"{key(OURS)}-s3"

@@ -1,4 +1,4 @@
-"""The results of `reproduce`: statistics compared with scipy and literals, verdicts, tables, plots, noise."""
+"""The results of `reproduce`: statistical tests, verdicts, tables, plots and the gradient noise scale."""
 
 import json
 import math
@@ -39,7 +39,7 @@ from app.reproduce.statistics import (
 def test_welch_is_scipys() -> None:
     one, other = [23.4, 23.7, 23.5, 23.6, 23.8], [24.1, 24.9, 24.5]
     assert welch(Sample.of(one), Sample.of(other)) == pytest.approx(ttest_ind(one, other, equal_var=False).pvalue)
-    # Equal deviations of 5 runs each: 8 degrees of freedom, for which tables give t = 2.306 at 5 %.
+    # Two cells of 5 runs with equal deviations have 8 degrees of freedom. Tables give t = 2.306 at 5 %.
     assert welch(Sample(5, 20.0, 1.0), Sample(5, 20.0 + 2.306 * 0.4**0.5, 1.0)) == pytest.approx(0.05, abs=1e-4)
 
 
@@ -74,16 +74,19 @@ def test_equivalence_by_hand() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """The smallest of four values times 4, the next times 3, and so on; never below the one before, never above 1."""
+    """Holm's method multiplies the smallest of four p-values by 4, the next by 3, and so on.
+
+    No result is smaller than the one before it, and none is above 1.
+    """
     assert holm([0.02, 0.01, 0.04, 0.03]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.001, 0.6]) == pytest.approx([1.0, 0.003, 1.0])
-    found = holm([0.01, math.nan, 0.02])  # what cannot be tested counts as a claim
+    found = holm([0.01, math.nan, 0.02])  # a claim without a p-value counts too
     assert found[::2] == pytest.approx([0.03, 0.04]) and math.isnan(found[1])
     assert holm([]) == []
 
 
 def test_ranks_by_hand() -> None:
-    """All of 5 below all of 5: 2 of the 252 orders of ten ranks are as extreme. With 2 and 2: 2 of 6."""
+    """If all of 5 errors are below 5 others, 2 of the 252 possible orders are as extreme. For 2 and 2, 2 of 6 are."""
     assert rank_test([10, 10.1, 10.2, 10.3, 10.4], [11, 12, 90, 90, 90]) == pytest.approx(2 / 252)
     assert rank_test([10, 11], [90, 90]) == pytest.approx(2 / 6)
     assert rank_test([10, 90], [90, 90]) == pytest.approx(1.0)
@@ -96,9 +99,9 @@ def test_ranks_by_hand() -> None:
         ("lower", -1.0, 0.01, 0.01, NOT_REPRODUCED),
         ("lower", 1.0, 0.06, 0.06, UNDECIDED),
         ("same", 0.2, 0.01, 0.5, REPRODUCED),
-        ("same", 0.2, 0.01, 0.01, REPRODUCED),  # a difference, but one below the margin
+        ("same", 0.2, 0.01, 0.01, REPRODUCED),  # there is a difference, but it is below the margin
         ("same", 0.9, 0.9, 0.01, NOT_REPRODUCED),
-        ("same", 0.9, 0.9, 0.2, UNDECIDED),  # not significant is not the same
+        ("same", 0.9, 0.9, 0.2, UNDECIDED),  # no significant difference is no evidence of sameness
         ("same", 0.9, math.nan, math.nan, UNDECIDED),
     ],
 )
@@ -107,12 +110,12 @@ def test_verdicts(kind: str, difference: float, p: float, p_different: float, ex
 
 
 def of_the_paper(mean: float, std: float) -> list[float]:
-    """Return five errors with this mean and this sample deviation."""
+    """Return five errors with this mean and this sample standard deviation."""
     return [mean + std * step / 2.5**0.5 for step in (-2, -1, 0, 1, 2)]
 
 
 def test_the_papers_own_numbers_bear_out_its_claims() -> None:
-    """The means and deviations of five runs that the paper states pass through the code that judges our runs."""
+    """The code that judges our runs finds the paper's claims reproduced by the numbers that the paper states."""
     expected = {name: [REPRODUCED] * n for name, n in (("table-1", 4), ("table-2a", 6), ("table-2b", 2))}
     for name in expected:
         rows = [
@@ -181,7 +184,7 @@ def test_runs_that_all_diverged_leave_a_table() -> None:
     ("said", "training", "expected"),
     [
         ("the loss is nan", 0.1, (90.0, "the loss is nan")),
-        ("", 0.46, (12.0, "it ended with a training error of 46.0 %")),  # closer to guessing's 90 % than to 0
+        ("", 0.46, (12.0, "it ended with a training error of 46.0 %")),  # closer to 90 % (guessing) than to 0
         ("", 0.44, (12.0, "")),
     ],
 )
@@ -193,7 +196,14 @@ def test_a_run_diverges_by_its_loss_or_by_learning_nothing(
 
 
 def finished(folder: Path, training: float, said: str = "", config: Config = OURS) -> CellRun:
-    """Write a run as `train` leaves it, with the same errors at each epoch. said: why its loss was no longer finite."""
+    """Write the files of a finished run, with the same errors at each epoch.
+
+    Args:
+        folder: The folder of all runs.
+        training: The training error.
+        said: The message about a loss that is not finite, or "".
+        config: The config of the run.
+    """
     run = run_of(config, folder)
     run.folder.mkdir(parents=True)
     run.write_note(60.0, said)
@@ -209,20 +219,23 @@ def finished(folder: Path, training: float, said: str = "", config: Config = OUR
 def test_a_record_takes_the_place_of_its_run(tmp_path: Path) -> None:
     here, elsewhere = finished(tmp_path / "here", 0.1), finished(tmp_path / "here", 0.2, config=replace(OURS, seed=3))
     write_records(tmp_path / "known.jsonl", [elsewhere.record()])
-    write_records(tmp_path / "known.jsonl", [here.record()])  # next to the one before
+    write_records(tmp_path / "known.jsonl", [here.record()])  # is added to the file
     known = read_records(tmp_path / "known.jsonl")
     assert set(known) == {here.folder.name, elsewhere.folder.name}
     run = run_of(replace(OURS, seed=3), tmp_path / "nowhere", known)
     assert run.done and run.record() == elsewhere.record() and run.record().training_error == 20.0
     assert not run_of(replace(OURS, seed=4), tmp_path / "nowhere", known).done
-    other = {run.folder.name: replace(here.record(), config={"data": "digits"})}  # by accident of the same name
+    other = {run.folder.name: replace(here.record(), config={"data": "digits"})}  # another config with the same name
     assert not run_of(replace(OURS, seed=3), tmp_path / "nowhere", other).done
-    # its config is enough to train it again
+    # The config in the record is complete.
     assert differences(from_dict(elsewhere.record().config), replace(OURS, seed=3)) == {}
 
 
 def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None:
-    """Two baselines, of which one is a record, and two runs of gradual warmup: one claim of Table 1 can be tested."""
+    """With two runs each of the baseline and of gradual warmup, one claim of Table 1 can be tested.
+
+    One of the four runs is a record in the file of --known.
+    """
     finished(tmp_path / "runs", 0.1)
     for seed in (0, 1):
         finished(tmp_path / "runs", 0.1, config=replace(cells("table-1", OURS, OUR_IMAGES)[3].config, seed=seed))
@@ -232,7 +245,7 @@ def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None
     found = json.loads((tmp_path / "out/table-1/results.json").read_text())
     assert [(row["name"], len(row["seeds"])) for row in found["cells"]] == [("baseline", 2), ("gradual warmup", 2)]
     assert [claim["verdict"] for claim in found["verdicts"]] == [REPRODUCED, UNDECIDED, UNDECIDED, UNDECIDED]
-    assert not (tmp_path / "out/remarks").exists()  # whose claims cannot be tested yet
+    assert not (tmp_path / "out/remarks").exists()  # none of its claims can be tested
     assert len(read_records(tmp_path / "out/runs.jsonl")) == 4
     assert found["hours"] == 0.067 and found["processor"] == "a processor"
     assert (tmp_path / "out/figures-2-4/figure-4.png").exists()
@@ -249,7 +262,7 @@ def test_cells_with_diverged_runs_are_compared_by_ranks() -> None:
 
 
 def test_the_break() -> None:
-    assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}  # 128 is worse, and 256 is not
+    assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}  # although 128 is worse, 256 is not
     assert break_of(FIGURE_1[:3]) == {"flat": 64, "broken": None}
 
 
@@ -270,7 +283,7 @@ def test_a_claims_entry() -> None:
 
 
 def test_curves_are_compared_from_a_given_epoch_on() -> None:
-    """The training errors of two epochs differ by 50 points in the first epoch and are equal in the second."""
+    """Two curves differ by 50 points in the first epoch and are equal in the second."""
     one, other = row(32, [10.0, 10.2, 10.4], "one"), row(64, [10.0, 10.2, 10.4], "other")
     for seed in other["seeds"]:
         seed["training_curve"][0] += 50
@@ -353,14 +366,18 @@ def test_the_noise_over_seeds() -> None:
 
 
 def test_a_gradient_that_its_noise_hides() -> None:
-    """The gradients of 16 workers are pure noise."""
+    """If gradients are pure noise, the noise scale is not known."""
     generator = torch.Generator().manual_seed(1)
     found = noise((torch.randn(50, dtype=torch.float64, generator=generator) for _ in range(16)), 4)
     assert found["noise_scale"] is None and found["images"] == 64
 
 
 def test_the_noise_scale_of_known_gradients() -> None:
-    """Workers have n = 4 images, G = (3, 0, ...), and an image's Sigma is 8 I in 50 dimensions, so B = 400 / 9."""
+    """The noise scale is B = trace(Sigma) / |G|^2 = 400 / 9.
+
+    The mean gradient is G = (3, 0, ...). The covariance for one image is Sigma = 8 I in 50 dimensions. A worker has 4
+    images.
+    """
 
     def gradients() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -374,7 +391,7 @@ def test_the_noise_scale_of_known_gradients() -> None:
     assert found["gradient_square"] == pytest.approx(9, rel=0.1)
     assert found["noise_scale"] == pytest.approx(400 / 9, rel=0.1)
     assert found["slope"] == pytest.approx(-1, abs=0.05)
-    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # at least 8 minibatches of each
+    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # up to 8 minibatches
     everything = torch.stack(list(gradients()))
     for size, value in found["variances"]:
         means = everything.view(-1, size // 4, 50).mean(1)

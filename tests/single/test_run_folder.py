@@ -1,4 +1,4 @@
-"""The folder that a run uses, which belongs to one process at a time."""
+"""The choice of a run's folder, and its lock, which only one run can hold at a time."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ def test_the_same_command_goes_on_after_a_preemption() -> None:
     assert run_folder.find_folder(Config()) == Path("runs/a")
     assert run_folder.find_folder(Config(seed=1)) == Path("runs/b")
     assert run_folder.find_folder(Config(seed=2)).name.startswith("digits-")
-    assert run_folder.find_folder(Config(log_every=3)) == Path("runs/a")  # free options may differ
+    assert run_folder.find_folder(Config(log_every=3)) == Path("runs/a")  # --log-every may differ
 
 
 def test_output_goes_on_with_an_unfinished_run_of_the_same_recipe_only() -> None:
@@ -71,7 +71,7 @@ def test_a_folder_belongs_to_one_run_at_a_time() -> None:
         lock_folder(Path("x"), patience=0.2)
     lock.close()
     lock_folder(Path("x"), patience=0).close()
-    assert not Path("x").exists()  # nothing was written into it
+    assert not Path("x").exists()  # an empty folder is removed
     Path("file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         lock_folder(Path("file/run"), patience=0)
@@ -91,7 +91,7 @@ def test_a_lock_that_its_owner_has_removed_is_taken_again() -> None:
     taken: list[FolderLock] = []
     waiting = threading.Thread(target=lambda: taken.append(lock_folder(Path("x"), patience=20)))
     waiting.start()
-    time.sleep(0.3)  # it waits for the file that is removed now
+    time.sleep(0.3)  # the thread now waits for the lock
     first.close()
     waiting.join()
     with pytest.raises(UserError, match="being written by another run"):

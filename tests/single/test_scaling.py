@@ -1,4 +1,4 @@
-"""`scaling`: the results that it computes from rates."""
+"""`scaling` computes efficiencies, intervals and predictions from measured rates."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ MEASURED = {
     1: {"synthetic": [100.0, 110.0, 90.0], "real": [80.0, 80.0, 80.0]},
     2: {"synthetic": [180.0, 209.0, 153.0], "real": [160.0, 160.0, 160.0]},
 }
-FREE = {1: True, 2: True}  # processors of their own for the sums
+FREE = {1: True, 2: True}  # number of processes -> whether free cores compute the sums
 
 
 def test_efficiency_is_taken_round_by_round() -> None:
@@ -26,22 +26,22 @@ def test_efficiency_is_taken_round_by_round() -> None:
     found = second["synthetic"]
     assert found["images_per_second"] == 180 and second["minibatch"] == 64
     assert found["efficiency"] == pytest.approx((0.9 + 0.95 + 0.85) / 3)
-    half = t.ppf(0.975, 2) * 0.05 / 3**0.5  # the deviation of .9, .95 and .85 is .05
+    half = t.ppf(0.975, 2) * 0.05 / 3**0.5  # 0.05 is the deviation of 0.9, 0.95 and 0.85
     assert found["interval"] == pytest.approx([0.9 - half, 0.9 + half])
     assert second["real"]["efficiency"] == 1 and second["real"]["interval"] == pytest.approx([1, 1])
     assert interval([0.9]) is None
 
 
 def test_the_model_beside_it() -> None:
-    """With a perfect network only the straggler is left: the slower of two workers, each a normal number."""
+    """With a perfect network, a step only waits for the slower of two workers, whose times are normal numbers."""
     free = cluster_of(2, {"bandwidth": 1e18, "latency_seconds": 0.0})
     model = rows_of(MEASURED, 32, 1e6, free, FREE)[1]["synthetic"]["model"]
     assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)
-    slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})  # a second for a megabyte
+    slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})  # a megabyte takes a second
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, FREE)[1]["synthetic"]["model"]
-    assert 1.1 < seconds < 1.35  # computing takes .32, of which the backward pass hides some
+    assert 1.1 < seconds < 1.35  # 0.32 s to compute and 1 s to sum, in part at the same time
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, {1: True, 2: False})[1]["synthetic"]["model"]
-    assert seconds == pytest.approx(0.32 * (1 + JITTER * slowest_of(2)) + 1)  # cores in use hide nothing
+    assert seconds == pytest.approx(0.32 * (1 + JITTER * slowest_of(2)) + 1)  # nothing at the same time
 
 
 @pytest.mark.parametrize("np", [2, 3, 8])

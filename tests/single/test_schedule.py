@@ -1,4 +1,4 @@
-"""The learning rate at its key iterations, compared with literals of the paper (section 5.1), for 1,281,167 images."""
+"""The learning rate at important iterations is that of the paper (section 5.1), for 1,281,167 images."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ def rate_at(config: Config, iteration: int) -> float:
     ("iteration", "rate"),
     [
         (0, 0.1),
-        (1, 0.10397435897435897),  # a constant increment each iteration: (3.2 - 0.1) / 780
+        (1, 0.10397435897435897),  # each iteration adds (3.2 - 0.1) / 780
         (390, 1.65),
         (779, 3.196025641025641),
         (780, 3.2),  # 5 epochs of 156
@@ -44,7 +44,7 @@ def test_minibatch_8192(iteration: int, rate: float) -> None:
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [
-        # After 5 epochs of warmup 85 are left: at a quarter, the half and three quarters of them, and at the end.
+        # The rates at the end of the warmup, and after each quarter of the other 85 epochs.
         ("cosine", (3.2, 3.2 * (1 + 0.5**0.5) / 2, 1.6, 3.2 * (1 - 0.5**0.5) / 2, 0.0)),
         ("poly", (3.2, 3.2 * 9 / 16, 0.8, 0.2, 0.0)),
     ],
@@ -53,8 +53,8 @@ def test_schedules_beyond_the_paper_fall_from_the_warmups_end_to_zero(schedule: 
     config = Config(minibatch=8192, schedule=schedule)
     for quarter, rate in enumerate(rates):
         assert learning_rate(config, 5 + 85 * quarter / 4) == pytest.approx(rate, abs=1e-12)
-    assert learning_rate(config, 2.5) == learning_rate(Config(minibatch=8192), 2.5)  # the warmup is the paper's
-    without = Config(minibatch=256, schedule=schedule)  # none at the reference minibatch
+    assert learning_rate(config, 2.5) == learning_rate(Config(minibatch=8192), 2.5)  # the same warmup
+    without = Config(minibatch=256, schedule=schedule)  # no warmup, as kn is the reference minibatch
     assert learning_rate(without, 0) == 0.1
     assert learning_rate(without, 45) == pytest.approx(0.05 if schedule == "cosine" else 0.025)
 
@@ -63,7 +63,7 @@ def test_schedules_beyond_the_paper_fall_from_the_warmups_end_to_zero(schedule: 
     ("iteration", "rate"),
     [
         (0, 0.1),
-        (25_020, 0.1),  # 5 epochs of 5,004: no warmup at the reference minibatch
+        (25_020, 0.1),  # after 5 epochs: there is no warmup
         (150_119, 0.1),
         (150_120, 0.01),
         (300_240, 0.001),
@@ -98,7 +98,7 @@ def test_linear_scaling(minibatch: int, eta: float) -> None:
         ({"warmup": "constant"}, 0.1, 0.1, 3.2),
         ({"warmup": "none"}, 3.2, 3.2, 3.2),
         ({"scaling": "none"}, 0.1, 0.1, 0.1),
-        ({"scaling": "sqrt"}, 0.1, 0.5650884, 0.5656854),  # 0.1 * sqrt(32), Table 2a
+        ({"scaling": "sqrt"}, 0.1, 0.5650884, 0.5656854),  # Table 2a: 0.1 * sqrt(32)
         ({"warmup_epochs": 2.5}, 0.1, 3.2, 3.2),
     ],
 )

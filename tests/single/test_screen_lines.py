@@ -1,4 +1,4 @@
-"""The lines that a run prints, and figures with names that are hard to draw."""
+"""The lines that a run prints, and plots of runs whose names contain unusual characters."""
 
 import warnings
 

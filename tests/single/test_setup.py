@@ -1,4 +1,4 @@
-"""What every start of run.sh costs and says once the machine is set up. From nothing: tests/cluster/test_setup.py."""
+"""run.sh on a machine that is set up. tests/cluster/test_setup_from_nothing.py tests the set-up itself."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ def test_run_sh_is_found_through_a_link_and_from_any_folder(tmp_path: Path) -> N
 
 
 def in_setup(script: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run bash with the functions of app/setup and the variables of this set-up."""
+    """Run a bash script with the functions of app/setup and the variables that setup.sh defines."""
     parts = "set -euo pipefail; for part in steps system python horovod; do . $here/$part.sh; done; "
     own = {"here": SETUP.parent, "operations": "auto", "pillow": "simd", "torch": "", "PIP_NO_INDEX": "1"}
     environment = os.environ | {name: str(value) for name, value in (own | variables).items()}
@@ -59,7 +59,7 @@ def test_nccl_is_compiled_when_asked_for_and_with_a_toolkit_that_fits_torch(tmp_
     fitting = toolkit_of(tmp_path / "fitting", f"{torchs}.0")
     other = toolkit_of(tmp_path / "other", f"{torchs - 1}.8")
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    for toolkit in (fitting, other):  # Without one that fits, there is that of the package index.
+    for toolkit in (fitting, other):  # a toolkit of PyPI is used if none fits
         for operations, build in (("cpu", "cpu"), ("nccl", "nccl"), ("auto", "nccl" if has_gpu else "cpu")):
             assert in_setup("choose_build", operations=operations, CUDA_HOME=toolkit).stdout == f"{build}\n"
 

@@ -1,4 +1,4 @@
-"""The slow file system of benchmarks/storage.py: the same files as in the folder that it copies."""
+"""The slow file system of benchmarks/storage.py shows the same files as the folder that it copies."""
 
 from __future__ import annotations
 

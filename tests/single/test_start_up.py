@@ -1,4 +1,4 @@
-"""Modules that a run does not import, because importing them takes long and the run does not need them."""
+"""A run does not import certain modules, because importing them takes long and it does not need them."""
 
 import sys
 from pathlib import Path

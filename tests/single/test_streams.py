@@ -1,4 +1,4 @@
-"""Standard output that cannot be written or contains control characters: the program ends as usual."""
+"""The program ends as usual if its output cannot be written, and it escapes control characters."""
 
 import os
 import signal

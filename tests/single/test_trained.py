@@ -1,4 +1,4 @@
-"""Trained networks that are read from files and written for other programs."""
+"""Trained networks are read from files, used, and written in the formats of other programs."""
 
 import json
 import pickle
@@ -40,7 +40,7 @@ def weights(resnet50: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a small network with its JSON file."""
+    """Write the export of a small network with its JSON file."""
     path = tmp_path_factory.mktemp("small") / "small.pt"
     torch.save(with_statistics(make_network(Config(width=8), 1, 4, nn.BatchNorm2d), 1).state_dict(), path)
     facts = {"classes": ["a", "b", "c", "d"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
@@ -67,7 +67,7 @@ def test_the_ways_to_hold_a_state_dict(resnet50: nn.Module, weights: Path, tmp_p
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
     torch.save({"model": state, "epoch": 3}, tmp_path / "c.pt")
-    torch.save({f"module._orig_mod.{name}": value for name, value in state.items()}, tmp_path / "d.pt")  # compiled
+    torch.save({f"module._orig_mod.{name}": value for name, value in state.items()}, tmp_path / "d.pt")  # torch.compile
     for name in ("a.safetensors", "b.pt", "c.pt", "d.pt"):
         found = load(str(tmp_path / name)).network.state_dict()
         assert all(torch.equal(found[key], value) for key, value in state.items())
@@ -107,7 +107,7 @@ def test_onnx(small: Path, tmp_path: Path, opset: int) -> None:
 
 
 def test_detectron2(resnet50: nn.Module, weights: Path, tmp_path: Path) -> None:
-    """Names and values are those of detectron2's tools/convert-torchvision-to-d2.py, whose rule is repeated here."""
+    """Names and values are those of detectron2's tools/convert-torchvision-to-d2.py. The test repeats its rules."""
     facts = exports.write_detectron2(load(str(weights)), tmp_path / "x.pkl")
     content = pickle.loads((tmp_path / "x.pkl").read_bytes())
     assert (content["__author__"], content["matching_heuristics"]) == ("torchvision", True)
@@ -159,7 +159,7 @@ def test_classes_in_words(tmp_path: Path) -> None:
 
 
 def test_an_export_knows_its_classes(small: Path, tmp_path: Path) -> None:
-    """A folder with the same number of other classes is refused, from whatever file the network came."""
+    """A folder with other class names than those of the network is refused, even if their number is the same."""
     for split in ("train", "val"):
         for name in "abce":
             (tmp_path / split / name).mkdir(parents=True)
@@ -204,7 +204,7 @@ ODD = [
 
 
 def test_crafted_checkpoints_are_one_line(small: Path, tmp_path: Path) -> None:
-    """Checkpoints with missing or wrong parts and a right checksum are read, or refused in one line."""
+    """A checkpoint with missing or wrong parts, but with a right checksum, is read or refused in one line."""
     config = Config(width=8)
     model = torch.load(small)
     whole = {
@@ -222,7 +222,7 @@ def test_crafted_checkpoints_are_one_line(small: Path, tmp_path: Path) -> None:
 
 
 def read_back(content: dict[str, object], folder: Path) -> str:
-    """Return the message of `load` about a checkpoint with this content, or "" if it accepts it."""
+    """Write a checkpoint and load it. Return the error message, or "" if it is accepted."""
     content = content | {"checksum": checkpoint.digest(content)}
     torch.save(content, folder / "crafted.pt")
     try:
@@ -257,7 +257,7 @@ def bad_files(folder: Path, small: Path) -> None:
     (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:2000])
 
 
-BAD = [  # command, options, what it says; {} is the folder of bad files, {s} a good network
+BAD = [  # command, options, a part of the message; {} is the folder of `bad_files`, {s} a good network
     (predict, "{}/none.pt {}/text.png", "No such file"),
     (predict, "{}/text.pt {}/text.png", "holds no tensors"),
     (predict, "{}/text.safetensors {}/text.png", "holds no tensors"),

@@ -1,4 +1,4 @@
-"""The options about sums, as variables of Horovod and NCCL."""
+"""The options for the speed of sums become environment variables of Horovod and NCCL."""
 
 import os
 from dataclasses import replace
@@ -22,7 +22,7 @@ def test_variables() -> None:
         "HOROVOD_CYCLE_TIME": "0.25",
         "NCCL_ALGO": "allreduce:ring",
     }
-    assert torch.cuda.nccl.version() >= (2, 24)  # so "allreduce:ring" above
+    assert torch.cuda.nccl.version() >= (2, 24)  # such versions know "allreduce:ring"
     assert [_nccl_algorithm("tree", version) for version in ((2, 21, 5), (2, 24, 3))] == ["Tree", "allreduce:tree"]
 
 
@@ -34,12 +34,12 @@ def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> 
         return float(Tuning.of(Config(**fields)).environment(nccl=False)["HOROVOD_CYCLE_TIME"])  # type: ignore[arg-type]
 
     assert cycle(data="digits", per_worker=8) == 1.0
-    # ResNet-18 at 64 pixels makes 0.148e9 products an image: 32 of them, three times over, at 15e9 a second: 947 ms.
+    # A pass takes 947 ms: ResNet-18 needs 3 times 0.148e9 products for each of 32 images, at 15e9 products per second.
     assert cycle(data="synthetic", model="resnet18", image_size=64) == pytest.approx((2 * 947 * 0.3) ** 0.5, rel=0.02)
     assert Tuning.of(Config(data="synthetic", model="resnet18")).environment(nccl=True) == {}
     assert cycle(data="synthetic", model="resnet50", image_size=224) == 25.0
     assert cycle(model="resnet50", data="synthetic", cycle_ms=2.0) == 2.0
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun's own option
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun can set this variable
     assert Tuning.of(Config(model="resnet50", data="synthetic")).environment(nccl=False) == {}
 
 
@@ -53,12 +53,12 @@ def test_cycles_are_horovod_s_where_it_has_cores_of_its_own(monkeypatch: pytest.
         (CORES // 2, "1", True),
         (1, str(CORES - 1), True),
         (1, str(CORES), False),
-        (1, f"{CORES},1", False),  # a list, as OpenMP has it for nested regions
+        (1, f"{CORES},1", False),  # OpenMP accepts a list for nested regions
     ):
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(processes))
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         assert tuning.environment(nccl=False).keys() == (set() if left else {"HOROVOD_CYCLE_TIME"})
-    monkeypatch.delenv("OMP_NUM_THREADS")  # then torch computes on all cores
+    monkeypatch.delenv("OMP_NUM_THREADS")  # torch then uses all cores
     assert "HOROVOD_CYCLE_TIME" in tuning.environment(nccl=False)
 
 
@@ -74,7 +74,7 @@ def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use(monkeypatch: 
         (replace(small, overlap="on"), False, False, True),
     ):
         assert Tuning.of(config).overlaps(cuda, spare) is early
-    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # to group the layers takes a collective of processes that all start
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # Horovod cannot group layers in elastic runs
     assert Tuning.of(replace(small, overlap="off")).overlaps(False, False)
 
 
@@ -91,7 +91,7 @@ def test_refusals() -> None:
 def test_a_number_of_threads_that_is_none_is_no_choice_of_a_rank_either(
     given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a rank that was started by hand: its environment has not passed through the launcher."""
+    """A rank that was started without ./run.sh ignores a wrong OMP_NUM_THREADS and uses its share of the cores."""
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Several workers in one forward pass give the same as one after the other."""
+"""Several workers in one forward pass give the same result as one worker after the other."""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +28,8 @@ CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precisio
 def batches(step: int) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randint(0, 256, (K, N, 8, 8, 3), dtype=torch.uint8, generator=generator)
-    pixels = pixels // torch.arange(1, K + 1, dtype=torch.uint8)[:, None, None, None, None]  # workers whose BN differs
+    # This makes the BN statistics of the workers different.
+    pixels = pixels // torch.arange(1, K + 1, dtype=torch.uint8)[:, None, None, None, None]
     return list(zip(pixels, torch.randint(0, 10, (K, N), generator=generator), strict=True))
 
 
@@ -47,7 +48,7 @@ def make(network: nn.Module, workers: int) -> State:
 
 
 def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Return the reports of three steps, and the parameters, gradients and statistics after them."""
+    """Make three steps. Return their reports, and the parameters, statistics and gradients after them."""
     network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -60,7 +61,7 @@ def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[st
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("workers", [2, 4, 6])  # 4: the second pass holds 2
+@pytest.mark.parametrize("workers", [2, 4, 6])  # with 4, the second pass has 2 workers
 def test_the_same_as_one_by_one(workers: int, channels_last: bool) -> None:
     expected, found = after(1, False), after(workers, channels_last)
     for a, b in zip(expected[0], found[0], strict=True):
@@ -91,7 +92,7 @@ def digits() -> Source:
 
 
 @pytest.mark.parametrize(
-    ("ghost", "expected"),  # for each of 4 processes, k = 10: those with 3 and with 2 workers
+    ("ghost", "expected"),  # (workers per pass, passes) of processes with 3 and with 2 of the k = 10 workers
     [("off", [(1, 3), (1, 2)]), ("2", [(2, 2), (2, 1)]), ("9", [(3, 1), (2, 1)]), ("auto", [(3, 1), (2, 1)])],
 )
 def test_passes(ghost: str, expected: list[tuple[int, int]]) -> None:
