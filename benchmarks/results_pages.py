@@ -29,12 +29,12 @@ def main() -> None:
 
 
 def filled(text: str) -> str:
-    """Return a page's text with its marked places filled in."""
+    """Return a page's text with its marked places replaced."""
     return PLACE.sub(lambda match: f"{match[1]}{content(match[2])}\n{match[3]}", text)
 
 
 def content(name: str) -> str:
-    """Return what belongs to a mark: a table of cells and its verdicts, or for `all` those of all experiments."""
+    """Return the text for a mark: the cells and verdicts of the experiment `name`, or of all experiments for `all`."""
     if name == "all":
         return "\n\n".join(section(name) for name in EXPERIMENTS if results_of(name))
     found = results_of(name)
@@ -42,13 +42,13 @@ def content(name: str) -> str:
 
 
 def results_of(name: str) -> dict[str, Any]:
-    """Return the results of an experiment, empty where there are none."""
+    """Return the content of an experiment's results.json, or an empty dict if there is none."""
     path = RESULTS / name / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def section(name: str) -> str:
-    """Return an experiment's part of docs/results/README.md."""
+    """Return the section about an experiment in docs/results/README.md."""
     found = results_of(name)
     images = [f"![{path.stem}]({name}/{path.name})" for path in sorted((RESULTS / name).glob("*.png"))]
     parts = [f"### [{found['title']}]({name}/table.md)", cells_table(found["cells"]), verdicts(found["verdicts"])]
@@ -56,9 +56,9 @@ def section(name: str) -> str:
 
 
 def cells_table(rows: list[dict[str, Any]]) -> str:
-    """Return a line for each cell: ours, then the paper's."""
+    """Return a table with a line for each cell: our numbers, then those of the paper's row."""
     lines = [
-        "| | k | kn | learning rate | ours | seeds | k | kn | learning rate | paper |",
+        "| | our k | our kn | our learning rate | our error | seeds | paper's k | kn | learning rate | error |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -73,7 +73,7 @@ def cells_table(rows: list[dict[str, Any]]) -> str:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> str:
-    """Return a line for each claim with its verdict, and the corrected p that it is from."""
+    """Return a list with a line for each claim: the verdict, the difference, the test and its corrected p-value."""
     lines = []
     for row in rows:
         p = f" ({row['test']}, p = {row['p_corrected']:.2g})" if row["p_corrected"] is not None else ""
