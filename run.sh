@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# ./run.sh                        sets everything up once, then trains: the same as ./run.sh train
-# ./run.sh setup [OPTIONS]        only sets up: [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE]
-# ./run.sh bundle FILE            packs what setup --bundle FILE needs on a machine without internet
-# ./run.sh test [--cluster|--gpu] [...]  runs the tests, or those that are named; what follows goes to pytest
-# ./run.sh [LAUNCHER OPTIONS] COMMAND [OPTIONS]     see ./run.sh --help
+# ./run.sh                         sets everything up at the first start, then trains, as ./run.sh train does
+# ./run.sh setup [OPTIONS]         only sets up: [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE]
+# ./run.sh bundle FILE             writes the file that `setup --bundle FILE` needs on a machine without internet
+# ./run.sh test [--cluster|--gpu] [...]          runs the tests. Other arguments, such as files, are passed to pytest
+# ./run.sh [LAUNCHER OPTIONS] COMMAND [OPTIONS]  runs a command: see ./run.sh --help
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 python=$root/.venv/bin/python
@@ -21,6 +21,6 @@ cd "$root"
 case ${2:-} in
   --gpu) exec "$python" -m pytest tests/gpu "${@:3}" ;;
   --cluster) exec "$python" -m pytest tests "${@:3}" ;;
-  # Two files at a time: a test waits for a launcher, a timer or another process half of its time.
+  # Two files run at the same time, because tests wait for launchers, timers and other processes half of the time.
   *) exec "$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "${@:2}" ;;
 esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# benchmarks/gpu.sh OUT [--rehearse]: measures everything that docs/gpu.md has a row for, on one GPU, within 9 minutes.
+# benchmarks/gpu.sh OUT [--rehearse]: measures on one GPU what docs/gpu.md lists, within 9 minutes.
 #
-# It needs no internet and no root, only a set-up environment: .venv, or the python named by PYTHON. Each part has a time limit, and a
-# part that fails does not end the others. OUT gets the files of each part and summary.txt. --rehearse runs every part on a CPU with tiny
-# sizes. It shows that the script works; its numbers mean nothing.
+# It needs no internet and no root, but an environment that is set up: .venv, or the Python named by the variable PYTHON. Each part has a
+# time limit. If a part fails, the others still run. The files of each part and summary.txt are written into the folder OUT. --rehearse
+# runs every part on a CPU with tiny sizes. This tests the script, and its numbers have no meaning.
 set -uo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 [ $# -ge 1 ] || { sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
@@ -23,7 +23,7 @@ synthetic=(--data synthetic --model "$model" --image-size "$side" --resize "$sid
 
 : >"$out/summary.txt"
 say() { echo "$*" | tee -a "$out/summary.txt"; }
-part() { # NAME SECONDS COMMAND...: runs a part with a time limit; its output goes to NAME.txt
+part() { # part NAME SECONDS COMMAND...: runs a command with a time limit and writes its output to NAME.txt
   local name=$1 limit=$2 begin=$SECONDS code
   shift 2
   timeout -k 5 "$limit" "$@" >"$out/$name.txt" 2>&1
@@ -37,10 +37,10 @@ if [ "$rehearse" = no ] && ! "$python" -c 'import sys, torch; sys.exit(not torch
   exit 2
 fi
 
-# Correctness first: one process and two ranks on one card, against float64 on the CPU.
+# Correctness: one process, and two ranks on one GPU, compared with float64 on the CPU.
 part tests "$tests_limit" "$python" -m pytest -q -p no:cacheprovider tests/gpu
 
-# The step: against a bare loop, with eight workers in one pass, compiled, and over n.
+# The speed of a step: compared with a bare loop, with eight workers in one pass, compiled, and for several n.
 part peers 150 "$python" -m benchmarks.peers --device "$device" --rows gpu-bare gpu-ghosts --seconds "$seconds" --anyway --json "$out/peers.json"
 for n in $sizes; do
   part "step-$n" 60 "$python" -m app benchmark "${synthetic[@]}" --per-worker "$n" --minibatch "$n" --loader-processes 0 \
@@ -50,7 +50,7 @@ n=${sizes##* }
 part step-compiled 150 "$python" -m app benchmark "${synthetic[@]}" --per-worker "$n" --minibatch "$n" --compile --loader-processes 0 \
   --synthetic-images $((n * 2 * (steps + 4))) --steps "$steps" --json "$out/step-compiled.json"
 
-# The loader: real JPEGs, next to the same step on images in memory.
+# The speed of the loader: the same step on JPEG files and on images in memory.
 "$python" -c "import sys; from pathlib import Path; from benchmarks import jpegs;  \
 folder = Path(sys.argv[1]); folder.mkdir(); jpegs.write_folder(folder, images=int(sys.argv[2]), repeats=int(sys.argv[3]))" \
   "$out/jpegs" "$images" "$repeats" >"$out/jpegs.txt" 2>&1

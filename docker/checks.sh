@@ -1,13 +1,13 @@
-# Checks for mistakes that are common with containers, before anything is started. The app itself checks everything else.
+# Functions that check for mistakes that are common with containers, before a command is started. The app makes all other checks.
 # shellcheck shell=bash
 
-# refuse FIX...: one line, and the exit code of bad input.
+# refuse MESSAGE...: prints the message and ends with the exit code of bad input.
 refuse() {
   printf 'error: %s\n' "$*" >&2
   exit 2
 }
 
-# option NAME DEFAULT WORD...: the last value that the words give to the option NAME.
+# option NAME DEFAULT WORD...: prints the last value that the words give to the option NAME, or DEFAULT if they do not give one.
 option() {
   local name=$1 value=$2
   shift 2
@@ -23,7 +23,7 @@ option() {
 
 is_command() { [ -f "/trainer/app/commands/${1//-/_}.py" ]; }
 
-# command_of WORD...: the command among the words of run.sh; train where there is none.
+# command_of WORD...: prints the command among the arguments of run.sh, or `train` if there is none.
 command_of() {
   local word
   for word; do

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# docker run IMAGE                 trains the default job: the same as docker run IMAGE train
-# docker run IMAGE [...] train ... a command of run.sh, as outside
-# docker run IMAGE node            waits for jobs that come by ssh
-# docker run IMAGE bash            anything else
+# docker run IMAGE                  trains the default job, as docker run IMAGE train does
+# docker run IMAGE [...] train ...  runs a command of run.sh
+# docker run IMAGE node             starts an sshd and waits for jobs
+# docker run IMAGE bash             runs any other program
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/ssh.sh"
 run=/trainer/run.sh
-[ -w "$HOME" ] || export HOME=/tmp # a user that the image does not know, by docker run --user
+[ -w "$HOME" ] || export HOME=/tmp # a user of `docker run --user` may have no home
 
 [ $# -gt 0 ] || set -- train
 case $1 in

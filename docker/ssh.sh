@@ -1,11 +1,11 @@
-# The ssh keys of a node. The image has none: they are made at the first start, or mounted with the folder $cluster.
+# Functions for the ssh keys of a node. The image has no keys: they are made at the first start, or mounted with the folder $cluster.
 # shellcheck shell=bash
 
-# The folder that the nodes share. It has id_ed25519 (the key of the user on all nodes), hostfile, and hosts/ with a line for each node,
-# from which hostfile is made.
+# The folder that the nodes share. It has id_ed25519, which is the user's key on all nodes, and hostfile, which is made from the files
+# in hosts/, one for each node.
 cluster=${CLUSTER:-/cluster}
 
-# The first node that starts makes the key, if there is none.
+# make_keys: makes the user's key if there is none.
 make_keys() {
   [ -w "$cluster" ] || return 0
   (
@@ -14,7 +14,8 @@ make_keys() {
   ) 9>"$cluster/.lock"
 }
 
-# ssh accepts a key only if nobody else can read the file. A mounted file has the permissions of its machine, so the key is copied.
+# install_keys: copies the user's key into ~/.ssh, and makes the host key. ssh accepts a key only if other users cannot read the file,
+# but a mounted file may have other permissions. So the key is copied.
 install_keys() {
   mkdir -p ~/.ssh && chmod 700 ~/.ssh
   [ -r "$cluster/id_ed25519" ] || refuse "there is no $cluster/id_ed25519 that user $(id -u) can read: mount a folder with one, as -v KEYS:$cluster"
@@ -26,7 +27,7 @@ install_keys() {
   chmod 600 ~/.ssh/*
 }
 
-# Writes $cluster/hostfile: each node that was started, with SLOTS slots, or else one for each GPU, or else 2.
+# enter_hostfile: adds this node to $cluster/hostfile, with SLOTS slots. Without SLOTS it has one slot for each GPU, or 2 without a GPU.
 enter_hostfile() {
   local gpus
   [ -w "$cluster" ] || return 0
