@@ -1,6 +1,6 @@
-"""Strangers attack runs on two hosts: another user on each of them, and a third host of the network. They get nothing.
+"""Another user on each of two hosts, and a third host of the network, attack a run. They learn nothing from it.
 
-The attacks are those of tests/support/stranger.py. The runs continue under them and end as they are asked to.
+The attacks are those of tests/support/stranger.py. The run continues, and ends when the test asks it to stop.
 """
 
 import json
@@ -25,7 +25,7 @@ TRAIN = ["train", "--data", "synthetic", "--synthetic-images", "256", "--synthet
          "--model", "resnet8", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--device", "cpu",
          "--epochs", "9000", "--log-every", "1", "--keep", "1", "--loader-processes", "0"]  # fmt: skip
 ON = ["-H", "alpha:1,beta:1"]
-RUNS = {  # the options of the launcher, and of the command
+RUNS = {  # options of the launcher, and options of `train`
     "static": (ON, []),
     "gloo under mpirun": ([*ON, "--launcher", "mpirun"], ["--collectives", "gloo"]),
     "elastic": (["--min-np", "2", "--interface", "eth0", "--host-discovery-script"], []),
@@ -50,7 +50,7 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def reached() -> Iterator[Path]:
-    """A file that code of the strangers would make, in a folder where every user may write."""
+    """Return the path of a file that exists if the run has executed code of an attacker. Every user may write there."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder) / "reached"
@@ -69,7 +69,7 @@ def places(host: Host) -> set[str]:
 
 
 def seen_from(host: Host, attacker: Host) -> list[str]:
-    """Return the places of a host that can be tried from another one, or all from the host itself."""
+    """Return the addresses of a host's servers that the attacker's host can reach."""
     tried = set()
     for place in places(host):
         address, _, port = place.rpartition(":")
@@ -128,7 +128,7 @@ def test_strangers_get_nothing(kind: str, network: Network, reached: Path, tmp_p
 
 
 def tokens(*hosts: Host) -> set[str]:
-    """Return the tokens of the stores of the run, as the ranks have them."""
+    """Return the secret tokens in the environments of the run's ranks."""
     script = "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -a ^HOROVOD_GLOO_RENDEZVOUS_ADDR= || true"
     lines = {line for host in hosts for line in host.do(script).splitlines()}
     return {line.rpartition("/")[2] for line in lines}
@@ -156,9 +156,9 @@ def test_a_host_whose_key_has_changed_is_refused(kind: str, network: Network, tm
 
 
 def test_what_open_mpi_lets_a_stranger_do(network: Network) -> None:
-    """docs/security.md warns of this: mpirun takes every host of the network for one of its own, which can end it.
+    """Any host of the network can end mpirun, because Open MPI asks for no secret. docs/security.md warns of this.
 
-    If this test fails because Open MPI asks for a secret, the warning is out of date.
+    If this test fails because Open MPI asks for a secret, remove the warning.
     """
     alpha, _, mallory = network.hosts
     program = "; ".join(["import os, time", "print(os.environ['PMIX_NAMESPACE'], flush=True)", "time.sleep(60)"])
@@ -170,14 +170,15 @@ def test_what_open_mpi_lets_a_stranger_do(network: Network) -> None:
         job = int(mpirun.stdout.readline())
         [port] = {place.rpartition(":")[2] for place in places(alpha) if place.startswith("0.0.0.0:")} - {"1024"}
         done = mallory.run("/usr/bin/python3", "-I", "-c", IDENTIFY, alpha.address, port)
-        assert int(done.stdout) == job - 1  # mpirun and its daemons are job 0 of the family, the ranks job 1
+        assert int(done.stdout) == job - 1  # the job number of the ranks is that of mpirun plus 1
         assert mpirun.wait(60) != 0
     finally:
         signal_inside(mpirun, signal.SIGKILL)
         mpirun.communicate(timeout=60)
 
 
-# The greeting of one of mpirun's daemons, first with a wrong number of the job. The answer begins with the right one.
+# A program that pretends to be a daemon of mpirun. It greets mpirun with a wrong job number, gets the right number in
+# the answer, and uses it in a second greeting.
 IDENTIFY = """
 import socket, struct, sys
 

@@ -1,4 +1,4 @@
-"""Twelve kinds of secrets that users have in their environment. No file, page or command line of a run shows them."""
+"""Environment variables with secrets, which must not appear in any file, page or command line of a run."""
 
 PLANTED = "planted"
 SECRETS = {
