@@ -1,10 +1,10 @@
-"""A read-only copy of a folder whose every request takes a network round trip, as root: a stand-in for NFS.
+"""Mount a read-only copy of a folder in which each request takes as long as over a network. This needs root.
 
 Usage: python -m benchmarks.slow_disk FOLDER MOUNT_POINT [--delay MS]
 
-It speaks the FUSE protocol of the kernel (linux/fuse.h, version 7.31) on /dev/fuse, needs no library, and unmounts at
-its end. Several requests are answered at the same time, each after the delay. The kernel keeps names and attributes for
-3 s, as an NFS client does, and contents until its caches are dropped.
+The mounted file system takes the place of NFS in measurements. It uses the kernel's FUSE protocol (linux/fuse.h,
+version 7.31) on /dev/fuse, without a library. Several requests are answered at the same time, each after the delay. The
+kernel caches names and attributes for 3 s, as an NFS client does, and contents until its caches are dropped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 THREADS = 32
-MOST_READ = 2**20  # bytes of a request, as NFS's rsize
-VALID = 3  # seconds
+MOST_READ = 2**20  # largest number of bytes in a request, such as rsize of NFS
+VALID = 3  # seconds for which the kernel caches names and attributes
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH = 1, 2, 3, 14, 15, 17, 18, 25
 INIT, OPENDIR, READDIR, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET = 26, 27, 28, 29, 36, 38, 42
 UNANSWERED = (FORGET, INTERRUPT, BATCH_FORGET)
@@ -33,15 +33,15 @@ MNT_DETACH, MS_RDONLY = 2, 1
 
 
 class SlowDisk:
-    """Answers the kernel's requests for a folder. delay: seconds before each answer."""
+    """Answers the kernel's requests for a folder, after a delay in seconds."""
 
     def __init__(self, folder: str, delay: float) -> None:
         self.delay, self.lock = delay, threading.Lock()
-        self.paths = {1: folder}  # of each node
+        self.paths = {1: folder}  # node number -> path
         self.nodes = {folder: 1}
 
     def answer(self, opcode: int, node: int, body: bytes) -> bytes:
-        """Return the answer to a request. Raises OSError."""
+        """Return the answer to a request. Raise OSError if the answer is an error."""
         if opcode == INIT:
             ahead = struct.unpack_from("<IIII", body)[2]
             flags = ASYNC_READ | PARALLEL_DIROPS | MAX_PAGES
@@ -86,7 +86,7 @@ class SlowDisk:
             except OSError as error:
                 if error.errno in (errno.EINTR, errno.ENOENT, errno.EAGAIN):
                     continue
-                return  # unmounted
+                return  # the file system was unmounted
             _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
             if opcode in UNANSWERED:
                 continue
@@ -110,7 +110,7 @@ def attributes(path: str) -> bytes:
 
 
 def directory(path: str, offset: int, size: int) -> bytes:
-    """Return the entries of a directory from the entry number `offset` on, in at most `size` bytes."""
+    """Return the entries of a directory in at most `size` bytes, beginning with the entry number `offset`."""
     content = b""
     for number, found in enumerate(sorted(os.listdir(path))[offset:], offset + 1):
         name, mode = os.fsencode(found), Path(path, found).lstat().st_mode
@@ -123,11 +123,13 @@ def directory(path: str, offset: int, size: int) -> bytes:
 
 
 def main(argv: list[str]) -> None:
-    """Mount the copy, say `mounted`, and serve it until SIGTERM."""
+    """Mount the copy, print `mounted`, and answer requests until SIGTERM or SIGINT. Then unmount it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("mount_point", metavar="MOUNT_POINT", help="an empty folder")
-    parser.add_argument("--delay", type=float, default=1.0, metavar="MS", help="of each request (default: %(default)s)")
+    parser.add_argument(
+        "--delay", type=float, default=1.0, metavar="MS", help="time of a request (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     library = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR)

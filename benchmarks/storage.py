@@ -1,10 +1,16 @@
-"""Reads JPEGs in three layouts with two loader processes: python -m benchmarks.storage --json OUT (as root).
+"""Measure how fast JPEGs are read from a folder, from ImageNet's archives and from .tar shards.
 
-The layouts are a folder, ImageNet's official archives and .tar shards, with the same images. They are read by our
-loader, by torchvision's ImageFolder and by WebDataset's loader (pip install webdataset; left out where it is missing).
-Rates are of files that are only read, and of images that are decoded to minibatches: from the caches (warm), from disk
-with dropped caches (cold), and from a file system whose every request takes a network round trip (slow,
-benchmarks/slow_disk.py, with dropped caches). The result also has the memory of the list of 1.28 million images.
+python -m benchmarks.storage --json OUT (as root)
+
+Two loader processes read the same images in each of these layouts. The program's loader is compared with torchvision's
+ImageFolder and, if it is installed, with WebDataset's loader. Two rates are measured: files that are only read, and
+images that are decoded to minibatches. Each of them is measured in three cases:
+
+- warm: The files are in the kernel's caches.
+- cold: The caches were dropped, so the files are read from the disk.
+- slow: The caches were dropped, and each request to the file system takes a network round trip (slow_disk.py).
+
+The result also has the memory that the list of ImageNet's 1.28 million images takes.
 """
 
 from __future__ import annotations
@@ -39,19 +45,19 @@ from benchmarks.storage_readers import BATCHES, READERS, layout_of
 ROOT = Path(__file__).parents[1]
 PROCESSES = 2
 PLACES = ("warm", "cold", "slow")
-MOST_LOAD = 0.05  # the share of the cores that other processes may take
+MOST_LOAD = 0.05  # the largest share of the cores that other processes may use
 IMAGENET = 1_281_167
 
 
 def drop_caches() -> None:
-    """Make the kernel forget all files. Needs root."""
+    """Drop the kernel's caches of files. This needs root."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 
 @contextmanager
 def slow_copy(folder: Path, delay: float) -> Iterator[Path]:
-    """Mount a copy of a folder whose every request takes `delay` ms."""
+    """Mount a copy of a folder in which each request takes `delay` ms, and yield its path."""
     with tempfile.TemporaryDirectory() as place:
         command = [sys.executable, "-m", "benchmarks.slow_disk", str(folder), place, "--delay", str(delay)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as disk:
@@ -64,24 +70,38 @@ def slow_copy(folder: Path, delay: float) -> Iterator[Path]:
                 disk.send_signal(signal.SIGTERM)
 
 
+def total_in(numbers: Iterator[int], seconds: float) -> tuple[int, float]:
+    """Add up the numbers of an iterator for some seconds, or until it ends. Return the sum and the seconds taken."""
+    begin, total = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        number = next(numbers, 0)
+        if not number:
+            break
+        total += number
+    return total, time.perf_counter() - begin
+
+
 def count(
     units: Callable[[int], Iterator[int]], process: int, seconds: float, start: Any, ready: Any, results: Any
 ) -> None:
-    """Count what an iterator yields, in a process of its own, from the moment at which all are ready."""
+    """Count the files that a process reads in some seconds, after all processes are ready. This is run in each process.
+
+    Args:
+        units: The function that makes the iterator of a process.
+        process: The number of this process.
+        seconds: The time of the measurement.
+        start: The event that starts the measurement in all processes.
+        ready: The queue to which this process sends its number when it is ready.
+        results: The queue to which it sends the number of files and the seconds.
+    """
     iterator = units(process)
     ready.put(process)
     start.wait()
-    begin, number = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        step = next(iterator, 0)
-        if not step:
-            break
-        number += step
-    results.put((number, time.perf_counter() - begin))
+    results.put(total_in(iterator, seconds))
 
 
 def files_per_second(reader: str, root: Path, seconds: float, cold: bool) -> float:
-    """Return how many files PROCESSES processes read in a second, each file at most once."""
+    """Return how many files per second PROCESSES processes read. Each file is read at most once."""
     units = partial(READERS[reader], root, PROCESSES)
     context = multiprocessing.get_context("spawn")
     start, ready, results = context.Event(), context.Queue(), context.Queue()
@@ -103,25 +123,20 @@ def files_per_second(reader: str, root: Path, seconds: float, cold: bool) -> flo
 
 
 def images_per_second(reader: str, root: Path, seconds: float, cold: bool) -> float:
-    """Return how many images become minibatches in a second.
+    """Return how many images per second are decoded to minibatches.
 
-    The first minibatch, which starts the loader, is left out.
+    The first minibatch does not count, because the loader starts with it.
     """
     if cold:
         drop_caches()
     with BATCHES[reader](root, PROCESSES) as batches:
         next(batches)
-        begin, number = time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds:
-            size = next(batches, 0)
-            if not size:
-                break
-            number += size
-        return number / (time.perf_counter() - begin)
+        images, taken = total_in(batches, seconds)
+        return images / taken
 
 
 def measure(readers: list[str], roots: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
-    """Return the rates of each reader in each place, as lists of one value per round. Readers take turns."""
+    """Return the rates of each reader in each case, as lists with a value for each round. Readers take turns."""
     rates: dict[str, Any] = {
         reader: {f"{place} {unit}": [] for place in roots for unit in ("files/s", "images/s")} for reader in readers
     }
@@ -130,7 +145,7 @@ def measure(readers: list[str], roots: dict[str, Path], options: argparse.Namesp
             for reader in readers:
                 for unit, rate in (("files/s", files_per_second), ("images/s", images_per_second)):
                     layout = root / layout_of(reader)
-                    if place == "warm":  # what has not been read before is not in the caches
+                    if place == "warm":  # read the files into the caches first
                         files_per_second(reader, layout, 10 * options.seconds, cold=False)
                     found = rate(reader, layout, options.seconds, place != "warm")
                     rates[reader][f"{place} {unit}"].append(found)
@@ -161,12 +176,12 @@ def index_memory() -> dict[str, Any]:
 
 
 def own_memory(files: Files | None, results: Any) -> None:
-    """Send the bytes that would be free without this process, which was started with a list of files."""
+    """Send the memory of this process in bytes, without memory that it shares (USS). It holds the list `files`."""
     results.put(psutil.Process().memory_full_info().uss)
 
 
 def table(rates: dict[str, Any], places: list[str]) -> str:
-    """Return the medians of the rounds as a table in Markdown."""
+    """Return a Markdown table with the medians of the rounds."""
     columns = [f"{place} {unit}" for unit in ("files/s", "images/s") for place in places]
     lines = ["| reader | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for reader, found in rates.items():
@@ -175,25 +190,25 @@ def table(rates: dict[str, Any], places: list[str]) -> str:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the options, checked."""
+    """Parse and check the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000, help="training images (default: %(default)s, 2.2 GB)")
-    parser.add_argument("--seconds", type=float, default=20, help="of a measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20, help="time of a measurement (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
         "--delay",
         type=float,
         default=1.0,
         metavar="MS",
-        help="of a request to the slow file system (default: %(default)s); 0: without it",
+        help="time of a request to the slow file system (default: %(default)s); 0: leave this case out",
     )
     parser.add_argument(
         "--folder",
         type=Path,
         metavar="DIR",
-        help="where to write the images and keep them (default: a temporary folder)",
+        help="folder in which the images are written and kept (default: a temporary folder)",
     )
-    parser.add_argument("--readers", nargs="+", choices=list(READERS), help="default: all")
+    parser.add_argument("--readers", nargs="+", choices=list(READERS), help="readers to compare (default: all)")
     parser.add_argument("--anyway", action="store_true", help="measure although other processes use the cores")
     parser.add_argument("--json", type=Path, metavar="OUT", required=True, help="file to write")
     options = parser.parse_args(argv)
@@ -208,7 +223,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Measure as the options say."""
+    """Measure, print the results and write them as JSON."""
     options = parse(argv)
     readers = options.readers or list(READERS)
     if importlib.util.find_spec("webdataset") is None:

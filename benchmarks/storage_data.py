@@ -1,4 +1,4 @@
-"""The same JPEGs in the three layouts that benchmarks/storage.py reads."""
+"""Write the same JPEGs in the three layouts that benchmarks/storage.py reads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from app.storage.official import TRAIN, VALIDATION
 from benchmarks.jpegs import picture
 from tests.support import imagenet_archives
 
-PICTURES = 200  # that differ; each file has blocks of its own on the disk
+PICTURES = 200  # number of different images; all files are written separately, so none shares disk blocks
 CLASSES = 100
-PER_SHARD, FEWEST_SHARDS = 1000, 8  # WebDataset gives each loader process shards of its own
+PER_SHARD, FEWEST_SHARDS = 1000, 8  # each process of WebDataset needs its own shards
 
 
 def make_layouts(folder: Path, images: int) -> None:
-    """Write `official`, `folder` and `shards` below a folder; what is there already is kept."""
+    """Write the subfolders `official`, `folder` and `shards` of a folder. Existing files are kept."""
     official = folder / "official"
     if not (official / DEVKIT).exists():
         official.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def make_layouts(folder: Path, images: int) -> None:
 
 
 def write_archives(folder: Path, per_class: int) -> None:
-    """Write archives of the official structure, with CLASSES classes."""
+    """Write archives that have the structure of ImageNet's archives, with CLASSES classes."""
     print("making the images", file=sys.stderr, flush=True)
     generator = np.random.default_rng(0)
     pictures = [encoded(picture(generator)) for _ in range(min(PICTURES, CLASSES * per_class))]
@@ -61,7 +61,7 @@ def write_archives(folder: Path, per_class: int) -> None:
 
 
 def encoded(pixels: np.ndarray) -> bytes:
-    """Return a JPEG of about ImageNet's bytes per pixel."""
+    """Return a JPEG with about as many bytes per pixel as ImageNet's images."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=92)
     return file.getvalue()

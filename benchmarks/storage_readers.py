@@ -1,4 +1,7 @@
-"""The loaders that benchmarks/storage.py compares: what each reads as files, and as minibatches of 64 crops of 224."""
+"""The readers that benchmarks/storage.py compares.
+
+Each reader can read files without decoding them, and can read minibatches of 64 crops of 224 x 224 pixels.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ import numpy as np
 from app.storage.index import read_index
 
 BATCH, SIDE = 64, 224
-BUFFER = 1000  # images of WebDataset's shuffle, as its documentation has it
+BUFFER = 1000  # size of WebDataset's shuffle buffer in images, as in its documentation
 
 
 def layout_of(reader: str) -> str:
-    """Return the folder that a reader reads."""
+    """Return the name of the subfolder that a reader reads."""
     return {"ours, folder": "folder", "ours, official archives": "official", "ours, shards": "shards"}.get(
         reader, "folder" if reader == "ImageFolder" else "shards"
     )
 
 
 def our_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """Return an iterator that reads a share of the images in random order, and gives 1 for each.
+    """Return an iterator that reads this process's share of the images in random order, and yields 1 for each image.
 
-    What comes before the first image is done when the function is called: it does not count.
+    The list of images is made before the function returns, so its time is not measured.
     """
     files = read_index(str(root)).train
     order = np.random.default_rng(0).permutation(len(files))[process::processes].tolist()
@@ -33,7 +36,7 @@ def our_files(root: Path, processes: int, process: int) -> Iterator[int]:
 
 
 def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """The same by ImageFolder."""
+    """Return such an iterator that reads with torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(root / "train"), loader=lambda path: Path(path).read_bytes())
@@ -42,7 +45,7 @@ def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]
 
 
 def webdataset_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """The same by WebDataset: whole shards in random order, shuffled in a buffer."""
+    """Return such an iterator that reads with WebDataset: shards in random order, and a buffer of shuffled images."""
     return (1 for _ in _webdataset(root, process, processes))
 
 
@@ -55,8 +58,9 @@ def _webdataset(root: Path, process: int = 0, processes: int = 1) -> Any:
 
 @contextmanager
 def our_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """Our loader, one epoch; yields an iterator over the sizes of its minibatches."""
-    from app.data.loader import Loader  # here, as the processes that only read files do not need torch
+    """Yield an iterator over the sizes of the minibatches of one epoch, from the program's loader."""
+    # Imported here, because processes that only read files do not need torch.
+    from app.data.loader import Loader
     from app.data.sources import open_source
 
     source = open_source(str(root), image_size=SIDE, resize=256)
@@ -77,7 +81,7 @@ def _transforms() -> Any:
 
 @contextmanager
 def torchvision_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """The usual loader of torchvision's references."""
+    """Yield such an iterator for torchvision's ImageFolder and torch's DataLoader."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
@@ -87,7 +91,7 @@ def torchvision_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
 
 @contextmanager
 def webdataset_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """WebDataset's loader as its documentation has it, with the same transforms."""
+    """Yield such an iterator for WebDataset's loader, used as in its documentation, with the same transforms."""
     import webdataset
 
     dataset = _webdataset(root).decode("pil").to_tuple("jpg;jpeg;png", "cls").map_tuple(_transforms(), int)
