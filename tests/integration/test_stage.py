@@ -1,4 +1,4 @@
-"""Copies of archives on a local disk: read as soon as they are complete, checked, continued, and never needed."""
+"""`--stage` copies archives to a local disk. A run reads a copy as soon as it is complete, and does not need it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from app.storage.listing import Index
 from app.storage.staging import Copy, NotCopied, copy_archives
 from tests.support.app_server import AppServer
 from tests.support.bad_folders import good_folder
+from tests.support.caches import make_old
 from tests.support.imagenet_archives import TRAIN, VALIDATION, make_archives
 from tests.support.in_process import failure_of
 from tests.support.programs import run
@@ -34,18 +35,16 @@ PIECE = 1024
 
 
 @pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "PIECE", PIECE)
     monkeypatch.setattr(stage, "SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The official archives with 12 + 7 images, an hour old, so that their list is kept."""
+    """Make the official archives with 12 training and 7 validation images. They are old, so their list is kept."""
     folder = make_archives(tmp_path / "archives")
-    for path in folder.iterdir():
-        os.utime(path, (time.time() - 3600,) * 2)
+    make_old(folder)
     return folder
 
 
@@ -73,7 +72,7 @@ def contents(files: Files) -> list[bytes]:
 
 
 def overwrite(path: Path, content: bytes, place: int = 0) -> None:
-    """Overwrite a part of a file without any sign of it: its size and its time stay the same."""
+    """Overwrite a part of a file, and keep its size and its time, so that the change is not visible."""
     status = path.stat()
     with path.open("r+b") as file:
         file.seek(place)
@@ -82,7 +81,7 @@ def overwrite(path: Path, content: bytes, place: int = 0) -> None:
 
 
 def wipe_images(data: Path) -> None:
-    """Overwrite all images in the archives by zeros, which no decoder accepts."""
+    """Overwrite all images in the archives with zeros."""
     index = read_index(str(data))
     for files in (index.train, index.validation):
         assert isinstance(files, ArchiveFiles)
@@ -102,7 +101,7 @@ def test_images_are_read_from_the_copies_as_soon_as_these_are_complete(data: Pat
     staging.copy_file(train, bool)
     with reads() as opened:
         assert (contents(index.train), contents(index.validation)) == expected
-    assert opened == {str(train.path)}  # the archive of validation is still open
+    assert opened == {str(train.path)}  # the validation archive is already open
     copy_archives(str(data), str(disk), said.append)
     size = train.archive.stat().st_size, validation.archive.stat().st_size
     assert said[0] == f"1 of 2 archives are copied to {train.path.parent}, {size[1] / 1e6:.1f} MB"
@@ -114,7 +113,7 @@ def test_images_are_read_from_the_copies_as_soon_as_these_are_complete(data: Pat
         wipe_images(data)
         assert (contents(again.train), contents(again.validation)) == expected
         assert contents(again.train.take(slice(3, 5))) == expected[0][3:5]
-        assert again.train.place(0) == plain.train.place(0)  # messages name what the user gave
+        assert again.train.place(0) == plain.train.place(0)  # messages name the archive that the user gave
     said.clear()
     copy_archives(str(data), str(disk), said.append)
     assert said == [f"all images are read from {train.path.parent}"]
@@ -133,9 +132,9 @@ def test_a_copy_that_was_killed_continues_after_its_last_good_piece(data: Path, 
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert train.part.read_bytes() == whole[: 6 * PIECE] and not train.path.exists()
-    overwrite(train.part, b"?", 4 * PIECE + 7)  # the disk has lost a bit of the fifth piece
-    train.sums.write_text(train.sums.read_text()[:-9])  # and the last checksum is incomplete
-    overwrite(train.archive, bytes(PIECE), PIECE)  # it shows that the second piece is not copied again
+    overwrite(train.part, b"?", 4 * PIECE + 7)  # the fifth piece is damaged
+    train.sums.write_text(train.sums.read_text()[:-9])  # the last checksum is incomplete
+    overwrite(train.archive, bytes(PIECE), PIECE)  # must not be copied again
     reported: list[int] = []
     staging.copy_file(train, reported.append)
     assert train.path.read_bytes() == whole
@@ -149,13 +148,13 @@ def test_only_what_fits_is_copied_and_room_is_left(data: Path, disk: Path) -> No
     assert staging.choose([train, validation], need - 1) == ([train], [validation])
     assert staging.choose([train, validation], train.state[0] - 1) == ([validation], [train])
     train.path.parent.mkdir(parents=True)
-    train.part.write_bytes(bytes(5 * PIECE))  # what is there already needs no space
+    train.part.write_bytes(bytes(5 * PIECE))  # the existing part needs no more space
     assert staging.choose([train, validation], need - 5 * PIECE) == ([train, validation], [])
 
 
 @pytest.fixture
 def small_disk(disk: Path) -> Iterator[Path]:
-    """A disk of 4 MiB."""
+    """Yield a disk of 4 MiB."""
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={2**22}", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
@@ -221,7 +220,7 @@ def test_a_copy_that_cannot_be_read_is_left_with_one_warning(
     indices = staged(data, disk), staged(data, disk)
     for index in indices:
         index.train.read(0)
-    for index in indices:  # as in two loader processes
+    for index in indices:  # each index stands for a loader process
         assert contents(index.train) == expected
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
@@ -242,7 +241,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning(data: Path, tmp_path: Path)
 
 
 def test_the_copying_process_ends_with_the_run(data: Path, disk: Path) -> None:
-    """It waits for another run, which is copying the same archives, when its own run is killed."""
+    """The copying process ends when its run is killed, also while it waits for the copies of another run."""
     train, _ = copies_of(data, disk)
     train.path.parent.mkdir(parents=True)
     with (train.path.parent / "lock").open("w") as lock:
@@ -267,7 +266,7 @@ def test_what_cannot_be_staged(tmp_path: Path) -> None:
 
 
 def test_a_run_reads_its_copies_and_ends_their_process(data: Path, disk: Path, tmp_path: Path) -> None:
-    """The archives are overwritten as soon as the run has opened the copies: it goes on with the right images."""
+    """After the run has opened the copies, the archives are overwritten. The run must not read them any more."""
     recipe = "--image-size 24 --resize 28 --model resnet8 --width 4 --epochs 10000 --minibatch 4 --per-worker 4"
     how = "--loader-processes 0 --device cpu --log-every 1"
     where = ["--data", data, "--stage", disk, "--output", tmp_path / "run"]
