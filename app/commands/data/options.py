@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from app.base.errors import UserError
 from app.recipe.options import Parser
@@ -42,3 +43,19 @@ def check_quality(values: argparse.Namespace, resize: str) -> None:
         raise UserError(f"--quality is given without --resize, whose images it is for: add {resize}, or leave it out")
     if not 1 <= values.quality <= 100:
         raise UserError(f"--quality is {values.quality}: give 1 to 100")
+
+
+def write_images(write: Callable[..., str], values: argparse.Namespace, *arguments: object) -> None:
+    """Call a function that writes images, in several processes and perhaps smaller, and print the text that it returns.
+
+    Args:
+        write: The function. Its last two arguments are how images are made smaller, and the number of processes.
+        values: The options that `add_smaller_images` and `add_processes` have added.
+        arguments: The other arguments of the function.
+    """
+    from app.prepare.parallel import cores, stoppable
+    from app.prepare.unpack import Shrink
+
+    shrink = Shrink(values.resize, values.quality) if values.resize else None
+    with stoppable():
+        print(write(*arguments, shrink, values.processes or cores()))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from app.base.errors import UserError
-from app.commands.data.options import add_processes, add_smaller_images, check_processes, check_quality
+from app.commands.data.options import add_processes, add_smaller_images, check_processes, check_quality, write_images
 from app.recipe.options import Parser
 
 DESCRIPTION = """Write the images of DIR into .tar archives in OUTPUT: few large files instead of many small ones.
@@ -50,9 +50,5 @@ def main(argv: Sequence[str]) -> None:
     values = parse(argv)
 
     from app.prepare.pack import pack
-    from app.prepare.parallel import cores, stoppable
-    from app.prepare.unpack import Shrink
 
-    shrink = Shrink(values.resize, values.quality) if values.resize else None
-    with stoppable():
-        print(pack(values.folder, values.output, values.images, shrink, values.processes or cores()))
+    write_images(pack, values, values.folder, values.output, values.images)

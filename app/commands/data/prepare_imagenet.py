@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from app.commands.data.options import add_processes, add_smaller_images, check_processes, check_quality
+from app.commands.data.options import add_processes, add_smaller_images, check_processes, check_quality, write_images
 from app.recipe.options import Parser
 
 DESCRIPTION = """Unpack ImageNet's archives into OUTPUT/train/SYNSET/*.JPEG and OUTPUT/val/SYNSET/*.JPEG.
@@ -37,9 +37,5 @@ def main(argv: Sequence[str]) -> None:
     values = parse(argv)
 
     from app.prepare.imagenet import prepare
-    from app.prepare.parallel import cores, stoppable
-    from app.prepare.unpack import Shrink
 
-    shrink = Shrink(values.resize, values.quality) if values.resize else None
-    with stoppable():
-        print(prepare(values.archives, values.output, shrink, values.processes or cores()))
+    write_images(prepare, values, values.archives, values.output)
