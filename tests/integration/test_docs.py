@@ -1,8 +1,8 @@
-"""The commands of the documentation work, in their order from the top of each page to its end.
+"""The commands in the documentation work, and its links, options and quoted messages exist.
 
-A block marked `sh run` or `python run` is run, in a separate folder for each page. Other blocks need things that a test
-machine does not have (ImageNet, other hosts, a reader). Of these, the lines with ./run.sh are parsed, and nothing is
-started.
+Blocks that are marked `sh run` or `python run` are run in the order of the page, in a separate folder for each page.
+Other blocks need things that a test machine does not have, such as ImageNet or other hosts. Their lines with ./run.sh
+are only parsed.
 """
 
 import re
@@ -26,7 +26,7 @@ LINE = re.compile(r"^(?: {4})?((?:\w+=\S+ )*\./run\.sh\b.*)$", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Return (kind, text) of a page's blocks in order."""
+    """Return the kind and the text of each marked block of a page, in order."""
     return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text())]
 
 
@@ -36,7 +36,7 @@ def commands(text: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder that looks like the project's, where runs may be left. Its run.sh does not set up."""
+    """Make a folder with links to the project's folders, in which commands may write. Its run.sh does no set-up."""
     folder = tmp_path
     for name in ("tests", "docs", "hostfiles", ".venv"):
         (folder / name).symlink_to(ROOT / name)
@@ -62,7 +62,7 @@ def test_commands_run(page: Path, place: Path) -> None:
 
 
 def read_only() -> list[tuple[str, str]]:
-    """Return (page, line) of all lines that are not run."""
+    """Return the page and the text of each line with ./run.sh that is not run."""
     rest = {page: BLOCK.sub("", page.read_text()).replace("\\\n", " ") for page in PAGES}
     return [(page.name, line) for page, text in rest.items() for line in LINE.findall(text)]
 
@@ -101,7 +101,7 @@ def test_every_option_is_explained() -> None:
 
 def test_troubleshooting_quotes_the_program() -> None:
     sources = "".join(p.read_text() for p in sorted((ROOT / "app").rglob("*")) if p.suffix in (".py", ".sh"))
-    joined = re.sub(r'"\s*\n\s*f?"', "", sources)  # literals that go on in the next line
+    joined = re.sub(r'"\s*\n\s*f?"', "", sources)  # joins string literals over several lines
     quoted = re.findall(r"says:\s+`([^`]+)`", (DOCS / "troubleshooting.md").read_text())
     assert len(quoted) > 20
     assert [text for text in quoted if text not in joined] == []

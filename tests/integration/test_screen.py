@@ -1,4 +1,4 @@
-"""The output of `train` with each value of --screen, and with two ranks."""
+"""The output of `train` with --screen json, with --screen quiet, and with two ranks."""
 
 import json
 import re

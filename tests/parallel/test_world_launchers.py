@@ -37,7 +37,7 @@ def start_world(
         (HOROVODRUN_MPI, 2, "mpi", {}, "mpi"),
         (MPIRUN, 2, "auto", {}, "mpi"),
         (MPIRUN, 3, "gloo", {}, "gloo"),
-        (MPIRUN, 2, "auto", {"HOROVOD_CPU_OPERATIONS": "gloo"}, "gloo"),  # hvd.init() alone would crash
+        (MPIRUN, 2, "auto", {"HOROVOD_CPU_OPERATIONS": "gloo"}, "gloo"),  # hvd.init() would crash
         ([], 1, "auto", {}, "none"),
         ([], 1, "mpi", {}, "none"),
     ],

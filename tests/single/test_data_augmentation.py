@@ -29,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in "ab":
             (place / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = generator.integers(1, 256, (SIDE, SIDE, 3), np.uint8)  # 0 is only in borders
+                # No pixel is 0, so that the black borders of moved images can be recognised.
+                pixels = generator.integers(1, 256, (SIDE, SIDE, 3), np.uint8)
                 Image.fromarray(pixels).save(place / split / name / f"{number:02}.png")
     return place
 

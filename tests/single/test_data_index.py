@@ -180,7 +180,7 @@ def test_a_large_split_pickles_small(tmp_path: Path) -> None:
         synthetic_images=0,
         synthetic_classes=0,
     )
-    assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # a name has 31 bytes, a label 8
+    assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # a name has 31 bytes and a label has 8
 
 
 # ---------------------------------------------------------------- bad folders

@@ -170,7 +170,7 @@ torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = {TORCHS_WAIT}
 
 def test_a_loader_process_outlives_the_signals_of_the_job(folder: Path) -> None:
     with Loader(opened(folder).train, endless(), processes=2, pin_memory=False) as loader:
-        for _ in range(2):  # one batch from each process
+        for _ in range(2):  # so that each process has delivered a batch
             next(loader)
         processes = running(loader)
         servers = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in processes}

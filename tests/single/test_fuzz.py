@@ -112,6 +112,6 @@ def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
         if checked:
             content["checksum"] = checkpoint.digest(content)
     torch.save(content, file)
-    with pytest.raises(UserError) as caught:  # no content has a network
+    with pytest.raises(UserError) as caught:  # no content is a complete checkpoint
         checkpoint.read(file)
     one_line(caught.value)

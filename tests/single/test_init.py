@@ -121,7 +121,8 @@ def test_the_ways_to_hold_weights(torchvisions: nn.Module, weights: Path, folder
     state = torchvisions.state_dict()
     save_file(state, tmp_path / "a.safetensors")
     torch.save({"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "b.pt")
-    old = {name: value for name, value in state.items() if "tracked" not in name}  # torch before 0.4.1
+    # Before version 0.4.1 torch did not write num_batches_tracked.
+    old = {name: value for name, value in state.items() if "tracked" not in name}
     torch.save(old, tmp_path / "c.pth")
     succeed("train", *options_of(folder, tmp_path / "b.pt"), "--freeze", "features", "--output", tmp_path / "run")
     export.main([str(tmp_path / "run"), "--output", str(tmp_path / "d.safetensors")])

@@ -109,7 +109,7 @@ def test_plain_sgd_scales_nothing() -> None:
     for state in (lars, sgd):
         train_step(state, data(0), PASS, K * N, False)
     assert (lars.network[0].weight - sgd.network[0].weight).abs().max() > 1e-4
-    assert torch.equal(lars.network[0].weight.grad, sgd.network[0].weight.grad)  # LARS keeps the gradient
+    assert torch.equal(lars.network[0].weight.grad, sgd.network[0].weight.grad)  # LARS does not change .grad
 
 
 def test_label_smoothing_mixes_labels_with_the_uniform_distribution() -> None:

@@ -137,11 +137,12 @@ def test_remark_3_the_loss_is_divided_by_kn() -> None:
     gradient = state.network[1].weight.grad
     assert gradient is not None
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
-    assert (gradient - expected * K).abs().max() > 1e-3  # n as the divisor gives this
+    # Division by n would make the gradient k times as large. This is the mistake of `--loss-divisor n`.
+    assert (gradient - expected * K).abs().max() > 1e-3
     other = linear_state()
     broken = train_step(other, data, PLAIN, K * N, False, loss_factor(replace(CONFIG, loss_divisor="n"), 0))
     assert other.network[1].weight.grad is not None
-    assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)  # `--loss-divisor n` too
+    assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)
     assert torch.equal(broken, report)  # the reported loss is still the mean
     x = torch.cat([images for images, _ in data]).double().reshape(K * N, 16) / 255
     labels = torch.cat([labels for _, labels in data])

@@ -219,7 +219,7 @@ def finished(folder: Path, training: float, said: str = "", config: Config = OUR
 def test_a_record_takes_the_place_of_its_run(tmp_path: Path) -> None:
     here, elsewhere = finished(tmp_path / "here", 0.1), finished(tmp_path / "here", 0.2, config=replace(OURS, seed=3))
     write_records(tmp_path / "known.jsonl", [elsewhere.record()])
-    write_records(tmp_path / "known.jsonl", [here.record()])  # is added to the file
+    write_records(tmp_path / "known.jsonl", [here.record()])  # adds a line
     known = read_records(tmp_path / "known.jsonl")
     assert set(known) == {here.folder.name, elsewhere.folder.name}
     run = run_of(replace(OURS, seed=3), tmp_path / "nowhere", known)
@@ -391,7 +391,7 @@ def test_the_noise_scale_of_known_gradients() -> None:
     assert found["gradient_square"] == pytest.approx(9, rel=0.1)
     assert found["noise_scale"] == pytest.approx(400 / 9, rel=0.1)
     assert found["slope"] == pytest.approx(-1, abs=0.05)
-    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # up to 8 minibatches
+    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # each has 8 or more
     everything = torch.stack(list(gradients()))
     for size, value in found["variances"]:
         means = everything.view(-1, size // 4, 50).mean(1)

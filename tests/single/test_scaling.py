@@ -39,9 +39,11 @@ def test_the_model_beside_it() -> None:
     assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)
     slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})  # a megabyte takes a second
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, FREE)[1]["synthetic"]["model"]
-    assert 1.1 < seconds < 1.35  # 0.32 s to compute and 1 s to sum, in part at the same time
+    # Computing takes 0.32 s and the allreduce 1 s. A part of the allreduce is hidden behind the backward pass.
+    assert 1.1 < seconds < 1.35
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, {1: True, 2: False})[1]["synthetic"]["model"]
-    assert seconds == pytest.approx(0.32 * (1 + JITTER * slowest_of(2)) + 1)  # nothing at the same time
+    # If no core is free, nothing is hidden.
+    assert seconds == pytest.approx(0.32 * (1 + JITTER * slowest_of(2)) + 1)
 
 
 @pytest.mark.parametrize("np", [2, 3, 8])

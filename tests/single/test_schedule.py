@@ -27,7 +27,7 @@ def rate_at(config: Config, iteration: int) -> float:
         (1, 0.10397435897435897),  # each iteration adds (3.2 - 0.1) / 780
         (390, 1.65),
         (779, 3.196025641025641),
-        (780, 3.2),  # 5 epochs of 156
+        (780, 3.2),  # 5 epochs of 156 steps
         (4679, 3.2),
         (4680, 0.32),  # epoch 30
         (9359, 0.32),
@@ -63,7 +63,7 @@ def test_schedules_beyond_the_paper_fall_from_the_warmups_end_to_zero(schedule: 
     ("iteration", "rate"),
     [
         (0, 0.1),
-        (25_020, 0.1),  # after 5 epochs: there is no warmup
+        (25_020, 0.1),  # after 5 epochs of 5,004 steps; there is no warmup
         (150_119, 0.1),
         (150_120, 0.01),
         (300_240, 0.001),
