@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count, cycle, islice
+from itertools import count, cycle
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from app.runs.run import Run
 from app.training.forward_pass import Batch, make_forward_pass
 from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
-from app.training.step import train_step
+from app.training.step import Passes, train_step
 from app.world.world import World, gather_objects, sum_over_processes
 
 WARM_UP = (
@@ -65,24 +65,26 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     forward_pass = make_forward_pass(run, world)
 
-    def step(feed: Iterator[Batch], hooks: Hooks = NO_HOOKS) -> None:
+    def step(passes: Passes, hooks: Hooks = NO_HOOKS) -> None:
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
-        report = train_step(state, islice(feed, here), forward_pass, minibatch, False, 1.0, hooks, smoothing)
+        report = train_step(state, passes.step(), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
             report.tolist()  # on a CPU the training loop reads the report of each step, too
 
+    passes = Passes(feed, forward_pass, here)
     for _ in range(WARM_UP):
-        step(feed)
+        step(passes)
 
     def all_steps() -> None:
         for _ in range(steps):
-            step(feed)
+            step(passes)
 
     seconds = timed(all_steps, world)
     watch = Stopwatch(world.device)
+    passes = Passes(watch.watch_feed(feed), forward_pass, here, watch)
     for _ in range(steps):
         watch.start_step()
-        step(watch.watch_feed(feed), watch)
+        step(passes, watch)
         watch.end_step()
     own = {phase: statistics.median(step[phase] for step in watch.steps) for phase in PHASES}
     return {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -60,21 +58,6 @@ class ForwardPass:
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
         """Return the network's output [n, classes] for images uint8 [n, h, w, channels]."""
         return self.compute(network, self.to_input(images))
-
-    def join_workers(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield the batches of forward passes, as (workers, images, labels), from batches of one worker each.
-
-        The images are in the order that WorkerBatchNorm2d expects for the memory format.
-        """
-        batches = iter(batches)
-        while group := list(islice(batches, self.workers_per_pass)):
-            device = self.mean.device
-            images, labels = ([x.to(device, non_blocking=True) for x in xs] for xs in zip(*group, strict=True))
-            if len(group) == 1:
-                yield 1, images[0], labels[0]
-            else:
-                at = 0 if self.channels_last else 1
-                yield len(group), torch.stack(images, at).flatten(0, 1), torch.stack(labels, at).flatten()
 
 
 def make_forward_pass(run: Run, world: World) -> ForwardPass:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from app.base.errors import Preempted
 from app.base.phase import phase
@@ -28,7 +27,7 @@ from app.training.evaluation import evaluate, measure_statistics
 from app.training.forward_pass import Batch, make_forward_pass
 from app.training.hooks import Hooks
 from app.training.state import State, norms
-from app.training.step import train_step
+from app.training.step import Passes, train_step
 from app.training.watchdog import Watchdog
 from app.world.agreement import on_root
 from app.world.world import World
@@ -82,22 +81,22 @@ class TrainingLoop:
         )  # fmt: skip
         pin_memory = self.world.device.type == "cuda"
         with Loader(run.source.train, batches, processes=self.loader_processes, pin_memory=pin_memory) as feed:
+            passes = Passes(beating(feed, self.watchdog), self.forward_pass, self.workers_here, self.hooks)
             while state.position.epoch < run.plan.epochs:
-                self.train_epoch(feed)
+                self.train_epoch(passes, feed)
                 self.finish_epoch()
 
-    def train_epoch(self, feed: Loader) -> None:
-        """Make the remaining steps of the state's epoch."""
+    def train_epoch(self, passes: Passes, feed: Loader) -> None:
+        """Make the remaining steps of the state's epoch. `passes` are made of the batches of `feed`."""
         run, state, plan, hooks = self.run, self.state, self.run.plan, self.hooks
         reports, throughput = StepReports(), Throughput(plan.minibatch, feed, state.optimizer)
         while state.position.seen < plan.images_per_epoch:
             prepare_step(run, state)
             hooks.before_step(state)
-            batches = beating(islice(feed, self.workers_here), self.watchdog)
             factor = loss_factor(run.config, plan.epochs_at(state.position))
             more = (self.forward_pass, plan.minibatch, self.stop.asked, factor, hooks)
             beyond = (run.config.label_smoothing, run.config.clip_grad_norm)
-            reports.add(train_step(state, batches, *more, *beyond))
+            reports.add(train_step(state, passes.step(), *more, *beyond))
             if state.average is not None:
                 state.average.update()
             state.position = Position(state.position.epoch, state.position.seen + plan.minibatch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +20,89 @@ LOSS, WRONG, STOP = range(3)  # the entries of a step's report
 REPORT_SIZE = 3
 
 
+class Pass(NamedTuple):
+    """What one forward pass computes: the images of some workers.
+
+    x: the network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d expects for the memory
+        format.
+    labels: int64 [workers * n], in the same order.
+    """
+
+    workers: int
+    x: Tensor
+    labels: Tensor
+
+
+class Passes:
+    """Makes the passes of steps from a feed of batches, always one pass ahead.
+
+    The next pass is read, copied to the device and normalised while the backward pass of the one before it is computed,
+    and the first one of the next step while the sums of this step are awaited. On a GPU this happens on a stream of its
+    own, next to the stream that computes.
+
+    Args:
+        batches: A batch of n images for each worker of this process, step by step.
+        forward_pass: How this process computes the network.
+        workers: The number of workers that this process computes in a step.
+        hooks: They are called after each copy.
+    """
+
+    def __init__(
+        self, batches: Iterable[Batch], forward_pass: ForwardPass, workers: int, hooks: Hooks = NO_HOOKS
+    ) -> None:
+        self.batches, self.forward_pass, self.hooks = iter(batches), forward_pass, hooks
+        full, rest = divmod(workers, forward_pass.workers_per_pass)
+        self.sizes = [forward_pass.workers_per_pass] * full + [rest] * (rest > 0)
+        self.device = forward_pass.mean.device
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.prepared: Pass | Exception | None = None
+
+    def step(self) -> Iterator[Pass]:
+        """Yield the passes of the next step.
+
+        Raises:
+            Exception: What the feed raised. It is raised when its batch is due, although it was read before.
+        """
+        for number in range(len(self.sizes)):
+            if self.prepared is None:
+                self._prepare(self.sizes[number])
+            yield self._take()
+            self._prepare(self.sizes[(number + 1) % len(self.sizes)])
+
+    def _prepare(self, workers: int) -> None:
+        try:
+            with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+                group = list(islice(self.batches, workers))
+                self.prepared = self._join(group) if group else None
+        except Exception as error:
+            self.prepared = error
+
+    def _join(self, group: list[Batch]) -> Pass:
+        images, labels = ([x.to(self.device, non_blocking=True) for x in xs] for xs in zip(*group, strict=True))
+        at = 0 if self.forward_pass.channels_last else 1
+        if len(group) == 1:
+            joined = images[0], labels[0]
+        else:
+            joined = torch.stack(images, at).flatten(0, 1), torch.stack(labels, at).flatten()
+        x = self.forward_pass.to_input(joined[0])
+        self.hooks.after_copy()
+        return Pass(len(group), x, joined[1])
+
+    def _take(self) -> Pass:
+        found, self.prepared = self.prepared, None
+        if isinstance(found, Exception):
+            raise found
+        assert found is not None, "the feed has ended in the middle of a step"
+        if self.stream is not None:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(self.stream)
+            for tensor in (found.x, found.labels):
+                tensor.record_stream(computing)  # its memory is used again only when `computing` has finished with it
+        return found
+
+
 def train_step(
-    state: State, batches: Iterable[Batch], forward_pass: ForwardPass, minibatch: int, stop: bool,
+    state: State, passes: Iterable[Pass], forward_pass: ForwardPass, minibatch: int, stop: bool,
     loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0, largest_norm: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Make a step with this process's share of the minibatch.
@@ -28,7 +112,7 @@ def train_step(
 
     Args:
         state: The run's state, whose learning rate is set.
-        batches: A batch of n images for each worker that this process computes.
+        passes: This process's passes of the step. The next one is asked for when a backward pass has been started.
         forward_pass: How this process computes the network.
         minibatch: kn, the images of the step on all processes together.
         stop: Whether this process was asked to stop.
@@ -42,10 +126,8 @@ def train_step(
         is wrong, and the number of workers whose process was asked to stop.
     """
     state.optimizer.zero_grad()
-    for workers, images, labels in forward_pass.join_workers(batches):
+    for workers, x, labels in passes:
         state.piggyback.set_workers_per_pass(workers)
-        x = forward_pass.to_input(images)
-        hooks.after_copy()
         logits = forward_pass.compute(state.network, x)
         hooks.after_forward()
         # Section 3, remark 3: the sum over a worker's images is divided by kn, not n. Horovod sums over the workers.

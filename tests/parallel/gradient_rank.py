@@ -17,8 +17,8 @@ from app.recipe.plan import make_plan
 from app.runs.run import Run
 from app.training.forward_pass import make_forward_pass
 from app.training.run import make_state, open_data
-from app.training.step import train_step
 from app.world import world
+from tests.support.steps import step_on
 
 if __name__ == "__main__":
     here = world.start(device="cpu")
@@ -30,7 +30,7 @@ if __name__ == "__main__":
         seed=0, images=1437, minibatch=32, per_worker=8, epoch=0, seen=0, epochs=1, rank=here.rank, size=here.size
     )
     batches = [tuple(map(torch.as_tensor, source.train.__getitems__(next(items)))) for _ in range(4 // here.size)]
-    report = train_step(state, batches, make_forward_pass(run, here), 32, stop=False)  # type: ignore[arg-type]
+    report = step_on(state, batches, make_forward_pass(run, here), 32, stop=False)  # type: ignore[arg-type]
     if here.rank == 0:
         gradient = {name: parameter.grad for name, parameter in state.network.named_parameters()}
         torch.save({"gradient": gradient, "report": report}, sys.argv[2])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import zlib
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from app.recipe.plan import make_plan
 from app.runs.run import Run
 from app.training.forward_pass import make_forward_pass
 from app.training.run import make_state
-from app.training.step import train_step
+from app.training.step import Passes, train_step
 from app.world import world as cluster
 
 STEPS = 4
@@ -49,8 +48,8 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
         seed=0, images=plan.images, minibatch=plan.minibatch, per_worker=plan.per_worker, epoch=0, seen=0, epochs=1,
         rank=world.rank, size=world.size,
     ))  # fmt: skip
-    here = len(workers_of(world.rank, world.size, plan.workers))
-    steps = (train_step(state, islice(feed, here), forward_pass, plan.minibatch, False) for _ in range(STEPS))
+    passes = Passes(feed, forward_pass, len(workers_of(world.rank, world.size, plan.workers)))
+    steps = (train_step(state, passes.step(), forward_pass, plan.minibatch, False) for _ in range(STEPS))
     reports = [report.tolist() for report in steps]
     tensors = state.tensors()
     return {

@@ -17,9 +17,10 @@ from app.model.sgd import EagerSGD
 from app.recipe.config import Config
 from app.training.forward_pass import ForwardPass
 from app.training.state import State
-from app.training.step import REPORT_SIZE, train_step
+from app.training.step import REPORT_SIZE
 from app.world import world
 from app.world.compression import Compression
+from tests.support.steps import step_on
 
 K, N, CLASSES = 2, 4, 3
 ETA, BETA, MOMENTUM = 0.02, 5e-3, 0.8
@@ -74,7 +75,7 @@ def test_the_update_is_the_papers_formula(corrected: bool) -> None:
         set_learning_rate(state.optimizer, gamma)
         if step and not corrected:
             undo_momentum_correction(state.optimizer, before, gamma)
-        train_step(state, data(step), PASS, K * N, False)
+        step_on(state, data(step), PASS, K * N, False)
         for name, parameter in state.network.named_parameters():
             g = parameter.grad
             assert g is not None
@@ -95,7 +96,7 @@ def test_layers_without_weights_or_gradient_have_the_ratio_1() -> None:
     state = make()
     with torch.no_grad():
         state.network[4].weight.zero_()
-    train_step(state, data(0), PASS, K * N, False)
+    step_on(state, data(0), PASS, K * N, False)
     first = state.network[4].weight
     assert torch.allclose(first.detach(), -CONFIG.reference_lr * first.grad, rtol=0, atol=1e-15)
     assert not state.network[0].weight.grad.any()  # the next layer's weights are 0
@@ -107,7 +108,7 @@ def test_plain_sgd_scales_nothing() -> None:
     lars, sgd = make(), make(Config(weight_decay=BETA, momentum=MOMENTUM, nesterov=False))
     assert type(sgd.optimizer).__mro__[1:3] == (EagerSGD, torch.optim.SGD)
     for state in (lars, sgd):
-        train_step(state, data(0), PASS, K * N, False)
+        step_on(state, data(0), PASS, K * N, False)
     assert (lars.network[0].weight - sgd.network[0].weight).abs().max() > 1e-4
     assert torch.equal(lars.network[0].weight.grad, sgd.network[0].weight.grad)  # LARS does not change .grad
 
@@ -121,7 +122,7 @@ def test_label_smoothing_mixes_labels_with_the_uniform_distribution() -> None:
             logs = F.log_softmax(state.network(PASS.to_input(pixels)), 1)
         q = (1 - epsilon) * F.one_hot(labels, CLASSES).double() + epsilon / CLASSES
         expected -= (q * logs).sum() / (K * N)
-    found = train_step(state, data(0), PASS, K * N, False, label_smoothing=epsilon)
+    found = step_on(state, data(0), PASS, K * N, False, label_smoothing=epsilon)
     assert float(found[0]) == pytest.approx(float(expected), rel=1e-12)
-    plain = train_step(make(Config(reference_lr=1e-9)), data(0), PASS, K * N, False)
+    plain = step_on(make(Config(reference_lr=1e-9)), data(0), PASS, K * N, False)
     assert not math.isclose(float(plain[0]), float(expected), rel_tol=1e-3)

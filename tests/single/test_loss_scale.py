@@ -10,9 +10,10 @@ from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.training.forward_pass import ForwardPass
 from app.training.state import State
-from app.training.step import LOSS, train_step
+from app.training.step import LOSS
 from app.world.compression import Compression
 from app.world.world import distribute, start, stop
+from tests.support.steps import step_on
 
 BATCH = (torch.arange(8 * 16, dtype=torch.uint8).reshape(8, 4, 4, 1), torch.arange(8) % 3)
 PLAIN = ForwardPass(torch.zeros(1), torch.ones(1))
@@ -35,14 +36,14 @@ def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None
         plain, scaled = make(False), make(True)
         assert scaled.loss_scale is not None
         for _ in range(3):  # scaling by a power of two is exact
-            reports = [train_step(state, [BATCH], PLAIN, 8, False).clone() for state in (plain, scaled)]
+            reports = [step_on(state, [BATCH], PLAIN, 8, False).clone() for state in (plain, scaled)]
             assert torch.equal(*reports)
         assert all(torch.equal(a, scaled.tensors()[name]) for name, a in plain.tensors().items())
         assert scaled.loss_scale.good_steps.item() == 3
 
         before = {name: t.clone() for name, t in scaled.tensors().items()}
         scaled.loss_scale.scale.fill_(2.0**127)
-        report = train_step(scaled, [BATCH], PLAIN, 8, False)
+        report = step_on(scaled, [BATCH], PLAIN, 8, False)
         assert torch.isfinite(report[LOSS])  # the reported loss is not scaled
         after = scaled.tensors()
         assert after.pop("loss_scale.0").item() == 2.0**126 and after.pop("loss_scale.1").item() == 0
@@ -50,7 +51,7 @@ def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None
 
         scaled.loss_scale.scale.fill_(2.0**16)
         scaled.loss_scale.good_steps.fill_(1999)
-        train_step(scaled, [BATCH], PLAIN, 8, False)
+        step_on(scaled, [BATCH], PLAIN, 8, False)
         assert scaled.loss_scale.scale.item() == 2.0**17 and scaled.loss_scale.good_steps.item() == 0
     finally:
         stop()

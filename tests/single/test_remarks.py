@@ -22,9 +22,10 @@ from app.recipe.plan import make_plan
 from app.recipe.schedule import learning_rate, loss_factor
 from app.training.forward_pass import ForwardPass
 from app.training.state import State
-from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG, train_step
+from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG
 from app.world.compression import Compression
 from app.world.world import distribute, start, stop
+from tests.support.steps import step_on
 
 K, N, CLASSES = 4, 8, 3
 CONFIG = Config(minibatch=K * N, per_worker=N, reference_minibatch=N, weight_decay=0.01, precision="fp64")
@@ -71,7 +72,7 @@ def weights_after(config: Config, steps: int, rates: Callable[[int], float], fac
         set_learning_rate(state.optimizer, rates(step))
         if not config.momentum_correction and step:
             undo_momentum_correction(state.optimizer, rates(step - 1), rates(step))
-        train_step(state, worker_data(step), PLAIN, config.minibatch, False, factor)
+        step_on(state, worker_data(step), PLAIN, config.minibatch, False, factor)
     return state.network[1].weight.detach()
 
 
@@ -133,14 +134,14 @@ def test_remark_2_torchs_momentum_needs_no_correction() -> None:
 def test_remark_3_the_loss_is_divided_by_kn() -> None:
     state, data = linear_state(), worker_data()
     expected = mean_gradient(state.network[1].weight.detach(), data)
-    report = train_step(state, data, PLAIN, K * N, stop=False)
+    report = step_on(state, data, PLAIN, K * N, stop=False)
     gradient = state.network[1].weight.grad
     assert gradient is not None
     assert torch.allclose(gradient, expected, rtol=0, atol=1e-12)
     # Division by n would make the gradient k times as large. This is the mistake of `--loss-divisor n`.
     assert (gradient - expected * K).abs().max() > 1e-3
     other = linear_state()
-    broken = train_step(other, data, PLAIN, K * N, False, loss_factor(replace(CONFIG, loss_divisor="n"), 0))
+    broken = step_on(other, data, PLAIN, K * N, False, loss_factor(replace(CONFIG, loss_divisor="n"), 0))
     assert other.network[1].weight.grad is not None
     assert torch.allclose(other.network[1].weight.grad, expected * K, rtol=0, atol=1e-12)
     assert torch.equal(broken, report)  # the reported loss is still the mean
@@ -153,7 +154,7 @@ def test_remark_3_the_loss_is_divided_by_kn() -> None:
 
 
 def test_the_report_carries_a_request_to_stop() -> None:
-    assert float(train_step(linear_state(), worker_data(), PLAIN, K * N, stop=True)[STOP]) > 0
+    assert float(step_on(linear_state(), worker_data(), PLAIN, K * N, stop=True)[STOP]) > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -17,9 +17,10 @@ from app.recipe.config import Config
 from app.recipe.plan import make_plan
 from app.training.forward_pass import ForwardPass, passes_per_step, workers_per_pass
 from app.training.state import State
-from app.training.step import REPORT_SIZE, train_step
+from app.training.step import REPORT_SIZE
 from app.world.compression import Compression
 from app.world.world import World, distribute, start, stop
+from tests.support.steps import step_on
 
 K, N = 6, 4
 CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precision="fp64")
@@ -55,7 +56,7 @@ def after(workers: int, channels_last: bool) -> tuple[list[Tensor], list[dict[st
     state = make(network, K)
     ones = torch.ones(3, dtype=torch.float64)
     forward_pass = ForwardPass(0.4 * ones, 0.2 * ones, None, channels_last, workers)
-    reports = [train_step(state, batches(step), forward_pass, K * N, False).clone() for step in range(3)]
+    reports = [step_on(state, batches(step), forward_pass, K * N, False).clone() for step in range(3)]
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     return reports, [copy.deepcopy(network.state_dict()), gradients]
 
@@ -77,7 +78,7 @@ def test_it_is_not_bn_over_the_whole_batch() -> None:
     network = make_network(CONFIG, 3, 10, WorkerBatchNorm2d).double()
     state = make(network, 1)
     ones = torch.ones(3, dtype=torch.float64)
-    report = train_step(state, together, ForwardPass(0.4 * ones, 0.2 * ones), K * N, False)
+    report = step_on(state, together, ForwardPass(0.4 * ones, 0.2 * ones), K * N, False)
     assert (report - after(1, False)[0][0]).abs().max() > 1e-3
 
 
