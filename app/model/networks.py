@@ -40,6 +40,17 @@ class BasicBlock(nn.Module):
         return activation
 
 
+class LastLayer(nn.Linear):
+    """The last layer. Evaluation computes it in the type of its parameters, also if the other layers have 16 bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [n, classes] for features [n, inputs]."""
+        if self.training or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
+
+
 class SmallResNet(nn.Module):
     """The network of He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
 
@@ -52,7 +63,7 @@ class SmallResNet(nn.Module):
         self.layer2 = _stage(width, 2 * width, 2, blocks[1], norm_layer)
         self.layer3 = _stage(2 * width, 4 * width, 2, blocks[2], norm_layer)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(4 * width, classes)
+        self.fc = LastLayer(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, classes] for an input [n, channels, h, w]."""
@@ -92,6 +103,7 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
             block, list(entry.blocks), num_classes=classes, norm_layer=norm_layer, groups=entry.groups,
             width_per_group=entry.width_per_group,
         )  # fmt: skip
+        network.fc = nn.utils.skip_init(LastLayer, 512 * block.expansion, classes)  # it draws no random numbers
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     initialise(network, config)

@@ -9,7 +9,6 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,7 +38,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loader_size import loader_processes
 from app.training.loop import TrainingLoop
 from app.training.run import make_state, open_run
-from app.training.state import State
+from app.training.state import State, StateCopy
 from app.training.watchdog import Watchdog
 from app.world import elastic
 from app.world.agreement import on_root, together
@@ -58,9 +57,8 @@ class Trainer:
         self.folder: Path | None = None
         self.lock: FolderLock | None = None
         self.state: State | None = None
-        self.run_: Run | None = None
         self.writer: Writer | None = None
-        self.committed: dict[str, Any] | None = None
+        self.committed: StateCopy | None = None
         self.staging: subprocess.Popen[bytes] | None = None
         self.started_from = ""  # what the first session prints about --init
 
@@ -119,9 +117,9 @@ class Trainer:
 
     def prepare(self, world: World) -> Run:
         """Open data, plan and folder. If one process cannot, all processes raise its error."""
-        self.run_ = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
-        self.source = self.run_.source
-        return self.run_
+        run = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
+        self.source = run.source
+        return run
 
     def stage(self, world: World) -> None:
         """Start the process of this host that copies the archives of the data to a local disk, for --stage."""
@@ -197,14 +195,18 @@ class Trainer:
 
     def save(self) -> None:
         """Copy the state in memory, so that an elastic run can go back to it."""
-        if is_elastic() and self.state is not None and self.run_ is not None:
-            self.committed = checkpoint.snapshot(self.state, self.run_)
+        if not is_elastic() or self.state is None:
+            return
+        if self.committed is None:
+            self.committed = StateCopy(self.state)
+        else:
+            self.committed.update(self.state)
 
     def restore(self) -> None:
         """Go back to the last copy. Before the first commit there is no copy, and the state has not changed."""
         self.watchdog.beat()
         if self.committed is not None and self.state is not None:
-            checkpoint.restore(self.state, self.committed)
+            self.committed.restore(self.state)
 
 
 def begin(run: Run, state: State) -> str:

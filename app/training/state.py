@@ -51,6 +51,28 @@ class State:
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())
 
 
+class StateCopy:
+    """A copy of a state on the state's own device, to which an elastic run goes back after a failure."""
+
+    def __init__(self, state: State) -> None:
+        self.tensors = {name: torch.empty_like(tensor) for name, tensor in state.tensors().items()}
+        self.update(state)
+
+    @torch.no_grad()
+    def update(self, state: State) -> None:
+        """Copy the state as it is now. It does not wait for the device, and nothing is copied to the host."""
+        now = state.tensors()
+        torch._foreach_copy_(list(self.tensors.values()), [now[name] for name in self.tensors])
+        self.position, self.errors, self.average_errors = state.position, [*state.errors], [*state.average_errors]
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Make the state what it was at the last update."""
+        now = state.tensors()
+        torch._foreach_copy_([now[name] for name in self.tensors], list(self.tensors.values()))
+        state.position, state.errors, state.average_errors = self.position, [*self.errors], [*self.average_errors]
+
+
 def norms(state: State) -> dict[str, float]:
     """Return the Euclidean norms of all learned parameters and of their last gradient.
 

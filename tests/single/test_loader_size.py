@@ -56,6 +56,18 @@ def test_measuring_changes_no_state(tmp_path: Path, one_process: World) -> None:
     assert all(p.grad is None for p in state.network.parameters())
 
 
+def test_a_pass_has_as_many_workers_as_in_training(tmp_path: Path, one_process: World) -> None:
+    jpegs.write_folder(tmp_path, images=8, repeats=4)
+    run = measured_run(tmp_path, "resnet8", 32)
+    for ghost, images in (("off", 4), ("2", 8)):
+        run = replace(run, config=replace(run.config, ghost=ghost))
+        state = make_state(run, one_process)
+        seen: list[int] = []
+        state.network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(len(given[0])))
+        seconds_of_a_pass(run, state, one_process)
+        assert set(seen) == {images}
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has one loader process, which is not measured")
 def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_process: World) -> None:
     """A small network on JPEGs of 500 x 380 pixels needs all processes. ResNet-50 on images of 8 x 8 needs one."""

@@ -15,6 +15,7 @@ from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_r
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
 from app.recipe.models import MODELS
+from app.training.forward_pass import ForwardPass
 from app.training.step import REPORT_SIZE
 
 
@@ -40,6 +41,22 @@ def test_same_function_as_torchvision(name: str) -> None:
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     for mode in (False, True):
         assert torch.allclose(ours.train(mode)(x), theirs.train(mode)(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_evaluation_in_half_precision_has_a_last_layer_in_fp32(name: str, dtype: torch.dtype) -> None:
+    ours = network(Config(model=name), classes=10).eval()
+    features: list[torch.Tensor] = []
+    ours.avgpool.register_forward_hook(lambda _, given, result: features.append(result.flatten(1)))  # type: ignore[union-attr]
+    half = ForwardPass(torch.full((3,), 0.4), torch.full((3,), 0.2), dtype)
+    with torch.no_grad():
+        logits = half.logits(ours, torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8))
+    state = ours.state_dict()
+    assert features[0].dtype == dtype
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, features[0].float() @ state["fc.weight"].T + state["fc.bias"], rtol=0, atol=1e-6)
+    assert half.logits(ours.train(), torch.zeros(4, 32, 32, 3, dtype=torch.uint8)).dtype == dtype
 
 
 @pytest.mark.parametrize(("outputs", "stride"), [(8, 1), (16, 2)])
