@@ -110,6 +110,28 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
     return network
 
 
+def compile_stages(network: nn.Module) -> None:
+    """Compile each residual stage on its own, for training.
+
+    The backward pass of compiled code returns all its gradients at its end. With the network compiled as a whole, no
+    sum of gradients could start before the backward pass has ended. Evaluation is not compiled, as its last batch has
+    another size.
+    """
+    import torch._dynamo
+
+    # All stages are calls of one function, and each of them is compiled for each size of a pass.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for stage in network.children():
+        if isinstance(stage, nn.Sequential):
+            stage.forward = _compiled_for_training(stage)  # type: ignore[method-assign]
+
+
+def _compiled_for_training(stage: nn.Module) -> Callable[[Tensor], Tensor]:
+    eager = stage.forward
+    compiled = torch.compile(eager, dynamic=False)
+    return lambda x: compiled(x) if stage.training else eager(x)
+
+
 def initialise(network: nn.Module, config: Config) -> None:
     """Initialise a network as in section 5.1 of the paper. The options of `config` may change the numbers.
 

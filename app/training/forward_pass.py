@@ -48,8 +48,6 @@ class ForwardPass:
 
     def compute(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return the network's output [n, classes] for its input [n, channels, h, w]."""
-        if not network.training:
-            network = network.forward  # type: ignore[assignment]  # not compiled: evaluation's last batch is smaller
         if self.autocast is None:
             return network(x)
         with torch.autocast(x.device.type, self.autocast):

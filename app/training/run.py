@@ -15,7 +15,7 @@ from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
 from app.model.freeze import freeze
 from app.model.loss_scale import LossScale
 from app.model.moving_average import MovingAverage
-from app.model.networks import NormLayer, make_network
+from app.model.networks import NormLayer, compile_stages, make_network
 from app.model.optimizer import make_optimizer
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
@@ -82,7 +82,7 @@ def make_state(run: Run, world: World) -> State:
         overlap=overlaps(config, world),
     )
     if config.compile:
-        network.compile(dynamic=False)
+        compile_stages(network)
     loss_scale = LossScale(world.device) if config.precision == "fp16" else None
     average = MovingAverage(network, config.ema) if config.ema else None
     return State(network, piggyback, optimizer, loss_scale, average)

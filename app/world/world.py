@@ -279,6 +279,7 @@ def distribute(
     take_sums = distributed.synchronize
 
     def synchronize() -> None:
+        _wait_for_gradients(optimizer)
         started = time.monotonic()
         for handle, _ in distributed._handles.values():
             if handle is not None:
@@ -288,6 +289,17 @@ def distribute(
 
     distributed.synchronize, distributed.waited = synchronize, 0.0
     return distributed
+
+
+def _wait_for_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Wait on a GPU until the backward pass is done, so that its time does not count as waiting for sums.
+
+    The step takes no longer, because the sums cannot end before. With HOROVOD_ENABLE_ASYNC_COMPLETION a process does
+    not wait for the sums at all, so it must not wait here.
+    """
+    device = optimizer.param_groups[0]["params"][0].device
+    if device.type == "cuda" and os.environ.get("HOROVOD_ENABLE_ASYNC_COMPLETION", "0") in ("0", ""):
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _wait(handle: int) -> None:

@@ -42,6 +42,10 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
     run = Run(config, plan, source, Path())
     torch.set_num_threads(1)
     state, forward_pass = make_state(run, world), make_forward_pass(run, world)
+    order: list[str] = []
+    if config.compile:
+        for name, parameter in state.network.named_parameters():
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
     momentum_buffers(state.optimizer)
     set_learning_rate(state.optimizer, 0.05)
     feed = map(source.train.__getitems__, worker_batches(
@@ -56,6 +60,7 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
         "losses": [report[0] for report in reports],
         "hash": zlib.crc32(b"".join(t.contiguous().cpu().numpy().tobytes() for t in tensors.values())),
         "values": {name: float(t.double().norm()) for name, t in tensors.items()},
+        "order": order,
         "scale": float(state.loss_scale.scale) if state.loss_scale else 1.0,
     }
 
