@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
 from app.runs.log import Speed
 from app.runs.run import Run
-from app.training.step import LOSS, STOP, WRONG
+from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG
 
 
 class Cadence:
@@ -39,60 +39,138 @@ class Cadence:
         self.since = time.monotonic()
 
 
-class StepReports:
-    """The reports of steps. They are added on the device, read to the host, and kept until they are logged."""
+class Line(NamedTuple):
+    """What a line of the log says: about the steps since the last line, and the state after them."""
 
-    def __init__(self) -> None:
-        self.unread: list[Tensor] = []
-        self.steps: list[dict[str, float]] = []
+    position: Position
+    steps: list[dict[str, float]]  # loss, top1_error and lr of each step
+    speed: Speed
+    norms: dict[str, float]
+
+
+class StepReports:
+    """The reports of steps. They are added on the device, and read window by window.
+
+    A window has the steps from one call of `close` to the next. On a GPU its reports are copied to the host in the
+    background, and are read when the next window is closed. So no step waits for the device because of the log.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.added: list[Tensor] = []
+        self.windows: list[_Window] = []
+        self.steps: list[dict[str, float]] = []  # those that no line has yet
+        self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:
         """Add the report of a step, [REPORT_SIZE]. It does not wait for the device."""
-        self.unread.append(report)
+        self.added.append(report)
 
-    def read(self, run: Run, iteration: int) -> tuple[int, bool]:
-        """Read the reports that were added. The last one is that of step `iteration`. It waits for the device.
+    def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:
+        """End a window after the steps that were added. It does not wait for the device.
 
-        All processes read at the same steps and see the same reports, so that they act on them at the same time.
+        position: the run's position after these steps.
+        line: the speed, and the norms [2] of the state, if a line of the log ends with this window.
+        """
+        values = torch.cat([*self.added, *([line[1]] if line else [])])
+        self.windows.append(_Window(position, len(self.added), line and line[0], values))
+        self.added.clear()
+
+    def read(self, late: int = 0) -> bool:
+        """Read the windows that were closed, except the newest `late` ones. It waits until they are on the host.
+
+        All processes read the same windows at the same steps, so that they act on them at the same time.
 
         Returns:
-            The number of steps read, and whether any process was asked to stop.
+            Whether any process was asked to stop.
 
         Raises:
             NotFinite: A loss is NaN or infinite. The text names the first such step.
         """
-        rows = torch.stack(self.unread).tolist()
-        self.unread.clear()
-        for number, row in enumerate(rows, iteration - len(rows)):
-            epoch, step = divmod(number, run.plan.iterations_per_epoch)
-            position = Position(epoch, step * run.plan.minibatch)
-            if not math.isfinite(row[LOSS]):
-                raise not_finite(run, position, f"loss is {row[LOSS]}")
-            lr = learning_rate(run.config, run.plan.epochs_at(position))
-            self.steps.append({"loss": row[LOSS], "top1_error": row[WRONG], "lr": lr})
-        return len(rows), any(row[STOP] for row in rows)
+        stop = False
+        while len(self.windows) > late:
+            window = self.windows.pop(0)
+            for row, at in zip(window.rows(), window.positions(self.run), strict=True):
+                if not math.isfinite(row[LOSS]):
+                    raise not_finite(self.run, at, f"loss is {row[LOSS]}")
+                stop |= row[STOP] > 0
+            self._log(window)
+        return stop
 
-    def take(self) -> list[dict[str, float]]:
-        """Return loss, top1_error and lr of each step that was read since the last call."""
-        steps, self.steps = self.steps, []
-        return steps
+    def take(self, everything: bool = False) -> list[Line]:
+        """Return the lines of the log that were completed since the last call.
+
+        everything: also those of windows that were not read yet, up to a loss that is not finite.
+        """
+        for window in self.windows if everything else ():
+            if not all(math.isfinite(row[LOSS]) for row in window.rows()):
+                break
+            self._log(window)
+        lines, self.lines = self.lines, []
+        return lines
+
+    def _log(self, window: _Window) -> None:
+        if window.logged:
+            return
+        window.logged = True
+        for row, at in zip(window.rows(), window.positions(self.run), strict=True):
+            lr = learning_rate(self.run.config, self.run.plan.epochs_at(at))
+            self.steps.append({"loss": row[LOSS], "top1_error": row[WRONG], "lr": lr})
+        if window.speed is not None:
+            self.lines.append(Line(window.position, self.steps, window.speed, window.norms()))
+            self.steps = []
+
+
+class _Window:
+    """Some steps. `position` is that after them; `speed` is None if no line of the log ends with them."""
+
+    def __init__(self, position: Position, steps: int, speed: Speed | None, values: Tensor) -> None:
+        self.position, self.steps, self.speed, self.logged = position, steps, speed, False
+        self.values, self.copied = values, None
+        if values.device.type == "cuda":
+            self.values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def rows(self) -> list[list[float]]:
+        """Return the report of each step. It waits until the reports are on the host."""
+        return self._on_host()[: self.steps * REPORT_SIZE].view(self.steps, REPORT_SIZE).tolist()
+
+    def norms(self) -> dict[str, float]:
+        """Return the norms of the state after the steps."""
+        values = self._on_host()[self.steps * REPORT_SIZE :].tolist()
+        return dict(zip(("parameter_norm", "gradient_norm"), values, strict=True))
+
+    def positions(self, run: Run) -> list[Position]:
+        """Return the position of each step."""
+        last, of_epoch = run.plan.iteration_at(self.position), run.plan.iterations_per_epoch
+        epochs = [divmod(number, of_epoch) for number in range(last - self.steps, last)]
+        return [Position(epoch, step * run.plan.minibatch) for epoch, step in epochs]
+
+    def _on_host(self) -> Tensor:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.values
 
 
 class Throughput:
-    """Measures images/s, and the fractions of the time that were spent in waiting, between calls of `measure`."""
+    """Measures images/s, and the fractions of the time that were spent in waiting, between calls of `measure`.
 
-    def __init__(self, minibatch: int, feed: Loader, optimizer: Any) -> None:
+    iteration: the number of steps made so far.
+    """
+
+    def __init__(self, minibatch: int, feed: Loader, optimizer: Any, iteration: int) -> None:
         self.minibatch, self.feed, self.optimizer = minibatch, feed, optimizer
-        self.last = self._now()
+        self.last = self._now(iteration)
 
-    def measure(self, steps: int) -> Speed:
-        """Return the speed of the `steps` steps since the last call."""
-        before, self.last = self.last, self._now()
-        seconds, data, sums = (b - a for a, b in zip(before, self.last, strict=True))
+    def measure(self, iteration: int) -> Speed:
+        """Return the speed of the steps since the last call."""
+        before, self.last = self.last, self._now(iteration)
+        steps, seconds, data, sums = (b - a for a, b in zip(before, self.last, strict=True))
         return Speed(steps * self.minibatch / seconds, data / seconds, sums / seconds)
 
-    def _now(self) -> tuple[float, float, float]:
-        return time.monotonic(), self.feed.waited, self.optimizer.waited
+    def _now(self, iteration: int) -> tuple[float, float, float, float]:
+        return iteration, time.monotonic(), self.feed.waited, self.optimizer.waited
 
 
 def place(run: Run, position: Position) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from app.base.errors import Preempted
 from app.base.phase import phase
 from app.base.signals import StopRequest
@@ -17,7 +19,7 @@ from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate, loss_factor
 from app.runs import run_folder
 from app.runs.evaluation import Evaluation
-from app.runs.log import Log
+from app.runs.log import Log, Speed
 from app.runs.run import Run
 from app.training.cadence import Cadence, StepReports, Throughput, not_finite, place
 from app.training.checkpoint import snapshot
@@ -59,9 +61,10 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading reports waits for the device. So they are read at each step on a CPU, and less often on a GPU.
-        most_workers = math.ceil(plan.workers / size)
-        self.reading = Cadence(1 if self.world.device.type == "cpu" else max(1, config.log_every // most_workers))
+        # Reading reports waits for the device. So on a GPU they are read less often than at each step, and later.
+        most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
+        self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
+        self.late = 0 if on_cpu else 1  # windows of steps
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every)
@@ -89,7 +92,8 @@ class TrainingLoop:
     def train_epoch(self, passes: Passes, feed: Loader) -> None:
         """Make the remaining steps of the state's epoch. `passes` are made of the batches of `feed`."""
         run, state, plan, hooks = self.run, self.state, self.run.plan, self.hooks
-        reports, throughput = StepReports(), Throughput(plan.minibatch, feed, state.optimizer)
+        first = plan.iteration_at(state.position)
+        reports, throughput = StepReports(run), Throughput(plan.minibatch, feed, state.optimizer, first)
         while state.position.seen < plan.images_per_epoch:
             prepare_step(run, state)
             hooks.before_step(state)
@@ -108,24 +112,35 @@ class TrainingLoop:
         return self.state.position.seen == self.run.plan.images_per_epoch
 
     def after_steps(self, reports: StepReports, throughput: Throughput) -> None:
-        """Read the reports of the steps since the last call. Log, save, commit or stop if that is due."""
+        """Read reports of steps. Log, save, commit or stop if that is due."""
         run, state, last = self.run, self.state, self.at_end_of_epoch()
-        iteration = run.plan.iteration_at(state.position)
-        new_steps, stopping = reports.read(run, iteration)
+        iteration, new_steps = run.plan.iteration_at(state.position), len(reports.added)
         self.watchdog.beat(place(run, state.position))
         saving = self.saving.is_due(iteration, new_steps)
+        committing = self.committing.is_due(iteration, new_steps) and not last
+        due = self.logging.is_due(iteration, new_steps) or last or saving
+        reports.close(state.position, self.line(throughput) if due else None)
+        stopping = reports.read(0 if last else self.late)
+        if stopping:
+            reports.read()
+            if reports.steps and self.world.rank == 0:
+                reports.close(state.position, self.line(throughput))
+                reports.read()
         # The steps before a checkpoint are logged first, as a run that is continued from it does not make them again.
-        if self.logging.is_due(iteration, new_steps) or last or stopping or saving:
-            steps = reports.take()
-            speed = throughput.measure(len(steps))
-            if self.world.rank == 0:
-                self.log.train(state.position, steps, speed, norms(state))
+        for line in reports.take(everything=saving or committing):
+            self.log.train(*line)
         if stopping:
             self.leave()
         if saving:
             self.save()
-        if self.committing.is_due(iteration, new_steps) and not last:
+        if committing:
             self.commit()
+
+    def line(self, throughput: Throughput) -> tuple[Speed, Tensor] | None:
+        """Return what a line of the log needs of this moment, on rank 0. It does not wait for the device."""
+        if self.world.rank != 0:
+            return None
+        return throughput.measure(self.run.plan.iteration_at(self.state.position)), norms(self.state)
 
     def finish_epoch(self) -> None:
         """Evaluate, move to the next epoch, compare the processes, and save."""

@@ -73,14 +73,13 @@ class StateCopy:
         state.position, state.errors, state.average_errors = self.position, [*self.errors], [*self.average_errors]
 
 
-def norms(state: State) -> dict[str, float]:
-    """Return the Euclidean norms of all learned parameters and of their last gradient.
+def norms(state: State) -> Tensor:
+    """Return the Euclidean norms of all learned parameters and of their last gradient, [2].
 
-    It waits for the device, and is therefore called for logged steps only. The gradients are already sums over all
-    workers, so that no communication is needed.
+    It does not wait for the device. The gradients are already sums over all workers, so that no communication is
+    needed.
     """
     learned = learned_parameters(state.optimizer)
     gradients = [p.grad for p in learned if p.grad is not None]
     parameters = [p.detach() for p in learned]
-    both = torch.stack([torch.nn.utils.get_total_norm(tensors) for tensors in (parameters, gradients)]).tolist()
-    return {"parameter_norm": both[0], "gradient_norm": both[1]}
+    return torch.stack([torch.nn.utils.get_total_norm(tensors) for tensors in (parameters, gradients)])
