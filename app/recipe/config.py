@@ -330,7 +330,7 @@ class Config:
     allreduce: str = option(
         "auto", "speed", "algorithm by which NCCL sums", choices=("auto", "ring", "tree"), free=True
     )
-    compile: bool = option(False, "speed", "compile the network with torch.compile", free=True)
+    compile: bool = option(False, "speed", "compile each residual stage with torch.compile", free=True)
     loader_processes: int = option(
         -1,
         "run",

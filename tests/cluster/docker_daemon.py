@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TOOLS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
 IMAGE = "trainer"
+GPU_IMAGE = "trainer-gpu"
 NETWORK = "alone"  # a network whose containers cannot reach anything outside of it
 _BASE = "debian:bookworm-slim"
 _PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the client that belongs to the daemon comes first
@@ -126,9 +127,9 @@ def make_network(daemon: Daemon) -> None:
         daemon.docker("network", "create", "--internal", NETWORK)
 
 
-def build_image(daemon: Daemon) -> None:
-    """Build IMAGE from the present content of the files that git tracks, with PLANTS among them."""
-    base, context = make_base(daemon), daemon.folder / "context"
+def build_image(daemon: Daemon, collectives: str = "cpu", tag: str = IMAGE) -> None:
+    """Build an image from the present content of the files that git tracks, with PLANTS among them."""
+    base, context = make_base(daemon), daemon.folder / f"context-{collectives}"
     context.mkdir()
     daemon.run("sh", "-c", f"git ls-files -z | xargs -0 tar -c | tar -x -C {context}")
     for plant in PLANTS:
@@ -136,8 +137,8 @@ def build_image(daemon: Daemon) -> None:
         (context / plant).write_text(PLANTED)
     begun = time.monotonic()
     daemon.docker(
-        "build", "--network", "host", "--build-arg", f"BASE={base}", "--file", context / "docker/Dockerfile",
-        "--tag", IMAGE, context, timeout=3600,
+        "build", "--network", "host", "--build-arg", f"BASE={base}", "--build-arg", f"COLLECTIVES={collectives}",
+        "--file", context / "docker/Dockerfile", "--tag", tag, context, timeout=3600,
     )  # fmt: skip
-    size = int(daemon.docker("image", "inspect", "--format", "{{.Size}}", IMAGE))
-    print(f"{IMAGE}: {size / 1e9:.2f} GB, built in {time.monotonic() - begun:.0f} s")
+    size = int(daemon.docker("image", "inspect", "--format", "{{.Size}}", tag))
+    print(f"{tag}: {size / 1e9:.2f} GB, built in {time.monotonic() - begun:.0f} s")
