@@ -29,9 +29,7 @@ BATCH, PROCESSES, SIDE = 64, 2, 224
 
 def memory(folder: str, epochs: int) -> list[float]:
     """Return the memory of the largest loader process after each epoch, in MiB."""
-    source = open_source(
-        folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
-    )
+    source = open_source(folder, image_size=SIDE)
     images, generator = len(source.train), np.random.default_rng(0)
     steps = images // BATCH
     order = (

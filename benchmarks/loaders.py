@@ -41,9 +41,7 @@ def difference(folder: str) -> float:
 
 
 def our_batches(folder: str) -> Any:
-    source = open_source(
-        folder, image_size=SIDE, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
-    )
+    source = open_source(folder, image_size=SIDE)
     order = np.random.default_rng(0).integers(0, len(source.train), (10**5, BATCH))
     batches = ([(0, int(i)) for i in indices] for indices in order)
     return Loader(source.train, batches, processes=PROCESSES, pin_memory=False)

@@ -480,9 +480,7 @@ def time_of_saving(folder: Path) -> dict[str, float]:
 
     here = world.start(device="cpu")
     config = Config(recipe="paper-256", data="synthetic", model="resnet50", image_size=224)
-    source = open_source(
-        config.data, image_size=224, resize=256, augmentation="none", seed=0,
-    )  # fmt: skip
+    source = open_source(config.data, image_size=224)
     run = Run(config, make_plan(config, len(source.train), len(source.validation), 0), source, folder)
     state, writer, rows = make_state(run, here), Writer(folder, 2), []
     for number in range(6):

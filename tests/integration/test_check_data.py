@@ -192,10 +192,7 @@ def test_bad_arguments_end_in_one_line(name: str, folder: Path) -> None:
 
 
 def source(folder: Path, skip_list: Path, data: str = "") -> Source:
-    return open_source(
-        data or str(folder), image_size=0, resize=256, augmentation="none",
-        skip_list=str(skip_list),
-    )  # fmt: skip
+    return open_source(data or str(folder), skip_list=str(skip_list))
 
 
 def test_skip_list_leaves_out_these_images_alone(folder: Path, tmp_path: Path) -> None:

@@ -19,9 +19,7 @@ def test_evaluate_is_what_training_found_and_what_a_plain_loop_counts(app: App, 
     assert (found["top1_error"], found["top5_error"]) == (result["top1_error"], result["top5_error"])
     assert found["images"] == 360
 
-    source = open_source(
-        "digits", image_size=0, resize=8, augmentation="none", seed=0, synthetic_images=1, synthetic_classes=10
-    )
+    source = open_source("digits")
     pixels, labels = source.validation.__getitems__([(0, i) for i in range(360)])
     network = load(str(trained)).network
     with torch.inference_mode():

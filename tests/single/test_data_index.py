@@ -171,15 +171,7 @@ def test_a_large_split_pickles_small(tmp_path: Path) -> None:
     for i in range(2_000):
         (tmp_path / f"many/train/n01440764/n01440764_{i + 10_000}.JPEG").touch()
     touch(tmp_path / "many", "val/n01440764/1.JPEG")
-    source = open_source(
-        str(tmp_path / "many"),
-        image_size=224,
-        resize=256,
-        augmentation="paper",
-        seed=0,
-        synthetic_images=0,
-        synthetic_classes=0,
-    )
+    source = open_source(str(tmp_path / "many"))
     assert len(pickle.dumps(source.train)) < 2_000 * 40 + 2_000  # a name has 31 bytes and a label has 8
 
 
@@ -188,15 +180,7 @@ def test_a_large_split_pickles_small(tmp_path: Path) -> None:
 
 def refused(folder: Path) -> str:
     with pytest.raises(UserError) as caught:
-        open_source(
-            str(folder),
-            image_size=224,
-            resize=256,
-            augmentation="paper",
-            seed=0,
-            synthetic_images=0,
-            synthetic_classes=0,
-        )
+        open_source(str(folder))
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -255,12 +239,4 @@ def test_all_that_cannot_be_listed_is_counted(folder: Path) -> None:
 
 def test_a_crop_larger_than_the_resized_image(folder: Path) -> None:
     with pytest.raises(UserError, match="--resize 200 is smaller than --image-size 224"):
-        open_source(
-            str(folder),
-            image_size=224,
-            resize=200,
-            augmentation="paper",
-            seed=0,
-            synthetic_images=0,
-            synthetic_classes=0,
-        )
+        open_source(str(folder), image_size=224, resize=200)

@@ -44,15 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, augmentation: str = "paper") -> Source:
-    return open_source(
-        str(folder),
-        image_size=32,
-        resize=36,
-        augmentation=augmentation,
-        seed=3,
-        synthetic_images=0,
-        synthetic_classes=0,
-    )
+    return open_source(str(folder), image_size=32, resize=36, augmentation=augmentation, seed=3)
 
 
 def two_epochs() -> Iterator[list[Item]]:
