@@ -16,8 +16,8 @@ import pytest
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
 from tests.support.jobs import iteration, wait_for
+from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
-from tests.support.secrets import PLANTED, SECRETS
 
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]

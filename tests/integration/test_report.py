@@ -17,7 +17,7 @@ from app.runs.environment import HIDDEN, environment
 from app.runs.figures import Curve, curves_figure, to_pixels
 from app.runs.report_page import changed
 from tests.integration.conftest import App
-from tests.support.secrets import PLANTED, SECRETS
+from tests.support.planted_secrets import PLANTED, SECRETS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.support.jobs import Job, iteration
+from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
-from tests.support.secrets import PLANTED, SECRETS
 
 TRAIN = ["train", "--device", "cpu", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--epochs", "900",
          "--log-every", "1", "--keep", "2"]  # fmt: skip
