@@ -112,8 +112,8 @@ class Config:
     shuffle: str = option(
         "epoch",
         "data",
-        "how training images are shuffled in each epoch: epoch, all of them together (paper); worker, each worker's own"
-        " images",
+        "how training images are shuffled in each epoch: epoch, once for all workers (paper); worker, by each worker on"
+        " its own",
         choices=("epoch", "worker"),
     )
     augmentation: str = option(
