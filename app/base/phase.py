@@ -10,6 +10,7 @@ from types import TracebackType
 
 WAITING = "waiting for the other processes"
 _phases = ["starting"]  # the names of the `with` blocks that the process is in, the outermost first
+_advances = 0
 
 
 class phase(ContextDecorator):  # in lower case, like contextlib.suppress
@@ -35,6 +36,17 @@ class phase(ContextDecorator):  # in lower case, like contextlib.suppress
 def current_phase() -> str:
     """Return the name of the innermost phase of this process."""
     return _phases[-1]
+
+
+def advance() -> None:
+    """Say that a long piece of work without steps continues, such as making a list of files. Any thread may call it."""
+    global _advances
+    _advances += 1  # if two threads lose a count, the others remain
+
+
+def advances() -> int:
+    """Return how often this process has called `advance`."""
+    return _advances
 
 
 def phase_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ class Progress:
 
     Args:
         what: What the command does, shown before the count.
-        total: The number of all pieces of work.
+        total: The number of all pieces of work; 0 means that it is not known.
         done: The number of pieces that were done earlier. They do not count for the speed.
         unit: "images", or "bytes", which are shown in MB.
     """
@@ -32,7 +32,7 @@ class Progress:
         if sys.stderr.isatty():
             short = "B" if unit == "bytes" else "img"
             self.bar = tqdm(
-                desc=what, total=total, initial=done, unit=short, unit_scale=True, dynamic_ncols=True, delay=1
+                desc=what, total=total or None, initial=done, unit=short, unit_scale=True, dynamic_ncols=True, delay=1
             )
         self.started = self.last_line = time.monotonic()
 
@@ -51,8 +51,8 @@ class Progress:
             per_second = (self.done - self.start) / (now - self.started)
             left = duration((self.total - self.done) / per_second) if per_second else "unknown time"
             done, total, rate = (f"{number / self.scale:,.0f}" for number in (self.done, self.total, per_second))
-            line = f"{self.what}: {done} of {total} {self.unit}, {rate}/s, {left} left"
-            print(line, file=sys.stderr, flush=True)
+            line = f"{done} of {total} {self.unit}, {rate}/s, {left} left" if self.total else f"{done} found, {rate}/s"
+            print(f"{self.what}: {line}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

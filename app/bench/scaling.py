@@ -14,7 +14,7 @@ from app.base.errors import UserError
 from app.base.program import BY_LAUNCHER
 from app.bench.scaling_report import draw, rows_of, table
 from app.forecast.interconnect import Cluster, Link
-from app.forecast.model_size import network_size, number_bytes
+from app.forecast.model_size import number_bytes, trained_size
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
 from app.recipe.options import arguments
@@ -79,8 +79,8 @@ def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
 def gradient_bytes(config: Config) -> int:
     """Return the bytes that each process contributes to the allreduce of a step: gradients and BN's statistics."""
     data = data_size(config)
-    network = network_size(config, data.image_size, data.channels, data.classes)
-    return (network.parameters + network.statistics) * number_bytes(config)
+    trained = trained_size(config, data.image_size, data.channels, data.classes)
+    return (trained.parameters + trained.statistics) * number_bytes(config)
 
 
 def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from app.base.errors import UserError
 from app.forecast import interconnect
 from app.forecast.forecast import JITTER, Row, Work, forecast
 from app.forecast.interconnect import Cluster, Link
-from app.forecast.model_size import NetworkSize, memory_of, network_size, number_bytes
+from app.forecast.model_size import NetworkSize, memory_of, network_size, number_bytes, trained_size
 from app.forecast.report import Forecasts, as_json, as_text
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
@@ -185,22 +185,25 @@ def main(argv: Sequence[str]) -> None:
     if request.images:
         data = replace(data, images=request.images)
     plan = make_plan(config, data.images, data.validation_images)
-    network = network_size(config, data.image_size, data.channels, data.classes)
-    memory = memory_of(config, network)
-    rows = time_rows(request, plan, network)
+    shape = (data.image_size, data.channels, data.classes)
+    network, trained = network_size(config, *shape), trained_size(config, *shape)
+    memory = memory_of(config, network, trained)
+    rows = time_rows(request, plan, trained)
     if request.plot:
         from app.forecast.plot import draw
 
         draw(rows, Path(request.plot), config.recipe)
     forecasts = Forecasts(request.rate, request.jitter, request.cluster, rows)
     if request.json:
-        print(json.dumps(as_json(config, plan, network, memory, forecasts), indent=2))
+        print(json.dumps(as_json(config, plan, network, trained, memory, forecasts), indent=2))
     else:
-        print("\n".join([*describe(plan, config), *as_text(config, plan, network, memory, forecasts)]))
+        print("\n".join([*describe(plan, config), *as_text(config, plan, network, trained, memory, forecasts)]))
 
 
-def time_rows(request: PlanOptions, plan: Plan, network: NetworkSize) -> list[Row]:
+def time_rows(request: PlanOptions, plan: Plan, trained: NetworkSize) -> list[Row]:
     """Returns the forecast for each number of GPUs, none if the rate is not known.
+
+    trained: the part of the network whose gradients are summed.
 
     Raises UserError if the option --gpus asks for more GPUs than the data have images for.
     """
@@ -213,7 +216,7 @@ def time_rows(request: PlanOptions, plan: Plan, network: NetworkSize) -> list[Ro
             f"--gpus {max(request.gpus)}: n = {plan.per_worker} images on each GPU are more than the {plan.images}"
             f" training images; give at most {most} GPUs"
         )
-    size = (network.parameters + network.statistics) * number_bytes(request.config)
+    size = (trained.parameters + trained.statistics) * number_bytes(request.config)
     work = Work(plan.per_worker, rate, measured_on, size, request.jitter, request.overlaps)
     gpus = request.gpus or tuple(g for g in DEFAULT_GPUS if g <= most)
     return [forecast(work, request.cluster, g, plan.images, plan.epochs, plan.workers) for g in gpus]

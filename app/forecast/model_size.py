@@ -6,11 +6,11 @@ compares it with the real networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.recipe.config import Config
-from app.recipe.models import MODELS, Architecture
+from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM, Architecture
 
 EXPANSION = {2: 1, 3: 4}  # number of convolutions in a block -> its output channels as a multiple of its width
 
@@ -89,36 +89,58 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
         inputs, size, stride = outputs, smaller, 1
 
 
-def convolutions(model: str, width: int, image_size: int, channels: int) -> list[Conv]:
-    """Return all convolutions of a network, in order."""
+def stages_of(model: str, width: int, image_size: int, channels: int) -> list[list[Conv]]:
+    """Return the convolutions of a network in order: that of the stem, then those of each stage."""
     entry = MODELS[model]
     if entry.small:
-        first, convs, size = width, [Conv(channels, width, 3, image_size)], image_size
+        first, stem, size = width, Conv(channels, width, 3, image_size), image_size
     else:
-        first, convs, size = 64, [Conv(channels, 64, 7, half(image_size))], half(half(image_size))
-    inputs = first
+        first, stem, size = 64, Conv(channels, 64, 7, half(image_size)), half(half(image_size))
+    found, inputs = [[stem]], first
     for number, count in enumerate(entry.blocks):
         stage_width = first * 2**number
-        convs += stage(entry, inputs, stage_width, count, size, stride=2 if number else 1)
-        inputs, size = stage_width * EXPANSION[entry.convolutions], convs[-1].size
-    return convs
+        found.append(list(stage(entry, inputs, stage_width, count, size, stride=2 if number else 1)))
+        inputs, size = stage_width * EXPANSION[entry.convolutions], found[-1][-1].size
+    return found
 
 
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """Return the size of a config's network.
+    """Return the size of a config's network, all of which is trained.
 
     The backward pass needs the input of each convolution and of each BN. These are twice the outputs of the
     convolutions, as ReLU works in place on BN's output. The first pool keeps its output and its indices of 8 bytes.
     """
-    convs = convolutions(config.model, config.width, image_size, channels)
-    features = convs[-1].outputs
-    weights = sum(c.weights for c in convs)
-    pool = 3 * 64 * half(convs[0].size) ** 2 if not MODELS[config.model].small else 0
+    stages = stages_of(config.model, config.width, image_size, channels)
+    pool = 0 if MODELS[config.model].small else 3 * 64 * half(stages[0][0].size) ** 2
+    return _size_of([c for each in stages for c in each], channels * image_size**2 + pool, stages[-1][-1], classes)
+
+
+def trained_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
+    """Return the size of the part of a config's network that `--freeze` leaves to be trained.
+
+    The backward pass ends there, so nothing before the input of this part is kept for it.
+    """
+    frozen = ("none", STEM, *STAGES, ALL_BUT_LAST).index(config.freeze)
+    if not frozen:
+        return network_size(config, image_size, channels, classes)
+    stages = stages_of(config.model, config.width, image_size, channels)
+    last, rest = stages[-1][-1], stages[frozen:]
+    before = stages[min(frozen, len(stages)) - 1][-1]
+    size = half(before.size) if config.freeze == STEM and not MODELS[config.model].small else before.size  # after pool
+    inputs = before.outputs * size**2 if rest else last.outputs  # the last layer's inputs are means over the pixels
+    return _size_of([c for each in rest for c in each], inputs, last, classes)
+
+
+def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> NetworkSize:
+    """Return the size of some convolutions and the last layer.
+
+    inputs: the other numbers that are kept for the backward pass, per image. last: the last convolution of the network.
+    """
     return NetworkSize(
-        parameters=weights + sum(2 * c.outputs for c in convs) + features * classes + classes,
+        parameters=sum(c.weights + 2 * c.outputs for c in convs) + last.outputs * classes + classes,
         statistics=sum(2 * c.outputs for c in convs),
         tensors=3 * len(convs) + 3,
-        activations=channels * image_size**2 + pool + sum(c.kept * c.outputs * c.size**2 for c in convs),
+        activations=inputs + sum(c.kept * c.outputs * c.size**2 for c in convs),
         products=sum(c.weights * c.size**2 for c in convs),
     )
 
@@ -141,11 +163,17 @@ def number_bytes(config: Config) -> int:
     return 8 if config.precision == "fp64" else 4
 
 
-def memory_of(config: Config, network: NetworkSize) -> Memory:
+def memory_of(config: Config, network: NetworkSize, trained: NetworkSize) -> Memory:
     """Return the memory that a config's network needs on one GPU.
+
+    network: the size of all of it. trained: the size of the part that is trained.
 
     `parameters` and `gradients` include BN's running statistics. The activations are those of n images.
     """
     size = number_bytes(config)
-    everything = (network.parameters + network.statistics) * size
-    return Memory(everything, everything, network.parameters * size, network.activations * config.per_worker * size)
+    return Memory(
+        parameters=(network.parameters + network.statistics) * size,
+        gradients=(trained.parameters + trained.statistics) * size,
+        momentum=trained.parameters * size,
+        activations=trained.activations * config.per_worker * size,
+    )

@@ -45,8 +45,10 @@ def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def as_json(config: Config, plan: Plan, network: NetworkSize, memory: Memory, forecasts: Forecasts) -> dict[str, Any]:
-    """Return the whole output as a JSON object, in SI units."""
+def as_json(
+    config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
+) -> dict[str, Any]:
+    """Return the whole output as a JSON object, in SI units. trained: the part of the network that is trained."""
     rate = forecasts.rate
     return {
         "recipe": config.recipe,
@@ -59,6 +61,7 @@ def as_json(config: Config, plan: Plan, network: NetworkSize, memory: Memory, fo
         **plan.to_dict(),
         "rates": key_rates(config, plan),
         "network": asdict(network),
+        "trained": asdict(trained),
         "memory_bytes": {**asdict(memory), "total": memory.total},
         "cluster": asdict(forecasts.cluster),
         "rate": rate and {"images_per_second_per_gpu": rate[0], "measured_on_gpus": rate[1]},
@@ -67,14 +70,21 @@ def as_json(config: Config, plan: Plan, network: NetworkSize, memory: Memory, fo
     }
 
 
-def as_text(config: Config, plan: Plan, network: NetworkSize, memory: Memory, forecasts: Forecasts) -> list[str]:
-    """Return the lines about key steps, memory and time. `describe` in recipe/plan.py returns the lines before them."""
+def as_text(
+    config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
+) -> list[str]:
+    """Return the lines about key steps, memory and time. `describe` in recipe/plan.py returns the lines before them.
+
+    trained: the part of the network that is trained.
+    """
     mb, rates = units.megabytes, key_rates(config, plan)
     steps = (f"{r['lr']:g} from step {r['iteration']:,} (epoch {r['epoch']:g})" for r in rates)
+    frozen = network.parameters - trained.parameters
+    part = f", {frozen:,} of them frozen" if frozen else ""
     lines = [
         f"key steps: {'; '.join(steps)}",
-        f"network: {network.parameters:,} parameters; the allreduce sums {mb(memory.gradients)}"
-        f" in {network.tensors} tensors",
+        f"network: {network.parameters:,} parameters{part}; the allreduce sums {mb(memory.gradients)}"
+        f" in {trained.tensors} tensors",
         f"memory of a GPU: parameters {mb(memory.parameters)}, gradients {mb(memory.gradients)}, momentum"
         f" {mb(memory.momentum)}, activations {mb(memory.activations)} (estimated, for the {plan.per_worker} images"
         f" of one worker): {mb(memory.total)}, without the memory that the libraries need",

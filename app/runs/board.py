@@ -29,6 +29,7 @@ from app.runs.layout import TENSORBOARD
 from app.runs.run import Run
 
 TRAIN, VALIDATION = "train", "validation"  # the names of the folders
+RESULT = "end_of_run"  # TensorBoard shows the first five curves in its table of runs, ordered by their names
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
@@ -115,9 +116,11 @@ class Board:
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.validation.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
-        metrics = {f"result/{name}": result[name] for name in ("top1_error", "median_top1_error", "top5_error")}
-        for summary in hparams(hyperparameters(self.run.config), metrics):
-            self.training._get_file_writer().add_summary(summary, end)  # add_hparams would make another folder
+        metrics = {f"{RESULT}/{name}": result[name] for name in ("median_top1_error", "top1_error", "top5_error")}
+        # The first summary would fix the columns of the table for all runs, so that TensorBoard could not show first
+        # the options in which runs differ. add_hparams would make another folder.
+        for summary in hparams(hyperparameters(self.run.config), metrics)[1:]:
+            self.training._get_file_writer().add_summary(summary, end)
         add_scalars(self.training, metrics, end)
         self.flush()
 

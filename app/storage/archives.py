@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.base.errors import UserError
+from app.base.phase import advance
 
 AGAIN = "download it again"
 LARGEST_HEADER = 2**20  # bytes; a larger header of a member is refused
@@ -123,6 +124,7 @@ def read_headers(
             _refuse_compressed(what, file)
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (entry := tar.next()) is not None and entry.offset < end:
+                    advance()
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them, a kilobyte each
                     if entry.size < 0:  # tarfile would go back to an earlier member and never end
                         raise tarfile.ReadError("it has a file of a negative size")

@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.base.errors import UserError
+from app.base.phase import advance
+from app.base.progress import Progress
 from app.storage.files import FolderFiles
 from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, printable
 
 
 def list_folder(root: str) -> tuple[Index, Listing]:
     """Return the images of a folder and the other things that were found. No fingerprint is computed.
+
+    A progress line is shown.
 
     Raises UserError if there is no such folder, no train/ or val/, no image, or an empty class, if the classes of
     train/ and val/ differ, or if a directory cannot be read.
@@ -27,9 +31,10 @@ def list_folder(root: str) -> tuple[Index, Listing]:
     for split in ("train", "val"):
         if not os.path.isdir(os.path.join(root, split)):
             raise UserError(f"{root} has no {split}/; {LAYOUT}, or archives (see docs/data.md)")
-    listing = Listing()
-    listing.watch(os.fsencode(root))
-    splits = {split: list_split(root, split, listing) for split in ("train", "val")}
+    with Progress("listing the images", 0, 0) as progress:
+        listing = Listing(report=progress.add)
+        listing.watch(os.fsencode(root))
+        splits = {split: list_split(root, split, listing) for split in ("train", "val")}
     if listing.faults:
         path, reason, remedy = listing.faults[0]
         more = f" (check-data lists {len(listing.faults) - 1:,} more)" if len(listing.faults) > 1 else ""
@@ -80,6 +85,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
         listing.watch(directory)
         with os.scandir(directory) as entries:
             for entry in entries:
+                advance()  # asking for the kind of a file may take long, too
                 if entry.name.startswith(b"."):
                     continue
                 kind = _kind(entry)
@@ -94,6 +100,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
     except OSError as error:
         path = os.fsencode(error.filename or directory)
         listing.faults.append((path, f"cannot be read: {error.strerror}", "correct its permissions or remove it"))
+    listing.report(len(images))
     return sorted(inner), images
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.base.errors import UserError
+from app.base.phase import advance
 from app.base.text import some
 from app.storage.files import ArchiveFiles, Archives, Files
 
@@ -61,6 +62,7 @@ class Listing:
     watched: the state of each directory or archive that was read. The list is valid as long as these do not change.
     left_out: files and links that are not images of a class.
     faults: reasons why the list is incomplete, as (path, reason, remedy).
+    report: is called with the number of images of each directory, to show the progress.
 
     Paths are bytes, as in the system.
     """
@@ -68,6 +70,7 @@ class Listing:
     watched: dict[bytes, State] = field(default_factory=dict)
     left_out: list[bytes] = field(default_factory=list)
     faults: list[tuple[bytes, str, str]] = field(default_factory=list)
+    report: Callable[[int], object] = bool
 
     def watch(self, path: bytes) -> None:
         """Note the state of a directory or archive, so that a later start can see whether it has changed.
@@ -79,6 +82,7 @@ class Listing:
 
 def state_of(path: bytes) -> State:
     """Return the state of a directory or archive, or (-1, -1) if it does not exist. Raises OSError."""
+    advance()
     try:
         status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from app.base.files import write_text
-from app.base.phase import phase
+from app.base.phase import advance, phase
 from app.data.sources import AUGMENTATIONS, Source
 from app.data.splits import StoredSplit
 from app.storage.cache import cache_path
-from app.world.agreement import on_root, together
+from app.world.agreement import on_root, together_for_long
 from app.world.world import World, sum_over_processes
 
 Moments = tuple[
@@ -48,7 +48,7 @@ def moments_of(source: Source, world: World) -> Moments:
     known = on_root(lambda: read(cached, split.channels))
     if known is not None:
         return known
-    counts = together(lambda: count_values(split, world.rank, world.size))
+    counts = together_for_long(lambda: count_values(split, world.rank, world.size))
     moments = moments_of_counts(sum_over_processes(torch.from_numpy(counts)).tolist())
     on_root(lambda: keep(moments, cached))
     return moments
@@ -62,6 +62,7 @@ def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
         pixels = plain.images_of(np.zeros_like(batch), batch)
+        advance()
         counts += [np.bincount(pixels[..., channel].reshape(-1), minlength=256) for channel in range(split.channels)]
     return counts
 

@@ -26,7 +26,7 @@ from app.training.forward_pass import dtype, passes_per_step, set_arithmetic
 from app.training.normalisation import moments_of
 from app.training.state import State
 from app.training.step import REPORT_SIZE
-from app.world.agreement import on_root, together
+from app.world.agreement import on_root, together_for_long
 from app.world.compression import Compression
 from app.world.tuning import Tuning
 from app.world.world import World, distribute, sum_with_gradient
@@ -50,7 +50,8 @@ def open_run(
     Raises:
         UserError: The data or the plan is not possible. All processes raise it.
     """
-    source = together(lambda: source or open_data(config))
+    with phase("reading data"):
+        source = together_for_long(lambda: source or open_data(config))
     if config.normalise == "data" and is_folder(config.data):
         mean, std = moments_of(source, world)
         source = replace(source, mean=mean, std=std)
@@ -59,7 +60,6 @@ def open_run(
     return Run(config, plan, source, on_root(find_folder) if find_folder else Path())
 
 
-@phase("reading data")
 def open_data(config: Config) -> Source:
     """Open the data set of a config and return it. Raises UserError."""
     return open_data_set(data_options(config))

@@ -12,7 +12,7 @@ from typing import Self
 
 from app.base import failure
 from app.base.errors import FAILED
-from app.base.phase import WAITING, current_phase
+from app.base.phase import WAITING, advances, current_phase
 from app.world import guard
 
 GRACE = 5.0  # more seconds for processes that wait for others, so that the process that hangs reports first
@@ -21,7 +21,9 @@ _TICK = 1.0  # seconds between two messages to the guard
 
 
 class Watchdog:
-    """Ends this process, with its place and stack, if `beat` was not called for `timeout` seconds; 0 means never.
+    """Ends this process, with its place and stack, if it did nothing for `timeout` seconds; 0 means never.
+
+    Calls of `beat`, and of `advance` in app/base/phase.py, tell that it does something.
 
     With a timeout of a minute or more it does so ENDING seconds earlier, so that the whole run has ended in time. The
     main thread must make it, before any code that may hang.
@@ -55,11 +57,13 @@ class Watchdog:
     def _watch(self) -> None:
         """Count time in ticks, so that the time during which this process or its host was suspended does not count."""
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
+        advanced = advances()
         while not self.stopped.wait(tick):
             frame, phase = sys._current_frames().get(self.main), current_phase()
             stack = "".join(traceback.format_stack(frame)) if frame else ""
             guard.tell(self.where(phase), stack)
-            self.silent += tick
+            self.silent = self.silent + tick if advances() == advanced else 0.0
+            advanced = advances()
             grace = GRACE if phase == WAITING else 0.0
             if self.timeout and self.silent >= self.limit + grace:
                 what = f"no step for {self.silent:.0f} s (--stall-timeout {self.timeout:g})"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import horovod.torch as hvd
 
 from app.base.errors import UserError
+from app.base.phase import advance, advances
 from app.world.world import broadcast_object, gather_objects
 
 T = TypeVar("T")
+SECONDS_BETWEEN_ROUNDS = 0.5
 
 
 def on_root(function: Callable[[], T]) -> T:
@@ -45,8 +48,63 @@ def together(function: Callable[[], T]) -> T:
         result = function()
     except UserError as raised:
         error = raised.with_traceback(None)
-    errors = [e for e in gather_objects(error) if e is not None]
+    _raise_first(gather_objects(error))
+    return cast(T, result)
+
+
+def together_for_long(function: Callable[[], T]) -> T:
+    """Call `function` on every process as `together` does, where it may take minutes on some of them.
+
+    The function calls `advance` (app/base/phase.py) while it works. Then no watchdog ends a process that waits for
+    another one. It runs in a thread and must not use `phase`.
+
+    Raises:
+        UserError: `function` raised it on some process. All processes raise that of the lowest rank.
+    """
+    work = _Work(function)
+    others: list[int] = []
+    passed_on = 0  # how often this process has advanced because another one did
+    while True:
+        work.join(SECONDS_BETWEEN_ROUNDS)
+        done = not work.is_alive()
+        if done and work.failure is not None:
+            raise work.failure
+        found = gather_objects((done, advances() - passed_on, work.error if done else None))
+        _raise_first([error for _, _, error in found])
+        if all(done for done, _, _ in found):
+            return cast(T, work.result)
+        if (counts := [count for _, count, _ in found]) != others:
+            others = counts
+            advance()
+            passed_on += 1
+
+
+class _Work(threading.Thread):
+    """A call of a function in a thread, which starts at once.
+
+    result: what it returned. error: the UserError that it raised. failure: any other error that it raised.
+    """
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self.function = function
+        self.result: object = None
+        self.error: UserError | None = None
+        self.failure: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except UserError as raised:
+            self.error = raised.with_traceback(None)
+        except BaseException as raised:
+            self.failure = raised
+
+
+def _raise_first(found: Sequence[UserError | None]) -> None:
+    """Raise the first error, which all processes have."""
+    errors = [error for error in found if error is not None]
     if errors:
         errors[0].everywhere = True
         raise errors[0]
-    return cast(T, result)

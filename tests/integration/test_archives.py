@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.base import progress
 from app.base.errors import CorruptImage
+from app.base.phase import advances
 from app.data.sources import open_source
 from app.hosts import probe
 from app.storage import index as module
@@ -73,6 +75,24 @@ def test_the_archives_are_the_folder_that_they_unpack_to(archives: Path, tmp_pat
     index = read_index(str(archives))
     assert index.classes == tuple(CLASSES) and (len(index.train), len(index.validation)) == (12, 7)
     assert_same(index, read_index(str(unpacked(tmp_path / "folder"))))
+
+
+def test_a_list_counts_as_progress_and_shows_it(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--stall-timeout` does not end a run whose list of images takes long: each file and folder is progress."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    before = advances()
+    read_index(str(archives))
+    assert advances() - before >= 12 + 7 + 3 + 19  # headers of images and classes, then the sizes for the fingerprint
+    assert "listing the images: 12 of 12 images, " in capsys.readouterr().err
+    folder, before = unpacked(tmp_path / "folder"), advances()
+    read_index(str(folder))
+    assert advances() - before >= 12 + 7 + 6 + 19
+    assert "listing the images: 19 found, " in capsys.readouterr().err
+    before = advances()
+    read_index(str(archives))
+    assert advances() - before >= 3 + 19  # the states of the archives, and the sizes
 
 
 def test_a_second_start_reads_the_cache(archives: Path) -> None:

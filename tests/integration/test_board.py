@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
 
+from app.data.sources import open_source
+from app.recipe.config import Config
+from app.recipe.plan import Position, make_plan
+from app.runs.board import Board
+from app.runs.run import Run
 from tests.integration.conftest import App
 from tests.support.in_process import run_command
 from tests.support.programs import APP, ROOT, environ
@@ -73,10 +83,32 @@ def check_what_is_written_once(run: Path) -> None:
     assert len(board.Images("first_minibatch")) == len(validation.Images("confusion")) == 1
     assert "plan/text_summary" in board.Tags()["tensors"]
     result = json.loads((run / "result.json").read_text())
-    assert len(board.Scalars("result/top1_error")) == 1
-    assert board.Scalars("result/top1_error")[0].value == pytest.approx(result["top1_error"])
+    assert len(board.Scalars("end_of_run/top1_error")) == 1
+    assert board.Scalars("end_of_run/top1_error")[0].value == pytest.approx(result["top1_error"])
     hparams = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"minibatch" in hparams and b"warmup_epochs" in hparams and b"output" not in hparams
+
+
+def test_the_table_of_runs_begins_with_what_differs_and_with_the_result(tmp_path: Path) -> None:
+    """TensorBoard's own code makes the table. Its page shows the first five columns of each kind."""
+    source, multiplexer = open_source("digits"), EventMultiplexer()
+    for number in range(3):
+        config = Config(minibatch=128 * 2**number, weight_decay=(1e-4, 1e-4, 0.0)[number], output=f"run-{number}")
+        plan = make_plan(config, len(source.train), len(source.validation))
+        board = Board(Run(config, plan, source, tmp_path / str(number)), Position())
+        board.finish({"top1_error": 0.5, "median_top1_error": 0.25, "top5_error": 0.125, "epochs": 90})
+        board.close()
+        multiplexer.AddRun(str(tmp_path / str(number) / "tensorboard" / "train"), str(number))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context, request = Context(TBContext(data_provider=provider)), RequestContext()
+    known = context.hparams_metadata(request, "")
+    table = context.experiment_from_metadata(request, "", True, known, None)
+    names = [column.name for column in table.hparam_infos]
+    assert names[:2] == ["minibatch", "weight_decay"] and names[2:] == sorted(names[2:])
+    assert [column.differs for column in table.hparam_infos][:3] == [True, True, False]
+    curves = [column.name.tag for column in table.metric_infos]
+    assert curves[:3] == ["end_of_run/median_top1_error", "end_of_run/top1_error", "end_of_run/top5_error"]
 
 
 def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path, tmp_path: Path) -> None:
@@ -175,7 +207,7 @@ def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
         shows("k = 8 workers of n = 16 images, kn = 128")
         browser.get(address + "#hparams")
         browser.refresh()
-        shows("result/top1_error", "bn_momentum")
+        shows("end_of_run/top1_error", "bn_momentum")
         browser.get(address + "#timeseries")
         browser.refresh()
         shows("confusion", "tensorboard/train", "tensorboard/validation")

@@ -49,6 +49,7 @@ def test_world(launcher: list[str], processes: int, asked: str, environ: dict[st
     ones = {1: 1, 2: 11, 3: 111}[processes]
     if launcher == HOROVODRUN_GLOO:
         for each in worlds:
+            assert each.pop("waited") == [f"result of {each['rank']}", "the last one cannot"]
             running, left = each.pop("connections")
             assert running > 0
             assert left == 0

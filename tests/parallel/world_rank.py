@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 
 import psutil
 import torch
 
+from app.base.errors import UserError
 from app.base.failure import end
 from app.base.launcher_environment import launcher
+from app.base.phase import advance
+from app.training import watchdog
 from app.world import connections, world
+from app.world.agreement import together_for_long
 from app.world.compression import Compression
 
 
@@ -66,6 +71,34 @@ def close_connections() -> list[int]:
     return numbers
 
 
+def wait_for_one_that_works_long() -> list[str]:
+    """All wait for rank 0, which works for longer than the watchdogs allow without progress, and says that it works.
+
+    Then all get the error of the last rank.
+    """
+    here = world.start(device="cpu")
+    watchdog.GRACE = 0.0  # the watchdogs of those that wait are as strict
+
+    def work() -> str:
+        for _ in range(12 if here.rank == 0 else 1):
+            time.sleep(0.2)
+            advance()
+        return f"result of {here.rank}"
+
+    def fail() -> None:
+        if here.rank == here.size - 1:
+            raise UserError("the last one cannot")
+
+    with watchdog.Watchdog(1.0):
+        found = [together_for_long(work)]
+    try:
+        together_for_long(fail)
+    except UserError as error:
+        found.append(str(error))
+    world.stop()
+    return found
+
+
 def main() -> None:
     for _ in range(2):  # World can be started again after stop(); MPI must not be finalized by Horovod
         here = world.start(collectives=sys.argv[1], device="auto" if sys.argv[1] == "nccl" else "cpu")
@@ -95,6 +128,7 @@ def main() -> None:
         said["stepped"] = step_distributed(here)
         world.stop()
     if launcher() == "horovodrun":
+        said["waited"] = wait_for_one_that_works_long()
         said["connections"] = close_connections()
     print("SAID " + json.dumps(said), flush=True)
 

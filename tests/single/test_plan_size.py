@@ -6,7 +6,8 @@ from torch import nn
 
 from app.base.errors import UserError
 from app.data.sources import open_source
-from app.forecast.model_size import memory_of, network_size
+from app.forecast.model_size import memory_of, network_size, trained_size
+from app.model.freeze import freeze
 from app.model.networks import make_network
 from app.recipe.config import Config
 from app.recipe.data_size import data_size
@@ -71,6 +72,26 @@ def test_against_the_network(model: str, side: int, channels: int) -> None:
     assert size.activations == pytest.approx(kept_bytes(network, images, channels, side) / 4 / images, rel=0.05)
 
 
+@pytest.mark.parametrize("model", ["resnet20", "resnet18", "resnet50"])
+@pytest.mark.parametrize("part", ["stem", "layer1", "layer2", "layer3", "features"])
+def test_frozen_parts_need_no_gradients_and_keep_nothing(model: str, part: str) -> None:
+    config = Config(model=model, width=12, init="weights.pth", freeze=part)
+    network = make_network(config, 3, 10, nn.BatchNorm2d)
+    freeze(network, part)
+    size = trained_size(config, 75, 3, 10)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    assert size.parameters == sum(p.numel() for p in parameters)
+    assert size.tensors == len(parameters) + 1
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    assert size.statistics == sum(2 * m.num_features for m in norms)
+    assert size.activations == pytest.approx(kept_bytes(network, 4, 3, 75) / 4 / 4, rel=0.05)
+    whole = network_size(config, 75, 3, 10)
+    memory = memory_of(config, whole, size)
+    assert memory.parameters == 4 * (whole.parameters + whole.statistics)
+    assert memory.gradients == 4 * (size.parameters + size.statistics) and memory.momentum == 4 * size.parameters
+    assert memory.activations == 32 * 4 * size.activations
+
+
 def kept_bytes(network: nn.Module, images: int, channels: int, side: int) -> int:
     """Return the number of bytes that autograd keeps after a forward pass, without parameters and buffers."""
     own = {t.untyped_storage().data_ptr() for t in [*network.parameters(), *network.buffers()]}
@@ -89,11 +110,11 @@ def kept_bytes(network: nn.Module, images: int, channels: int, side: int) -> int
 
 def test_memory() -> None:
     size = network_size(Config(model="resnet50"), 224, 3, 1000)
-    memory = memory_of(Config(model="resnet50"), size)
+    memory = memory_of(Config(model="resnet50"), size, size)
     assert memory.momentum == 4 * 25557032
     assert memory.gradients == memory.parameters == 4 * (25557032 + 53120)
     assert memory.activations == 32 * 4 * size.activations
-    assert memory_of(Config(model="resnet50", precision="fp64"), size).total == 2 * memory.total
+    assert memory_of(Config(model="resnet50", precision="fp64"), size, size).total == 2 * memory.total
 
 
 def test_unknown_network() -> None:

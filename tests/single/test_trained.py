@@ -135,6 +135,8 @@ def test_export_and_back(small: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert all(torch.equal(state[name], value) for name, value in torch.load(small).items())
         again = load(str(path))
         assert (again.classes, again.mean, again.image_size) == (("a", "b", "c", "d"), (0.5,), 8)
+    facts = {path.name: json.loads(path.read_text())["format"] for path in tmp_path.glob("out*.json")}
+    assert facts == {"out.pt.json": "state_dict", "out.safetensors.json": "safetensors"}
 
 
 def test_predict(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
