@@ -54,9 +54,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError. Exits with code 1 if a check has failed."""
     given = parse(argv)
+    from app.data import pillow_fix
     from app.doctor.doctor import examine
     from app.hosts.remote import Ssh
 
+    pillow_fix.warn()
     data = str(Path(given.data).absolute()) if given.data and is_folder(given.data) else ""
     request = HostRequirements(given.listed, given.interface, data, str(Path(given.output).absolute()))
     found = examine(request, Ssh(given.ssh_port, given.ssh_identity), given.timeout, launching(given))

@@ -46,8 +46,10 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError, and CorruptImage for an image that cannot be decoded."""
     options = parse(argv)
 
+    from app.data import pillow_fix
     from app.trained.trained import load
 
+    pillow_fix.warn()
     trained = load(options.weights)
     if options.ema:
         trained = trained.averaged()

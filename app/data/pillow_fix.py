@@ -1,8 +1,19 @@
-"""The warning about the security fix that Pillow-SIMD lacks. Set-up prints the same text (app/setup/python.sh)."""
+"""The warning about the security fix that Pillow-SIMD lacks. Set-up prints the same text (app/setup/python.sh).
+
+`predict` and `check-data`, which decode images of strangers, and `doctor` print it. Training does not.
+"""
 
 from __future__ import annotations
 
+import sys
+
 import PIL
+
+
+def warn() -> None:
+    """Print the warning to stderr if Pillow-SIMD is installed."""
+    if warning := missing_fix():
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def missing_fix() -> str:

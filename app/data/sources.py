@@ -108,8 +108,8 @@ class Source:
     """A data set that can be read.
 
     mean, std: they normalise each channel, for images in [0, 1].
-    fingerprint: 16 hex digits that change with the images (for a folder, with relative paths and sizes), but not with
-    the machine, the seed or the augmentation.
+    fingerprint: 16 hex digits that change with the images (for a folder, with relative paths, sizes and last bytes),
+        but not with the machine, the seed or the augmentation.
     """
 
     name: str

@@ -52,6 +52,18 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_plain(value: object) -> bool:
+    """Return whether a value is an ordinary tensor in memory, all of whose elements the file holds.
+
+    A file of a kilobyte can hold a tensor that repeats one element a billion times. A copy of it would fill the memory.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    if value.is_nested or value.is_quantized or value.is_conj() or value.is_neg():
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
 def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """Return the state_dict in the content of a file. Prefixes of its names are removed.
 
@@ -65,7 +77,7 @@ def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         UserError: The content has no state_dict.
     """
     nested = content.get("state_dict", content.get("model", content))
-    if not isinstance(nested, dict) or not all(isinstance(value, Tensor) for value in nested.values()):
+    if not isinstance(nested, dict) or not all(map(is_plain, nested.values())):
         raise UserError(f"{path} holds no state_dict: give one of names and tensors, as torch.save(net.state_dict())")
     return {PREFIXES.sub("", str(name)): value for name, value in nested.items()}
 

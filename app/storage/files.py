@@ -6,6 +6,7 @@ are pickled quickly, and reference counts do not cause copies of their memory pa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from dataclasses import dataclass, field, fields, replace
@@ -14,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+EXCERPT = 4096  # the largest number of bytes of an image that are part of the fingerprint
 LARGEST_IMAGE = 2**30  # bytes; memory for a larger image is not allocated
 
 
@@ -52,6 +54,21 @@ class Files:
         except OSError:
             return -1
 
+    def excerpt(self, index: int) -> bytes:
+        """Return the size of an image and its last bytes, which are the same in a folder and in archives.
+
+        Where an image is replaced by another one of the same size, its last bytes differ: the end of a JPEG's data, and
+        the checksum of a PNG. A missing image has the size -1 and no bytes.
+        """
+        size, last = self.size(index), b""
+        with contextlib.suppress(OSError):
+            last = self.read_last(index, EXCERPT)
+        return size.to_bytes(8, "little", signed=True) + last
+
+    def read_last(self, index: int, length: int) -> bytes:
+        """Return the last bytes of an image, or all if it has fewer. Raises OSError."""
+        raise NotImplementedError
+
     def take(self, chosen: Any) -> Self:
         """Return some of the images. chosen: a slice, or an array that numpy accepts as an index."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -74,6 +91,11 @@ class FolderFiles(Files):
         with open(self.path(index), "rb", buffering=0) as file:  # noqa: PTH123
             return file.readall()
 
+    def read_last(self, index: int, length: int) -> bytes:
+        with open(self.path(index), "rb", buffering=0) as file:  # noqa: PTH123
+            file.seek(max(0, file.seek(0, os.SEEK_END) - length))
+            return file.read(length)
+
     def state(self, index: int) -> tuple[int, int]:
         status = os.stat(self.path(index))  # noqa: PTH116
         return status.st_size, status.st_mtime_ns
@@ -94,6 +116,11 @@ class ArchiveFiles(Files):
 
     def read(self, index: int) -> bytes:
         return self.archives.read(int(self.numbers[index]), int(self.offsets[index]), int(self.sizes[index]))
+
+    def read_last(self, index: int, length: int) -> bytes:
+        size = min(self.size(index), length)
+        end = int(self.offsets[index]) + self.size(index)
+        return self.archives.read(int(self.numbers[index]), end - size, size)
 
     def size(self, index: int) -> int:
         return int(self.sizes[index])

@@ -43,8 +43,8 @@ Image = TypeVar("Image", bytes, Entry)
 class Index:
     """The images of a data set.
 
-    fingerprint: 16 hex digits made of all names and the sizes of some images. It is the same for the same images in a
-    folder and in archives.
+    fingerprint: 16 hex digits made of all names and of the sizes and last bytes of some images. It is the same for the
+    same images in a folder and in archives.
     left_out: the number of other files, and the first of their paths relative to the data set.
     """
 

@@ -125,7 +125,7 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
     """Return the network of a checkpoint of this program. Raises UserError."""
     config = _config_of(content)
     size = content["image_size"]
-    return TrainedNetwork(
+    trained = TrainedNetwork(
         network=rebuild(content["model"], config),
         config=config,
         classes=tuple(content["classes"]),
@@ -136,6 +136,12 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
         data=config.data,
         average=rebuild(content["average"]["model"], config) if content.get("average") else None,
     )
+    weights = content["model"]
+    if (len(weights["fc.weight"]), weights["conv1.weight"].shape[1]) != (len(trained.classes), trained.channels) or (
+        len(trained.std) != trained.channels
+    ):
+        raise UserError("the checkpoint's network has other numbers of classes or channels than the checkpoint says")
+    return trained
 
 
 def _config_of(content: dict[str, Any]) -> Config:

@@ -16,6 +16,7 @@ from torch import Tensor
 from app.base.errors import UserError
 from app.model.moving_average import MovingAverage
 from app.model.optimizer import momentum_buffers
+from app.model.weights import is_plain
 from app.recipe.plan import Position
 from app.runs.run import Run
 from app.training.state import State
@@ -98,7 +99,10 @@ def is_best(content: dict[str, Any]) -> bool:
 
 
 def digest(content: Any) -> str:
-    """Return a hash of names, values and bytes of tensors. It does not depend on the format of the file."""
+    """Return a hash of names, values and bytes of tensors. It does not depend on the format of the file.
+
+    Raises ValueError for tensors that no checkpoint has, and RecursionError if the content is nested too deeply.
+    """
     found = hashlib.blake2b(digest_size=16)
     _feed(found, content)
     return found.hexdigest()
@@ -106,6 +110,8 @@ def digest(content: Any) -> str:
 
 def _feed(found: Any, content: Any) -> None:
     if isinstance(content, Tensor):
+        if not is_plain(content):
+            raise ValueError("a tensor that is not an ordinary one")
         found.update(f"{content.dtype}{tuple(content.shape)}".encode())
         found.update(content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(content, dict):
@@ -137,7 +143,13 @@ def read(path: Path) -> dict[str, Any]:
     if content["format"] != FORMAT:
         raise UserError(f"{path} has format {content['format']}, and this version reads format {FORMAT} only")
     checksum = content.pop("checksum", None)
-    if checksum != digest(content):
+    try:
+        expected = digest(content)
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{path} is not a checkpoint of this program: it is nested too deeply or has odd tensors"
+        ) from None
+    if checksum != expected:
         raise UserError(f"{path} is damaged: its checksum does not fit")
     wrong = [name for name, is_right in FORM.items() if not is_right(content.get(name))]
     if wrong:
@@ -167,7 +179,7 @@ def _is_count(value: object) -> bool:
 FORM: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: _is_dict_of(Tensor, value),
     "momentum": lambda value: is_list_of(Tensor, value),
-    "loss_scale": lambda value: is_list_of(float, value),
+    "loss_scale": lambda value: is_list_of(float, value) and len(value) in (0, 2),
     "position": lambda value: _is_dict_of(int, value) and set(value) == set(Position._fields)
     and all(map(_is_count, value.values())),
     "errors": lambda value: _is_errors(value),

@@ -15,12 +15,12 @@ from PIL import Image
 
 from app.base.errors import UserError
 from app.data.sources import open_source
+from app.storage import index as storage
 from app.storage.index import read_index
 from tests.support.bad_folders import good_folder
 from tests.support.caches import make_old
 from tests.support.imagenet_archives import make_archives, picture, tar_of
 from tests.support.in_process import failure_of, succeed
-from tests.support.reads import reads
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -139,17 +139,16 @@ def test_classes_with_numbers_count_up(tmp_path: Path) -> None:
     assert index.train.read(0) == picture(11)  # the image with label 0
 
 
-def test_changed_added_and_removed_archives_are_seen(folder: Path, tmp_path: Path) -> None:
+def test_changed_added_and_removed_archives_are_seen(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, val = images_of(folder, "train"), images_of(folder, "val")
     archives = in_class_folders(train, val)
     root = write(tmp_path / "shards", archives)
-    with reads() as opened:
-        read_index(str(root))
-    assert [path for path in opened if path.endswith(".tar")]
     first = facts(root)
-    with reads() as opened:
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "make_list", None)  # the list comes from the cache
         read_index(str(root))
-    assert not [path for path in opened if path.endswith(".tar")]
     write(root, {"train/more.tar": {"cat/new.jpg": picture(77)}})
     assert len(read_index(str(root)).train) == 9
     (root / "train/more.tar").unlink()

@@ -16,6 +16,7 @@ from app.base.errors import CorruptImage
 from app.data.crop_decoder import Region, decode_region
 from app.data.draws import uniform
 from app.data.images import CROP_DRAWS, central_crop, random_crop, read_image
+from tests.support.fuzz import cases
 
 ROOT = Path(__file__).parents[2]
 SIZE, SMALL = (501, 387), (67, 50)
@@ -98,10 +99,10 @@ def mutate(data: bytes, generator: np.random.Generator) -> bytes:
 def test_mutated_images_have_pillows_outcome() -> None:
     """The decoder survives all mutated images. Pillow accepts each image that it accepts, with the same pixels.
 
-    The environment variable FUZZ_CASES sets the number of images, for the longer test in docs/data.md.
+    The environment variable FUZZ_CASES sets the number of images, for the longer test in docs/security.md.
     """
     accepted = 0
-    for case in range(int(os.environ.get("FUZZ_CASES", "1500"))):
+    for case in range(cases(1500)):
         generator = np.random.default_rng(case)
         data = mutate(SMALL_KINDS[case % len(SMALL_KINDS)], generator)
         region = draw_region(generator, *SMALL)
@@ -126,7 +127,7 @@ def test_no_memory_is_lost() -> None:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
     before = decode(50)
-    count = int(os.environ.get("FUZZ_CASES", "1500")) // 2
+    count = cases(1500) // 2
     assert decode(count) - before < 2**21 + 16 * count  # one row of pixels per image would be 900 bytes
 
 

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from app.base.errors import CorruptImage, UserError
 from app.data.images import read_image
 from app.data.sources import open_source
+from app.storage import index as storage
 from app.storage.index import read_index
 from tests.support.caches import damaged, make_old
 from tests.support.reads import reads
@@ -72,7 +73,7 @@ def test_a_second_start_reads_the_cache(folder: Path) -> None:
     assert str(folder / "train/b") in listed
     with reads() as listed:
         second = read_index(str(folder) + "/")
-    assert not [path for path in listed if path.startswith(f"{folder}/train/")]
+    assert not [path for path in listed if path.startswith(f"{folder}/train/") and Path(path).is_dir()]
     assert (second.classes, second.fingerprint) == (first.classes, first.fingerprint)
     assert np.array_equal(second.train.names, first.train.names)
     assert np.array_equal(second.train.labels, first.train.labels)
@@ -134,13 +135,13 @@ def test_a_damaged_cache_is_made_again(folder: Path, cache: Path) -> None:
 
 def test_an_image_replaced_under_its_name_is_noticed_with_and_without_a_cache(folder: Path, cache: Path) -> None:
     seen = {read_index(str(folder)).fingerprint}
-    for content in (b"another", b"and yet another one"):
+    for content in (b"another", b"and yet another one", b"and not another one"):  # the last two have the same size
         (folder / "train/b/2.jpg").write_bytes(content)
         with_cache = read_index(str(folder)).fingerprint
         shutil.rmtree(cache)
         assert read_index(str(folder)).fingerprint == with_cache
         seen.add(with_cache)
-    assert len(seen) == 3
+    assert len(seen) == 4
 
 
 def test_files_that_are_not_read_are_counted_with_and_without_a_cache(folder: Path) -> None:
@@ -163,6 +164,20 @@ def test_fingerprint_is_of_names_and_sizes_wherever_the_folder_lies(folder: Path
     shutil.copytree(folder, tmp_path / "changed")
     (tmp_path / "changed/train/b/2.jpg").write_bytes(b"longer than it was before")
     assert read_index(str(tmp_path / "changed")).fingerprint != fingerprint
+
+
+def test_of_a_large_split_some_images_are_read_at_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of up to SAMPLE images of a split is compared, and no more are read."""
+    for split in ("train", "val"):
+        for number in range(10):
+            touch(tmp_path, f"{split}/a/{number}.jpg")
+    monkeypatch.setattr(storage, "SAMPLE", 4)
+    read_index(str(tmp_path))
+    with reads() as opened:
+        first = read_index(str(tmp_path)).fingerprint
+    assert {Path(path).name for path in opened if path.endswith(".jpg")} == {"0.jpg", "3.jpg", "6.jpg", "9.jpg"}
+    (tmp_path / "train/a/3.jpg").write_bytes(b"x" * (tmp_path / "train/a/3.jpg").stat().st_size)
+    assert read_index(str(tmp_path)).fingerprint != first
 
 
 def test_a_large_split_pickles_small(tmp_path: Path) -> None:

@@ -15,16 +15,18 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from app.base.errors import UserError  # noqa: E402
+from app.model.weights import read_file, state_dict_of  # noqa: E402
 from app.prepare.journal import Journal  # noqa: E402
 from app.recipe.config import Config, option_fields, read_config  # noqa: E402
 from app.recipe.data_size import image_size  # noqa: E402
 from app.recipe.plan import Position, describe, make_plan  # noqa: E402
 from app.runs.json_lines import NUMBERS, JsonLines, read_lines  # noqa: E402
 from app.training import checkpoint  # noqa: E402
+from tests.support.fuzz import cases  # noqa: E402
 
 NAMES = [f.name for f in option_fields()]
 TIMES = settings(
-    max_examples=500, deadline=None, derandomize=True, database=None,
+    max_examples=cases(500), deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 SCALARS = st.one_of(
@@ -70,7 +72,7 @@ LINES = st.one_of(
 )
 
 
-@settings(TIMES, max_examples=200)
+@settings(TIMES, max_examples=cases(200))
 @given(lines=st.lists(LINES, max_size=4), epoch=st.integers(0, 3))
 def test_logs(lines: list[bytes], epoch: int, tmp_path: Path) -> None:
     """A log with any lines can be read and continued. Lines that are not records are left out."""
@@ -102,7 +104,7 @@ PARTS = ["format", "model", "momentum", "loss_scale", "position", "errors", "con
          "image_size", "mean", "std", "versions"]  # fmt: skip
 
 
-@settings(TIMES, max_examples=200)
+@settings(TIMES, max_examples=cases(200))
 @given(content=st.one_of(JSON, st.dictionaries(st.sampled_from(PARTS), JSON, max_size=13)), checked=st.booleans())
 def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
     """A checkpoint with any content is refused in one line, also if its checksum is right."""
@@ -114,4 +116,37 @@ def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
     torch.save(content, file)
     with pytest.raises(UserError) as caught:  # no content is a complete checkpoint
         checkpoint.read(file)
+    one_line(caught.value)
+
+
+def nested() -> list[Any]:
+    """Return a list that contains itself."""
+    content: list[Any] = []
+    content.append(content)
+    return content
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: torch.zeros(1).expand(2**38),  # a terabyte in a file of a kilobyte
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.zeros(3, device="meta"),
+        lambda: torch.zeros(2, dtype=torch.complex64).conj(),
+        lambda: torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8),
+        nested,
+    ],
+    ids=["huge", "sparse", "csr", "meta", "conjugate", "quantized", "nested"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoints_and_weights_with_odd_content(odd: Any, tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    torch.save({"format": checkpoint.FORMAT, "model": {"fc.weight": odd()}, "checksum": ""}, file)
+    with pytest.raises(UserError, match="odd tensors") as caught:
+        checkpoint.read(file)
+    one_line(caught.value)
+    torch.save({"fc.weight": odd()}, file)
+    with pytest.raises(UserError) as caught:
+        state_dict_of(read_file(file), file)
     one_line(caught.value)

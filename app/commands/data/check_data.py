@@ -42,12 +42,14 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command. Raises UserError, and NotTrainable after the report if a training run would stop."""
     values = parse(argv)
 
+    from app.data import pillow_fix
     from app.data.skip_list import write_skip_list
     from app.prepare.findings import describe, to_json
     from app.prepare.inspection import inspect
     from app.prepare.parallel import cores, stoppable
     from app.storage.index import read_index
 
+    pillow_fix.warn()  # the program knows no checksums of the images of a folder
     if values.skip_list:
         write_skip_list(values.skip_list, None)  # a wrong path is found now, before a check that may take hours
     with stoppable():
