@@ -28,8 +28,9 @@ from app.base import launcher_environment
 GONE = "ended without a message"  # the start of the guard's message about a rank that was killed (app.world.guard)
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
-_TRAVEL_TIME = 0.2  # seconds after which this rank's line has arrived at `launch`, so that it is read before mpirun's
+_TRAVEL_TIME = 0.2  # the seconds in which this rank's line reaches `launch`, before mpirun's own message does
 _DAEMON_TIME = 4.0  # seconds in which Open MPI's daemon sends the remaining output of the ranks and ends
+
 # This function is called before the rank ends. guard.start sets it to a function that ends the guard, because the
 # guard would report the end of this rank a second time.
 before_leaving: Callable[[], object] = int

@@ -72,7 +72,10 @@ def print_styled(text: str) -> None:
 
 
 def make_safe() -> None:
-    """Replace sys.stdout and sys.stderr by safe streams. Of the descriptors 0 to 2, open closed ones on /dev/null."""
+    """Replace sys.stdout and sys.stderr by safe streams.
+
+    If one of the descriptors 0 to 2 is closed, it is opened on /dev/null first.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

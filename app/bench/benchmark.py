@@ -1,4 +1,4 @@
-"""Runs the measurements of `benchmark`: a run's steps, its loader or its allreduce. Shows the results as text."""
+"""Make the measurements of `benchmark`: a run's steps, its loader or its allreduce. Format the results as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.training.loader_size import loader_processes
 from app.training.run import make_state, open_run, overlaps
 from app.world.world import World
 
-MOST_REPEATS = 10  # the largest number of times that an allreduce of one size is measured
+MOST_REPEATS = 10  # the largest number of times that an allreduce of a given size is measured
 
 
 def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -> dict[str, Any]:
@@ -23,10 +23,11 @@ def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -
         config: The run to measure.
         world: The processes, which must all call this function.
         steps: The number of steps, batches or allreduces to measure.
-        only: "input" measures only the loader, "collectives" only the allreduce, "" the whole step.
+        only: "input" to measure only the loader, "collectives" to measure only the allreduce, or "" to measure the
+            whole step.
 
     Returns:
-        A dictionary for JSON: "processes", "hosts", "device", "overlaps", and what was measured.
+        A dictionary for JSON. It has the keys "processes", "hosts", "device" and "overlaps", and the measured values.
     """
     found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
     found["overlaps"] = overlaps(config, world)
@@ -68,14 +69,14 @@ def lines(found: dict[str, Any]) -> list[str]:
         values = found["input"]
         one = values["of_a_process"]
         return [
-            f"loader: {values['images_per_second']:.0f} images/s; of a process {one['min']:.0f} / {one['median']:.0f} /"
-            f" {one['max']:.0f} (min / median / max), {values['loader_processes']} loader processes each"
+            f"loader: {values['images_per_second']:.0f} images/s; per process {one['min']:.0f} / {one['median']:.0f} /"
+            f" {one['max']:.0f} (min / median / max), with {values['loader_processes']} loader processes each"
         ]
     return step_lines(found)
 
 
 def step_lines(found: dict[str, Any]) -> list[str]:
-    """Return a table with a line for each part of the step, then images/s and what limits them."""
+    """Return a table with a line for each phase of a step, then the images/s and what limits them."""
     text = [f"{'ms a step':16}{'synthetic: min':>16}{'median':>9}{'max':>9}{'real: min':>16}{'median':>9}{'max':>9}"]
     for phase in found["real"]["phases"]:
         cells = [found[kind]["phases"][phase] for kind in ("synthetic", "real")]
@@ -89,7 +90,7 @@ def step_lines(found: dict[str, Any]) -> list[str]:
 
 
 def collective_lines(values: dict[str, Any]) -> list[str]:
-    """Return a table with a line for each size of the allreduce, then the latency and bandwidth that fit it."""
+    """Return a table with a line for each size of the allreduce, then the fitted latency and bandwidth."""
     text = [f"{'bytes':>12}{'ms':>12}{'algorithm MB/s':>18}{'bus MB/s':>12}"]
     for row in values["sizes"]:
         speeds = f"{row['algorithm_bandwidth'] / 1e6:18.1f}{row['bus_bandwidth'] / 1e6:12.1f}"

@@ -1,20 +1,20 @@
-"""Finds what limits a measured step, and suggests what to try."""
+"""Find what limits the speed of a measured step, and suggest what to try."""
 
 from __future__ import annotations
 
 from typing import Any
 
 SHARE = 0.15  # a phase that takes at least this share of a step is reported as the limit
-IMBALANCE = 1.2  # a process is reported if it computes this many times longer than the median process
-REAL_SPEED = 0.85  # the input is reported if real images/s are below this share of synthetic images/s
+IMBALANCE = 1.2  # a process is reported if it computes for this many times as long as the median process
+REAL_SPEED = 0.85  # reading images is reported if real images/s are below this share of synthetic images/s
 
 
 def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, ...], loader_processes: int) -> str:
-    """Return a line about the part of a step that takes too much of its time.
+    """Return a line of text about the phase that limits the speed of a step.
 
     Args:
         found: The result of `measure_steps` for the real data.
-        synthetic_speed: Images/s of the same steps on data in memory.
+        synthetic_speed: The images/s of the same steps on data in memory.
         hosts: The host name of each rank.
         loader_processes: The number of loader processes of each training process.
     """
@@ -30,12 +30,12 @@ def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, 
         rank = phases["data wait"]["slowest"]
         return (
             f"input-bound: rank {rank} on {hosts[rank]} waits for data for {waiting:.0%} of a step:"
-            f" try --loader-processes {max(2, 2 * loader_processes)} where cores are free, or a faster disk"
+            f" try --loader-processes {max(2, 2 * loader_processes)} if there are free cores, or a faster disk"
         )
     if share["allreduce wait"] > SHARE and slow > IMBALANCE * computing:
         return (
             f"imbalanced: rank {slowest} on {hosts[slowest]} computes {slow * 1e3:.1f} ms a step, the median process"
-            f" {computing * 1e3:.1f} ms: look there for other work, heat or a slower processor"
+            f" only {computing * 1e3:.1f} ms: look there for other programs, heat or a slower processor"
         )
     if share["allreduce wait"] > SHARE:
         return (
@@ -45,8 +45,8 @@ def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, 
     if found["images_per_second"] < REAL_SPEED * synthetic_speed:
         return (
             f"input-bound: {found['images_per_second']:.0f} images/s on the real data, {synthetic_speed:.0f} on data"
-            " in memory: reading images takes cores that computing needs: give this host more cores, or prepare"
-            " smaller images"
+            " in memory: reading images takes cores that are needed for computing: use a host with more cores, or"
+            " prepare smaller images"
         )
     if share["copy"] > SHARE:
         return f"copy-bound: {share['copy']:.0%} of a step copies images to the device"

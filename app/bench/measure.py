@@ -21,14 +21,12 @@ from app.training.state import State
 from app.training.step import Passes, train_step
 from app.world.world import World, gather_objects, sum_over_processes
 
-WARM_UP = (
-    3  # steps before the measurement, in which memory is allocated, algorithms are chosen and batches are prefetched
-)
-SIZES = tuple(4**power for power in range(6, 14))  # bytes of the allreduces, from 4 KiB to 64 MiB
+WARM_UP = 3  # the first steps, which are not measured: they allocate memory, choose algorithms and fill the loader
+SIZES = tuple(4**power for power in range(6, 14))  # the sizes of the allreduces in bytes, from 4 KiB to 64 MiB
 
 
 def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
-    """Yield the items of this process's batches of one worker each, for any number of epochs."""
+    """Yield the items of this process's batches, one worker's images each, for any number of epochs."""
     for epoch in count():
         yield from worker_batches(
             seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
@@ -37,7 +35,7 @@ def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
 
 
 def made_up(run: Run, world: World) -> Iterator[Batch]:
-    """Return batches of noise with the shape of the real ones. The batches of one step are repeated without end."""
+    """Return batches of noise with the shape of real batches. The batches of one step are repeated without end."""
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     generator = torch.Generator().manual_seed(world.rank)
     side, n = run.source.image_size, run.plan.per_worker
@@ -54,13 +52,14 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
 
     Args:
         run: The run whose step is measured.
-        state: Its state, which the steps change.
+        state: The state of the run, which the steps change.
         world: The processes, which must all call this function.
         feed: The batches of this process.
-        steps: The number of steps of each of the two measurements.
+        steps: The number of steps in each of the two measurements.
 
     Returns:
-        The same on every process: "images_per_second", "step_seconds", and "phases" as `over_ranks` returns them.
+        A dictionary with "images_per_second", "step_seconds", and "phases", which is a result of `over_ranks`. It is
+        the same on every process.
     """
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     forward_pass = make_forward_pass(run, world)
@@ -69,7 +68,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
         report = train_step(state, passes.step(), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
-            report.tolist()  # on a CPU the training loop reads the report of each step, too
+            report.tolist()  # the training loop also reads the report of each step on a CPU
 
     passes = Passes(feed, forward_pass, here)
     for _ in range(WARM_UP):
@@ -95,9 +94,10 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
 
 
 def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return for each key the minimum, median and maximum over the processes, and the rank of the maximum.
+    """Return for each key the minimum, median and maximum over the processes, and the rank with the maximum.
 
-    rows: a dictionary of numbers for each process.
+    Args:
+        rows: A dictionary of numbers from each process.
     """
     found = {}
     for phase in rows[0]:
@@ -112,7 +112,7 @@ def over_ranks(rows: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
 
 
 def timed(work: Callable[[], object], world: World) -> float:
-    """Return the seconds from the moment when all processes are ready until the slowest has finished `work`."""
+    """Return the seconds from the moment at which all processes are ready until the slowest has finished `work`."""
     sum_over_processes(torch.zeros(1))
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
@@ -125,7 +125,7 @@ def timed(work: Callable[[], object], world: World) -> float:
 
 
 def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[str, Any]:
-    """Return the images/s of the loader: the sum over the processes, and their minimum, median and maximum."""
+    """Return the images/s of the loader: the sum, minimum, median and maximum over the processes."""
     with Loader(
         run.source.train, real_batches(run, world), processes=processes, pin_memory=world.device.type == "cuda"
     ) as loader:
@@ -144,14 +144,14 @@ def measure_input(run: Run, world: World, processes: int, batches: int) -> dict[
 
 
 def measure_collectives(world: World, repeats: int) -> dict[str, Any]:
-    """Measure allreduces of rising size: their seconds and bytes/s, and the latency and bandwidth that fit best."""
+    """Measure allreduces of increasing size: their seconds and bytes/s, and the latency and bandwidth that fit best."""
     rows = []
     for size in SIZES:
         tensor = torch.zeros(size // 4, device=world.device)
         times = [timed(partial(sum_over_processes, tensor), world) for _ in range(repeats + 1)][1:]
         seconds = statistics.median(times)
         algorithm = size / seconds
-        bus = algorithm * 2 * (world.size - 1) / world.size  # the rate of each link in a ring
+        bus = algorithm * 2 * (world.size - 1) / world.size  # the bandwidth of each link in a ring
         rows.append({"bytes": size, "seconds": seconds, "algorithm_bandwidth": algorithm, "bus_bandwidth": bus})
     latency, bandwidth = fit([(row["bytes"], row["seconds"]) for row in rows])
     return {"sizes": rows, "latency_seconds": latency, "bandwidth": bandwidth}

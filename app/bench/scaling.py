@@ -1,4 +1,4 @@
-"""Starts `benchmark` on each number of processes, round by round, and combines the results, for `scaling`."""
+"""Run `benchmark` on several numbers of processes in several rounds, and combine the results, for `scaling`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ KINDS = ("synthetic", "real")
 
 @dataclass(frozen=True)
 class ScalingOptions:
-    """The options of the command line.
+    """The options of `scaling`.
 
-    processes: the numbers of processes to measure, rising.
-    rounds: how often each of them is measured.
-    steps: the number of steps of a measurement.
-    launch: options of the launcher.
-    output: the folder to write to.
+    Attributes:
+        config: The run to measure.
+        processes: The numbers of processes to measure, in increasing order.
+        rounds: How often each of them is measured.
+        steps: The number of steps of a measurement.
+        launch: The launch options.
+        output: The folder to write to.
     """
 
     config: Config
@@ -43,7 +45,7 @@ class ScalingOptions:
 
 
 def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
-    """Measure all numbers of processes in each round. Raises UserError if a measurement fails.
+    """Measure every number of processes in each round.
 
     Args:
         options: What to measure.
@@ -51,6 +53,9 @@ def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
 
     Returns:
         The content of scaling.json.
+
+    Raises:
+        UserError: A measurement fails.
     """
     measured: dict[int, dict[str, list[float]]] = {np: {kind: [] for kind in KINDS} for np in options.processes}
     overlaps = {}
@@ -77,7 +82,7 @@ def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
 
 
 def gradient_bytes(config: Config) -> int:
-    """Return the bytes that each process contributes to the allreduce of a step: gradients and BN's statistics."""
+    """Return the bytes that a process contributes to the allreduce of a step: gradients and BN's statistics."""
     data = data_size(config)
     trained = trained_size(config, data.image_size, data.channels, data.classes)
     return (trained.parameters + trained.statistics) * number_bytes(config)
@@ -94,26 +99,26 @@ def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
         environment = threads(options) | os.environ | {"PYTHONPATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            words = (done.stderr or done.stdout).strip().splitlines() or ["it printed nothing"]
+            words = (done.stderr or done.stdout).strip().splitlines() or ["it printed no message"]
             raise UserError(f"benchmark on {np} processes ended with exit code {done.returncode}: {words[-1]}")
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
 
 def threads(options: ScalingOptions) -> dict[str, str]:
-    """Return the environment variable that gives each process the same number of threads for any number of processes.
+    """Return a variable that gives each process the same number of threads for every number of processes.
 
-    Without it one process would use all cores, and two could not be faster. On other hosts the user decides the number
-    of threads.
+    Otherwise one process would use all cores, and two could not be faster. If there are launch options, the run may use
+    other hosts, and the user sets the number of threads.
     """
     cores = len(os.sched_getaffinity(0))
     return {} if options.launch else {"OMP_NUM_THREADS": str(max(1, cores // options.processes[-1]))}
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
-    """Return a ring of `np` processes whose links give the measured allreduce.
+    """Return a ring of `np` processes whose links are such that the model gives the measured allreduce.
 
-    The ring has 2 (np - 1) messages of 1 / np of the bytes.
+    In a ring, 2 (np - 1) messages follow one another. Each has 1 / np of the bytes.
     """
     messages = 2 * (np - 1)
     link = Link(collectives["bandwidth"] * messages / np, collectives["latency_seconds"] / messages)
@@ -121,7 +126,7 @@ def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
 
 
 def write_scaling(results: dict[str, Any], folder: Path) -> None:
-    """Print the table and write scaling.json, table.md and the plots. Raises UserError."""
+    """Print the table, and write scaling.json, table.md and the plots. Raises UserError if writing fails."""
     print(table(results))
     try:
         folder.mkdir(parents=True, exist_ok=True)

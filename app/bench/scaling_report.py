@@ -1,4 +1,4 @@
-"""The results of `scaling`: efficiencies with intervals, the forecast of `plan`, a table and a plot."""
+"""Format the results of `scaling`: efficiencies with confidence intervals, `plan`'s forecast, a table and a plot."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def rows_of(
 
     Args:
         measured: The images/s of each round, by the number of processes and the kind of data.
-        per_worker: n, the images of each process in a step.
+        per_worker: n, the number of images of each process in a step.
         gradient_bytes: The bytes that each process contributes to the allreduce.
         cluster: The measured interconnect, or None if there is only one process.
-        overlaps: By the number of processes, whether gradients are summed during the backward pass.
+        overlaps: Whether gradients are summed during the backward pass, by the number of processes.
     """
     first = min(measured)
     rows = []
@@ -52,7 +52,7 @@ def rows_of(
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """Return Student's 95 % confidence interval of the mean, or None for fewer than two values."""
+    """Return Student's 95 % confidence interval of the mean, or None if there are fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
@@ -72,7 +72,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"    {results['command']}",
         "",
-        f"n = {results['per_worker']} images a process and step, {results['gradient_bytes'] / 1e6:.2f} MB to sum.",
+        f"n = {results['per_worker']} images per process and step, {results['gradient_bytes'] / 1e6:.2f} MB to sum.",
         "",
         "| np | kn | data | images/s | efficiency | 95 % | model, images/s | model / measured |",
         "|---|---|---|---|---|---|---|---|",
@@ -90,7 +90,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Draw images/s against processes, as in Figure 8 of the paper. The same results give the same bytes.
+    """Draw images/s against processes, as in Figure 8 of the paper. The same results always give the same bytes.
 
     Raises:
         OSError: The pictures cannot be written.

@@ -1,4 +1,4 @@
-"""Measures by hooks which part of a step takes how long. Training itself does not measure this."""
+"""Measure with hooks how long each part of a step takes. Training itself does not measure this."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ PHASES = ("data wait", "copy", "forward", "backward", "allreduce wait", "optimiz
 
 
 class Stopwatch(Hooks):
-    """Measures the phases of steps. At each moment it adds the time since the last moment to a phase, and waits for the
-    device.
+    """Measure the phases of steps.
 
-    `steps` has the seconds of each phase for each step.
+    Each hook waits for the device, and then adds the time since the previous hook to a phase.
+
+    Attributes:
+        steps: The seconds of each phase, for each step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +49,7 @@ class Stopwatch(Hooks):
     def watch_feed(self, feed: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the same batches.
 
-        The time before a batch is requested belongs to the backward pass of the previous batch.
+        The time before a batch is requested is counted as part of the backward pass of the previous batch.
         """
         while True:
             self._mark("backward")

@@ -1,4 +1,4 @@
-"""The table of commands. The code of a command is in a file of its name, which is imported only when it runs."""
+"""The table of commands. The code of a command is in a file with its name, which is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from app.base.program import Command
 
 COMMANDS = {
     "train": Command("train a network with the paper's method (the default)", distributed=True),
-    "prepare-imagenet": Command("unpack ImageNet's archives into the folder that training reads", folder="data"),
+    "prepare-imagenet": Command("unpack ImageNet's archives into a folder that training reads", folder="data"),
     "pack": Command("write the images of a folder into .tar archives", folder="data"),
-    "check-data": Command("decode every image of a folder once and say what is wrong", folder="data"),
+    "check-data": Command("decode every image of a folder once and report faults", folder="data"),
     "plan": Command("show k, n, kn, learning rates, memory and hours of a recipe before it is trained"),
     "audit": Command("show which rules of the paper a recipe or run follows, and where it deviates"),
     "evaluate": Command("evaluate a trained network on all validation images", distributed=True),
-    "predict": Command("show the most likely classes of image files"),
+    "predict": Command("show the most probable classes of image files"),
     "export": Command("write a trained network for other programs: state_dict, safetensors, ONNX, detectron2"),
     "reproduce": Command("train a table or figure of the paper again and show the result next to the paper's"),
     "report": Command("compare runs on one page"),
@@ -25,12 +25,12 @@ COMMANDS = {
     "scaling": Command("measure images/s on 1, 2, 4, ... processes and compare them with the forecast of plan"),
     "doctor": Command("look for faults of the hosts that would stop or slow a run"),
     "board": Command("show the curves of runs in TensorBoard"),
-    "completion": Command("print the completion of these commands and their options for bash or zsh"),
+    "completion": Command("print a script for bash or zsh that completes commands and options"),
 }
 
 
 def module_of(command: str) -> str:
-    """Returns the name of a command's module. Raises UserError, which suggests the most similar command."""
+    """Return the name of a command's module. Raises UserError with the most similar command if there is none."""
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -40,24 +40,30 @@ def module_of(command: str) -> str:
 
 
 def check(argv: Sequence[str]) -> None:
-    """Parses a command line as its command does, without starting anything.
+    """Parse a command line as its command does, without starting anything.
 
-    Raises UserError if an argument is wrong. `--help` prints the help and exits.
+    `--help` prints the help and exits. Raises UserError if an argument is wrong.
     """
     module = importlib.import_module(module_of(argv[0]))
     try:
         module.parse(argv[1:])
-    except OSError as error:  # the system refuses a path that is too long or a loop of links
+    except OSError as error:  # the operating system refuses a path that is too long or a loop of links
         raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
     except ValueError:
         raise UserError("a path contains a null byte: give another path") from None
 
 
 def check_start(argv: Sequence[str], processes: int) -> None:
-    """Check what the processes of a command would check at their start, as far as that is possible without them.
+    """Check what the processes of a command would check at their start, as far as possible before they are started.
 
-    It is called on a host where they will run. processes: their number. A command without a function `check_start` has
-    no such check. Raises UserError.
+    It is called on a host where they will run. A command without a function `check_start` has no such check.
+
+    Args:
+        argv: The command and its options.
+        processes: The number of processes.
+
+    Raises:
+        UserError: The processes would fail at their start.
     """
     module = importlib.import_module(module_of(argv[0]))
     if hasattr(module, "check_start"):

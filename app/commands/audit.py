@@ -1,4 +1,4 @@
-"""`audit`: shows for each remark and each choice of the paper whether a run or recipe follows it."""
+"""`audit`: show for each remark and each choice of the paper whether a run or recipe follows it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DESCRIPTION = "Show which rules of the paper a run (or a recipe with its options
 def make_parser() -> Parser:
     parser = run_parser("./run.sh audit", DESCRIPTION, EXAMPLE, ("recipe", "data", "model", "schedule", "optimizer"))
     parser.add_argument(
-        "run", nargs="?", default="", metavar="RUN", help="folder of a run; give this or the recipe's options"
+        "run", nargs="?", default="", metavar="RUN", help="folder of a run; give it, or options of a recipe"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
-    """Returns the config, the run's folder ("" for a recipe) and whether to print JSON. Raises UserError."""
+    """Return the config, the run's folder ("" for a recipe) and whether to print JSON. Raises UserError."""
     given = vars(make_parser().parse(argv))
     run, as_json = given.pop("run"), given.pop("json")
     if given["config"] is None:
@@ -37,7 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
         return resolve(given, needs_data=False), "", as_json
     if given:
         raise UserError(
-            f"audit {run}: a run has its own recipe, and options of the recipe were given too; leave out the options or"
+            f"audit {run}: a run has its own recipe, but options of a recipe were given too; leave out the options or"
             " the run"
         )
     if not is_run(Path(run)):
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     config, run, as_json = parse(argv)
     findings = audit(config, images_of(run) if run else data_size(config).images)
     if as_json:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def images_of(run: str) -> int:
-    """Returns the number of training images of a run, from its plan.json. Raises UserError."""
+    """Return the number of training images of a run, from its plan.json. Raises UserError."""
     path = Path(run) / PLAN
     try:
         return int(json.loads(path.read_text())["images"])
@@ -65,6 +65,6 @@ def images_of(run: str) -> int:
 
 
 def as_text(findings: list[AuditFinding]) -> list[str]:
-    """Returns a line for each finding, and a last line with the number of findings of each kind."""
+    """Return a line for each finding, and a last line with the number of findings of each status."""
     lines = [f"{f.status:8}  {f.section:>3}  {f.name:22}  {f.paper}: {f.here}" for f in findings]
     return [f"{'':8}  sec", *lines, in_short(findings)[0]]

@@ -1,4 +1,4 @@
-"""`benchmark`: measures where the time of a step goes, how fast the loader is, and what an allreduce costs."""
+"""`benchmark`: measure how long each part of a step takes, how fast the loader is, and the speed of an allreduce."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_parser() -> Parser:
     parser = run_parser("./run.sh benchmark", "Measure the step, the loader and the allreduce of a run.", EXAMPLE)
     parser.conflict_handler = "resolve"  # `--collectives` has another meaning here than in other commands
     group = parser.add_argument_group("benchmark")
-    group.add_argument("--steps", type=int, default=30, help="steps of each of the two measurements (default: 30)")
+    group.add_argument("--steps", type=int, default=30, help="number of steps in each measurement (default: 30)")
     group.add_argument("--input", action="store_true", help="measure only the loader")
     group.add_argument("--collectives", nargs="?", const="auto", choices=LIBRARIES, help=MEASURED)
     group.add_argument("--json", metavar="FILE", help="file to write the results to, as JSON")
@@ -30,7 +30,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
-    """Returns the config and this command's own options. Raises UserError."""
+    """Return the config and this command's own options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.steps < 1:
         raise UserError(f"--steps {options.steps}: give 1 or more")
@@ -43,12 +43,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 def check_start(request: tuple[Config, Namespace], processes: int) -> None:
     """Raise UserError for faults of the data that the processes would find at their start."""
     config, options = request
-    if not options.collectives:  # a measurement of collectives reads no data
+    if not options.collectives:  # measuring an allreduce needs no data
         data_size.check_start(config, processes)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command on this process. Raises UserError."""
+    """Run the command in this process. Raises UserError."""
     config, options = parse(argv)
 
     from app.bench.benchmark import lines, run_benchmark

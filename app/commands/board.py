@@ -1,4 +1,4 @@
-"""`board`: shows runs in TensorBoard."""
+"""`board`: show runs in TensorBoard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns the options. Raises UserError if there is nothing to show."""
+    """Return the options. Raises UserError if there is nothing to show."""
     options = make_parser().parse(argv)
     if not Path(options.folder).is_dir():
         raise UserError(f"no folder {options.folder}: give the folder of a run, or train first")
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Replaces this process with TensorBoard."""
+    """Replace this process with TensorBoard."""
     options = parse(argv)
     arguments = ["--logdir", options.folder, "--port", str(options.port), "--host", options.host]
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`completion`: prints the completion of commands, options and choices for bash or zsh."""
+"""`completion`: print a script with which bash or zsh completes commands, options and choices."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> str:
-    """Returns the shell. Raises UserError."""
+    """Return the shell. Raises UserError."""
     return str(make_parser().parse(argv).shell)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     shell = parse(argv)
     try:
         import shtab
     except ImportError:
-        raise UserError("completion needs shtab: set up again with ./run.sh setup") from None
+        raise UserError("completion needs the package shtab: set up again with ./run.sh setup") from None
 
     print(shtab.complete(whole_parser(), shell))
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """Returns a parser of run.sh with all commands and their options."""
+    """Return a parser of run.sh with all commands and their options."""
     whole = argparse.ArgumentParser(prog="run.sh")
     subparsers = whole.add_subparsers()
     for name, command in COMMANDS.items():

@@ -1,4 +1,4 @@
-"""`doctor`: finds faults of the hosts of a run and says how to fix each of them."""
+"""`doctor`: find faults of the hosts of a run and say how to fix each of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.hosts.hostfile import Host
 from app.launch import options
 from app.recipe.options import Parser
 
-TIMEOUT = 60.0  # seconds; importing torch from a busy disk takes 20
+TIMEOUT = 60.0  # the default of --timeout; importing torch from a busy disk takes 20 seconds
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 
@@ -32,14 +32,14 @@ def make_parser() -> Parser:
     parser.add_argument("--data", default="", metavar="FOLDER", help="folder of images that every host must have")
     parser.add_argument("--output", default="", metavar="FOLDER", help="folder that runs will write to")
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT, help=f"seconds that a host has to answer (default: {TIMEOUT:g})"
+        "--timeout", type=float, default=TIMEOUT, help=f"seconds in which a host must answer (default: {TIMEOUT:g})"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the options; their attribute `listed` holds the hosts. Raises UserError."""
+    """Return the options. Their attribute `listed` is the list of the hosts. Raises UserError."""
     given = make_parser().parse(argv)
     options.check(given)
     if not 1 <= given.timeout <= 3600:
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError. Exits with code 1 if a check has failed."""
+    """Run the command. Raises UserError. Exits with code 1 if a check has failed."""
     given = parse(argv)
     from app.data import pillow_fix
     from app.doctor.doctor import examine
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def launching(given: argparse.Namespace) -> list[str]:
-    """Returns the options that launch a run on the same hosts."""
+    """Return the options that launch a run on the same hosts."""
     values = {
         "-np": given.np,
         "-H": given.hosts,
@@ -86,9 +86,13 @@ def launching(given: argparse.Namespace) -> list[str]:
 
 
 def lines(found: list[HostFinding], colours: bool) -> list[str]:
-    """Returns the lines of the findings.
+    """Return the lines of text about the findings.
 
     A check that is ok with the same result on all hosts has one line. Other checks have one line for each host.
+
+    Args:
+        found: The findings.
+        colours: Whether the status is coloured.
     """
     width = max(len(each.host) for each in found)
     shown = []
@@ -109,6 +113,6 @@ def _line(each: HostFinding, width: int, colours: bool) -> str:
 
 
 def summary(found: list[HostFinding]) -> str:
-    """Returns the last line, with the number of findings of each status."""
+    """Return the last line, with the number of findings of each status."""
     failed, warned = (sum(each.status == status for each in found) for status in (FAIL, WARN))
     return f"doctor: {failed} failed, {warned} to look at, {len(found) - failed - warned} ok"

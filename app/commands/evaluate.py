@@ -1,4 +1,4 @@
-"""`evaluate`: evaluates a trained network on all validation images."""
+"""`evaluate`: evaluate a trained network on all validation images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_parser() -> Parser:
         metavar="WEIGHTS",
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
-    add("--data", default="", help="data set or folder (default: the one that the network was trained on)")
+    add("--data", default="", help="data set or folder (default: the data that the network was trained on)")
     add(
         "--skip-list",
         default="",
@@ -38,7 +38,7 @@ def make_parser() -> Parser:
         "--resize",
         type=int,
         default=0,
-        help="shorter side before the central crop, in pixels (default: as in training)",
+        help="shorter side in pixels to which images are resized before the central crop (default: as in training)",
     )
     add(
         "--image-size",
@@ -68,13 +68,13 @@ def make_parser() -> Parser:
         type=int,
         default=-1,
         metavar="N",
-        help="loader processes of each process (default: -1, which chooses a number for the data set)",
+        help="number of loader processes of each process (default: -1, which chooses it for the data set)",
     )
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.resize < 0 or options.image_size < 0:
         raise UserError("--resize or --image-size is below 0: give a number of pixels, or leave the option out")
@@ -90,7 +90,7 @@ def check_start(options: Namespace, processes: int) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command on this process. Raises UserError."""
+    """Run the command in this process. Raises UserError."""
     options = parse(argv)
 
     from app.base.signals import StopRequest

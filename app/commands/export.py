@@ -1,4 +1,4 @@
-"""`export`: writes a trained network in a format that other programs read."""
+"""`export`: write a trained network in a format that other programs read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = {
 }
 
 
-CHECKPOINTS = "checkpoints"  # the name of the folder with a run's checkpoints
+CHECKPOINTS = "checkpoints"  # the name of the folder that contains a run's checkpoints
 
 
 def make_parser() -> Parser:
@@ -26,7 +26,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh export",
         description="Write a trained network for other programs. A JSON file next to it says how to prepare images and"
-        " which classes there are. Of a run with --ema, the averaged weights are written too, as NAME.ema.ENDING.",
+        " names the classes. For a run with --ema, the averaged weights are written too, as NAME.ema.SUFFIX.",
         epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
     )
     add = parser.add_argument
@@ -35,13 +35,13 @@ def make_parser() -> Parser:
         metavar="WEIGHTS",
         help="a run's folder, a checkpoint, or a torchvision state_dict (.pt, .safetensors)",
     )
-    add("--output", metavar="FILE", help="file to write; its ending decides the format")
+    add("--output", metavar="FILE", help="file to write; its suffix determines the format")
     add("--opset", type=int, default=18, help="version of the ONNX operator set, 18 to 23 (default: 18)")
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns the options. Their attribute `format` is the format of --output. Raises UserError."""
+    """Return the options. Their attribute `format` is the format of --output. Raises UserError."""
     options = make_parser().parse(argv)
     endings = {ending: name for name, (ending, _) in FORMATS.items()}
     if not options.output:
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _refuse_to_overwrite(path: Path, weights: Path) -> None:
-    """Raises UserError if --output or the JSON file next to it would replace a file that is not an export."""
+    """Raise UserError if --output or the JSON file next to it would replace a file that is not an export."""
     if path.exists() and ((weights.exists() and path.samefile(weights)) or path.absolute().parent.name == CHECKPOINTS):
         raise UserError(f"--output {path} would overwrite the weights themselves: give another file")
     facts = path.with_name(f"{path.name}.json")
@@ -73,7 +73,7 @@ def _refuse_to_overwrite(path: Path, weights: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     options = parse(argv)
 
     from app.trained import exports

@@ -1,4 +1,4 @@
-"""`plan`: shows the numbers that follow from a recipe, and how long it takes on a number of GPUs.
+"""`plan`: show the numbers that follow from a recipe, and how long it takes on a number of GPUs.
 
 It trains nothing and does not import torch.
 """
@@ -26,20 +26,28 @@ from app.recipe.plan import Plan, describe, make_plan
 EXAMPLE = "./run.sh plan --recipe paper-8k --gpus 8,256,352 --images-per-second 138 --network 50Gbit"
 DESCRIPTION = """Show the numbers that follow from a recipe, and how long it takes. Nothing is trained.
 
-With the measured rate of one GPU, a table shows the time on 8, 16, 32, ... GPUs. Its left part is weak scaling as in
+With the measured speed of one GPU, a table shows the time on 8, 16, 32, ... GPUs. Its left part is weak scaling as in
 Figure 7 of the paper: n images on each GPU, so that kn = n * GPUs. Its right part is the recipe's own kn, whose k
-workers are divided among at most k GPUs. Efficiency is relative to the measured rate. docs/plan.md explains the model.
+workers are divided among at most k GPUs. Efficiency is relative to the measured speed. docs/plan.md explains the model.
 """
 DEFAULT_GPUS = (8, 16, 32, 64, 128, 256, 352, 512)
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options of the command line.
+    """The options of `plan`.
 
-    images: the number of training images, 0 for that of the data set.
-    gpus: the numbers of GPUs to forecast for, empty for the default ones.
-    rate: the images/s of one GPU and the number of GPUs on which this was measured; None if it is not known.
+    Attributes:
+        config: The recipe.
+        images: The number of training images, or 0 for the number in the data set.
+        gpus: The numbers of GPUs to forecast for, or () for the default.
+        cluster: The servers and the network between them.
+        rate: The images per second of one GPU, and the number of GPUs on which they were measured. It is None if they
+            are not known.
+        jitter: The standard deviation of a worker's step time, as a share of this time.
+        overlaps: Whether the allreduce runs during the backward pass.
+        json: Whether to print JSON.
+        plot: The file to write a plot to, or "".
     """
 
     config: Config
@@ -58,24 +66,30 @@ def make_parser() -> Parser:
     parser = run_parser("./run.sh plan", DESCRIPTION, EXAMPLE, groups)
     group = parser.add_argument_group("plan")
     group.add_argument(
-        "--images", type=int, default=0, metavar="N", help="number of training images (default: the data's)"
+        "--images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="number of training images (default: the number in the data set)",
     )
     group.add_argument(
         "--gpus", type=counts, metavar="A,B,...", help="numbers of GPUs to forecast for (default: 8, 16, ... 512)"
     )
-    group.add_argument("--gpus-per-host", type=int, default=8, metavar="N", help="GPUs of each server (default: 8)")
+    group.add_argument(
+        "--gpus-per-host", type=int, default=8, metavar="N", help="number of GPUs in each server (default: 8)"
+    )
     rate = group.add_mutually_exclusive_group()
     rate.add_argument(
         "--images-per-second",
         type=float,
         default=0.0,
         metavar="R",
-        help="measured rate of one GPU while all GPUs of a server train together",
+        help="measured images per second of one GPU while all GPUs of a server train together",
     )
     rate.add_argument(
         "--benchmark",
         metavar="FILE",
-        help="file with the measured rate: the JSON of `benchmark`, or result.json of a run",
+        help="file with the measured images per second: the JSON of `benchmark`, or result.json of a run",
     )
     group.add_argument(
         "--network",
@@ -116,7 +130,7 @@ def make_parser() -> Parser:
         type=float,
         default=JITTER,
         metavar="X",
-        help=f"standard deviation of a worker's step time, as a share of that time (default: {JITTER})",
+        help=f"standard deviation of a worker's step time, as a share of this time (default: {JITTER})",
     )
     group.add_argument(
         "--no-overlap",
@@ -129,7 +143,7 @@ def make_parser() -> Parser:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Returns the numbers of a text like `8,256`. Raises UserError if one is not a whole number above 0."""
+    """Parse a list of numbers, such as `8,256`. Raises UserError if one is not an integer above 0."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise UserError(f"--gpus {text}: give numbers above 0 with commas between them, like 8,16,32")
@@ -137,7 +151,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def parse(argv: Sequence[str]) -> PlanOptions:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     names = ("images", "gpus", "gpus_per_host", "images_per_second", "benchmark", "network", "latency",
              "local_network", "local_latency", "allreduce", "jitter", "no_overlap", "json", "plot")  # fmt: skip
@@ -150,7 +164,7 @@ def parse(argv: Sequence[str]) -> PlanOptions:
     if own.benchmark:
         rate = read_rate(Path(own.benchmark))
     if own.plot and not rate:
-        raise UserError("--plot needs a rate: give --images-per-second, or --benchmark")
+        raise UserError("--plot needs a measured speed: give --images-per-second, or --benchmark")
     cluster = Cluster(
         own.gpus_per_host, Link(own.network, own.latency), Link(own.local_network, own.local_latency), own.allreduce
     )
@@ -160,9 +174,13 @@ def parse(argv: Sequence[str]) -> PlanOptions:
 
 
 def read_rate(path: Path) -> tuple[float, int]:
-    """Returns the images/s of one process and the number of processes of a measurement.
+    """Return the images/s of one process and the number of processes of a measurement.
 
-    path: the JSON file of `benchmark`, or result.json of a run. Raises UserError if it has no rate.
+    Args:
+        path: The JSON file of `benchmark`, or result.json of a run.
+
+    Raises:
+        UserError: The file cannot be read or contains no measurement.
     """
     try:
         values = json.loads(path.read_text())
@@ -179,7 +197,7 @@ def read_rate(path: Path) -> tuple[float, int]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     request = parse(argv)
     config, data = request.config, data_size(request.config)
     if request.images:

@@ -1,4 +1,4 @@
-"""`predict`: shows the most likely classes of image files."""
+"""`predict`: show the most probable classes of image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.recipe.options import Parser
 def make_parser() -> Parser:
     parser = Parser(
         prog="./run.sh predict",
-        description="Show the most likely classes of images.",
+        description="Show the most probable classes of images.",
         epilog="example: ./run.sh predict runs/digits-20260101-120000 one.png two.png",
     )
     add = parser.add_argument
@@ -31,7 +31,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     options = make_parser().parse(argv)
     if options.top < 1:
         raise UserError(f"--top {options.top}: give 1 or more")
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError, and CorruptImage for an image that cannot be decoded."""
+    """Run the command. Raises UserError, or CorruptImage for an image that cannot be decoded."""
     options = parse(argv)
 
     from app.data import pillow_fix

@@ -1,4 +1,4 @@
-"""`report`: compares runs on one page that needs no other file."""
+"""`report`: compare runs on one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def make_parser() -> Parser:
         epilog="example: ./run.sh report runs/digits-* --output report",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs, which may still be running")
-    parser.add_argument("--output", default="report", metavar="DIR", help="folder to write (default: report)")
+    parser.add_argument("--output", default="report", metavar="DIR", help="folder to write to (default: report)")
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     options = make_parser().parse(argv)
     runs = [run for run in options.runs if is_run(Path(run))]
     others = [run for run in options.runs if not is_run(Path(run))]
     missing = [run for run in others if not Path(run).is_dir()]
     if missing or not runs:
         check_is_run(Path((missing or others)[0]))
-    if others:  # `runs/*` may match the folder of a run that did not start or that has just begun
-        print(f"warning: left out, as they contain no {CONFIG}: {', '.join(others)}", file=sys.stderr)
+    if others:  # `runs/*` may match the folder of a run that did not start or has just begun
+        print(f"warning: left out, because they contain no {CONFIG}: {', '.join(others)}", file=sys.stderr)
     options.runs = runs
     return options
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     options = parse(argv)
 
     from app.runs.figures import to_png

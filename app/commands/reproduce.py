@@ -1,4 +1,4 @@
-"""`reproduce`: trains a table or figure of the paper again and shows the result next to the paper's."""
+"""`reproduce`: train a table or figure of the paper again and show the result next to the paper's."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ DESCRIPTION = """Train each cell of a table or figure of the paper with several 
 NAME is one of: {names}, or all.
 Without --data and --recipe the cells are trained on Fashion-MNIST. On ImageNet the minibatches and learning rates are
 those of the paper. Options of the recipe change the baseline and therefore all cells. All experiments share the runs in
---runs. After an interruption the same command continues."""
+the folder --runs. After an interruption the same command continues."""
 RUNS = "runs/reproduce"
 
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """The options of the command line.
+    """The options of `reproduce`.
 
-    names: the experiments.
-    base: the config of the baseline with the first seed.
-    seeds: the number of runs of each cell.
-    jobs: how many runs are trained at the same time.
-    launch: the options of the launcher for each run; empty if no launcher is used.
-    known: the file with records of finished runs, or None.
-    command: the command line itself.
+    Attributes:
+        names: The experiments.
+        base: The config of the baseline with the first seed.
+        seeds: The number of runs of each cell.
+        jobs: The number of runs that are trained at the same time.
+        output: The folder for the results.
+        runs: The folder of all runs.
+        launch: The launch options of each run. If it is empty, a run is one process without a launcher.
+        known: The file with records of finished runs, or None.
+        only_finished: Whether to train nothing.
+        command: The command line.
     """
 
     names: tuple[str, ...]
@@ -69,7 +73,7 @@ def make_parser() -> Any:
         type=int,
         default=0,
         metavar="N",
-        help="runs that are trained at the same time (default: one for each core)",
+        help="number of runs that are trained at the same time (default: one for each core)",
     )
     group.add_argument("--output", default="", metavar="DIR", help=f"folder for the results (default: {RUNS}/NAME)")
     group.add_argument(
@@ -79,7 +83,7 @@ def make_parser() -> Any:
         "--launch",
         default="",
         metavar="OPTIONS",
-        help="options of the launcher for each run, for example '-np 8' (default: no launcher, one process)",
+        help="launch options of each run, for example '-np 8' (default: one process without a launcher)",
     )
     group.add_argument(
         "--known",
@@ -96,7 +100,7 @@ def make_parser() -> Any:
 
 
 def parse(argv: Sequence[str]) -> ReproduceOptions:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
     known, only_finished = given.pop("known"), given.pop("only_finished")
@@ -109,14 +113,15 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     if not {"recipe", "data", "config"} & set(given):
         given["recipe"] = "fashion-mnist"
     elif "data" in given and not {"recipe", "config"} & set(given) and default_recipe(given["data"]) == FOLDER:
-        given["recipe"] = "paper-256"  # a folder without a recipe claims nothing of the paper, but this command does
+        # Training on a folder without a recipe does not claim to follow the paper, but this command does.
+        given["recipe"] = "paper-256"
     base = resolve(given)
     if known and not Path(known).is_file():
         raise UserError(
             f"--known {known}: there is no such file; give one that reproduce wrote, or leave the option out"
         )
     if launch and launch[0][:1] != "-":
-        raise UserError(f"--launch {launch[0]}: give options of the launcher, as in --launch '-np 8'")
+        raise UserError(f"--launch {launch[0]}: give launch options, as in --launch '-np 8'")
     return ReproduceOptions(
         names=tuple(EXPERIMENTS) if name == "all" else (name,),
         base=base,
@@ -132,7 +137,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     from app.base.signals import StopRequest
 
     stop = StopRequest()

@@ -1,4 +1,4 @@
-"""`scaling`: measures images/s and efficiency on 1, 2, 4, ... processes, next to the forecast of `plan`."""
+"""`scaling`: measure images/s and efficiency on 1, 2, 4, ... processes, next to the forecast of `plan`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from app.recipe.options import Parser, resolve, run_parser
 EXAMPLE = "./run.sh scaling --np 1,2,4 --data synthetic --model resnet18 --image-size 64"
 DESCRIPTION = """Measure weak scaling as in Figure 7: each process computes one worker of n images, so that kn = n * np.
 
-Each round runs `benchmark` on each number of processes in turn, so that other work of the machine affects all of them.
+Each round runs `benchmark` on each number of processes in turn, so that other programs affect all of them alike.
 Efficiency is relative to the smallest number of processes in the same round. The forecast of `plan` is shown next to
-it. It uses the rate on the smallest number of processes and an allreduce that is measured on the largest number. On one
-machine a process always uses the share of the cores that it has with the largest number; OMP_NUM_THREADS changes it."""
+it. It uses the speed on the smallest number of processes, and an allreduce that is measured on the largest number. On
+one machine, a process always uses as many cores as it has with the largest number; OMP_NUM_THREADS changes this."""
 
 
 def make_parser() -> Parser:
@@ -33,26 +33,28 @@ def make_parser() -> Parser:
     group.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="number of rounds; each measures all of them (default: 5)"
     )
-    group.add_argument("--steps", type=int, default=30, metavar="N", help="steps of each measurement (default: 30)")
+    group.add_argument(
+        "--steps", type=int, default=30, metavar="N", help="number of steps in each measurement (default: 30)"
+    )
     group.add_argument(
         "--launch",
         default="",
         metavar="OPTIONS",
-        help="options of the launcher, for example '--hostfile hosts' (default: this machine)",
+        help="launch options, for example '--hostfile hosts' (default: this machine)",
     )
     return parser
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Returns the numbers of a text like `1,2,4`. Raises UserError if they are not rising numbers above 0."""
+    """Parse a list of numbers, such as `1,2,4`. Raises UserError if they are not increasing numbers above 0."""
     parts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if min(parts) < 1 or parts != sorted(set(parts)):
-        raise UserError(f"--np {text}: give rising numbers above 0 with commas between them, like 1,2,4")
+        raise UserError(f"--np {text}: give increasing numbers above 0 with commas between them, like 1,2,4")
     return tuple(parts)
 
 
 def parse(argv: Sequence[str]) -> ScalingOptions:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if given.get("config") is None:
         given.pop("config", None)
@@ -73,7 +75,7 @@ def parse(argv: Sequence[str]) -> ScalingOptions:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     options = parse(argv)
     results = measure_scaling(options, shlex.join(["./run.sh", "scaling", *argv]))
     write_scaling(results, options.output)

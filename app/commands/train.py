@@ -1,4 +1,4 @@
-"""`train`: trains a recipe from its first step, or continues a run, to the end of the recipe."""
+"""`train`: train a recipe from its first step, or continue a run, until the end of the recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> Config:
-    """Returns the config of a command line. Raises UserError."""
+    """Return the config for a command line. Raises UserError."""
     given = vars(make_parser().parse(argv))
     if not given.get("resume"):
         config = resolve(given)
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> Config:
 def check_init(config: Config) -> None:
     """Raise UserError if the weights of --init do not exist. They are not needed if the run has a checkpoint.
 
-    Rank 0 checks it, because only rank 0 reads the weights, and also the process that starts the ranks.
+    The process that starts the ranks checks this, and again rank 0, which is the only rank that reads the weights.
     """
     if not config.init or launcher_rank() != 0 or any((find_folder(config) / CHECKPOINTS).glob("*.pt")):
         return
@@ -66,10 +66,10 @@ def check_init(config: Config) -> None:
 
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:
-    """Runs the command on this process. Raises UserError."""
-    stop = StopRequest()  # this comes first, as a signal may arrive while torch is being imported
+    """Run the command in this process. Raises UserError."""
+    stop = StopRequest()  # this must come first, because a signal may arrive while torch is being imported
     config = parse(argv)
-    with Watchdog(config.stall_timeout) as watchdog:  # this comes second, as a process may hang while it starts
+    with Watchdog(config.stall_timeout) as watchdog:  # this must come second, because a process may hang at its start
         from app.training.hooks import NO_HOOKS
         from app.training.session import Trainer
         from app.world import world

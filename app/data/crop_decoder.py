@@ -1,7 +1,7 @@
-"""Decodes only a part of a JPEG. The pixels are those of Pillow, which would decode the whole image.
+"""Decode only a part of a JPEG. The pixels are the same as those of Pillow, which would decode the whole image.
 
 `app/setup/decoder.c` does the work. Set-up compiles it against the system's libjpeg-turbo. If it is not compiled, and
-for every unusual or damaged image, Pillow decodes.
+for every unusual or damaged image, Pillow decodes the image.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ MODULE = "_jpeg_region"  # the compiled module; set-up puts it into the folder o
 
 
 def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray[np.uint8] | None:
-    """Return the part `region` of a JPEG, or None if Pillow has to decode it.
+    """Return a part of a JPEG, or None if Pillow has to decode it.
 
-    Pillow has to decode images with other colours than grey and RGB (as YCbCr), with other depths than 8 bits, damaged
-    images, and images with more than the end marker after the last pixel. The EXIF orientation is ignored.
+    Pillow has to decode images with colours other than grey and RGB (stored as YCbCr), images with other than 8 bits
+    per value, damaged images, and images with more than the end marker after the last pixel. The EXIF orientation is
+    ignored.
 
     Args:
         data: The whole file.
-        size: Width and height, as Pillow read them from the file.
-        region: A part that lies within the image and is not empty.
+        size: Its width and height as Pillow read them.
+        region: The part. It must lie inside the image and not be empty.
 
-    Returns: RGB, uint8 [bottom - top, right - left, 3].
+    Returns:
+        The pixels in RGB, uint8 [bottom - top, right - left, 3], or None.
     """
     library = _library()
     if library is None:

@@ -1,9 +1,10 @@
 """Images that come with scikit-learn, and a harder task that is made from them. Nothing has to be downloaded.
 
-`digits` are Alpaydin and Kaynak's 1,797 scans of handwritten digits, 8 x 8 pixels. An image of `cluttered-digits` has
-one digit that is scaled, rotated and shifted, on 20 x 20 pixels, with fragments of three others and noise. Both data
-sets are always the same: they do not depend on a run's seed, and the images are made with additions, multiplications
-and divisions only, which IEEE arithmetic rounds in the same way on every machine.
+`digits` are Alpaydin and Kaynak's 1,797 scans of handwritten digits with 8 x 8 pixels. An image of `cluttered-digits`
+shows one digit that is scaled, rotated and shifted, on 20 x 20 pixels, with fragments of three others and noise.
+
+Both data sets are always the same. They do not depend on a run's seed. The images are made only with additions,
+multiplications and divisions, which IEEE arithmetic rounds in the same way on every machine.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from numpy.typing import NDArray
 from app.data.draws import bits, uniform
 
 CLASSES = tuple("0123456789")
-VALIDATION_PER_CLASS = 36  # validation images of each class, of about 180
-SPLIT_SEED = 0  # the seed of the split; it is not the seed of a run
+VALIDATION_PER_CLASS = 36  # the number of validation images in each class of about 180 images
+SPLIT_SEED = 0  # the seed of the split into training and validation images; it is not the seed of a run
 
 CLUTTERED_SIZE = 20
 CLUTTERED_TRAIN, CLUTTERED_VALIDATION = 16_384, 4_000
 FRAGMENTS, FRAGMENT_SIZE = 3, 5
 NOISE = 0.15
-SCALE = (1.0, 1.75)  # the range of the factor by which an 8 x 8 scan is scaled
+SCALE = (1.0, 1.75)  # the smallest and largest factor by which an 8 x 8 scan is scaled
 TURN = 0.27  # the tangent of half of the largest angle, which is 30 degrees
 
 
 class Images(NamedTuple):
-    """Labelled images. images: uint8 [n, H, W, 1]. labels: int64 [n]."""
+    """Labelled images: `images`, uint8 [n, H, W, 1], and their `labels`, int64 [n]."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -37,7 +38,8 @@ class Images(NamedTuple):
 
 def digits() -> tuple[Images, Images]:
     """Return 1,437 training and 360 validation images, 8 x 8 pixels, of 10 classes. Validation has 36 of each class."""
-    # The file that sklearn.datasets.load_digits reads. It is read here because importing sklearn takes a second.
+    # This is the file that sklearn.datasets.load_digits reads. It is read here, because importing sklearn takes a
+    # second.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(file), delimiter=",")
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -51,16 +53,16 @@ def digits() -> tuple[Images, Images]:
 
 
 def cluttered_digits() -> tuple[Images, Images]:
-    """Return 16,384 training and 4,000 validation images, 20 x 20 pixels.
+    """Return 16,384 training and 4,000 validation images with 20 x 20 pixels.
 
-    Training images are made only from training scans, validation images only from validation scans.
+    Training images are made only from training scans, and validation images only from validation scans.
     """
     train, validation = digits()
     return _compose(train, CLUTTERED_TRAIN, 1), _compose(validation, CLUTTERED_VALIDATION, 2)
 
 
 def _compose(scans: Images, count: int, stream: int) -> Images:
-    """Return `count` images. Image i shows scan i modulo the number of scans, so that the classes are balanced."""
+    """Return `count` images. Image i shows scan i modulo the number of scans, so the classes are balanced."""
     padded = np.pad(scans.images[..., 0], ((0, 0), (1, 1), (1, 1))).astype(np.float32) / np.float32(255)
     shown = np.arange(count) % len(scans.labels)
     images = np.empty((count, CLUTTERED_SIZE, CLUTTERED_SIZE, 1), np.uint8)
@@ -80,18 +82,17 @@ def _compose_piece(
     for fragment in range(FRAGMENTS):
         draws = uniform(stream, fragment, piece, 7)
         other = (shown + 1 + (draws[:, 0] * (len(scans) - 1)).astype(np.int64)) % len(scans)
-        # A window next to the centre of another digit, so that only a part of this digit is seen.
+        # Take a window next to the centre of another digit, so that only a part of this digit is visible.
         centre = FRAGMENT_SIZE * (draws[:, 1:3] - 0.5) + (FRAGMENT_SIZE - 1) / 2
         part = _sample(scans, other, centre, draws[:, 3], draws[:, 4], FRAGMENT_SIZE)
         top, left = ((draws[:, 5:7] * (size - FRAGMENT_SIZE + 1)).astype(np.int64)).T
         where = (rows, (top[:, None] + within)[:, :, None], (left[:, None] + within)[:, None, :])
         canvas[where] = np.maximum(canvas[where], part)
     draws = uniform(stream, FRAGMENTS, piece, 4)
-    # The centre is so far inside the image that a digit, of up to 8 * 1.75 pixels, is completely or nearly visible.
+    # Shift the centre so little that a digit, which has up to 8 * 1.75 pixels, stays nearly completely visible.
     centre = (size - 1) / 2 + (size - 8 * SCALE[1]) * (draws[:, 0:2] - 0.5)
     np.maximum(canvas, _sample(scans, shown, centre, draws[:, 2], draws[:, 3], size), out=canvas)
-    # The sum of four uniform draws (16 bits each) is close to normal, of variance 4/12, and needs no
-    # logarithm.
+    # The sum of four uniform draws of 16 bits is nearly normal, with variance 4/12, and needs no logarithm.
     four = bits(stream, FRAGMENTS + 1, piece, size * size).view(np.uint16).reshape(-1, size, size, 4)
     sums = (four.sum(axis=3, dtype=np.uint32).astype(np.float32) / np.float32(2**16)) - np.float32(2)
     noise = sums * np.float32(NOISE * 3**0.5)
@@ -107,14 +108,18 @@ def _sample(
     turn: NDArray[np.float64],
     size: int,
 ) -> NDArray[np.float32]:
-    """Return scans that are scaled and rotated about `centre`, with bilinear interpolation, float32 [n, size, size].
+    """Return scans that are scaled and rotated about `centre` with bilinear interpolation, float32 [n, size, size].
 
-    scans: [m, 10, 10], padded by one pixel of background.
-    centre: (row, column) of each image, [n, 2].
-    scale, turn: draws from [0, 1), [n].
+    Args:
+        scans: The scans, padded by one pixel of background, [m, 10, 10].
+        which: The index of the scan for each image, [n].
+        centre: The row and column of the scan's centre in each image, [n, 2].
+        scale, turn: Draws from [0, 1) that determine the scale and the angle of each image, [n].
+        size: The side of the images in pixels.
     """
     zoom = SCALE[0] + (SCALE[1] - SCALE[0]) * scale
-    t = TURN * (2 * turn - 1)  # cosine and sine of an angle follow from the tangent of its half by exact operations
+    # The cosine and the sine of an angle are computed from the tangent of its half by exactly rounded operations.
+    t = TURN * (2 * turn - 1)
     cosine = (((1 - t * t) / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]
     sine = ((2 * t / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]
     grid = np.arange(size, dtype=np.float32)

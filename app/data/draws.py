@@ -1,7 +1,7 @@
-"""Random numbers that are a function of the seed, the epoch and the image. There is no state to save or to share.
+"""Random numbers that are a function of the seed, the epoch and the image. So no random state must be saved or shared.
 
-The numbers for an image do not depend on the process that draws them, nor on where a run was resumed. They are computed
-with integers only, so that they are the same on every machine and with every version of numpy.
+The numbers for an image depend neither on the process that draws them nor on the position at which a run was resumed.
+They are computed with integers only, so they are the same on every machine and with every version of numpy.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the finaliser of splitmix64 (Steele et al. 2014), a bijection in which each bit influences all others."""
+    """Return the final function of splitmix64 (Steele et al. 2014), a bijection in which each bit affects all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def bits(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArray[np.uint64]:
-    """Return `count` draws of 64 bits for each epoch and index, uint64 [n, count]. One epoch may stand for all."""
+    """Return draws of 64 bits, uint64 [n, count].
+
+    Args:
+        seed: The seed.
+        epochs: The epoch of each row, [n], or one epoch for all rows.
+        indices: The index of the image of each row, [n].
+        count: The number of draws in a row.
+    """
     key = _mix(np.array([seed & (2**64 - 1)], np.uint64) + GOLDEN)
     key = _mix(key + np.atleast_1d(np.asarray(epochs)).astype(np.uint64) + GOLDEN)
     key = _mix(key + np.atleast_1d(np.asarray(indices)).astype(np.uint64) + GOLDEN)
@@ -28,5 +35,5 @@ def bits(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArra
 
 
 def uniform(seed: int, epochs: ArrayLike, indices: ArrayLike, count: int) -> NDArray[np.float64]:
-    """Return `count` draws from [0, 1) for each epoch and index, float64 [n, count]."""
+    """Return draws from [0, 1), float64 [n, count]. The arguments are those of `bits`."""
     return (bits(seed, epochs, indices, count) >> np.uint64(11)) * np.float64(2.0**-53)

@@ -1,8 +1,8 @@
-"""The server from which loader processes are forked imports this module. Nothing else does.
+"""A module for the server process from which loader processes are forked. Only the server imports it.
 
-The server has imported everything that loader processes need, so that a new one starts in milliseconds. It ignores
-SIGINT and SIGTERM: a signal to the whole job is for the training process, which needs its loader until it has saved.
-The server ends when the training process ends.
+The import of this module also imports everything that loader processes need, so that they start in milliseconds. The
+server ignores SIGINT and SIGTERM, because a signal to the whole job is meant for the training process, which needs its
+loader processes until it has saved its state. The server ends when the training process ends.
 """
 
 import signal

@@ -1,8 +1,8 @@
-"""Decodes the crop of an image file and resizes it to uint8 of shape [height, width, channels].
+"""Decode a crop of an image file and resize it to uint8 [height, width, channels].
 
-The interpolation is bilinear with antialiasing. The paper names no filter. fb.resnet.torch uses "bicubic", which in
-Torch7 takes 4 x 4 points even for large reductions, so that no filter with antialiasing equals it. Later code of the
-authors is bilinear.
+The interpolation is bilinear with antialiasing. The paper names no interpolation. fb.resnet.torch uses "bicubic". In
+Torch7 this method uses only 4 x 4 points, even if the image becomes much smaller, so no method with antialiasing gives
+the same result. Later code of the authors is bilinear.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from app.base.errors import CorruptImage
 from app.data.crop_decoder import Region, decode_region
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the full image
-FORMATS = ("JPEG", "PNG")  # decided by the content, as ImageNet has a PNG file with the ending .JPEG
+FORMATS = ("JPEG", "PNG")  # the content decides, not the file name: ImageNet has a PNG file with the suffix .JPEG
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 START_OF_SCAN = b"\xff\xda"
-MOST_SCANS = 100  # a JPEG with more scans is refused; encoders write about 10, and a file made with 2,000 took 45 s
+MOST_SCANS = 100  # a JPEG with more scans is refused; usual files have about 10, and a file with 2,000 took 45 s
 CROP_TRIES = 10
 CROP_DRAWS = 5 * CROP_TRIES
 
-# The errors that Pillow raises for damaged images. A lack of memory or of a module raises other errors.
+# The errors that Pillow raises for damaged images. If memory or a module is missing, it raises other errors.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -51,7 +51,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 def read_image(
     path: str, choose_box: Callable[[int, int], Box], size: int, mirrored: bool = False
 ) -> NDArray[np.uint8]:
-    """Return a part of an image file, as `decode_image` does. Raises CorruptImage, which names the path."""
+    """Return a part of an image file. See `decode_image`. Raises CorruptImage with the path."""
     return decode_image(Path(path).read_bytes, path, choose_box, size, mirrored)
 
 
@@ -68,13 +68,14 @@ def decode_image(
     torchvision's loader.
 
     Args:
-        read: Returns the contents of the image file, or raises OSError.
+        read: Returns the content of the image file, or raises OSError.
         name: The place of the image, for messages.
         choose_box: Returns the box for the width and the height of the image.
         size: The side of the result in pixels.
         mirrored: Whether left and right are exchanged.
 
-    Raises CorruptImage, which names the image, if it cannot be read or decoded completely.
+    Raises:
+        CorruptImage: The image cannot be read or decoded completely. The text names the image.
     """
     try:
         image, box = _decode(read(), choose_box, size)
@@ -89,17 +90,17 @@ def decode_image(
 
 
 def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return RGB pixels [h, w, 3] as grey ones [h, w, 1], with Pillow's weights. Grey pixels keep their value."""
+    """Convert RGB pixels [h, w, 3] to grey pixels [h, w, 1] with Pillow's weights. Grey pixels keep their value."""
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return a JPEG or PNG whose header was read, and whose pixels are not decoded yet.
+    """Return a JPEG or PNG whose header is read, but whose pixels are not decoded yet.
 
     Every command opens images with this function, so that all of them accept and refuse the same images.
 
-    Raises one of DECODER_ERRORS, with the reason, if the image cannot be opened or is a JPEG of more than MOST_SCANS
-    scans.
+    Raises:
+        One of DECODER_ERRORS: The image cannot be opened, or is a JPEG with more than MOST_SCANS scans.
     """
     scans = data.count(START_OF_SCAN) if data.startswith(JPEG_START) else 0
     if scans > MOST_SCANS:
@@ -111,7 +112,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _why_not_opened(data: bytes) -> str:
-    """Return the error of Pillow's reader of the format. `Image.open` says only that no reader accepts the file."""
+    """Return the error of Pillow's reader of the format. `Image.open` only says that no reader accepts the file."""
     for start, kind, reader in (
         (JPEG_START, "JPEG", JpegImagePlugin.JpegImageFile),
         (PNG_START, "PNG", PngImagePlugin.PngImageFile),
@@ -125,7 +126,7 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return the pixels that the resize needs, in RGB, and the box in their coordinates."""
+    """Return the pixels that are needed for resizing, in RGB, and the box in their coordinates."""
     with open_image(data) as image:
         full = image.size
         box = choose_box(*full)
@@ -140,7 +141,10 @@ def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tu
 
 
 def _shrinks(full: tuple[int, int], box: Box, size: int) -> bool:
-    """Return whether a JPEG can be decoded at 1/2 or less in the DCT, and the box still has `size` pixels per side."""
+    """Return whether a JPEG can be decoded at half its size or less, so that the box still has `size` pixels per side.
+
+    libjpeg can decode at 1/2, 1/4 or 1/8 of the size, because it can do so when it inverts the DCT.
+    """
     return all(side // wanted > 1 for side, wanted in zip(full, _wanted(full, box, size), strict=True))
 
 
@@ -150,7 +154,7 @@ def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
 
 
 def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
-    """Return the region that the resize of the box reads. Its filter reaches half an output pixel beyond the box."""
+    """Return the region that resizing the box reads. Its filter extends half an output pixel beyond the box."""
     beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
     first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
     end = [min(full[i], math.ceil(box[i + 2]) + beyond[i]) for i in (0, 1)]
@@ -158,7 +162,7 @@ def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
 
 
 def _shrink_in_decoder(image: Image.Image, box: Box, size: int) -> Box:
-    """Let Pillow decode a JPEG at 1/2, 1/4 or 1/8 where possible. Return the box in the pixels of the result."""
+    """Let Pillow decode a JPEG at 1/2, 1/4 or 1/8 of its size if possible. Return the box in the resulting pixels."""
     full = image.size
     drafted = image.draft(None, _wanted(full, box, size))
     if drafted is None:
@@ -176,11 +180,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
     """Return a random crop of scale and aspect ratio as in fb.resnet.torch, which the paper uses (section 5.1).
 
-    The area is U(0.08, 1) of the image and the aspect ratio U(3/4, 4/3); the sides are swapped with probability 1/2.
-    After CROP_TRIES crops that do not fit into the image it is the central square. torchvision's crop differs: it draws
-    the logarithm of the aspect ratio.
+    The area is drawn from U(0.08, 1) of the image's area and the aspect ratio from U(3/4, 4/3). The sides are swapped
+    with probability 1/2. If CROP_TRIES crops do not fit into the image, the central square is returned. torchvision's
+    crop differs: it draws the logarithm of the aspect ratio.
 
-    draws: CROP_DRAWS numbers from [0, 1).
+    Args:
+        width, height: The size of the image in pixels.
+        draws: CROP_DRAWS numbers from [0, 1).
     """
     for area, aspect, swap, y, x in zip(*[iter(draws)] * 5, strict=True):
         target = (0.08 + 0.92 * area) * width * height
@@ -197,9 +203,10 @@ def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
 
 
 def central_crop(width: int, height: int, resize: int, size: int) -> Box:
-    """Return the box that is the central `size` x `size` pixels once the shorter side is `resize`; `size` <= `resize`.
+    """Return the box of the central `size` x `size` pixels of an image that is resized to a shorter side of `resize`.
 
-    The larger side and the margins are rounded as torchvision's Resize and CenterCrop round them.
+    The larger side and the margins are rounded as in torchvision's Resize and CenterCrop. `size` must be at most
+    `resize`.
     """
     shorter = min(width, height)
     w, h = int(resize * width / shorter), int(resize * height / shorter)

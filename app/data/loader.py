@@ -1,8 +1,8 @@
-"""Reads batches in a given order. Loader processes decode them ahead of their use.
+"""Read batches in a given order. Loader processes decode them before they are needed.
 
-Loader processes are forked from a server process: a fork of the training process itself would copy an MPI communicator
-or a CUDA context, and both break. The server has imported torch already, so a new loader starts in a fraction of a
-second.
+Loader processes are forked from a server process. A fork of the training process itself would copy an MPI communicator
+or a CUDA context, and neither can be used in a copy. The server has already imported torch, so a new loader process
+starts in a fraction of a second.
 """
 
 from __future__ import annotations
@@ -29,25 +29,30 @@ from app.data.order import Item
 from app.data.sources import Source
 from app.data.splits import Split
 
-PREFETCH = 4  # batches that a loader process decodes before they are used
+PREFETCH = 4  # the number of batches that a loader process decodes before they are needed
 MOST_PROCESSES = 16
 
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
 
 
 class Loader:
-    """Iterates over the batches of a split, in the order of `batches`.
+    """Iterate over batches of a split: images, uint8 [n, H, W, C], and labels, int64 [n].
 
-    Each batch is a pair: images, uint8 [n, H, W, C], and labels, int64 [n]. `batches` is read only as far ahead as the
-    loader processes work. With `processes` = 0 this process decodes a batch when it is asked for. `close()` ends the
-    loader processes, and so does leaving a `with` block.
+    `close()` or the end of a `with` block ends the loader processes.
 
-    Raises CorruptImage, whose one line names the file, when its batch is due, and RuntimeError when a loader process
-    has died.
+    Args:
+        split: The images.
+        batches: The items of each batch. Iteration over it is at most PREFETCH batches per loader process ahead.
+        processes: The number of loader processes. If it is 0, this process decodes a batch when it is asked for.
+        pin_memory: Whether the batches are in pinned memory, for copies to a GPU.
+
+    Raises:
+        CorruptImage: An image of the batch cannot be decoded. The text names the file.
+        RuntimeError: A loader process has died.
     """
 
     def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
-        # More processes than cores are the user's choice. Without this line every rank would print a warning.
+        # Without this line every rank would print a warning about more processes than cores, which the user may want.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader: DataLoader[Batch] = DataLoader(
             _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
@@ -58,12 +63,12 @@ class Loader:
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
             worker_init_fn=_outlive_signals if processes else None,
-            generator=torch.Generator(),  # so that the loader does not change torch's global random state
+            generator=torch.Generator(),  # otherwise the loader would change torch's global random state
         )
         self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds that the training process has waited for batches
-        atexit.register(self.close)  # runs before torch's exit handlers, which would wait for these processes
+        atexit.register(self.close)  # this runs before torch's exit handlers, which would wait for these processes
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -79,11 +84,7 @@ class Loader:
     def _next(self) -> Batch:
         try:
             batch: Batch | UserError = next(self._iterator)
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-        ) as error:  # torch raises it, or a socket if the process at its other side has ended
+        except (RuntimeError, OSError, EOFError) as error:  # each of them may mean that a loader process has died
             processes = getattr(self._iterator, "_workers", [])
             if not wait([process.sentinel for process in processes], timeout=1):
                 raise
@@ -97,7 +98,7 @@ class Loader:
         return batch
 
     def close(self) -> None:
-        """End the loader processes at once, whether they have finished or not. It may be called again."""
+        """End the loader processes at once, even if they have not finished. It may be called several times."""
         atexit.unregister(self.close)
         processes = getattr(self._iterator, "_workers", [])
         if processes:
@@ -114,7 +115,10 @@ class Loader:
 
 
 class _Reporting:
-    """Returns a user's error as a value. torch would raise it in the parent process with a traceback as its text."""
+    """A split that returns a user's error as a value.
+
+    If a loader process raised it, torch would raise it in the training process with a traceback as its text.
+    """
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -140,18 +144,18 @@ def _outlive_signals(_: int) -> None:
 
 
 def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
-    """Raise UserError if /dev/shm is too small for the batches of loader processes, which would then end by SIGBUS.
+    """Raise UserError if /dev/shm is too small for the batches of loader processes, which SIGBUS would then end.
 
     Args:
-        processes: The number of all loader processes of this host. Each is PREFETCH batches ahead.
-        images: The images of a batch.
-        image_bytes: The bytes of a decoded image.
+        processes: The number of all loader processes of this host. Each of them is PREFETCH batches ahead.
+        images: The number of images in a batch.
+        image_bytes: The size of a decoded image in bytes.
     """
     there = os.statvfs("/dev/shm")
     size, needed = there.f_blocks * there.f_frsize, processes * PREFETCH * images * image_bytes
     if size < needed:
         raise UserError(
-            f"/dev/shm of {socket.gethostname()} has {size / 2**20:.0f} MiB, the {processes} loader processes may fill"
+            f"/dev/shm of {socket.gethostname()} has {size / 2**20:.0f} MiB, but {processes} loader processes may need"
             f" {needed / 2**20:.0f} MiB: docker run --shm-size {needed // 2**30 + 1}g, or give --loader-processes 0"
         )
 
@@ -165,7 +169,7 @@ def _fork_server() -> ForkServerContext:
 def default_loader_processes(source: Source, local_size: int) -> int:
     """Return the number of loader processes for each of the `local_size` training processes of a host.
 
-    It is 0 for images that are held in memory.
+    It is 0 for images that are in memory.
     """
     if source.train.in_memory:
         return 0

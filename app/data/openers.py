@@ -1,4 +1,4 @@
-"""Makes the sources of data sets: of arrays, published files, noise, and folders of images or archives."""
+"""Open data sets: arrays in memory, published files, noise, and folders of images or archives."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ def open_arrays(
     flips: bool = False,
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Source:
-    """Return a source of images of one size that are held in memory.
+    """Return a source of images of one size that are in memory.
 
-    flips: whether the paper's augmentation mirrors them.
-    moments: the mean and standard deviation of each channel; by default those of all training images.
+    Args:
+        options: The options about the data.
+        train, validation: The images and labels of the two splits.
+        classes: The names of the classes.
+        flips: Whether a mirrored image still shows its class, so that the paper's augmentation mirrors it.
+        moments: The mean and standard deviation of each channel. The default is those of all training images.
     """
     side = train.images.shape[1]
     digest = hashlib.sha256()
@@ -75,7 +79,7 @@ def open_published(options: DataOptions, published: PublishedSet) -> Source:
 
 
 def open_synthetic(options: DataOptions, size: DataSize) -> Source:
-    """Return a source of noise with the size that the options name."""
+    """Return a source of noise with the size that the options give."""
     facts = f"{size.image_size} {size.images} {size.classes}"
     return Source(
         name=options.data,
@@ -102,7 +106,7 @@ def open_folder(options: DataOptions) -> Source:
     )
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    if options.grey:  # the mean and deviation of grey images are the means over the three colours, as is usual
+    if options.grey:  # as usual, grey images are normalised by the means over the three colours
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Source(
         name=options.data,
@@ -124,16 +128,16 @@ def _left_out_warning(index: Index) -> list[str]:
     if not count:
         return []
     return [
-        f"warning: {count:,} files are not read, as they are no .jpg, .jpeg or .png in a class folder:"
+        f"warning: {count:,} files are not read, because they are not .jpg, .jpeg or .png files in a class folder:"
         f" {', '.join(names)}{', ...' if count > len(names) else ''} (check-data lists them)"
     ]
 
 
 def _resize_warning(size: int, resize: int) -> list[str]:
-    """Return a warning if validation sees a part of its images that differs much from the usual 224 / 256 = 0.875."""
+    """Return a warning if validation uses a part of its images that is far below the usual 224 / 256 = 0.875."""
     if resize <= 2 * size:
         return []
     return [
-        f"warning: validation sees only the central {size / resize:.0%} of an image's shorter side (--image-size {size}"
-        f" of --resize {resize}); without --resize it would be 88 %"
+        f"warning: validation uses only the central {size / resize:.0%} of an image's shorter side (--image-size {size}"
+        f" of --resize {resize}); without --resize it would use 88 %"
     ]

@@ -1,6 +1,7 @@
-"""Which images each worker of each step gets: one shuffle of all images an epoch, cut into minibatches and workers.
+"""Which images each worker gets in each step.
 
-See remark 4 in section 3 of the paper. The number of processes decides only which process computes which worker.
+All images are shuffled once per epoch. The result is cut into minibatches, and each of them into workers (remark 4 in
+section 3 of the paper). The number of processes determines only which process computes which worker.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Item = tuple[int, int]  # (epoch, image index); an augmented image depends only on these and on the seed
+Item = tuple[int, int]  # (epoch, image index); an augmented image depends only on its item and on the seed
 
 
 def permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
@@ -19,15 +20,15 @@ def permutation(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 def workers_of(rank: int, size: int, workers: int) -> range:
-    """Return the workers of a step that a process computes, in order: process j mod W computes worker j."""
+    """Return the workers of a step that a process computes. Process j computes the workers j, j + size and so on."""
     return range(rank, workers, size)
 
 
 def shuffle_of_workers(seed: int, epoch: int, images: int, minibatch: int, per_worker: int) -> NDArray[np.int64]:
-    """Return the order of images where each worker shuffles all of them on its own, int64 [images].
+    """Return an order of the images in which each worker shuffles all images on its own, int64 [images].
 
-    Each worker takes the first images of its own order, so that some images come several times and others never. This
-    is the mistake that remark 4 of the paper warns of. It is here for comparison.
+    Each worker takes the first images of its own order. So some images occur several times and others never. Remark 4
+    of the paper warns of this mistake, and it is here for comparison.
     """
     steps, workers = images // minibatch, minibatch // per_worker
     orders = [permutation(seed, epoch * workers + worker, images)[: steps * per_worker] for worker in range(workers)]
@@ -38,9 +39,16 @@ def worker_batches(
     *, seed: int, images: int, minibatch: int, per_worker: int, epoch: int, seen: int, epochs: int, rank: int,
     size: int, shuffle: str = "epoch",
 ) -> Iterator[list[Item]]:  # fmt: skip
-    """Yield the items of each worker that this process computes, step by step, from a position to the run's end.
+    """Yield the items of each worker that this process computes, step by step, until the end of the run.
 
-    shuffle: "epoch" is the paper's; "worker" is the mistake that `shuffle_of_workers` describes.
+    Args:
+        seed: The seed of the run.
+        images: The number of training images.
+        minibatch, per_worker: kn and n.
+        epoch, seen: The position from which to begin.
+        epochs: The number of epochs of the run.
+        rank, size: The rank of this process and the number of processes.
+        shuffle: "epoch", as in the paper, or "worker", which is the mistake that `shuffle_of_workers` describes.
     """
     workers = workers_of(rank, size, minibatch // per_worker)
     while epoch < epochs:
@@ -58,9 +66,10 @@ def worker_batches(
 def statistics_batches(
     *, seed: int, images: int, count: int, per_worker: int, epoch: int, rank: int, size: int
 ) -> Iterator[list[Item]]:
-    """Yield the batches of this process among the first `count` images of an epoch's order, a worker's images each.
+    """Yield the batches of this process for measuring BN statistics, with the images of one worker each.
 
-    Process b mod W gets batch b.
+    The first `count` images of an epoch's order are divided into batches. Process j gets the batches j, j + size and so
+    on. The arguments are those of `worker_batches`.
     """
     order = permutation(seed, epoch, images)
     for batch in workers_of(rank, size, count // per_worker):
@@ -68,7 +77,7 @@ def statistics_batches(
 
 
 def validation_batches(*, images: int, batch: int, rank: int, size: int) -> Iterator[list[Item]]:
-    """Yield the validation batches of this process: process b mod W evaluates batch b. No image is repeated."""
+    """Yield the validation batches of this process: rank, rank + size and so on. No image is in two batches."""
     for number, first in enumerate(range(0, images, batch)):
         if number % size == rank:
             yield [(0, index) for index in range(first, min(first + batch, images))]

@@ -17,8 +17,8 @@ def warn() -> None:
 
 
 def missing_fix() -> str:
-    """Return a warning if Pillow-SIMD is installed, for images without known checksums, otherwise ""."""
-    if "post" not in PIL.__version__:  # a version of Pillow-SIMD is one of Pillow followed by .post0
+    """Return a warning if Pillow-SIMD is installed, otherwise ""."""
+    if "post" not in PIL.__version__:  # Pillow-SIMD has the version of Pillow followed by .post0
         return ""
     return (
         f"Pillow-SIMD {PIL.__version__} lacks the fix of CVE-2026-112403: decode only images that you trust, such as"

@@ -1,6 +1,6 @@
-"""Reads the published data sets of `app/data/published_sets.py`.
+"""Read the published data sets of `app/data/published_sets.py`.
 
-The files are read as they were downloaded, compressed. Their MD5 sums must be those that the authors state.
+The files are read as they were downloaded, without unpacking them. Their MD5 sums must be those that the authors give.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from app.base.errors import UserError
 from app.data.digits import Images
 from app.data.published_sets import PublishedSet
 
-SHARED_DATA = Path("/usr/share/datasets")  # the folder of Debian's packages of data sets
-IDX_UINT8 = 0x08  # the code of unsigned bytes in the third byte of an IDX file
+SHARED_DATA = Path("/usr/share/datasets")  # the folder in which Debian's packages install data sets
+IDX_UINT8 = 0x08  # the third byte of an IDX file that contains unsigned bytes
 CIFAR_SIDE = 32
 CIFAR_RECORD = 1 + 3 * CIFAR_SIDE**2  # bytes: the label, then the red, green and blue planes
 CIFAR_BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 
 
 def read_published(published: PublishedSet, data_root: str) -> tuple[Images, Images]:
-    """Return the training and the validation images.
+    """Return the training and the validation images of a data set.
 
     Args:
         published: The data set.
-        data_root: The folder with the files, or the folder above it, if that has the data set's name. With "" the files
-            are searched in `$XDG_DATA_HOME/NAME` and in the folder of Debian's package.
+        data_root: The folder with the files, or the folder that contains a folder with the data set's name. If it is
+            "", the files are searched in `$XDG_DATA_HOME/NAME` and in the folder of Debian's package.
 
-    Raises UserError if a file is missing or its checksum is wrong.
+    Raises:
+        UserError: A file is missing or its checksum is wrong.
     """
     folder = find_folder(published, data_root)
     return READERS[published.format]([verified(folder / name, sums, published) for name, sums in published.files])
 
 
 def find_folder(published: PublishedSet, data_root: str) -> Path:
-    """Return the first folder that has all files. Raises UserError, which says where to get them."""
+    """Return the first folder that contains all files. Raises UserError, which says where to download them."""
     if data_root:
         places = [Path(data_root) / published.name, Path(data_root)]
     else:
@@ -75,14 +76,14 @@ def verified(path: Path, sums: Sequence[str], published: PublishedSet) -> bytes:
 
 
 def read_idx(content: bytes) -> NDArray[np.uint8]:
-    """Return the array of a gzipped IDX file of bytes: uint8, in the file's shape."""
+    """Return the array in a gzipped IDX file of bytes: uint8, with the shape that the file gives."""
     data = gzip.decompress(content)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != IDX_UINT8:
-        raise UserError("the file is no IDX file of bytes: get it again")
+        raise UserError("the file is not an IDX file of bytes: get it again")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4).tolist()
     start = 4 + 4 * len(shape)
     if len(data) != start + math.prod(shape):
-        raise UserError(f"the IDX file states the shape {shape} and has {len(data) - start} bytes: get it again")
+        raise UserError(f"the IDX file gives the shape {shape} but has {len(data) - start} bytes: get it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -106,7 +107,7 @@ def read_cifar10(contents: Sequence[bytes]) -> tuple[Images, Images]:
 
 
 def read_cifar_batch(data: bytes) -> Images:
-    """Return the images of a file in CIFAR's binary form. Each has a label, followed by the planes of its colours."""
+    """Return the images in a file of CIFAR's binary form. Each has a label, then its red, green and blue planes."""
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return Images(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64))
@@ -115,7 +116,9 @@ def read_cifar_batch(data: bytes) -> Images:
 def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
     """Return images in which each block of factor x factor pixels is replaced by its mean. Halves are rounded up.
 
-    images: uint8 [n, H, W, C], with H and W multiples of `factor`.
+    Args:
+        images: The images, uint8 [n, H, W, C]. H and W must be multiples of `factor`.
+        factor: The side of a block in pixels.
     """
     if factor == 1:
         return images
@@ -129,7 +132,7 @@ def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, for values in [0, 1].
 
-    They are computed from histograms, because the images as floats would need eight times their memory.
+    They are computed from histograms, because the images would need eight times their memory as floats.
     """
     levels = np.arange(256) / 255
     means, deviations = [], []
@@ -140,4 +143,4 @@ def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[fl
     return tuple(means), tuple(deviations)
 
 
-READERS = {"idx": read_mnist, "cifar": read_cifar10}  # PublishedSet.format -> the function that reads the files
+READERS = {"idx": read_mnist, "cifar": read_cifar10}  # the function that reads the files of each PublishedSet.format

@@ -1,6 +1,6 @@
-"""Well-known small data sets, read from the files of their authors: `fashion-mnist`, `mnist`, `kmnist` and `cifar10`.
+"""Well-known small data sets, which are read from the files of their authors.
 
-This module imports neither torch nor numpy, because `app/data/sources.py` imports it for every command.
+This module imports neither torch nor numpy, because every command imports it (by `app/data/sources.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 class PublishedSet:
     """A data set and its files.
 
-    text: what its images show.
-    size: the numbers of training images, validation images, classes and channels, and the side of the images in pixels.
-    files: the name of each file and the MD5 sums that it may have (that of the authors, then that of a package).
-    format: the function in `app/data/published.py` that reads the files.
-    flips: whether a mirrored image still shows its class.
-    origin: the address from which the files can be downloaded.
+    Attributes:
+        name: The name of the data set.
+        text: What its images show.
+        size: The numbers of training images, validation images, classes and channels, and the side of the images in
+            pixels.
+        classes: The names of the classes.
+        files: The name of each file and the MD5 sums that it may have (the authors', then that of Debian's package).
+        format: The key in `READERS` of `app/data/published.py` of the function that reads the files.
+        flips: Whether a mirrored image still shows its class.
+        origin: The address from which the files can be downloaded.
     """
 
     name: str
@@ -31,7 +35,7 @@ class PublishedSet:
 
 
 def mnist_files(*sums: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the names of the four files of MNIST and its successors, each with its MD5 sums."""
+    """Return the names of the four files of MNIST and of data sets in the same form, each with its MD5 sums."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     return tuple((f"{name}.gz", file) for name, file in zip(names, sums, strict=True))
 

@@ -18,7 +18,7 @@ HEADER = "# Images that --skip-list leaves out, relative to the folder of the da
 
 
 def write_skip_list(path: str, images: Sequence[str] | None) -> None:
-    """Write the list. With None, only check that the file can be written. Raises UserError if it cannot."""
+    """Write a skip list, or with None only check that the file can be written. Raises UserError if it cannot."""
     try:
         if images is None:
             return Path(path).open("ab").close()
@@ -28,7 +28,7 @@ def write_skip_list(path: str, images: Sequence[str] | None) -> None:
 
 
 def read_skip_list(path: str) -> list[bytes]:
-    """Return the paths of a list. Raises UserError if the file cannot be read."""
+    """Return the paths in a skip list. Raises UserError if the file cannot be read."""
     try:
         lines = [line.strip() for line in Path(path).read_bytes().splitlines()]
     except OSError as error:
@@ -39,10 +39,18 @@ def read_skip_list(path: str) -> list[bytes]:
 
 
 def leave_out(index: Index, path: str) -> tuple[Index, int]:
-    """Return the index without the images of the list, and their number. The fingerprint changes with the list.
+    """Leave the images of a skip list out of an index. The fingerprint of the result depends on the list.
 
-    Raises UserError for a list of other data, and if a class would have no training image or the validation none at
-    all.
+    Args:
+        index: The images of the data set.
+        path: The skip list.
+
+    Returns:
+        The remaining images, and the number of images that were left out.
+
+    Raises:
+        UserError: The list names images that are not in the index, or no training image of a class or no validation
+            image at all would remain.
     """
     skipped = set(read_skip_list(path))
     if not skipped:

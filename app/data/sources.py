@@ -1,8 +1,8 @@
-"""The registry of data sets. `--data` can name each entry of SOURCES. Any other word names a folder.
+"""The registry of data sets. Each entry of SOURCES is a value of `--data`. Any other value is the path of a folder.
 
-An entry says what the data set is, how large it is, and how it is opened. Everything else follows from it: the help of
-`--data`, the sizes that `plan` and `audit` print, the rules of `--skip-list`, and the checks of `doctor`. This module
-imports torch and numpy only when a data set is opened, so that `plan` answers at once.
+An entry contains the description of a data set, its size, and the function that opens it. Everything else follows from
+the entries: the help of `--data`, the sizes that `plan` and `audit` print, the rules of `--skip-list`, and the checks
+of `doctor`. This module imports torch and numpy only when a data set is opened, so that `plan` is quick.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from app.storage.listing import Index
 
 IMAGE_SIZE = 224
-# The paper names no size before the central crop of validation; fb.resnet.torch resizes to 256 for a crop of 224.
+# The paper does not say to which size validation images are resized. fb.resnet.torch resizes to 256 for a crop of 224.
 RESIZE_RATIO = 256 / 224
-# Mean and standard deviation of ImageNet's training images for red, green and blue (fb.resnet.torch).
+# The mean and standard deviation of ImageNet's training images for red, green and blue, from fb.resnet.torch.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SYNTHETIC_VALIDATION = 25  # training images for each validation image, about as many as in ImageNet
+SYNTHETIC_VALIDATION = 25  # the number of training images for each validation image, about as in ImageNet
 
 
 class Augmentation(NamedTuple):
     """A way in which training images are changed at random: an entry of AUGMENTATIONS.
 
-    text: its description for help texts.
-    crops: whether images from files are cropped with random scale and aspect ratio.
-    moves: whether images are moved by up to an eighth of their side. The uncovered part is black.
-    flips: whether half of the images are mirrored.
+    Attributes:
+        text: Its description for help texts.
+        crops: Whether images from files are cropped with random scale and aspect ratio.
+        moves: Whether images are moved by up to an eighth of their side. The uncovered part becomes black.
+        flips: Whether half of the images are mirrored.
     """
 
     text: str
@@ -64,13 +65,20 @@ AUGMENTATIONS = {
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The options about the data of a run: the fields of `Config` with the same names.
+    """The options about the data of a run. They are the fields of `Config` with the same names.
 
-    augmentation: a name of AUGMENTATIONS.
-    image_size: the side in pixels; 0 means the size of the data set, or 224 for a folder.
-    resize: the shorter side before the central crop of validation; 0 means 256/224 of image_size.
-    grey: whether the images of a folder are read as one grey channel.
-    stage: the folder on a local disk that may contain copies of the archives; "" means that they are not used.
+    Attributes:
+        data: A name in SOURCES, or a folder.
+        image_size: The side in pixels, or 0 for the size of the data set, which is 224 for a folder.
+        resize: The shorter side before the central crop of validation in pixels, or 0 for 256/224 of the image size.
+        augmentation: A name in AUGMENTATIONS.
+        seed: The seed of the augmentation.
+        synthetic_images, synthetic_classes: The size of synthetic data.
+        skip_list: The file that lists images to leave out, or "".
+        data_root: The folder with the files of a published data set, or "".
+        downsample: The side in pixels of the blocks that are averaged in a published data set.
+        grey: Whether the images of a folder are read as one grey channel.
+        stage: The folder on a local disk that may contain copies of the archives, or "" if none are used.
     """
 
     data: str
@@ -94,7 +102,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class DataSize:
-    """The numbers of images and classes, and the channels and the side of the images that the network sees."""
+    """The numbers of images, classes and channels, and the side in pixels of the images that the network gets."""
 
     images: int
     validation_images: int
@@ -105,7 +113,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that can be read.
+    """A data set that is open for reading.
 
     mean, std: they normalise each channel, for images in [0, 1].
     fingerprint: 16 hex digits that change with the images (for a folder, with relative paths, sizes and last bytes),
@@ -121,11 +129,11 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
-    skipped: int = 0  # images that --skip-list leaves out
-    warnings: tuple[str, ...] = ()  # they are printed at the start of a run
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts about the data that a user of the trained network needs, as plain types."""
+        """Return the facts about the data that users of the trained network need, as plain types."""
         facts = {"classes": list(self.classes), "fingerprint": self.fingerprint, "image_size": self.image_size}
         return facts | {"mean": list(self.mean), "std": list(self.std)}
 
@@ -134,11 +142,12 @@ class Source:
 class DataSet:
     """An entry of SOURCES.
 
-    text: its description for help texts.
-    size: its size, or a function that returns it for a run's options.
-    open: returns the source for a run's options. It imports the modules that it needs when it is called.
-    find: looks for its files without reading them, and raises UserError if one is missing.
-    downsamples: whether it supports `--downsample`.
+    Attributes:
+        text: Its description for help texts.
+        size: Its size, or a function that returns it for the options of a run.
+        open: Returns the source for the options of a run. It imports the modules that it needs.
+        find: Looks for its files without reading them, and raises UserError if one is missing.
+        downsamples: Whether it supports `--downsample`.
     """
 
     text: str
@@ -212,25 +221,26 @@ def data_help() -> str:
 
 
 def fixed_size(data: str) -> DataSize | None:
-    """Return the size of a data set that has only one, or None for synthetic images, folders and unknown names."""
+    """Return the size of a data set with a fixed size, or None for synthetic images, folders and unknown names."""
     size = SOURCES[data].size if data in SOURCES else None
     return size if isinstance(size, DataSize) else None
 
 
 def default_resize(image_size: int) -> int:
-    """Return the default of the shorter side in pixels before the central crop of validation."""
+    """Return the default shorter side in pixels to which validation images are resized before their central crop."""
     return round((image_size or IMAGE_SIZE) * RESIZE_RATIO)
 
 
 def is_folder(data: str) -> bool:
-    """Return whether `data` names a folder and not one of SOURCES."""
+    """Return whether `data` is the path of a folder and not a name in SOURCES."""
     return data not in SOURCES
 
 
 def size_of(options: DataOptions) -> DataSize:
     """Return the size of a data set without reading its images.
 
-    Raises UserError if the options do not fit the data set, or if a folder cannot be listed.
+    Raises:
+        UserError: The options do not fit the data set, or a folder cannot be listed.
     """
     _check_options(options)
     if options.data not in SOURCES:
@@ -244,7 +254,8 @@ def size_of(options: DataOptions) -> DataSize:
 def find_data_set(options: DataOptions) -> DataSize:
     """Return the size of a data set, and check that its files exist. No image is read.
 
-    Raises UserError as `open_source` does, except for faults that only reading the images can show.
+    Raises:
+        UserError: See `open_source`. Faults that only reading the images can show are not found.
     """
     size = size_of(options)
     entry = SOURCES.get(options.data)
@@ -260,10 +271,11 @@ def _folder_size(options: DataOptions) -> DataSize:
 
 
 def read_folder(options: DataOptions) -> tuple[Index, int]:
-    """Return the images in a folder or its archives without those of the skip list, and the number of these.
+    """Return the images in a folder or its archives without those of the skip list, and the number of skipped images.
 
-    Raises UserError if the folder cannot be listed, if the skip list does not fit it, or if the central crop is larger
-    than the image. The message suggests a data set with a similar name.
+    Raises:
+        UserError: The folder cannot be listed, the skip list does not fit it, or the central crop is larger than the
+            resized image. If a data set has a similar name, the message suggests it.
     """
     from app.data.skip_list import leave_out
     from app.storage.files import ArchiveFiles
@@ -272,7 +284,7 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
 
     size, resize = folder_sizes(options)
     if resize < size:
-        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the centre crop does not fit")
+        raise UserError(f"--resize {resize} is smaller than --image-size {size}: the central crop does not fit")
     try:
         index = read_index(options.data)
     except UserError as error:
@@ -297,16 +309,18 @@ def folder_sizes(options: DataOptions) -> tuple[int, int]:
 def open_source(data: str, **options: Any) -> Source:
     """Open a data set and return its source.
 
-    data: its name, or a folder. options: the other fields of DataOptions.
+    Args:
+        data: Its name, or a folder.
+        options: Other fields of DataOptions.
 
-    Raises UserError if a folder is missing, incomplete or inconsistent, if the data cannot have the size, or if an
-    option does not fit the data set.
+    Raises:
+        UserError: A folder is missing, incomplete or inconsistent, or an option does not fit the data set.
     """
     return open_data_set(DataOptions(data, **options))
 
 
 def open_data_set(options: DataOptions) -> Source:
-    """Return the data set that the options name, opened. Raises UserError as `open_source` does."""
+    """Open a data set and return its source. Raises UserError as `open_source` does."""
     _check_options(options)
     entry = SOURCES.get(options.data)
     if entry:
@@ -317,7 +331,7 @@ def open_data_set(options: DataOptions) -> Source:
 
 
 def _check_options(options: DataOptions) -> None:
-    """Raise UserError if options do not fit the data set."""
+    """Raise UserError if the options do not fit the data set."""
     if options.skip_list and not is_folder(options.data):
         raise UserError(f"--skip-list is for images in a folder: leave it out with --data {options.data}")
     if options.stage and not is_folder(options.data):

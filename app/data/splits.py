@@ -1,4 +1,4 @@
-"""The training images or the validation images of a data set, with labels. They are read in batches by their indices.
+"""The training images or the validation images of a data set, with labels. Batches are read by the images' indices.
 
 The augmentation of an image is a function of the seed, the epoch and the index.
 """
@@ -19,20 +19,25 @@ from app.data.order import Item
 from app.data.sources import Augmentation
 from app.storage.files import Files
 
-MOVE_DRAWS = 3  # draws for each image: the shift down, the shift to the right, and whether it is mirrored
+MOVE_DRAWS = 3  # the draws for each image: the shift down, the shift to the right, and whether it is mirrored
 
 
 class Split:
-    """Images in the form that torch's DataLoader needs. labels: int64 [images]."""
+    """Images in the form that torch's DataLoader needs.
+
+    Attributes:
+        labels: The class of each image, int64 [images].
+        in_memory: Whether the images are in memory, so that loader processes would take more time than they save.
+    """
 
     labels: NDArray[np.int64]
-    in_memory = True  # whether loader processes would take more time than they save
+    in_memory = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Return the images, uint8 [n, H, W, C], and labels, int64 [n], of [(epoch, index), ...]."""
+        """Return the images, uint8 [n, H, W, C], and the labels, int64 [n], for a list of (epoch, index)."""
         epochs, indices = np.array(items, np.int64).reshape(-1, 2).T
         images = np.ascontiguousarray(self.images_of(epochs, indices))
         return torch.from_numpy(images), torch.from_numpy(self.labels[indices])
@@ -42,7 +47,7 @@ class Split:
 
 
 class ArraySplit(Split):
-    """Images held in memory, uint8 [images, H, W, C], without augmentation."""
+    """Images in memory, uint8 [images, H, W, C], without augmentation."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self.images, self.labels = images, labels
@@ -52,12 +57,17 @@ class ArraySplit(Split):
 
 
 class ShiftedSplit(Split):
-    """Images held in memory, each moved by up to `most` pixels in both directions. Zeros fill the uncovered part.
+    """Images in memory, each moved by up to `most` pixels in both directions. Zeros fill the uncovered part.
 
-    For images of a few pixels, a shift by one pixel replaces the paper's augmentation, because a crop of 8 % shows
-    nothing.
+    For images of a few pixels, a shift by one pixel replaces the paper's augmentation, because a crop of 8 % of such an
+    image shows nothing.
 
-    flips: whether half of the images are mirrored too. (A mirrored digit may look like another sign.)
+    Args:
+        images: The images, uint8 [images, H, W, C].
+        labels: The class of each image, int64 [images].
+        seed: The seed of the run.
+        flips: Whether half of the images are also mirrored. A mirrored digit may look like another character.
+        most: The largest shift in pixels.
     """
 
     def __init__(
@@ -79,14 +89,14 @@ def padded(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
 def moved(
     images: NDArray[np.uint8], indices: NDArray[np.int64], draws: NDArray[np.float64], most: int, flips: bool
 ) -> NDArray[np.uint8]:
-    """Return some of the padded images, each as a window at a random place.
+    """Return a window at a random place of some padded images.
 
     Args:
         images: The result of `padded`.
         indices: The indices of the images, [n].
         draws: Numbers from [0, 1), [n, MOVE_DRAWS].
-        most: The number of pixels by which they are padded.
-        flips: Whether half of them are mirrored.
+        most: The number of pixels by which the images are padded.
+        flips: Whether half of the images are mirrored.
     """
     top, left = (draws[:, :2] * (2 * most + 1)).astype(np.int64).T
     rows = top[:, None] + np.arange(images.shape[1] - 2 * most)
@@ -99,7 +109,7 @@ def moved(
 
 
 class SyntheticSplit(Split):
-    """Noise in any number and size, which costs no more than a copy.
+    """Images of noise in any number and size, to measure speed. Making one takes no longer than a copy.
 
     An image is a part of a block of random bytes.
     """
@@ -123,10 +133,16 @@ class SyntheticSplit(Split):
 class StoredSplit(Split):
     """Images that are read from files or archives and decoded each time they are used.
 
-    augmentation: how they are changed at random. Without a random crop, the central crop is used.
-    channels: 3, or 1 for grey.
+    Args:
+        files: The images and their labels.
+        size: The side of the result in pixels.
+        resize: The shorter side in pixels before the central crop.
+        augmentation: How the images are changed at random. If it has no random crop, the central crop is used.
+        seed: The seed of the run.
+        channels: 3, or 1 for grey.
 
-    Raises CorruptImage, which names the image.
+    Raises:
+        CorruptImage: An image cannot be decoded. The text names it.
     """
 
     in_memory = False
@@ -161,7 +177,7 @@ class StoredSplit(Split):
     def _moved(
         self, images: NDArray[np.uint8], epochs: NDArray[np.int64], indices: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
-        """Return images at random places and mirrored, according to the augmentation."""
+        """Return images that are moved and mirrored at random, according to the augmentation."""
         most = max(1, self.size // 8) if self.augmentation.moves else 0
         if not most and not self.augmentation.flips:
             return images

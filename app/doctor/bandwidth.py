@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STREAM = 1.0  # the seconds for which a host sends
 ALLREDUCE = 0.5  # the intended seconds of an allreduce; the tensor is doubled until one takes at least half of this
 LARGEST = 2**28  # the size in bytes of the largest tensor
-REPEATS = 3  # the number of allreduces, of which the fastest counts
+REPEATS = 3  # the number of allreduces, of which the fastest is reported
 
 
 def measure() -> None:

@@ -1,9 +1,9 @@
-"""Forecasts how long a recipe takes on a number of GPUs, from a measured rate and a model of the interconnect.
+"""Forecast how long a recipe takes on a number of GPUs, from a measured speed and a model of the interconnect.
 
     time of a step = (workers of a GPU) * (compute of a worker) + exposed allreduce + straggler
 
-- Compute: the measured rate gives the time of a whole step on the GPUs on which it was measured. The compute of a
-  worker is this time without the allreduce and the straggler that the model predicts for those GPUs.
+- Compute: the measured speed gives the time of a whole step on the GPUs on which it was measured. The compute of a
+  worker is this time minus the allreduce and the straggler that the model predicts for those GPUs.
 - Exposed allreduce: the part of the allreduce that is not hidden behind the backward pass.
 - Straggler: the time of a worker's step varies, with a standard deviation of `jitter` times its mean. Synchronous SGD
   waits for the slowest of all GPUs.
@@ -17,9 +17,11 @@ from math import sqrt
 from app.forecast.interconnect import Cluster, exposed_seconds, slowest_of
 from app.recipe import paper
 
-# Calibrated on one point of the paper: a step takes 12 % longer on 352 GPUs than on 8 (Figure 7). See docs/plan.md.
+# JITTER is chosen so that the model gives one result of the paper: a step takes 12 % longer on 352 GPUs than on 8
+# (Figure 7). See docs/plan.md.
 JITTER = 0.0791
-# The backward pass as a share of a worker's step: 120 ms in the paper (section 4), of a step of 232 ms on 8 GPUs.
+# BACKWARD is the share of a step that the backward pass takes: 120 ms in the paper (section 4), of a step of 232 ms on
+# 8 GPUs.
 _PAPER_STEPS = paper.EPOCHS * (paper.TRAINING_IMAGES // paper.REFERENCE_MINIBATCH)
 BACKWARD = paper.BACKWARD_SECONDS * _PAPER_STEPS / (paper.HOURS_ON_8_GPUS * 3600)
 
@@ -28,12 +30,14 @@ BACKWARD = paper.BACKWARD_SECONDS * _PAPER_STEPS / (paper.HOURS_ON_8_GPUS * 3600
 class Work:
     """What a worker does in a step.
 
-    images: n, the images of a worker.
-    images_per_second: the rate of one GPU, measured while `measured_on` GPUs trained together.
-    gradient_bytes: the size of the gradients that a worker contributes to the allreduce.
-    jitter: the standard deviation of a worker's step time, as a share of that time.
-    overlaps: whether gradients are summed during the backward pass. They are not on CPUs, where the allreduce needs the
-    cores that compute.
+    Attributes:
+        images: n, the number of images of a worker.
+        images_per_second: The speed of one GPU, measured while `measured_on` GPUs trained together.
+        measured_on: The number of GPUs on which the speed was measured.
+        gradient_bytes: The size in bytes of the gradients that a worker contributes to the allreduce.
+        jitter: The standard deviation of a worker's step time, as a share of this time.
+        overlaps: Whether gradients are summed during the backward pass. On CPUs they are not, because the allreduce
+            needs the cores that compute.
     """
 
     images: int
@@ -45,13 +49,13 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """The measured time of a worker's step."""
+        """The measured time of a worker's step in seconds."""
         return self.images / self.images_per_second
 
 
 @dataclass(frozen=True)
 class Step:
-    """The time of a step on one GPU and its three parts, in seconds (see the top of this file)."""
+    """The time in seconds of a step on one GPU, as its three parts (see the docstring of this module)."""
 
     compute: float
     exposed: float
@@ -63,7 +67,7 @@ class Step:
 
 
 def step_time(work: Work, cluster: Cluster, gpus: int, workers_per_gpu: int = 1) -> Step:
-    """Return the time of one step in which each of `gpus` GPUs computes `workers_per_gpu` workers.
+    """Return the time of a step in which each of `gpus` GPUs computes `workers_per_gpu` workers.
 
     The allreduce runs during the backward pass of a GPU's last worker. The times of a GPU's workers vary independently,
     so the standard deviation of their sum grows with the square root of their number.
@@ -89,13 +93,18 @@ def step_time(work: Work, cluster: Cluster, gpus: int, workers_per_gpu: int = 1)
 
 @dataclass(frozen=True)
 class Row:
-    """The forecast for a number of GPUs, with weak scaling as in the paper: one worker of n images on each GPU.
+    """The forecast for a number of GPUs with weak scaling, as in the paper: each GPU computes one worker of n images.
 
-    minibatch: kn = n * gpus.
-    allreduce_seconds, straggler_seconds: these parts of `seconds_per_step`.
-    efficiency: `images_per_second` divided by the measured rate of one GPU times the number of GPUs.
-    hours: the time of training without evaluation.
-    fixed_minibatch: the forecast for the recipe's own kn on these GPUs, None if the recipe has fewer workers than GPUs.
+    Attributes:
+        gpus, hosts: The numbers of GPUs and of hosts.
+        minibatch: kn = n * gpus.
+        seconds_per_step: The time of a step.
+        allreduce_seconds, straggler_seconds: The exposed allreduce and the straggler, which are parts of this time.
+        images_per_second: The speed of all GPUs together.
+        efficiency: `images_per_second` divided by the measured speed of one GPU times the number of GPUs.
+        seconds_per_epoch: The time of an epoch.
+        hours: The time of training without evaluation.
+        fixed_minibatch: The forecast for the recipe's own kn, or None if the recipe has fewer workers than GPUs.
     """
 
     gpus: int
@@ -113,7 +122,12 @@ class Row:
 
 @dataclass(frozen=True)
 class FixedMinibatch:
-    """The forecast for the recipe's own kn. The GPUs with the most workers, `workers_per_gpu`, decide the time."""
+    """The forecast for the recipe's own kn. The GPUs with the most workers determine the time.
+
+    Attributes:
+        workers_per_gpu: The number of workers on these GPUs.
+        seconds_per_step, efficiency, hours: See `Row`.
+    """
 
     workers_per_gpu: int
     seconds_per_step: float
@@ -130,7 +144,7 @@ def forecast(work: Work, cluster: Cluster, gpus: int, images: int, epochs: int, 
         gpus: The number of GPUs. `gpus * work.images` must not be larger than `images`.
         images: The number of training images.
         epochs: The number of epochs of the recipe.
-        workers: k, the workers of a minibatch of the recipe.
+        workers: k, the number of workers of a minibatch of the recipe.
     """
     minibatch = gpus * work.images
     step = step_time(work, cluster, gpus)

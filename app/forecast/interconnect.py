@@ -1,7 +1,7 @@
 """A model of the allreduce: how long it takes, and how much of it is hidden behind the backward pass.
 
-Section 4 of the paper: with p servers, each algorithm sends and receives 2 (p - 1) / p times the buffer over the link
-of each server. The algorithms differ in the number of messages that follow one another: 2 (p - 1) for the ring and
+In section 4 of the paper, each algorithm sends and receives 2 (p - 1) / p times the size of the buffer over the link of
+each of p servers. The algorithms differ in the number of messages that follow one another: 2 (p - 1) for the ring, and
 2 log2(p) for recursive halving and doubling.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 ALLREDUCES = ("hierarchical", "halving-doubling", "ring")
-# Horovod's defaults. All gradients that became ready within a cycle, or during the last allreduce, are summed in one
-# message of at most 64 MiB.
+# Horovod's defaults. In each cycle, all gradients that have become ready are summed in one message of at most 64 MiB. A
+# cycle lasts at least this time, and longer if the previous allreduce takes longer.
 CYCLE_SECONDS, FUSION_BYTES = 0.001, 64 * 2**20
 
 
@@ -21,8 +21,9 @@ CYCLE_SECONDS, FUSION_BYTES = 0.001, 64 * 2**20
 class Link:
     """The link of a server to the network, or of a GPU inside its server.
 
-    bytes_per_second: the rate in each direction, in both at the same time.
-    latency: the time of an empty message in seconds.
+    Attributes:
+        bytes_per_second: The bandwidth in each direction, while data are sent in both directions.
+        latency: The time in seconds that an empty message takes.
     """
 
     bytes_per_second: float
@@ -31,11 +32,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Servers with `gpus_per_host` GPUs each.
+    """Servers with the same number of GPUs each.
 
-    network: the link of a server to the network.
-    local: the link of a GPU inside its server.
-    allreduce: the algorithm, one of ALLREDUCES.
+    Attributes:
+        gpus_per_host: The number of GPUs of a server.
+        network: The link of a server to the network.
+        local: The link of a GPU inside its server.
+        allreduce: The algorithm, a name in ALLREDUCES.
     """
 
     gpus_per_host: int
@@ -47,7 +50,7 @@ class Cluster:
         return -(-gpus // self.gpus_per_host)
 
     def allreduce_seconds(self, size: float, gpus: int) -> float:
-        """Return the time of an allreduce of `size` bytes over `gpus` GPUs that do nothing else."""
+        """Return the seconds of an allreduce of `size` bytes over `gpus` GPUs that do nothing else."""
         hosts = self.hosts(gpus)
         if self.allreduce == "hierarchical":
             inside = ring(size, min(gpus, self.gpus_per_host), self.local)
@@ -55,9 +58,9 @@ class Cluster:
         flat = {"ring": ring, "halving-doubling": halving_doubling}[self.allreduce]
         if hosts == 1:
             return flat(size, gpus, self.local)
-        # The number of steps is that of all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts of the
-        # buffer: the ring enters and leaves a server once, and halving-doubling first halves the data between the GPUs
-        # of a server.
+        # The number of steps is that for all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts times
+        # the buffer. The ring enters and leaves each server once. Halving-doubling first halves the data between the
+        # GPUs of a server.
         steps = flat(0.0, gpus, self.network)
         return steps + 2 * (hosts - 1) / hosts * size / self.network.bytes_per_second
 
@@ -70,7 +73,7 @@ def ring(size: float, members: int, link: Link) -> float:
 def halving_doubling(size: float, members: int, link: Link) -> float:
     """Return the seconds of an allreduce of `size` bytes by recursive halving and doubling (Rabenseifner).
 
-    It has 2 log2(p) steps. If p is not a power of two, the binary blocks algorithm needs 2 more.
+    It has 2 log2(p) steps. If p is not a power of two, the binary blocks algorithm needs 2 more steps.
     """
     steps = 2 * (members.bit_length() - 1) + (2 if members & (members - 1) else 0)
     return steps * link.latency + 2 * (members - 1) / members * size / link.bytes_per_second
@@ -79,11 +82,11 @@ def halving_doubling(size: float, members: int, link: Link) -> float:
 def exposed_seconds(size: float, backward: float, allreduce: Callable[[float], float]) -> float:
     """Return the seconds for which the allreduce continues after the backward pass.
 
-    The calculation simulates Horovod: whenever the network is free, it sends all gradients that are ready in one
+    The calculation simulates Horovod. Whenever the network is free, all gradients that are ready are sent in one
     message. The backward pass produces the gradients at a constant rate.
 
     Args:
-        size: The bytes of all gradients.
+        size: The size of all gradients in bytes.
         backward: The seconds of the backward pass.
         allreduce: Returns the seconds of an allreduce of a number of bytes.
     """
@@ -91,11 +94,11 @@ def exposed_seconds(size: float, backward: float, allreduce: Callable[[float], f
     while sent < size:
         ready = size if now >= backward else size * now / backward
         message = min(ready - sent, FUSION_BYTES)
-        sent = size if message == size - sent else sent + message  # ends exactly at `size`, despite rounding
+        sent = size if message == size - sent else sent + message  # rounding could otherwise leave a rest
         now = max(now + allreduce(message), min(now + CYCLE_SECONDS, backward))
     return max(0.0, now - backward)
 
 
 def slowest_of(workers: int) -> float:
-    """Return the expected maximum of `workers` standard normal numbers (Blom 1958); it is 0 for one worker."""
+    """Return the expected maximum of `workers` standard normal numbers (Blom 1958). It is 0 for one worker."""
     return NormalDist().inv_cdf((workers - 0.375) / (workers + 0.25))

@@ -1,7 +1,7 @@
-"""Counts the parameters and activations of a network, which decide its memory and the size of an allreduce.
+"""Count the parameters and activations of a network, which determine its memory and the size of an allreduce.
 
-The count is plain Python, so that `plan` answers at once, without importing torch. tests/single/test_plan_size.py
-compares it with the real networks.
+This is done without importing torch, so that `plan` is quick. tests/single/test_plan_size.py compares the counts with
+the real networks.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from app.recipe.config import Config
 from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM, Architecture
 
-EXPANSION = {2: 1, 3: 4}  # number of convolutions in a block -> its output channels as a multiple of its width
+# For each number of convolutions in a block: the block's output channels as a multiple of its width.
+EXPANSION = {2: 1, 3: 4}
 
 
 @dataclass(frozen=True)
 class Conv:
     """A convolution without bias, and the BN that follows it.
 
-    inputs, outputs: channels.
-    kernel: the side of the kernel in pixels.
-    size: the side of the output in pixels.
-    kept: how many tensors of the output's size the backward pass needs: BN's input, and BN's output.
-    groups: the groups of channels, of which each output has one as its input.
+    Attributes:
+        inputs, outputs: The numbers of channels.
+        kernel: The side of the kernel in pixels.
+        size: The side of the output in pixels.
+        kept: How many tensors of the output's size the backward pass needs. Usually these are BN's input and output.
+        groups: The number of groups of channels. Each output is computed from the inputs in its group only.
     """
 
     inputs: int
@@ -41,13 +43,14 @@ class Conv:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The size of a network, in numbers (not bytes).
+    """The size of a network. All values are numbers, not bytes.
 
-    parameters: the trained numbers.
-    statistics: BN's running statistics. The allreduce sums them too, as one tensor.
-    tensors: how many tensors an allreduce sums.
-    activations: the numbers that are kept for the backward pass, per image.
-    products: the multiplications in the forward pass of the convolutions, per image.
+    Attributes:
+        parameters: The number of trained parameters.
+        statistics: The number of BN's running statistics. The allreduce sums them too, as one tensor.
+        tensors: The number of tensors that an allreduce sums.
+        activations: The number of values per image that are stored for the backward pass.
+        products: The number of multiplications per image in the convolutions of a forward pass.
     """
 
     parameters: int
@@ -58,7 +61,7 @@ class NetworkSize:
 
 
 def half(size: int) -> int:
-    """Return the side of the output of a padded convolution or pool with stride 2, for an input of side `size`."""
+    """Return the side of the output of a padded convolution or pool with stride 2. `size` is the side of its input."""
     return (size + 1) // 2
 
 
@@ -67,18 +70,18 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
 
     Args:
         entry: The network.
-        inputs: The channels of the stage's input.
-        width: The channels inside a block; the groups of a ResNeXt and the factor of a wide ResNet multiply them.
+        inputs: The number of channels of the stage's input.
+        width: The number of channels inside a block, before the factors of ResNeXt and wide ResNet.
         blocks: The number of blocks.
         size: The side of the stage's input in pixels.
-        stride: The stride of the first block, which is in its first 3x3 convolution (section 5.1 of the paper).
+        stride: The stride of the first block, which its first 3x3 convolution has (section 5.1 of the paper).
     """
     outputs = width * EXPANSION[entry.convolutions]
     inner = width * entry.width_per_group // 64 * entry.groups  # the channels inside a bottleneck block
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
-            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut, whose BN output is only added
+            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut; the backward pass needs only BN's input
         if entry.convolutions == 3:
             yield Conv(inputs, inner, 1, size)
             yield Conv(inner, inner, 3, smaller, groups=entry.groups)
@@ -107,8 +110,9 @@ def stages_of(model: str, width: int, image_size: int, channels: int) -> list[li
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
     """Return the size of a config's network, all of which is trained.
 
-    The backward pass needs the input of each convolution and of each BN. These are twice the outputs of the
-    convolutions, as ReLU works in place on BN's output. The first pool keeps its output and its indices of 8 bytes.
+    The backward pass needs the input of each convolution and of each BN. These are about twice the outputs of the
+    convolutions, because ReLU changes BN's output in place. It also needs the output of the first pool, and its indices
+    of 8 bytes each.
     """
     stages = stages_of(config.model, config.width, image_size, channels)
     pool = 0 if MODELS[config.model].small else 3 * 64 * half(stages[0][0].size) ** 2
@@ -147,7 +151,7 @@ def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> Ne
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of one GPU in bytes. A GPU computes its workers one after the other."""
+    """The memory in bytes that training needs on one GPU. A GPU computes its workers one after another."""
 
     parameters: int
     gradients: int
@@ -160,6 +164,7 @@ class Memory:
 
 
 def number_bytes(config: Config) -> int:
+    """Return the size in bytes of a parameter."""
     return 8 if config.precision == "fp64" else 4
 
 

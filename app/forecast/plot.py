@@ -1,4 +1,4 @@
-"""Draws the forecast like Figure 7 of the paper: the time of a step and of an epoch against the minibatch."""
+"""Draw the forecast like Figure 7 of the paper: the time of a step and of an epoch against the minibatch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw(rows: list[Row], path: Path, recipe: str) -> None:
-    """Write the figure to `path`. The same rows give the same bytes. Raises UserError if the file cannot be written."""
+    """Write the figure to `path`. The same rows always give the same bytes. Raises UserError if writing fails."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,7 +26,7 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
 
 
 def make_figure(rows: list[Row], recipe: str) -> Figure:
-    """Return the figure. The axis of a step's time starts at 0, so that the lengths of its values can be compared."""
+    """Return the figure. The axis with the time of a step starts at 0, so that times can be compared as lengths."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 

@@ -17,10 +17,14 @@ from app.recipe.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Forecasts:
-    """The forecasts and what they were computed from.
+    """The forecasts, and what they were computed from.
 
-    rate: the images/s of one GPU and the number of GPUs on which this was measured; None if it is not known.
-    rows: one forecast for each number of GPUs; empty if the rate is not known.
+    Attributes:
+        rate: The images per second of one GPU, and the number of GPUs on which they were measured. It is None if they
+            are not known.
+        jitter: The standard deviation of a worker's step time, as a share of this time.
+        cluster: The servers and the network.
+        rows: A forecast for each number of GPUs. It is empty if `rate` is None.
     """
 
     rate: tuple[float, int] | None
@@ -32,7 +36,7 @@ class Forecasts:
 def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
     """Return the learning rate at the first step, after the warmup and after each decay.
 
-    Each entry has the iteration (the number of steps made before), the epoch and the learning rate.
+    Each entry has the iteration (the number of steps before it), the epoch and the learning rate.
     """
     epochs = [0.0]
     if plan.warmup_iterations and config.warmup_epochs < plan.epochs:
@@ -90,7 +94,7 @@ def as_text(
         f" of one worker): {mb(memory.total)}, without the memory that the libraries need",
     ]
     if not forecasts.rate:
-        return [*lines, "time: give --images-per-second R (the rate of one GPU in a full server) or --benchmark FILE"]
+        return [*lines, "time: give --images-per-second R (of one GPU in a full server) or --benchmark FILE"]
     return [*lines, "", *time_table(plan, forecasts, *forecasts.rate)]
 
 
@@ -118,5 +122,5 @@ def time_table(plan: Plan, forecasts: Forecasts, rate: float, measured_on: int) 
         *lines,
         "  +allreduce: the part that the backward pass does not hide; +straggler: waiting for the slowest GPU;"
         " s/step includes both.",
-        "  Workers on the same GPU do not wait for one another, so this recipe takes fewer hours than weak scaling.",
+        "  Workers on the same GPU do not wait for each other, so this recipe takes fewer hours than weak scaling.",
     ]

@@ -100,7 +100,7 @@ def _fields(line: str, place: str) -> list[str]:
     text, hash_sign, comment = line.partition("#")
     if hash_sign and "slots" in comment and re.fullmatch(r"\s*[^\s:]+", text):
         raise UserError(
-            f"{place}: a comment begins at the # in {line.split()[0]!r}: put a blank before it, or remove it"
+            f"{place}: a comment begins at the # in {line.split()[0]!r}: put a space before it, or remove it"
         )
     return re.sub(r"\s*=\s*", "=", text).split()
 

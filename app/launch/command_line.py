@@ -139,7 +139,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command += ["--allow-run-as-root"] if where.root else []
     # There may be more processes than cores. A process is not bound to one core, because it has several threads.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
-    # On one machine no rank needs TCP, and so none listens. Open MPI's TCP accepts everyone, at all interfaces.
+    # Open MPI's TCP accepts connections from everyone on all interfaces. On one machine the ranks do not need it.
     command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib" if launch.remote else "^openib,tcp", *_yielding()]
     interfaces = {}
     if launch.interface:
@@ -170,7 +170,7 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
         arguments += ["-p", str(launch.ssh_port)]
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
-    # mpirun starts its daemons on all hosts from the first one. By default, hosts would also reach others by ssh.
+    # Let mpirun start all daemons from this machine. By default, hosts would also start daemons on other hosts by ssh.
     kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
     # Keep full host names. Otherwise node.a.example and node.b.example would both be "node", and count as one host.
     names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]

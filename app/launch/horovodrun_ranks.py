@@ -74,7 +74,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
     --mpi-args already contains the port and the key of ssh. If the user has set NCCL's interface, it stays.
     """
     settings.ssh_port = settings.ssh_identity_file = None
-    if set(nics or ()) == {"lo"}:  # as app.launch.command_line does for mpirun
+    if set(nics or ()) == {"lo"}:  # on one machine the ranks do not need TCP (see app.launch.command_line)
         mpi_run._OMPI_FLAGS = ["-mca pml ob1", "-mca btl ^openib,tcp"]
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
@@ -97,7 +97,7 @@ def _run_command(command: list[str], server_ip: str, nics: Any, port: int, elast
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank that its parent process starts."""
+    """A rank to start: its command, the environment, and its slot."""
 
     command: list[str]
     user: Mapping[str, str]  # the environment of horovodrun

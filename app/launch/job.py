@@ -65,7 +65,7 @@ class Job:
             self.limit(GRACE)
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
-        elif self.asked == signal.SIGPIPE:  # this signal is Ctrl-C; it also ended the reader (tee), which came first
+        elif self.asked == signal.SIGPIPE:  # Ctrl-C also ended the reader of the output (tee), which was noticed first
             self.asked = signum
         else:
             self.limit(0)
@@ -129,7 +129,7 @@ class Job:
 
 
 class Alone:
-    """Notices that an elastic run has had no process for some time.
+    """Notice that an elastic run has had no process for some time.
 
     If all processes have died at the same time, Horovod may wait for ever.
 

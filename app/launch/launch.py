@@ -36,7 +36,7 @@ from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STARTS = 4  # how often an elastic run is started at most; it is started again if all its processes have died
-_FIRST_SPEAKS = 2.0  # seconds that the other processes of an outer launcher wait while the first prints the message
+_FIRST_SPEAKS = 2.0  # seconds that other processes of an outer launcher wait, so that the first can print the message
 _FAILURE_GRACE = 20  # the seconds in which the other ranks can end by themselves after one has reported its failure
 
 

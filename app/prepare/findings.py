@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from app.recipe import paper
 
-SMALLEST_SIDE = 32  # pixels; smaller images are reported
+SMALLEST_SIDE = 32  # the side in pixels below which an image is reported as small
 IMAGENET = {"classes": paper.CLASSES, "train": paper.TRAINING_IMAGES, "val": paper.VALIDATION_IMAGES}
-SHOWN = 5  # the largest number of findings of a kind in the text
+SHOWN = 5  # the largest number of findings of a kind that the text shows
 
-# kind -> (whether a training run stops at it, description)
+# The kinds of faults: whether a training run stops at such a fault, and its description.
 KINDS = {
     "layout": (True, "train/ or val/ does not exist or has no image"),
     "missing-class": (True, "the class is only in one of train/ and val/"),
@@ -21,7 +21,10 @@ KINDS = {
     "unreadable": (True, "the file cannot be read, or it is not a JPEG or PNG"),
     "truncated": (True, "the image cannot be decoded completely"),
     "not-rgb": (False, "grey, palette, CMYK, transparent or 16 bit; training converts it"),
-    "wrong-name": (False, "a PNG with the ending of a JPEG, or the reverse; training uses the content"),
+    "wrong-name": (
+        False,
+        "a PNG file with the suffix of a JPEG file, or the reverse; training decodes it by its content",
+    ),
     "broken-exif": (False, "the EXIF data have a fault; training ignores them"),
     "small": (False, f"a side is below {SMALLEST_SIDE} pixels; training enlarges the image"),
     "duplicate": (False, "the same bytes are in train/ and val/, which makes the validation error too small"),
@@ -33,9 +36,10 @@ KINDS = {
 class DataFinding(NamedTuple):
     """A fault of one file or folder.
 
-    kind: a key of KINDS.
-    path: its path, relative to the folder of the data set.
-    detail: what is wrong, as text.
+    Attributes:
+        kind: A key of KINDS.
+        path: The path of the file or folder, relative to the folder of the data set.
+        detail: The fault, as text.
     """
 
     kind: str
@@ -51,8 +55,11 @@ class DataFinding(NamedTuple):
 class Report:
     """The result of check-data.
 
-    images: the number of images of each split.
-    classes: the number of classes in train/.
+    Attributes:
+        folder: The folder of the data set.
+        images: The number of images of each split.
+        classes: The number of classes in train/.
+        findings: The faults.
     """
 
     folder: str
@@ -71,7 +78,7 @@ class Report:
 
 
 def describe(report: Report) -> list[str]:
-    """Return the report as lines of text. Each kind of fault is shown with its first paths."""
+    """Return the report as lines of text. For each kind of fault, only the first paths are shown."""
     train, validation = report.images["train"], report.images["val"]
     lines = [f"{report.folder}: {train:,} training and {validation:,} validation images of {report.classes:,} classes"]
     for fatal, title in ((True, "a training run would stop at:"), (False, "a training run continues with:")):
@@ -94,5 +101,5 @@ def to_json(report: Report) -> str:
 
 
 def _printable(path: str) -> str:
-    """Return a path for one line of text. A path may contain line ends and bytes that are not text."""
+    """Return a path as text on one line. It is quoted if it contains line breaks or invalid bytes."""
     return path if path.isprintable() else repr(path)

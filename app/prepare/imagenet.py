@@ -1,7 +1,8 @@
-"""Unpacks ImageNet's official archives into train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
+"""Unpack ImageNet's official archives into train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
 
-The work consists of parts: a class of the training archive, or PART validation images. The journal in the output folder
-lists the finished parts. An image file gets its name when it is complete, so an interrupted part keeps its images.
+The work is divided into parts. A part is a class of the training archive, or PART validation images. A journal in the
+output folder lists the finished parts. An image file gets its name when it is complete, so the images of an interrupted
+part are kept.
 """
 
 from __future__ import annotations
@@ -27,23 +28,25 @@ from app.storage.official import OfficialArchives, open_official
 
 CLASS_NAMES = "classes.json"
 DIFFERS = "from other archives or with another --resize"
-PART = 500  # validation images of a part
-BLOCK = 4096  # bytes; a file occupies a multiple of this on the disk
+PART = 500  # the number of validation images in a part
+BLOCK = 4096  # the size in bytes of a disk block; a file occupies a multiple of it
 
 
 def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -> str:
-    """Write train/, val/ and classes.json (wnid -> names in words) into the output folder. Return a line about them.
+    """Write train/, val/ and classes.json into the output folder. Return a line of text about them.
 
-    After an interruption, a call with the same arguments continues.
+    classes.json contains the names of the classes in words, by their WordNet ids. After an interruption, a call with
+    the same arguments continues.
 
     Args:
         archives: The folder with the three archives.
         output: The output folder.
-        shrink: How larger images are made smaller, or None.
+        shrink: How large images are made smaller, or None.
         processes: The number of processes that write images.
 
-    Raises UserError if an archive is missing or damaged or is not the official one, if a number of images differs from
-    the devkit, if the disk is too small, or if the output folder has other content.
+    Raises:
+        UserError: An archive is missing or damaged or is not the official one, a number of images differs from the
+            development kit, the disk is too small, or the output folder has other content.
     """
     official = open_official(archives)
     devkit = official.devkit
@@ -102,7 +105,7 @@ def _write_parts(parts: list[Part], output: str, shrink: Shrink | None, processe
 
 
 def _space(part: Part, shrink: Shrink | None) -> float:
-    """Return an upper estimate of the bytes that a part needs on the disk."""
+    """Return an upper bound of the bytes that a part needs on the disk."""
     size = part.size if shrink is None else min(part.size, shrink.largest_size(part.images))
     return size + part.images * BLOCK
 
@@ -110,7 +113,8 @@ def _space(part: Part, shrink: Shrink | None) -> float:
 def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
     """Compare the numbers and sizes of the files on the disk with the journal.
 
-    Raises UserError, which names the folders that have changed. Their parts are removed from the journal.
+    Raises:
+        UserError: Some folders have changed. The text names them, and their parts are removed from the journal.
     """
     written = {record["part"]: record["bytes"] for record in journal.records[1:]}
     train, validation = _counts(output, "train"), _counts(output, "val")
@@ -130,7 +134,7 @@ def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
 
 
 def _counts(output: Path, split: str) -> dict[str, tuple[int, int]]:
-    """Return the number of images and their bytes for each class of a split."""
+    """Return the number of images and their size in bytes for each class of a split."""
     listing, top = Listing(), output / split
     classes = list_split(str(output), split, listing)
     if listing.faults:

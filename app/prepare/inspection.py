@@ -1,8 +1,8 @@
-"""Decodes every image of a data set once. Reports faults at which a training run would stop, and other oddities.
+"""Decode every image of a data set once. Report faults at which a training run would stop, and other faults.
 
-The images are divided into chunks. A journal in the user's cache directory has a record for each chunk: the findings,
-and a key made of the names, sizes and times of its files. So an interrupted check continues, and a later check decodes
-only the chunks that have changed.
+The images are divided into chunks. A journal in the user's cache directory has a record for each chunk. The record
+contains the findings, and a hash of the names, sizes and times of the chunk's files. So an interrupted check continues,
+and a later check decodes only the chunks that have changed.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ from app.storage.index import layout_of, make_list
 from app.storage.listing import ENDINGS, Listing
 
 SPLITS = ("train", "val")
-CHUNK = 256  # images of a chunk
-FORMAT = 1  # version of the journal's records; raise it when check-data looks for other faults
+CHUNK = 256  # the number of images in a chunk
+FORMAT = 1  # the version of the journal's records; increase it when check-data looks for other faults
 
 
 class Chunk(NamedTuple):
     """Some images of a split.
 
-    files: the images.
-    first: the index of the first of them in the split.
-    known: the key of the chunk's record in the journal, or None if it has none.
+    Attributes:
+        files: The images.
+        split: The name of the split.
+        first: The index of the first of these images in the split.
+        known: The hash in the chunk's record in the journal, or None if there is no record.
     """
 
     files: Files
@@ -52,9 +54,14 @@ class Chunk(NamedTuple):
 
 
 def inspect(folder: str, processes: int) -> Report:
-    """Return the report about the images of a folder or of the archives in it.
+    """Return the report about the images in a folder, or in the archives in it.
 
-    Raises UserError if the folder does not exist or cannot be listed, and for archives that training refuses.
+    Args:
+        folder: The folder of the data set.
+        processes: The number of processes that decode images.
+
+    Raises:
+        UserError: The folder does not exist or cannot be listed, or training would refuse an archive.
     """
     root = str(Path(folder).absolute())
     if not Path(root).is_dir():
@@ -72,11 +79,12 @@ def inspect(folder: str, processes: int) -> Report:
     return Report(root, images, len(classes.get("train", {})), tuple(findings))
 
 
-Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]  # images of each class, files of each split
+# The number of images of each class in each split, the images of each split, and other things that were found.
+Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]
 
 
 def _list_folder(root: str) -> Listed:
-    """List a folder that may have any faults, so that one report shows all of them."""
+    """List a folder. Faults raise no error, so that one report shows all of them."""
     listing, classes, files = Listing(), {}, dict[str, Files]()
     for split in SPLITS:
         if Path(root, split).is_dir():
@@ -88,7 +96,7 @@ def _list_folder(root: str) -> Listed:
 
 
 def _list_archives(root: str) -> Listed:
-    """List archives. They are refused as a whole if training refuses them. Raises UserError."""
+    """List archives. Raises UserError if training would refuse one of them."""
     index, listing = make_list(root)
     files = {"train": index.train, "val": index.validation}
     names = [os.fsencode(name) for name in index.classes]
@@ -141,7 +149,7 @@ def _compare_with_imagenet(classes: dict[str, dict[bytes, int]]) -> Iterator[Dat
 
 
 def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[dict[str, Any]]:
-    """Return the records of all chunks in order. Unchanged chunks have their record from the journal."""
+    """Return the records of all chunks in order. The records of unchanged chunks come from the journal."""
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = _open_journal(root, elsewhere)
         known = {(r["split"], r["first"]): r for r in journal.records if _is_record(r)}
@@ -164,7 +172,7 @@ def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Return whether a record of the journal is one that `inspect_chunk` makes."""
+    """Return whether a record of the journal has the form of those that `inspect_chunk` returns."""
     findings, hashes = record.get("findings"), record.get("hashes")
     return (
         record.get("format") == FORMAT
@@ -185,7 +193,7 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _open_journal(root: str, elsewhere: str) -> Journal:
     """Open the journal of a folder in the user's cache directory.
 
-    If that directory cannot be used, the journal is in the folder `elsewhere`, and a later check decodes everything.
+    If that directory cannot be used, the journal is in the folder `elsewhere`, and a later check decodes all images.
     """
     path = cache_path(root, "check.jsonl")
     try:
@@ -196,7 +204,7 @@ def _open_journal(root: str, elsewhere: str) -> Journal:
 
 
 def inspect_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, Any] | None]:
-    """Return a chunk and its record, or None in place of the record if the one in the journal is still valid.
+    """Return a chunk and its record, or None instead of the record if the one in the journal is still valid.
 
     A record has the hash of each image, and a list [index in the chunk, kind, detail] for each finding.
     """
@@ -264,7 +272,7 @@ def _exif_problem(image: Image.Image) -> str:
     """Return Pillow's error or warning about the EXIF data, or "" if there is none."""
     with warnings.catch_warnings(record=True, action="always") as warned:
         try:
-            exif = Image.Exif()  # a new object, because image.getexif() warns only once and may have done so already
+            exif = Image.Exif()  # a new object, because image.getexif() warns only at the first call
             exif.load(image.info.get("exif", b""))
             dict(exif)
             for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):

@@ -1,4 +1,4 @@
-"""A file of finished pieces of work, from which an interrupted command continues. Each piece is a line of JSON."""
+"""A file that lists finished parts of the work of a command, so that it can continue after an interruption."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Journal:
-    """The records of a file, which can be extended. An incomplete line, left by a crash, is ignored.
+    """The records of a file, one JSON object per line. More records can be appended.
 
-    Raises OSError if the file cannot be read or written.
+    An incomplete line, which a crash may leave, is ignored. Raises OSError if the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Journal:
         self._file.flush()
 
     def rewrite(self, records: list[dict[str, Any]]) -> None:
-        """Replace the file with other records. Later records are appended to it."""
+        """Replace all records of the file."""
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
         os.replace(temporary, self.path)

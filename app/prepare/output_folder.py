@@ -1,4 +1,4 @@
-"""The folder that a long command fills: one process at a time writes to it, and an interrupted command continues."""
+"""The output folder of a long command. One process at a time writes to it, and an interrupted command continues."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from app.prepare.journal import Journal
 
 @contextmanager
 def open_output(output: Path, command: str, settings: dict[str, Any], differs: str) -> Iterator[Journal]:
-    """Make the folder if it does not exist, and yield the journal of the finished parts.
+    """Create the folder if it does not exist, lock it, and yield the journal of the finished parts.
 
     Args:
         output: The folder.
-        command: The command that fills it. The journal is `.COMMAND.jsonl`.
+        command: The command that fills it. The name of the journal is `.COMMAND.jsonl`.
         settings: The settings that must be the same when the command continues. They are the first record of the
             journal.
         differs: The end of the message about a folder with other settings.
 
-    Raises UserError if another process of the command is running there, or if the folder has other content or settings.
+    Raises:
+        UserError: Another process of the command is running there, or the folder has other content or settings.
     """
     with _locked(output, command):
         path = output / f".{command}.jsonl"
@@ -53,7 +54,7 @@ def _locked(output: Path, command: str) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(folder)
-        raise UserError(f"another {command} is at work in {output}: wait for it") from None
+        raise UserError(f"another {command} is running in {output}: wait for it") from None
     try:
         yield
     finally:
@@ -69,6 +70,6 @@ def check_space(output: Path | str, need: float) -> None:
     free = shutil.disk_usage(output).free
     if need > free:
         raise UserError(
-            f"{output} has {volume(free)} free, and the images take about {volume(need)}: free some, name a folder on"
+            f"{output} has {volume(free)} free, and the images take about {volume(need)}: free space, name a folder on"
             f" another disk, or make them smaller with --resize"
         )

@@ -1,7 +1,7 @@
-"""Writes the images of a folder or of archives as .tar shards, which training and WebDataset's loader can read.
+"""Write the images of a folder or of archives as .tar shards, which training and WebDataset's loader can read.
 
 A shard contains `SPLIT/CLASS/NAME.jpg`, followed by `SPLIT/CLASS/NAME.cls` with the number of the class. The images are
-mixed, so that a program that reads a shard from its start finds all classes.
+in random order, so that a program that reads a shard from its start gets images of all classes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,22 @@ from app.storage.index import read_index
 from app.storage.listing import Index
 from app.storage.shards import CLASSES, key_of
 
-SEED = 0  # the seed of the order of the images in the shards
-SAMPLE = 1000  # images whose sizes are read to estimate the disk space that all of them need
-HEADERS = 3 * 512 + 1024  # bytes that a shard needs for each image in addition to the image
+SEED = 0  # the seed of the order of the images
+SAMPLE = 1000  # the number of images whose sizes are read to estimate the necessary disk space
+HEADERS = 3 * 512 + 1024  # the bytes that a shard needs for each image in addition to the image file
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to write: its images in order, and whether each gets a label file."""
+    """A shard to write.
+
+    Attributes:
+        path: The path of the shard.
+        split: The name of the split.
+        files: The images in their order in the shard.
+        labelled: Whether each image gets a label file.
+        shrink: How large images are made smaller, or None.
+    """
 
     path: Path
     split: str
@@ -46,11 +54,21 @@ class ShardTask:
 
 
 def pack(source: str, output: str, images: int, shrink: Shrink | None, processes: int) -> str:
-    """Write shards with a number of images each into `output`, and return a line about the result.
+    """Write shards into a folder, and return a line of text about the result.
 
-    After an interruption the same call continues. Raises UserError if training refuses the source, if the name of a
-    class has a line break, if the disk is too small, or if the output folder has other content. Raises CorruptImage if
-    an image cannot be read, or cannot be decoded to make it smaller.
+    After an interruption, a call with the same arguments continues.
+
+    Args:
+        source: The folder with the images or archives.
+        output: The folder to write to.
+        images: The number of images in a shard.
+        shrink: How large images are made smaller, or None.
+        processes: The number of processes that write shards.
+
+    Raises:
+        UserError: Training would refuse the source, the name of a class has a line break, the disk is too small, or the
+            output folder has other content.
+        CorruptImage: An image cannot be read, or cannot be decoded to make it smaller.
     """
     index = read_index(source)
     settings = {
@@ -72,12 +90,12 @@ def pack(source: str, output: str, images: int, shrink: Shrink | None, processes
         ) from None
     _check_result(index, output, shrink)
     counts = f"{len(index.train):,} training and {len(index.validation):,} validation images"
-    note = "" if labelled else "; without label files, as WebDataset would take several images for one"
+    note = "" if labelled else "; without label files, because WebDataset would join images with the same key"
     return f"{output}: {counts} of {len(index.classes):,} classes in {len(tasks):,} archives{note}"
 
 
 def _can_be_labelled(index: Index) -> bool:
-    """Return whether all images have different keys. WebDataset takes files with the same key for one sample."""
+    """Return whether all images of a split have different keys. WebDataset joins files with the same key."""
     for files in (index.train, index.validation):
         keys = Counter(key_of(os.fsdecode(name)) for name in files.names.tolist())
         if max(keys.values()) > 1:
@@ -86,7 +104,7 @@ def _can_be_labelled(index: Index) -> bool:
 
 
 def _write_names(source: str, output: Path, index: Index, labelled: bool) -> None:
-    """Write classes.txt with the class of each number, and copy classes.json, the classes in words, if it exists."""
+    """Write classes.txt with the name of each class number. Copy classes.json, which has the names in words."""
     if labelled:
         broken = [name for name in index.classes if len(name.splitlines()) != 1]
         if broken:
@@ -124,7 +142,7 @@ def _is_whole(path: Path, size: int | None) -> bool:
 
 
 def _space(task: ShardTask) -> float:
-    """Return the bytes of a shard, estimated from the sizes of some of its images."""
+    """Return the size of a shard in bytes, estimated from the sizes of some of its images."""
     sample = range(0, len(task.files), max(1, len(task.files) // SAMPLE))
     size = float(np.mean([task.files.size(place) for place in sample])) * len(task.files)
     if task.shrink is not None:
@@ -133,7 +151,7 @@ def _space(task: ShardTask) -> float:
 
 
 def write_shard(task: ShardTask) -> tuple[ShardTask, int]:
-    """Write a shard and return its size. It gets its name when it is complete. Raises CorruptImage, OSError."""
+    """Write a shard and return its size in bytes. An incomplete file has another name. Raises CorruptImage, OSError."""
     temporary = task.path.with_name(f".{task.path.name}.tmp")
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         images = zip(task.files.names.tolist(), task.files.labels.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Runs independent tasks in several processes, which end when this process ends for any reason."""
+"""Run independent tasks in several processes. These processes end when this process ends for any reason."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ def cores() -> int:
 def in_parallel(
     function: Callable[[Task], Result], tasks: Iterable[Task], processes: int
 ) -> Generator[Result, None, None]:
-    """Yield function(task) for each task, in the order in which they finish.
+    """Yield function(task) for each task, in the order in which the tasks finish.
 
-    `tasks` is read while the processes work. With `processes` = 1 the tasks run in this process. Closing the iterator
-    ends the processes.
+    Closing the iterator ends the processes.
 
-    Raises the errors of `function`, and UserError if a process was killed.
+    Args:
+        function: The function to call. It must be possible to pickle it.
+        tasks: The tasks. Iteration over them continues while the processes work.
+        processes: The number of processes. If it is 1, the tasks run in this process.
+
+    Raises:
+        UserError: A process was killed. Errors of `function` are raised too.
     """
     if processes == 1:
         yield from map(function, tasks)
@@ -63,7 +68,7 @@ def in_parallel(
 
 
 def _end_with_parent() -> None:
-    """Ignore SIGINT, which is meant for the parent process, and end this process when the parent has ended."""
+    """Ignore SIGINT, which is meant for the parent process. End this process when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -77,7 +82,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise Preempted in the block when SIGINT (Ctrl-C) or SIGTERM arrives. The same command then continues."""
+    """Raise Preempted in the `with` block when SIGINT (Ctrl-C) or SIGTERM arrives."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Preempted(f"stopped by {signal.Signals(number).name}; the same command continues")

@@ -1,4 +1,4 @@
-"""Writes a part of ImageNet's archives as image files. A file that exists is always complete."""
+"""Write a part of ImageNet's archives as image files. An existing file is always complete."""
 
 from __future__ import annotations
 
@@ -13,34 +13,38 @@ from app.data.images import open_image
 from app.storage.archives import AGAIN, Member
 from app.storage.official import images_of_class
 
-BYTES_PER_PIXEL = 0.5  # an upper estimate for a JPEG of quality 95
+BYTES_PER_PIXEL = 0.5  # an upper bound for a JPEG with quality 95
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """How larger images are made smaller.
+    """How large images are made smaller.
 
-    side: their new shorter side in pixels.
-    quality: the JPEG quality with which they are written.
+    Attributes:
+        side: The shorter side in pixels of the result.
+        quality: The JPEG quality of the result.
     """
 
     side: int
     quality: int
 
     def largest_size(self, images: int) -> float:
-        """Return an upper estimate of the bytes of a number of images."""
+        """Return an upper bound of the size in bytes of a number of images."""
         pixels = images * self.side**2 * 4 / 3
         return pixels * BYTES_PER_PIXEL * (2 if self.quality > 95 else 1)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of an archive that one process writes. They are given by `class_tar` or by `files`.
+    """Some images of an archive that one process writes. Either `class_tar` or `files` says which images.
 
-    images: their number.
-    size: the approximate number of their bytes in the archive.
-    class_tar: the tar archive of a class inside the training archive.
-    files: pairs of an image in the validation archive and the folder to write it to.
+    Attributes:
+        name: The name of the part in the journal.
+        archive: The path of the archive.
+        images: The number of images.
+        size: Their approximate size in bytes in the archive.
+        class_tar: The tar archive of a class inside the training archive.
+        files: Pairs of an image in the validation archive and the folder to write it to.
     """
 
     name: str
@@ -53,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Writing:
-    """A part, with the output folder and the way to make its images smaller (or None)."""
+    """A part, the output folder, and how large images are made smaller (or None)."""
 
     part: Part
     output: str
@@ -61,9 +65,11 @@ class Writing:
 
 
 def write_part(writing: Writing) -> tuple[Part, int]:
-    """Write the images of a part that do not exist yet. Return the part and the bytes of all its image files.
+    """Write the images of a part that do not exist yet. Return the part and the size in bytes of all its image files.
 
-    Raises UserError if the archive differs from the official one, and OSError if a file cannot be written.
+    Raises:
+        UserError: The archive differs from the official one.
+        OSError: A file cannot be written.
     """
     part, written = writing.part, 0
     with Path(part.archive).open("rb") as archive:
@@ -83,7 +89,10 @@ def write_part(writing: Writing) -> tuple[Part, int]:
 
 
 def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
-    """Return whether a file exists with its size in the archive, or with any size above 0 if images are shrunk."""
+    """Return whether a file exists and is complete.
+
+    Its size must be that in the archive. If images are made smaller, it must only be above 0.
+    """
     if not path.exists():
         return False
     size = path.stat().st_size
@@ -91,7 +100,7 @@ def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
 
 
 def _files_of(part: Part) -> list[tuple[Member, str]]:
-    """Return the images of a class, each with its folder."""
+    """Return the images of a class, each with the folder to write it to."""
     assert part.class_tar is not None
     members = images_of_class(part.archive, part.class_tar, part.images)
     return [(member, part.name) for member in members]
@@ -100,7 +109,14 @@ def _files_of(part: Part) -> list[tuple[Member, str]]:
 def shrink_image(content: bytes, shrink: Shrink, what: str, remedy: str) -> bytes:
     """Return an image as an RGB JPEG whose shorter side is `shrink.side`. A smaller image is returned unchanged.
 
-    Raises CorruptImage, which names the image by `what`, if it cannot be decoded.
+    Args:
+        content: The content of the image file.
+        shrink: The side and the quality of the result.
+        what: The name of the image, for messages.
+        remedy: What to do about a damaged image, for messages.
+
+    Raises:
+        CorruptImage: The image cannot be decoded.
     """
     try:
         with open_image(content) as image:

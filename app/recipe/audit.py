@@ -86,7 +86,7 @@ def _minibatch(config: Config, images: int) -> str:
 
 def _warmup(config: Config, images: int) -> str:
     if config.minibatch <= config.reference_minibatch:
-        return ""  # there is no warmup up to the reference minibatch, in the paper and here
+        return ""  # neither the paper nor this program has a warmup for such minibatches
     if warms_up(config) and config.warmup_epochs >= config.epochs:
         return f"--warmup-epochs {config.warmup_epochs:g}: the run ends at epoch {config.epochs}, in the warmup"
     if (config.warmup, config.warmup_epochs) == ("gradual", paper.WARMUP_EPOCHS):

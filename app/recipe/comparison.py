@@ -44,5 +44,5 @@ def check_same_recipe(old: Config, new: Config, what: str) -> None:
     if found:
         raise UserError(
             f"{what} is of another recipe: {'; '.join(found.values())}"
-            f" (to go on all the same: --allow-change {','.join(sorted({*found, *new.allow_change}))})"
+            f" (to continue anyway: --allow-change {','.join(sorted({*found, *new.allow_change}))})"
         )

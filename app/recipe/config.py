@@ -504,7 +504,7 @@ def from_dict(values: Any) -> Config:
     unknown = sorted(str(name) for name in values if name not in Config.__dataclass_fields__)
     if unknown:
         names = shown(", ".join(map(flag, unknown)))
-        raise UserError(f"this version has no option {names}: use the version that wrote it")
+        raise UserError(f"this version has no option {names}: use the version of this program that wrote it")
     known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return Config(**known)
 

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
 
 FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # the options of Config that `--help` shows
-FEW = 8  # the largest number of choices that the help shows in braces; the help text names more than these
+FEW = 8  # the largest number of choices that the help shows in braces; more choices are only in the help text
 FIRST_TITLE = "the options that most runs need"
 
 

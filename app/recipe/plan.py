@@ -172,7 +172,7 @@ def describe_fall(plan: Plan, config: Config) -> str:
     """Return a text that says how the learning rate falls after the warmup."""
     schedule = SCHEDULES[config.schedule]
     if not schedule.decays:
-        return f"then it falls, schedule {config.schedule}: {schedule.text}"
+        return f"then it falls: {schedule.text} (schedule {config.schedule})"
     found = [f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays]
     late = [f"{epoch:g}" for epoch in config.decays[len(plan.decays) :]]
     return (

@@ -1,1 +1,1 @@
-"""Trains the paper's tables and figures again: the experiments as data, their runs, statistics, tables and plots."""
+"""Train the paper's tables and figures again: the experiments as data, their runs, statistics, tables and plots."""

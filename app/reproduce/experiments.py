@@ -1,7 +1,8 @@
-"""The paper's tables and figures as data: the cells to train, the paper's number for each, and the paper's claims.
+"""The paper's tables and figures as data: the cells to train, the paper's result for each, and the paper's claims.
 
-Everything is stated relative to a *base*, the config of the baseline. Minibatches are multiples of its reference
-minibatch. The same definitions therefore give the paper's own cells on ImageNet, and smaller ones on other data.
+A cell is one row of a table: a config that is trained with several seeds. All cells are changes of a *base*, the config
+of the baseline, and their minibatches are multiples of its reference minibatch. So the same definitions give the
+paper's own cells on ImageNet, and smaller ones on other data.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from app.recipe.config import Config
 
 # The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
 LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
-# On these data sets the error rises at a smaller minibatch. docs/reproduce.md says how the multiples were chosen.
+# The same multiple for data sets on which the error rises at a smaller minibatch. docs/reproduce.md says how it was
+# chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 PRECISE_BN = "gradual warmup, precise BN"
-SMALLEST_STEPS = 8  # Figure 1 leaves out a minibatch with fewer steps in an epoch
-PRECISE_BN_IMAGES = 8192  # images to measure BN statistics on, as in pycls
+SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch
+PRECISE_BN_IMAGES = 8192  # the number of images from which precise BN measures BN's statistics, as in pycls
 
 
 @dataclass(frozen=True)
 class Cell:
     """One row of a table.
 
-    config: the config of the run with the first seed.
-    paper: the paper's result, or None if the paper does not have this row.
+    Attributes:
+        name: The name of the row.
+        config: The config of the run with the first seed.
+        paper: The paper's result, or None if the paper does not have this row.
     """
 
     name: str
@@ -39,12 +43,13 @@ class Cell:
 class Claim:
     """A statement of the paper that compares two cells.
 
-    text: the statement in words.
-    kind: "lower" if the error of `first` is lower than the error of `second`, "same" if the two are equivalent.
-    first, second: the names of the cells.
-    of: which error is compared: "error" is the validation error at the end of the run, "training_error" is the training
-        error at the end, "training_curve" and "validation_curve" are the errors after each epoch.
-    since: the fraction of the run after which curves are compared.
+    Attributes:
+        text: The statement in words.
+        kind: "lower" if the error of `first` is lower than the error of `second`, "same" if the two are equivalent.
+        first, second: The names of the cells.
+        of: The error that is compared. "error" is the validation error at the end of the run. "training_error" is the
+            training error at the end. "training_curve" and "validation_curve" are the errors after each epoch.
+        since: The fraction of the run after which curves are compared.
     """
 
     text: str
@@ -59,9 +64,10 @@ class Claim:
 class Experiment:
     """A table or figure.
 
-    title: the title of the results.
-    cells: returns the cells, given the base and the number of training images.
-    claims: returns the paper's claims about these cells.
+    Attributes:
+        title: The title of the results.
+        cells: Returns the cells, given the base and the number of training images.
+        claims: Returns the paper's claims about these cells.
     """
 
     title: str
@@ -77,7 +83,7 @@ def large(base: Config) -> int:
 def at(base: Config, factor: float, **changes: Any) -> Config:
     """Return the base with `factor` times its reference minibatch, and with other changes.
 
-    n stays the same, except that it is at most the minibatch.
+    n is also that of the base, unless the minibatch is smaller.
     """
     minibatch = int(base.reference_minibatch * factor)
     return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
@@ -85,7 +91,7 @@ def at(base: Config, factor: float, **changes: Any) -> Config:
 
 def baseline(base: Config) -> Cell:
     """Return the cell of the baseline. All its checkpoints are kept, because gradient-noise reads them."""
-    # Interruptions add checkpoints to those of the epochs, so twice the number of epochs is kept.
+    # Interruptions add checkpoints to those at the ends of epochs, so `keep` is twice the number of epochs.
     config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")
     return Cell("baseline", config, paper.TABLE_1["baseline"])
 
@@ -114,7 +120,7 @@ TABLE_1_CLAIMS = [
 
 
 def figure_1(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Figures 1 and 3: the paper's minibatches, as far as the data have enough images for them."""
+    """Return the cells of Figures 1 and 3: the paper's minibatches for which the data have enough images."""
     cells = []
     for row in paper.FIGURE_1:
         factor = row.minibatch / paper.REFERENCE_MINIBATCH
@@ -212,7 +218,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Return cells for section 3: the large minibatch, and the same with the mistake that each remark warns of."""
+    """Return cells for section 3: the paper's method, and the same with each mistake that a remark warns of."""
     many = large(base)
     return [
         gradual(base),
@@ -224,12 +230,12 @@ def remarks(base: Config, images: int) -> list[Cell]:
 
 
 def claims(base: Config, images: int) -> list[Cell]:
-    """Return cells for methods that other descriptions of the paper recommend, but not the paper itself."""
+    """Return cells for methods that are not in the paper, although other descriptions of the paper recommend them."""
     many = large(base)
     decay = base.weight_decay
     return [
         gradual(base),
-        # A single worker with all images of the step has the BN statistics of all of them.
+        # With a single worker that has all images of the step, BN uses the statistics of all of them.
         Cell("BN over all workers", at(base, many, per_worker=gradual(base).config.minibatch)),
         Cell("weight decay times k", at(base, many, weight_decay=decay * many)),
         Cell("weight decay divided by k", at(base, many, weight_decay=decay / many)),
@@ -246,7 +252,7 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """Return the baseline, during whose runs the noise of the gradient is measured.
+    """Return the baseline. The noise of the gradient is measured at checkpoints of its runs.
 
     See McCandlish et al. 2018, arXiv 1812.06162.
     """

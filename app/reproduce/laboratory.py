@@ -1,4 +1,4 @@
-"""Carries out experiments: trains the runs that are missing, then writes results, tables and plots."""
+"""Carry out experiments: train the runs that are missing, then write results, tables and plots."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Laboratory:
-    """Trains the runs of experiments.
+    """Train the runs of experiments and write their results.
 
     Args:
         base: The config of the baseline with the first seed.
         seeds: The number of runs of each cell.
-        jobs: How many runs are trained at the same time.
+        jobs: The number of runs that are trained at the same time.
         runs: The folder of all runs.
-        launch: Options of the launcher for each run. If there are none, a run is one process on one core.
+        launch: The launch options of each run. If it is empty, a run is one process on one core.
         stop: Whether this process was asked to stop.
         known: A file with records of finished runs, which are not trained again, or None.
-        trains: Whether missing runs are trained. If not, the results use only the runs that are finished.
+        trains: Whether missing runs are trained. Otherwise the results use only the runs that are finished.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class Laboratory:
             records: The file to write the records of the used runs to.
             command: The command line, which is part of the results.
 
-        Raises Preempted if this process was asked to stop. The runs have then saved their state.
+        Raises:
+            Preempted: This process was asked to stop. The runs have saved their state.
         """
         cells = {name: EXPERIMENTS[name].cells(self.base, self.images) for name in outputs}
         runs = {name: {cell.name: self.runs_of(cell.config) for cell in found} for name, found in cells.items()}
@@ -93,9 +94,9 @@ class Laboratory:
         return [run_of(replace(config, seed=config.seed + i), self.runs, self.known) for i in range(self.seeds)]
 
     def train(self, runs: Iterable[CellRun]) -> None:
-        """Train the runs that are not done.
+        """Train the runs that are not finished.
 
-        The smallest minibatches come first because they take longest, so that no core is idle for long at the end.
+        The smallest minibatches come first, because they take longest. So no core is idle for long at the end.
         """
         waiting = sorted((run for run in runs if not run.done), key=lambda run: run.config.minibatch)
         run_all([self.training(run) for run in waiting], self.jobs, self.environ(), lambda: self.stop.asked)
@@ -114,7 +115,7 @@ class Laboratory:
         return Task(run.folder.name, command, output, lambda: run.iteration / steps, ended)
 
     def measure_noise(self, runs: Iterable[CellRun]) -> None:
-        """Measure the noise of the gradient at checkpoints of each run for which this was not done."""
+        """Measure the noise of the gradient at checkpoints of each run, if this was not done before."""
         waiting = [run for run in runs if not run.measured]
         tasks = [
             Task(
@@ -131,7 +132,7 @@ class Laboratory:
     def environ(self) -> dict[str, str]:
         """Return the environment of the runs.
 
-        Each run has one thread, as one run is trained on each core. A launcher divides the cores itself.
+        Each run has one thread, because one run is trained on each core. A launcher divides the cores itself.
         """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return dict(os.environ) | {"PYTHONPATH": path} | ({} if self.launch else {"OMP_NUM_THREADS": "1"})
@@ -139,7 +140,7 @@ class Laboratory:
     def write(
         self, name: str, cells: list[Cell], runs: Mapping[str, list[CellRun]], folder: Path, command: str
     ) -> None:
-        """Write results.json, table.md and the plots of an experiment, from the runs that are done."""
+        """Write results.json, table.md and the plots of an experiment, from the runs that are finished."""
         usable = {cell: [run for run in some if self.usable(name, run)] for cell, some in runs.items()}
         found = {"command": command, **results_of(name, cells, usable, folder)}
         untested = all(claim["p"] is None for claim in found["verdicts"])
@@ -163,7 +164,7 @@ class Laboratory:
         return run.measured if name == "gradient-noise" else run.done
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:
-        """Return where the error of Figure 1 rises, or None if some of its runs are not done."""
+        """Return at which minibatch the error of Figure 1 rises, or None if some of its runs are not finished."""
         cells = figure_1(self.base, self.images)
         runs = {cell.name: self.runs_of(cell.config) for cell in cells}
         if not all(run.done for several in runs.values() for run in several):

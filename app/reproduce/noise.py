@@ -1,12 +1,12 @@
-"""Measures the noise of the gradient at the checkpoints of a run: python -m app.reproduce.noise RUN_FOLDER.
+"""Measure the noise of the gradient at the checkpoints of a run: `python -m app.reproduce.noise RUN_FOLDER`.
 
-McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2. Let G be the
-gradient over all images, and Sigma the covariance of the gradients of single images. Then B = tr(Sigma) / |G|^2, the
-simple noise scale, is the minibatch at which the noise is as large as the gradient. Linear scaling should hold for
-smaller minibatches and fail for larger ones.
+The method is that of McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section
+2.2. Let G be the gradient over all images, and Sigma the covariance of the gradients of single images. Then
+B = tr(Sigma) / |G|^2, the simple noise scale, is the minibatch at which the noise is as large as the gradient. Linear
+scaling should hold for smaller minibatches and fail for larger ones.
 
-The gradient of a single image is not defined, because the n images of a worker share BN statistics. So the gradients
-of workers are used: tr(Sigma) is n times the variance of these.
+The gradient of a single image is not defined here, because the n images of a worker share BN statistics. So the
+gradients of workers are used: tr(Sigma) is n times their variance.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ MOST_CHECKPOINTS = 8  # the largest number of checkpoints of a run that are used
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return the result of `noise` for checkpoints spread evenly over the run in `folder`, with their epochs."""
+    """Return the result of `noise` and the epoch, for several checkpoints of the run in `folder`."""
     config = read_config(folder / CONFIG)
     source = open_data(config)
     if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
-        raise SystemExit(f"{len(source.train)} images are too few for the noise of workers of {config.per_worker}")
+        raise SystemExit(
+            f"{len(source.train)} images are too few to measure the noise of the gradient with n = {config.per_worker}"
+        )
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     found = []
     for path in spread(epoch_ends(folder), MOST_CHECKPOINTS):
@@ -61,13 +63,13 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def epoch_ends(folder: Path) -> list[Path]:
-    """Return the checkpoints at the ends of epochs, without those that an interrupted run saved within an epoch."""
+    """Return the checkpoints at the ends of epochs. An interrupted run has also saved checkpoints within an epoch."""
     steps = read_json(folder / PLAN)["iterations_per_epoch"]
     return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
 
 
 def spread(paths: list[Path], most: int) -> list[Path]:
-    """Return at most `most` of the paths, at even distances, including the first and the last."""
+    """Return at most `most` of the paths, at equal distances, including the first and the last."""
     if len(paths) <= most:
         return paths
     return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
@@ -84,7 +86,7 @@ def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn
 def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: int) -> Iterator[Tensor]:
     """Yield the gradient of the mean loss over each worker's n images, float64 [parameters].
 
-    The workers are those of an epoch's shuffle. Weight decay is not part of the gradient.
+    The images of the workers come from an epoch's shuffle. Weight decay is not part of the gradient.
     """
     parameters = list(network.parameters())
     device, n = parameters[0].device, config.per_worker
@@ -103,10 +105,11 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
     """Return how the noise of the gradient depends on the minibatch.
 
     Args:
-        gradients: The gradients of workers. Their number is a power of two. They are not all kept in memory.
+        gradients: The gradients of workers. Their number is a power of two. Not all of them are in memory at once.
         n: The number of images of a worker.
 
     Returns:
+        A dictionary with these values:
         variances: For minibatches of 1, 2, 4, ... workers, the number of images and the variance of the minibatch's
             gradient (the trace of its covariance).
         slope: The slope of the logarithm of this variance against the logarithm of the number of images.
@@ -139,7 +142,7 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
         "trace": n * of_worker,
         "gradient_square": gradient_square,
-        # If it is larger than the number of images used, the noise hides the gradient and the estimate is useless.
+        # If B is larger than the number of images used, the noise hides the gradient, and the estimate is useless.
         "noise_scale": n * of_worker / gradient_square if gradient_square > own else None,
         "images": n * count,
     }

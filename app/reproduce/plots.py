@@ -1,4 +1,4 @@
-"""Draws plots like the paper's figures from results. The same results give the same bytes.
+"""Draw plots like the paper's figures from results. The same results always give the same bytes.
 
 The plots can be read without colours. Our results are black with solid lines. The paper's results are grey with open
 markers and dashed lines.
@@ -40,12 +40,12 @@ def draw(results: dict[str, Any], folder: Path) -> list[str]:
 
 
 def figures(results: dict[str, Any]) -> dict[str, Figure]:
-    """Return the plots of an experiment by name."""
+    """Return the plots of an experiment by their names."""
     name = results["experiment"]
     special: dict[str, Callable[[], dict[str, Figure]]] = {
         "figure-1": lambda: {"figure-1": figure_1(results)},
         "figures-2-4": lambda: figures_2_4(results),
-        # There is no noise if every run diverged.
+        # If every run diverged, no noise was measured.
         "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
     }
     return special.get(name, lambda: {name: cells(results)})()
@@ -59,10 +59,10 @@ def empty(width: float, height: float) -> Figure:
 
 
 def cells(results: dict[str, Any]) -> Figure:
-    """Return a table as a plot, with a row for each cell.
+    """Return a plot that shows a table, with a row for each cell.
 
-    The left half shows our runs as open dots, their mean, and a bar from the lowest to the highest. The labels say how
-    many runs diverged. The right half has its own axis and shows the paper's mean and standard deviation.
+    The left half shows our runs as open dots, their mean, and a bar from the lowest to the highest error. The labels
+    say how many runs diverged. The right half has its own axis and shows the paper's mean and standard deviation.
     """
     rows = results["cells"]
     papers = sum(bool(row["paper"] and row["paper"]["mean"] is not None) for row in rows) > 1
@@ -98,8 +98,8 @@ def converged(row: dict[str, Any]) -> list[float]:
 def figure_1(results: dict[str, Any]) -> Figure:
     """Return a plot of the error against the minibatch.
 
-    The left half shows our runs, their mean, and a band from the lowest to the highest. Crosses are runs that diverged.
-    The right half shows the paper's Figure 1, with a band of two standard deviations on each side.
+    The left half shows our runs, their mean, and a band from the lowest to the highest error. Crosses are runs that
+    diverged. The right half shows the paper's Figure 1, with a band of two standard deviations on each side.
     """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
@@ -131,9 +131,9 @@ def figure_1(results: dict[str, Any]) -> Figure:
 
 
 def against_minibatch(axes: Axes, sizes: Sequence[int]) -> None:
-    """Set up axes of an error against minibatches.
+    """Set up the axes of a plot of errors against minibatches.
 
-    The error has a logarithmic scale, on which the flat part stays visible next to the high errors.
+    The axis of the error is logarithmic, so that small differences stay visible next to high errors.
     """
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [short(size) for size in sizes])
@@ -154,7 +154,7 @@ def short(minibatch: int) -> str:
 
 
 def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
-    """Return Figure 2 (training errors of the warmups), 3 (of the minibatches) and 4 (training and validation)."""
+    """Return Figure 2 (training errors of the warmups), Figure 3 (of the minibatches) and Figure 4 (both errors)."""
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
@@ -171,7 +171,7 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
 def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str, Any]], columns: int) -> Figure:
     """Return a plot of training errors over epochs, with a panel for each cell.
 
-    Each panel also shows the baseline. The legends state the final validation errors.
+    Each panel also shows the baseline. The legends contain the final validation errors.
     """
     lines = -(-len(others) // columns)
     figure = empty(3.1 * columns, 0.4 + 2.7 * lines)
@@ -194,9 +194,13 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
 def figure_4(
     results: dict[str, Any], base: dict[str, Any], large: dict[str, Any], measured: dict[str, Any] | None
 ) -> Figure:
-    """Return a plot of training and validation errors of the baseline and the large minibatch.
+    """Return a plot of training and validation errors of the baseline and of the large minibatch.
 
-    measured: the large minibatch with BN statistics measured before each evaluation, or None if it was not trained.
+    Args:
+        results: The results of the experiment.
+        base: The result of the baseline's cell.
+        large: The result of the cell with the large minibatch.
+        measured: The same with BN statistics measured before each evaluation, or None if it was not trained.
     """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()
@@ -224,7 +228,7 @@ def figure_4(
 def curve(
     axes: Axes, results: dict[str, Any], row: dict[str, Any], kind: str, style: dict[str, Any], label: str = ""
 ) -> None:
-    """Draw the mean over the seeds at each epoch."""
+    """Draw the mean error over the seeds at each epoch."""
     means = [mean for mean, _ in results["curves"][row["name"]][kind]]
     ended = f"{row['diverged']} diverged" if row["diverged"] else value(row, ".1f")
     text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {ended}"
@@ -234,8 +238,8 @@ def curve(
 def gradient_noise(results: dict[str, Any]) -> Figure:
     """Return a plot of the noise of the gradient.
 
-    The left half shows the variance of the gradient against the minibatch, and the 1/kn law. The right half shows the
-    noise scale over the epochs, and the minibatches between which the error of Figure 1 begins to rise.
+    The left half shows the variance of the gradient against the minibatch, and lines that fall as 1/kn. The right half
+    shows the noise scale over the epochs, and the minibatches between which the error of Figure 1 begins to rise.
     """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)

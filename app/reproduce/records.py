@@ -1,4 +1,4 @@
-"""A file with a line for each finished run. Tables and plots can be made from it without training the runs again."""
+"""A file with a line for each finished run, from which tables and plots are made without training the runs again."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ RUNS_FILE = "runs.jsonl"
 class RunRecord:
     """A finished run.
 
-    name: the name of its folder, made of `runs.key` and the seed.
-    config: the fields of its config that are not the defaults. `train --config` accepts them.
-    error, training_error: errors in %, each the median over the last epochs; None if the loss was no longer finite.
-    diverged: why the run counts as diverged, or "" if it does not.
-    training_curve, validation_curve: errors in % at the end of each epoch.
-    seconds: the time that the run took, summed over all its starts.
-    processor: the processor on which it was trained.
-    noise: the noise of the gradient at checkpoints of the run (app/reproduce/noise.py); None if it was not measured.
+    Attributes:
+        name: The name of its folder, which consists of `runs.key` and the seed.
+        config: The fields of its config that differ from the defaults. `train --config` accepts them.
+        error, training_error: Errors in %, each the median over the last epochs, or None if the loss became NaN or
+            infinite.
+        diverged: Why the run counts as diverged, or "" if it does not.
+        training_curve, validation_curve: Errors in % at the end of each epoch.
+        seconds: The time that the run took, summed over all its starts.
+        processor: The processor on which it was trained.
+        noise: The noise of the gradient at checkpoints of the run (app/reproduce/noise.py), or None if it was not
+            measured.
     """
 
     name: str
@@ -41,7 +44,7 @@ class RunRecord:
 
 
 def read_records(path: Path) -> dict[str, RunRecord]:
-    """Return the records of a file by name, none if there is no such file. Raises UserError if it has other content."""
+    """Return the records in a file by name, or {} if there is no such file. Raises UserError for other content."""
     try:
         lines = path.read_text().splitlines() if path.exists() else []
         return {record.name: record for record in (RunRecord(**json.loads(line)) for line in lines)}
@@ -50,7 +53,7 @@ def read_records(path: Path) -> dict[str, RunRecord]:
 
 
 def write_records(path: Path, records: Iterable[RunRecord]) -> None:
-    """Add records to a file, in the order of their names. A record replaces an older one with the same name."""
+    """Add records to a file, which is sorted by name. A record replaces an older one with the same name."""
     merged = read_records(path) | {record.name: record for record in records}
     lines = [json.dumps(asdict(record)) + "\n" for _, record in sorted(merged.items())]
     write_text(path, "".join(lines))

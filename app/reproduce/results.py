@@ -1,4 +1,4 @@
-"""results.json: the errors of an experiment's runs next to the paper's numbers, with a verdict on each claim."""
+"""results.json: the errors of an experiment's runs next to the paper's results, with a verdict on each claim."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
-CURVE_MARGIN = 1.0  # the margin for curves in points: errors in the middle of a run vary more than those at its end
-Runs = Mapping[str, Sequence[CellRun]]  # the name of a cell -> its runs, one for each seed
+CURVE_MARGIN = 1.0  # the margin for curves in %, because errors in the middle of a run vary more than at its end
+Runs = Mapping[str, Sequence[CellRun]]  # the runs of each cell, one for each seed, by the name of the cell
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
     """Return everything that tables and plots show.
 
     Args:
-        name: The experiment.
+        name: The name of the experiment.
         cells: Its cells. A cell without runs is left out, and a claim about it is undecided.
-        runs: The runs of each cell that are done.
+        runs: The finished runs of each cell.
         results: The folder of the results. The paths of the runs are relative to it.
     """
     rows = [cell_result(cell, runs[cell.name], results) for cell in cells if runs[cell.name]]
@@ -46,13 +46,16 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
         found["noise"] = [run.record().noise for run in runs[cells[0].name] if not run.record().diverged]
     if name == "figures-2-4":
         found["curves"] = {row["name"]: curves(row) for row in rows}
-    for seed in (seed for row in rows for seed in row["seeds"]):  # the records of the runs contain them
+    for seed in (seed for row in rows for seed in row["seeds"]):  # remove the curves, which are also in the records
         del seed["training_curve"], seed["validation_curve"]
     return found
 
 
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
-    """Return the results of a cell and of its runs, with errors in %. A run that diverged has the error of guessing."""
+    """Return the results of a cell and of its runs, with errors in %.
+
+    A run whose loss became NaN or infinite has the error of guessing.
+    """
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
     seeds = [seed_result(run, guess, results) for run in runs]
     config = cell.config
@@ -74,7 +77,7 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
 def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
     """Return a run's errors and curves in %. "diverged" says why the run counts as diverged, or is "".
 
-    A run counts as diverged if its loss was no longer finite, or if its training error at the end is closer to the
+    A run counts as diverged if its loss became NaN or infinite, or if its training error at the end is closer to the
     error of guessing (`guess`, in %) than to zero.
     """
     record = run.record()
@@ -107,15 +110,16 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def sample(row: dict[str, Any], of: str = "error") -> Sample:
-    """Return the errors of a cell's runs as a sample for the tests. `of` is a field of its seeds."""
+    """Return the errors of a cell's runs as a sample for the tests. `of` is "error" or "training_error"."""
     return Sample.of([seed[of] for seed in row["seeds"]])
 
 
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a claim with the result of its test. The p-values are not corrected yet.
 
-    "difference" is the mean of the second cell minus that of the first, in points; for curves it is the largest one.
-    "p" is the p-value of the claim's own test. "p_different" is the p-value of a test for a difference.
+    "difference" is the mean of the second cell minus the mean of the first cell, in points of %. For curves it is the
+    largest difference. "p" is the p-value of the claim's own test. "p_different" is the p-value of a test for a
+    difference.
     """
     by_name = {row["name"]: row for row in rows}
     if not {claim.first, claim.second} <= set(by_name):
@@ -133,7 +137,7 @@ def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Compare two cells by the errors of their runs, or if a run diverged, by the order of these errors."""
+    """Compare two cells by the errors of their runs. If a run diverged, only the order of the errors is used."""
     one, other = sample(first, claim.of), sample(second, claim.of)
     found: dict[str, Any] = {"difference": round(other.mean - one.mean, 4)}
     if first["diverged"] or second["diverged"]:
@@ -185,7 +189,7 @@ def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain(p: float) -> float | None:
-    """Return a p-value rounded to three digits, or None for nan, which JSON does not have."""
+    """Return a p-value rounded to three digits, or None for nan, because JSON has no nan."""
     return None if math.isnan(p) else float(f"{p:.3g}")
 
 
@@ -195,10 +199,10 @@ def is_reference(row: dict[str, Any]) -> bool:
 
 
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
-    """Return up to which minibatch the error of Figure 1 stays the same, and from which on it is higher.
+    """Return up to which minibatch the error of Figure 1 stays the same, and from which minibatch on it is higher.
 
-    "flat" is the largest minibatch for which it and all smaller ones are equivalent to the baseline. "broken" is the
-    smallest minibatch for which it and all larger ones are worse than the baseline, or None if there is none. The tests
+    "flat" is the largest minibatch such that it and all smaller ones are equivalent to the baseline. "broken" is the
+    smallest minibatch such that it and all larger ones are worse than the baseline, or None if there is none. The tests
     are those of the claims, corrected for the number of minibatches above the baseline's.
     """
     reference = next(row for row in rows if is_reference(row))
@@ -232,7 +236,7 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the noise at each epoch: means over all seeds, and for the noise scale mean and standard deviation.
+    """Return the mean noise over all seeds at each epoch, and the standard deviation of the noise scale.
 
     The noise scale is None if that of any seed is larger than the number of images used.
     """

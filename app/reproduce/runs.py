@@ -18,18 +18,19 @@ from app.runs.json_lines import read_lines
 from app.runs.layout import CONFIG, ENVIRONMENT, LOG, RESULT
 from app.runs.record import read_json
 
-NOISE = "noise.json"  # file in a run's folder with the noise of the gradient, if this was measured
-NOTE = "reproduce.json"  # file in a run's folder with the seconds that it took and how it diverged
-LAST_EPOCHS = 5  # section 5.1: a run's error is the median over its last five epochs
+NOISE = "noise.json"  # the file in a run's folder with the noise of the gradient, if it was measured
+NOTE = "reproduce.json"  # the file in a run's folder with the seconds that it took and how it diverged
+LAST_EPOCHS = 5  # a run's error is the median over its last five epochs (section 5.1)
 
 
 @dataclass(frozen=True)
 class CellRun:
     """A run that experiments need, finished or not.
 
-    config: its config, which includes the seed.
-    folder: its folder, which is the same for all experiments that need this run.
-    known: its record if it was finished on another machine, otherwise None.
+    Attributes:
+        config: The config of the run, which includes the seed.
+        folder: The folder of the run, which is the same for all experiments that need it.
+        known: The record of the run if it was finished on another machine, otherwise None.
     """
 
     config: Config
@@ -38,27 +39,27 @@ class CellRun:
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, in its folder or on another machine."""
+        """Whether the run is finished, in its folder or on another machine."""
         return self.done_here or self.known is not None
 
     @property
     def done_here(self) -> bool:
-        """Whether it is finished in its folder."""
+        """Whether the run is finished in its folder."""
         return (self.folder / RESULT).exists() or bool(self.note().get("diverged"))
 
     @property
     def measured(self) -> bool:
-        """Whether the noise of its gradient was measured, or cannot be because it diverged."""
+        """Whether the noise of the run's gradient was measured, or cannot be measured because the run diverged."""
         record = self.record() if self.done else None
         return record is not None and (record.noise is not None or bool(record.diverged))
 
     @property
     def iteration(self) -> int:
-        """The last step in its log, or 0."""
+        """The last step in the run's log, or 0."""
         return max((int(line["iteration"]) for line in read_lines(self.folder / LOG)[-1:]), default=0)
 
     def record(self) -> RunRecord:
-        """Return its record. The run must be done."""
+        """Return the record of the run, which must be finished."""
         if not self.done_here:
             assert self.known is not None
             return self.known
@@ -78,7 +79,7 @@ class CellRun:
         )
 
     def note(self) -> dict[str, Any]:
-        """Return what `write_note` wrote."""
+        """Return the content of the file that `write_note` has written, or {}."""
         path = self.folder / NOTE
         return read_json(path) if path.exists() else {}
 
@@ -87,20 +88,20 @@ class CellRun:
 
         Args:
             seconds: The seconds of the last start. They are added to those of earlier starts.
-            diverged: How it diverged, or "".
+            diverged: How the run diverged, or "".
         """
         if self.folder.is_dir():
             note = {"seconds": round(self.note().get("seconds", 0.0) + seconds, 1), "diverged": diverged}
             write_text(self.folder / NOTE, json.dumps(note) + "\n")
 
     def command(self) -> list[str]:
-        """Return the command that starts or continues it, without the program."""
+        """Return the command line that starts or continues the run, without the program."""
         if (self.folder / CONFIG).exists():
             return ["train", "--resume", str(self.folder), "--screen", "quiet"]
         return ["train", *arguments(replace(self.config, screen="quiet", output=str(self.folder)))]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Return the log's line of each epoch."""
+        """Return the record in the log about each evaluation."""
         return [line for line in read_lines(self.folder / LOG) if line["kind"] == "eval"]
 
 
@@ -125,9 +126,9 @@ def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = N
 
 
 def result_fields(config: Config) -> dict[str, Any]:
-    """Return the fields of a config that change the result and do not have their default value.
+    """Return the fields of a config that change the result and differ from their defaults.
 
-    So an option that is added later does not change the key of older runs, if its default keeps the old behaviour.
+    An option that is added later does not change the key of older runs if its default keeps the old behaviour.
     """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in (asdict(config) | {"decay_epochs": config.decays}).items() if name in kept}
@@ -137,6 +138,6 @@ def result_fields(config: Config) -> dict[str, Any]:
 
 
 def key(config: Config) -> str:
-    """Return a name for a config without its seed. Configs that compute the same have the same name."""
+    """Return a hash of a config without its seed. Configs that compute the same have the same hash."""
     values = {name: value for name, value in result_fields(config).items() if name != "seed"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

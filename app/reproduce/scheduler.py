@@ -1,4 +1,4 @@
-"""Runs tasks as processes, a given number at the same time. When it is stopped, the tasks save their state and end."""
+"""Run tasks as processes, a given number at the same time. When it is stopped, the tasks save their state and end."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from pathlib import Path
 
 from app.base.errors import DONE, NOT_FINITE, Preempted, UserError
 
-PR_SET_PDEATHSIG = 1  # option of Linux's prctl: sets the signal that a process gets when its parent dies
+PR_SET_PDEATHSIG = 1  # an option of Linux's prctl, which sets the signal that a process gets when its parent dies
 libc = ctypes.CDLL(None)
-POLL = 0.2  # seconds between two looks at the processes
-SAY_EVERY = 60.0  # the largest number of seconds between progress lines
+POLL = 0.2  # the seconds between two checks of the processes
+SAY_EVERY = 60.0  # the longest time in seconds between two lines of progress
 
 
 @dataclass(frozen=True)
 class Task:
     """A process to run.
 
-    command: the program and its arguments.
-    output: the file to which its output is appended.
-    progress: returns the fraction of its work that is done.
-    ended: is called when the process has ended, with its exit code, the last line of its output, and the seconds that
-        it took.
+    Attributes:
+        name: The name of the task, for messages.
+        command: The program and its arguments.
+        output: The file to which the output of the process is appended.
+        progress: Returns the fraction of the work that is done.
+        ended: A function that is called when the process has ended. Its arguments are the exit code, the last line of
+            the output, and the seconds that the process took.
     """
 
     name: str
@@ -40,8 +42,11 @@ class Task:
 class Started:
     """A task that is running.
 
-    since: the time of its start, as time.monotonic() returns it.
-    before: the fraction of its work that was done when it was started.
+    Attributes:
+        task: The task.
+        process: Its process.
+        since: The time of its start, as time.monotonic() returns it.
+        before: The fraction of its work that was done when it was started.
     """
 
     task: Task
@@ -61,7 +66,7 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 
     Raises:
         UserError: A task has failed. The other running tasks have saved their state and ended.
-        Preempted: `asked` returned true. All running tasks have saved their state and ended.
+        Preempted: `asked` returned True. All running tasks have saved their state and ended.
     """
     waiting, progress = list(tasks), TaskProgress(len(tasks))
     running: list[Started] = []
@@ -86,9 +91,10 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 
 
 def start(task: Task, environ: dict[str, str]) -> Started:
-    """Start a task in its own session, so that Ctrl-C reaches only this process, which then asks each task to save.
+    """Start a task in a new session.
 
-    If this process is killed, the kernel sends SIGTERM to the tasks, which then save and end too.
+    So Ctrl-C reaches only this process, which then asks each task to save its state. If this process is killed, the
+    kernel sends SIGTERM to the tasks, which then also save their state and end.
     """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     before, since = task.progress(), time.monotonic()
@@ -106,7 +112,7 @@ def start(task: Task, environ: dict[str, str]) -> Started:
 
 
 def finish(one: Started) -> None:
-    """Call `ended` of a task whose process has ended. Raises UserError if the process failed."""
+    """Call `ended` for a task whose process has ended. Raises UserError if the process failed."""
     code = one.process.wait()
     words = last_line(one.task.output)
     one.task.ended(code, words, time.monotonic() - one.since)
@@ -118,7 +124,7 @@ def finish(one: Started) -> None:
 
 
 def stop(running: Sequence[Started]) -> None:
-    """Ask all running tasks to save and end, and wait for them."""
+    """Ask all running tasks to save their state and end, and wait for them."""
     for one in running:
         one.process.send_signal(signal.SIGTERM)
     for one in running:
@@ -127,13 +133,13 @@ def stop(running: Sequence[Started]) -> None:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a file that contains more than spaces."""
+    """Return the last line of a file that is not blank."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 class TaskProgress:
-    """Counts the finished tasks and estimates how long the others will take."""
+    """Count the finished tasks, and estimate how long the others will take."""
 
     def __init__(self, total: int) -> None:
         self.total, self.done, self.made = total, 0, 0.0
@@ -144,7 +150,7 @@ class TaskProgress:
         self.made += 1 - one.before
 
     def say(self, running: Sequence[Started], waiting: Sequence[Task]) -> None:
-        """Print a line with the time left."""
+        """Print a line with the number of finished tasks and the time left."""
         self.said = time.monotonic()
         fractions = [one.task.progress() for one in running]
         made = self.made + sum(now - one.before for now, one in zip(fractions, running, strict=True))

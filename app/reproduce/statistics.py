@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALPHA = 0.05  # the significance level
-MARGIN = 0.5  # points of error; means are called the same if a test shows that they differ by less
+MARGIN = 0.5  # the largest difference in % of error between means that are called the same
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 
 
@@ -27,11 +27,18 @@ class Sample:
 
 
 def welch(first: Sample, second: Sample, shift: float = 0.0, alternative: str = "two-sided") -> float:
-    """Return the p-value of Welch's t-test. Its null hypothesis: the mean of `first` plus `shift` is that of `second`.
+    """Return the p-value of Welch's t-test.
 
-    alternative: the alternative hypothesis, as in scipy: "two-sided", "less" or "greater".
+    The null hypothesis is that the mean of `first` plus `shift` is equal to the mean of `second`.
 
-    The result is nan if a sample has fewer than two values. If no sample varies, it is 0 or 1, as the means decide.
+    Args:
+        first, second: The samples.
+        shift: The number that is added to the mean of `first`.
+        alternative: The alternative hypothesis, as in scipy: "two-sided", "less" or "greater".
+
+    Returns:
+        The p-value. It is nan if a sample has fewer than two values. If neither sample varies, it is 0 or 1, depending
+        on the means.
     """
     if min(first.count, second.count) < 2:
         return math.nan
@@ -48,18 +55,18 @@ def welch(first: Sample, second: Sample, shift: float = 0.0, alternative: str = 
 
 
 def equivalence(first: Sample, second: Sample, margin: float = MARGIN) -> float:
-    """Return the p-value of the equivalence test. Its null hypothesis: the means differ by `margin` or more.
+    """Return the p-value of the equivalence test, whose null hypothesis is that the means differ by `margin` or more.
 
-    The test consists of two one-sided Welch tests (TOST, Schuirmann 1987). The larger p-value counts.
+    The test consists of two one-sided Welch tests (TOST, Schuirmann 1987). Its p-value is the larger of the two.
     """
     return max(welch(first, second, margin, "greater"), welch(first, second, -margin, "less"))
 
 
 def rank_test(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the two-sided p-value of the Mann-Whitney test. It is exact, also with ties: all permutations are tried.
+    """Return the two-sided p-value of the Mann-Whitney test. It is exact, even with ties: all permutations are tried.
 
-    It replaces Welch's test if a run diverged: the mean of an error of 10 % and one of 90 % says nothing, but the order
-    of the errors does. The result is nan if a cell has fewer than two runs.
+    It replaces Welch's test if a run diverged, because the mean of an error of 10 % and one of 90 % is meaningless, but
+    the order of the errors is not. The result is nan if a cell has fewer than two runs.
     """
     if min(len(first), len(second)) < 2:
         return math.nan
@@ -72,8 +79,8 @@ def rank_test(first: Sequence[float], second: Sequence[float]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979).
 
-    With the corrected values, at most 5 % of tables have a false claim with a p-value below 0.05. The p-value of a
-    claim that cannot be tested is nan. It stays nan, and the claim is counted.
+    If claims are accepted when their corrected p-value is below 0.05, at most 5 % of tables contain a claim that is
+    accepted by chance. The p-value of a claim that cannot be tested is nan. It stays nan, but the claim is counted.
     """
     order = sorted(range(len(p_values)), key=lambda i: 1.0 if math.isnan(p_values[i]) else p_values[i])
     corrected, largest = [math.nan] * len(p_values), 0.0
@@ -85,11 +92,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(kind: str, difference: float, p: float, p_different: float) -> str:
-    """Judge a claim by corrected p-values.
+    """Judge a claim by its corrected p-values.
 
     Args:
-        kind: "lower" claims that the first cell's error is lower than the second's, "same" that they are equivalent.
-        difference: The second mean minus the first, in points.
+        kind: "lower" claims that the error of the first cell is lower than that of the second. "same" claims that the
+            two are equivalent.
+        difference: The second mean minus the first, in % of error.
         p: The p-value of the claim's own test: Welch's or the rank test for "lower", the equivalence test for "same".
         p_different: The p-value of Welch's or the rank test, for both kinds.
     """

@@ -1,4 +1,4 @@
-"""Writes table.md, which shows our errors next to the paper's."""
+"""Write table.md, which shows our errors next to the paper's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def about(results: dict[str, Any]) -> str:
-    """Return the paragraphs about the origin of the numbers."""
+    """Return the paragraphs that say where the numbers come from."""
     return (
         "Errors are top-1 errors in %: mean ± deviation over the seeds. The error of a run is the median over its last"
         " five epochs.\n\n"

@@ -1,9 +1,11 @@
-"""Writes TensorBoard's event files.
+"""Write TensorBoard's event files.
 
-A run has two folders, `train` and `validation`, which TensorBoard draws as two curves of the same picture. The x axis
-of a curve is in steps, in images seen (which makes minibatches of different sizes comparable) or in epochs (as in the
-paper's figures). The first part of the curve's name says which. TensorBoard can cut the curves of a folder only at one
-number, so a run that is continued writes what it keeps of them into a new file.
+A run has two folders, `train` and `validation`, which TensorBoard draws as two curves in the same diagram. The x axis
+of a curve is in steps, in images (which makes minibatches of different sizes comparable) or in epochs (as in the
+paper's figures). The first part of the curve's name says which.
+
+A run that is continued must drop the values after the point from which it continues. TensorBoard can only drop all
+values above one x. So this module writes the values to keep into a new file.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ RESULT = "end_of_run"  # TensorBoard shows the first five curves in its table of
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
-# What is written once, at step 0 of the folder `train`: each name stands for itself.
+# The first parts of the names that are written only once, at step 0 of the folder `train`.
 AT_THE_START = ("plan", "first_minibatch", "custom_scalars__config__")
 LAYOUT: dict[str, Any] = {
     "paper": {
@@ -51,9 +53,11 @@ LAYOUT: dict[str, Any] = {
 
 
 class Board:
-    """Writes the event files of one run.
+    """Write the event files of one run.
 
-    start: the epoch, and the number of images seen in it, where the run begins or continues.
+    Args:
+        run: The run.
+        start: The position at which the run begins or continues.
     """
 
     def __init__(self, run: Run, start: Position) -> None:
@@ -61,7 +65,7 @@ class Board:
         self.run, self.plan = run, run.plan
         begins = start == Position()
         folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
-        evaluated = start.epoch * run.plan.iterations_per_epoch  # the iteration of the last evaluation to keep
+        evaluated = start.epoch * run.plan.iterations_per_epoch  # the step of the last evaluation to keep
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start
         self.training = continued(folder / TRAIN, {} if begins else limits)
@@ -73,11 +77,11 @@ class Board:
             self.training.add_custom_scalars(LAYOUT)
 
     def _limits(self, iteration: int, epochs: int) -> dict[str, int]:
-        """Return the end of the curves in steps, in images and in epochs."""
+        """Return the last value to keep on each x axis: in steps, in images and in epochs."""
         return {"steps": iteration, "images": iteration * self.plan.minibatch, "epochs": epochs}
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
-        """Write each of the last `steps` before a position, and the values that were measured over them."""
+        """Write the values of each step since the last call, and the values that were measured over these steps."""
         iteration = self.plan.iteration_at(position)
         for number, step in enumerate(steps, iteration - len(steps) + 1):
             add_scalars(self.training, {f"steps/{name}": step[name] for name in OF_A_STEP}, number)
@@ -87,7 +91,10 @@ class Board:
         add_scalars(self.training, {f"images/{name}": values[name] for name in OF_A_STEP}, seen)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
-        """Write errors, as fractions against steps and images, and in percent against epochs as the paper does."""
+        """Write the errors of an evaluation.
+
+        They are fractions against steps and images, and percent against epochs, as in the paper's figures.
+        """
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         names = [f"{kind}{name}" for kind in ("", "ema_") for name in ("loss", "top1_error", "top5_error")]
         found = {name: values[name] for name in names if name in values}
@@ -101,18 +108,18 @@ class Board:
         self.flush()
 
     def flush(self) -> None:
-        """Pass everything to the operating system, so that a kill does not lose it."""
+        """Pass all values to the operating system, so that they are not lost if the process is killed."""
         for writer in (self.training, self.validation):
             writer.flush()
 
     def finish(self, result: dict[str, float]) -> None:
-        """Write the confusion matrix, and the recipe's options next to the result.
+        """Write the confusion matrix, and the options that decide what is computed together with the result.
 
         A run that is continued after its last epoch writes them again.
         """
         end = self.plan.epochs
         if self.confusion is not None:
-            from app.runs.figures import confusion_figure, to_pixels  # imported here, as it takes half a second
+            from app.runs.figures import confusion_figure, to_pixels  # importing this takes half a second
 
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.validation.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
@@ -130,9 +137,11 @@ class Board:
 
 
 def continued(folder: Path, limits: Mapping[str, int]) -> SummaryWriter:
-    """Return the writer of a folder, in which only what is kept of its earlier files remains.
+    """Return the writer of a folder, and remove values that a continued run will write again.
 
-    limits: for the first part of a name, the last step to keep. Everything with another name is dropped.
+    Args:
+        folder: The folder of the event files.
+        limits: The last step to keep for each first part of a name. Values with other names are removed.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
     kept = kept_events(old, limits) if limits else []
@@ -140,16 +149,21 @@ def continued(folder: Path, limits: Mapping[str, int]) -> SummaryWriter:
     for event in kept:
         writer._get_file_writer().add_event(event, event.step, event.wall_time)
     writer.flush()
-    for path in old:  # not before: what was written stays if this process ends here
+    for path in old:  # after the new file is written, so that no value is lost if this process ends here
         path.unlink(missing_ok=True)
     return writer
 
 
 def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]:
-    """Return the events of files in which a value is kept, each value once, without the others."""
+    """Return the events in some files, with only the values to keep. Each value is returned once.
+
+    Args:
+        files: The event files.
+        limits: The last step to keep for each first part of a name.
+    """
     if not files:
         return []
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # takes a second
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # this takes a second
 
     kept, seen = [], set()
     for path in files:
@@ -168,15 +182,15 @@ def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]
 
 
 def add_scalars(writer: SummaryWriter, values: dict[str, float], step: int) -> None:
-    """Add values as one event, because each event wakes the thread that writes, which slows training."""
+    """Add several values as one event. Each event wakes the thread that writes, which slows training."""
     found = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
     writer._get_file_writer().add_summary(Summary(value=found), step)
 
 
 def _leave_full_disks_to_flush() -> None:
-    """Prevent tracebacks of TensorBoard's threads about a full disk.
+    """Prevent the tracebacks that TensorBoard's threads would print if the disk is full.
 
-    flush() and close() raise the same error, which the log reports.
+    flush() and close() raise the same error, and the log reports it.
     """
     before = threading.excepthook
     if before.__module__ == __name__:
@@ -190,7 +204,7 @@ def _leave_full_disks_to_flush() -> None:
 
 
 def hyperparameters(config: Config) -> dict[str, str | float | bool]:
-    """Return the options that change what is computed, with types that TensorBoard supports."""
+    """Return the options that decide what is computed, with types that TensorBoard supports."""
     fields = Config.__dataclass_fields__
     chosen = {name: value for name, value in asdict(config).items() if not fields[name].metadata["free"]}
     chosen |= {"recipe": config.recipe, "data": config.data}
@@ -198,7 +212,7 @@ def hyperparameters(config: Config) -> dict[str, str | float | bool]:
 
 
 def first_minibatch(run: Run) -> np.ndarray:
-    """Return images of the first minibatch as the network sees them, as a grid: uint8 [height, width, 3]."""
+    """Return a grid of images of the first minibatch after augmentation, uint8 [height, width, 3]."""
     order = permutation(run.config.seed, 0, run.plan.images)[: min(MOST_IMAGES, run.plan.minibatch)]
     images, _ = run.source.train.__getitems__([(0, int(index)) for index in order])
     columns = int(np.ceil(np.sqrt(len(images))))

@@ -1,7 +1,7 @@
-"""Describes where a run was computed: versions, machine, command line and environment variables that tune a run.
+"""Describe where a run was computed: versions, machine, command line, and environment variables that tune a run.
 
-Run folders are shared and published. Therefore only known variables and options are shown. A value that could contain a
-password, such as an address with one, is hidden.
+Run folders are shared and published. So only known variables and options are written. A value that may contain a
+password, such as a URL, is hidden.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ _SHOWN = re.compile(
     r"|OMPI_MCA_(btl|btl_\w+|pml|mtl|coll|osc|mpi_\w+|oob_tcp_if_\w+)|UCX_(TLS|NET_DEVICES|IB_\w+)|FI_PROVIDER"
     r"|SLURM_(JOB_ID|JOB_NUM_NODES|JOB_PARTITION|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE)"
 )
-_PLAIN = re.compile(
-    r"[\w .,:;/+%~^=*()\[\]-]{0,4096}"
-)  # without @ and ?, which addresses with passwords or keys contain
+# Text without @ and ?, which URLs with passwords or keys contain.
+_PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")
 
 
 def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -57,12 +56,12 @@ def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, An
 
 
 def shown(value: str) -> str:
-    """Return the value of a variable or an option, hidden unless it consists of plain words, numbers and paths."""
+    """Return the value of a variable or an option, or HIDDEN if it is not made of plain words, numbers and paths."""
     return value if _PLAIN.fullmatch(value) and "://" not in value else HIDDEN
 
 
 def _shown_words(argv: Sequence[str]) -> Iterator[str]:
-    """Return a command line in which the values of unknown options are hidden."""
+    """Yield the words of a command line. The values of unknown options are hidden."""
     known = run_parser("", "", "")._option_string_actions
     hides = False
     for word in argv:
@@ -75,7 +74,7 @@ def _shown_words(argv: Sequence[str]) -> Iterator[str]:
 
 
 def processor() -> str:
-    """Return the name of the processor, as Linux states it."""
+    """Return the name of the processor that Linux reports."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""epochs.csv: a line for each evaluation of a run, for spreadsheets and for programs that read no JSON."""
+"""epochs.csv: a line for each evaluation of a run, for spreadsheets and other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from app.base.files import write_text
 from app.runs.json_lines import EVALUATION, Record
 
-# The columns after "epoch", with their names in log.jsonl. Only runs with --ema have the columns of --ema.
+# The names of the columns after "epoch". They are the names in log.jsonl. Only runs with --ema have ema_ columns.
 COLUMNS = (
     "iteration", "lr", "train_loss", "train_top1_error", "loss", "top1_error", "top5_error", "ema_loss",
     "ema_top1_error", "ema_top5_error", "images_per_second",
@@ -18,9 +18,10 @@ COLUMNS = (
 
 
 def write_epochs(path: Path, records: Iterable[Record]) -> None:
-    """Writes the evaluations among the records of log.jsonl. "epoch" is the number of finished epochs, from 1.
+    """Write the evaluations among the records of log.jsonl. "epoch" is the number of finished epochs, from 1.
 
-    The file is replaced whole, so that it always has the lines of log.jsonl, also after a run goes on. Raises OSError.
+    The whole file is replaced, so that it always has the same evaluations as log.jsonl, even in a continued run. Raises
+    OSError.
     """
     lines = [record for record in records if record["kind"] == EVALUATION]
     columns = [name for name in COLUMNS if any(name in line for line in lines) or not name.startswith("ema_")]

@@ -1,4 +1,4 @@
-"""The result of an evaluation: the prediction for each image, and the errors and confusions that follow from them."""
+"""The result of an evaluation: the prediction for each image, and the errors and confusions computed from them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_CLASSES = 1000  # the most classes with a confusion matrix; that of ImageNet-21k would need 3.5 GB
+MOST_CLASSES = 1000  # the largest number of classes with a confusion matrix; ImageNet-21k's would need 3.5 GB
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions for all validation images, in order.
+    """The predictions for all validation images, in the order of the images.
 
-    labels, predicted: the classes, int64 [images].
-    missed: whether the label is not among the five most likely classes, bool [images].
-    classes: the number of classes.
-    loss: the mean loss.
+    Attributes:
+        labels, predicted: The label and the most probable class of each image, int64 [images].
+        missed: Whether the label is not among the five most probable classes, bool [images].
+        classes: The number of classes.
+        loss: The mean loss.
     """
 
     labels: Tensor
@@ -32,12 +33,12 @@ class Evaluation:
 
     @property
     def top1_error(self) -> float:
-        """The fraction of images whose most likely class is not the label."""
+        """The fraction of images whose most probable class is not the label."""
         return int((self.labels != self.predicted).sum()) / self.images
 
     @property
     def top5_error(self) -> float:
-        """The fraction of images whose label is not among the five most likely classes."""
+        """The fraction of images whose label is not among the five most probable classes."""
         return int(self.missed.sum()) / self.images
 
     @property
@@ -59,7 +60,7 @@ class Evaluation:
         return sorted(found, key=lambda each: (-each[0], *each[1:]))
 
     def per_class(self) -> tuple[list[int], list[int], list[int]]:
-        """Return three lists over the classes: images, wrong predictions, and labels not among the first five."""
+        """Return three numbers for each class: its images, its wrong predictions, and its images in `missed`."""
         wrong = self.labels != self.predicted
         images, errors, missed = (
             torch.bincount(self.labels[chosen], minlength=self.classes).tolist()

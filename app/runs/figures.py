@@ -1,4 +1,4 @@
-"""Draws pictures without a display."""
+"""Draw figures without a display."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-MOST_NAMES = 40  # the largest number of classes whose names are on an axis
+MOST_NAMES = 40  # the largest number of classes whose names are written on an axis
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Curve:
     dashed: bool = False
 
     def covers(self, other: Curve) -> bool:
-        """Return whether this curve, drawn later, hides the other one."""
+        """Return whether this curve hides the other one if it is drawn later."""
         return self.dashed == other.dashed and list(self.x) == list(other.x) and list(self.y) == list(other.y)
 
 
@@ -41,8 +41,12 @@ def figure(width: float, height: float) -> Figure:
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Return a figure of the confusion matrix.
 
-    It shows the fraction of each label's images (rows) for which each class was predicted (columns). Up to MOST_NAMES
-    classes are named. Up to half as many also have their counts.
+    It shows the fraction of each label's images (rows) for which each class was predicted (columns). The axes show the
+    names of up to MOST_NAMES classes. The cells show their counts for up to half as many classes.
+
+    Args:
+        confusion: The confusion matrix, int64 [classes, classes].
+        classes: The names of the classes.
     """
     count = len(classes)
     drawn = figure(6.4, 5.6)
@@ -64,18 +68,18 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
 
 
 def shown(name: str) -> str:
-    """Return a short name of a class for an axis."""
+    """Return the name of a class, shortened for an axis."""
     name = readable(name)
     return name if len(name) <= 16 else name[:15] + "…"
 
 
 def readable(name: str) -> str:
-    """Return the name of a file, with bytes that are not UTF-8 written out."""
+    """Return the name of a file. Bytes that are not valid UTF-8 are replaced by escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def to_png(drawn: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file. They contain no date, so that they are the same each time."""
+    """Return a figure as a PNG file. The file contains no date, so the same figure always gives the same bytes."""
     buffer = io.BytesIO()
     with quiet_about_glyphs():
         drawn.savefig(buffer, format="png", metadata={"Software": None})
@@ -93,16 +97,22 @@ def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def quiet_about_glyphs() -> Iterator[None]:
-    """Suppress matplotlib's warnings about characters that its font does not have. It draws a box for each."""
+    """Suppress matplotlib's warnings about characters that are missing from its font. It draws a box for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
-    """Return a figure of curves over epochs. A dashed curve has the name of a solid one and is not in the legend.
+    """Return a figure of curves over epochs. A dashed curve has the name of a solid curve and is not in the legend.
 
-    If curves are equal, each of them is wider than the next one, so that all of them are visible.
+    If several curves are equal, each of them is drawn wider than the next one, so that all of them are visible.
+
+    Args:
+        title: The title of the figure.
+        label: The label of the y axis.
+        curves: The curves.
+        log_scale: Whether the y axis is logarithmic.
     """
     drawn = figure(7.2, 4.2)
     axes = drawn.add_subplot()

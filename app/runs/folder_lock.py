@@ -1,4 +1,4 @@
-"""Locks the folder of a run, so that only one process writes it at a time."""
+"""Lock the folder of a run, so that only one process writes to it at a time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import IO
 from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
-TICK = 1.0  # seconds between two changes of OWNER by the process that owns the folder
-LIFE = 8.0  # seconds without a change after which the owner is assumed to have ended
+TICK = 1.0  # the seconds between two changes of the file OWNER by the process that owns the folder
+LIFE = 8.0  # the seconds without a change after which the owner is assumed to have ended
 
 
 class FolderLock:
-    """The lock of a folder. This process has it until `close` or until the process ends."""
+    """The lock of a folder. This process holds it until `close` is called or the process ends."""
 
     def __init__(self, folder: Path, made: bool, file: IO[str], owner: _Owner | None) -> None:
         self.folder, self.made, self.file, self.owner = folder, made, file, owner
 
     def close(self) -> None:
-        """Release the lock. Remove its file if the folder has no other content, also a folder that was made here."""
+        """Release the lock. If the folder is otherwise empty, remove the lock's file, and the folder if it is new."""
         if self.owner is not None:
             self.owner.close()
         with contextlib.suppress(OSError):
@@ -38,13 +38,14 @@ class FolderLock:
 
 
 def lock_folder(folder: Path, patience: float) -> FolderLock:
-    """Make a folder and lock it.
+    """Create a folder if necessary, and lock it.
 
     Args:
         folder: The folder of a run.
-        patience: The seconds to wait for another process that has the lock and may be about to end.
+        patience: The seconds to wait for another process that holds the lock and may be about to end.
 
-    Raises UserError if the folder cannot be written or if another process has the lock.
+    Raises:
+        UserError: The folder cannot be written, or another process holds the lock.
     """
     end = time.monotonic() + patience
     made = not folder.exists()
@@ -79,7 +80,7 @@ def _lock(file: IO[str]) -> bool | None:
 
 
 def _is_still_there(file: IO[str], path: Path) -> bool:
-    """Return whether an open file still has its name. The process that had the lock may have removed it."""
+    """Return whether an open file still has its name. The last owner of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -87,10 +88,10 @@ def _is_still_there(file: IO[str], path: Path) -> bool:
 
 
 class _Owner:
-    """A file that its owner changes every second, for file systems without locks. If it does not change, there is no
-    owner.
+    """The file OWNER, which replaces a lock on file systems without locks. Its owner changes it every second.
 
-    The clocks of hosts are not compared: a process that wants the folder watches the file for LIFE seconds.
+    If the file has not changed for LIFE seconds, it has no owner. A process that wants the folder watches the file for
+    this time, instead of comparing clocks of different hosts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,14 +100,14 @@ class _Owner:
         self.closed = threading.Event()
 
     def take(self) -> bool:
-        """Return whether this process has become the owner."""
+        """Try to become the owner. Return whether it succeeded."""
         before, end = self._content(), time.monotonic() + LIFE
         while before and time.monotonic() < end:
             time.sleep(TICK / 2)
             if self._content() != before:
                 return False
         self._write(0)
-        time.sleep(TICK)  # if two processes have written the file, the later one is the owner
+        time.sleep(TICK)  # if two processes have written the file, the last one is the owner
         if not self._content().startswith(self.me):
             return False
         threading.Thread(target=self._keep, name="folder owner", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Writes and reads log.jsonl. Each line is a JSON object, called a record, about some steps or about an evaluation."""
+"""Write and read log.jsonl. Each line is a JSON object, called a record, about some steps or about an evaluation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.base.files import write_whole
 from app.recipe.plan import Position
 
 TRAIN, EVALUATION = "train", "eval"  # the kinds of records
-PLACE = ("epoch", "seen", "iteration")  # whole numbers that every record has: the position of the run
+PLACE = ("epoch", "seen", "iteration")  # integers that every record has: the position of the run
 NUMBERS = {  # the other numbers that every record of a kind has
     TRAIN: ("steps", "loss", "top1_error", "lr", "images_per_second"),
     EVALUATION: ("loss", "top1_error", "top5_error", "train_loss", "train_top1_error", "lr", "images_per_second"),
 }
-LARGEST = 2**53  # a larger number in a file is damage, and a float cannot hold it exactly
+LARGEST = 2**53  # larger numbers in a file are damage, because a float cannot represent them exactly
 
 Record = dict[str, Any]
 
@@ -29,10 +29,15 @@ def warn(text: str) -> None:
 
 
 class JsonLines:
-    """Appends records to log.jsonl.
+    """Append records to log.jsonl.
 
-    At the start, the records that a run at the position `start` will write again are removed. The file is then replaced
-    as a whole, so that an interruption or a full disk loses nothing.
+    First, the records after the position `start` are removed, because the run will write them again. The file is
+    replaced as a whole, so that an interruption or a full disk loses nothing.
+
+    Args:
+        path: The file.
+        start: The position at which the run begins or continues.
+        say: Prints a warning about damaged lines.
 
     Raises:
         OSError: The file cannot be read or written.
@@ -50,13 +55,13 @@ class JsonLines:
         self.unwritten = b""
 
     def sums(self, epoch: int) -> list[float]:
-        """Return the number of this epoch's steps that are in the log, and the sums of their losses and errors."""
+        """Return the number of steps of an epoch in the log, and the sums of their losses and errors."""
         records = [record for record in self.records if record["kind"] == TRAIN and record["epoch"] == epoch]
         weighted = [(r["steps"], r["steps"] * r["loss"], r["steps"] * r["top1_error"]) for r in records]
         return [float(sum(column)) for column in zip((0, 0, 0), *weighted, strict=True)]
 
     def write(self, record: Record) -> None:
-        """Append a record. If the disk is full, the next call writes what is missing. Raises OSError."""
+        """Append a record. If the disk is full, the next call writes the missing part. Raises OSError."""
         self.unwritten += json.dumps(record).encode() + b"\n"
         self._write()
 
@@ -77,10 +82,10 @@ class JsonLines:
 
 
 def belongs_before(record: Record, start: Position) -> bool:
-    """Return whether a run that is continued at `start` will not write a record again.
+    """Return whether a record is from before `start`, so that a run that continues there does not write it again.
 
-    An evaluation belongs to the end of its epoch. A run whose checkpoint is at the end of the epoch's steps evaluates
-    again.
+    An evaluation counts as part of its epoch. If a checkpoint was written after the last step of an epoch, but before
+    its evaluation, the run evaluates again.
     """
     if record["kind"] == EVALUATION:
         return bool(record["epoch"] < start.epoch)
@@ -88,16 +93,18 @@ def belongs_before(record: Record, start: Position) -> bool:
 
 
 def read_lines(path: Path, say: Callable[[str], object] = warn) -> list[Record]:
-    """Return the records of a file, none if there is no file. Lines that are not records are left out, with a warning.
+    """Return the records in a file, or an empty list if there is no file.
+
+    Lines that are not records are left out, with a warning.
 
     Raises:
-        OSError: The file exists and cannot be read.
+        OSError: The file exists but cannot be read.
     """
     return [record for _, record in parse(path.read_bytes(), path, say)] if path.exists() else []
 
 
 def parse(content: bytes, path: Path, say: Callable[[str], object]) -> list[tuple[bytes, Record]]:
-    """Return the lines of a file that are records, as text and parsed. A last line without a line end is left out."""
+    """Return each line of a file that is a record, as bytes and as a record. An incomplete last line is left out."""
     *lines, _ = content.split(b"\n")
     records = [(line, parse_record(line)) for line in lines]
     bad = [number for number, (_, record) in enumerate(records, 1) if record is None]
@@ -107,7 +114,7 @@ def parse(content: bytes, path: Path, say: Callable[[str], object]) -> list[tupl
 
 
 def parse_record(line: bytes) -> Record | None:
-    """Return the record of a line, or None if the line is not a record."""
+    """Return the record in a line, or None if the line is not a record."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

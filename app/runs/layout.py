@@ -1,4 +1,4 @@
-"""The names of the files in a run's folder. Only this module has them."""
+"""The names of the files in a run's folder. No other module contains these names."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from app.base.errors import UserError
 
-CONFIG = "config.json"  # all options; a folder with this file is a run
+CONFIG = "config.json"  # all options; a folder that contains this file is a run
 PLAN = "plan.json"  # what follows from the options and the data, and the processes of the last start
 ENVIRONMENT = "environment.json"  # versions, machine, command line and variables of the last start
 AUDIT = "audit.json"  # which choices of the paper the run follows; only for recipes of the paper
 LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_lines.py)
-EPOCHS = "epochs.csv"  # a line for each evaluation, for spreadsheets and other programs
+EPOCHS = "epochs.csv"  # a line for each evaluation (epochs_csv.py)
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
 CHECKPOINTS = "checkpoints"  # a folder of iteration-NUMBER.pt
 LAST_CHECKPOINT = "last.pt"  # another name of the newest checkpoint in CHECKPOINTS
 BEST_CHECKPOINT = "best.pt"  # another name of the checkpoint with the lowest validation error, with --keep-best
 RESULT = "result.json"  # the errors of a finished run
 PREEMPTED = "preempted"  # an empty file that marks a run that was stopped and can be continued
-LOCK = "lock"  # locked by the process that writes the folder (folder_lock.py)
-OWNER = "owner"  # used in place of LOCK on a file system that has no locks
+LOCK = "lock"  # the file that is locked by the process that writes to the folder (folder_lock.py)
+OWNER = "owner"  # the file that replaces LOCK on a file system without locks
 
 
 def is_run(folder: Path) -> bool:
@@ -30,7 +30,9 @@ def is_run(folder: Path) -> bool:
 def check_is_run(folder: Path, option: str = "") -> None:
     """Raise UserError if a folder contains no run.
 
-    option: the option that named the folder, for the message; "" if it was an argument.
+    Args:
+        folder: The folder.
+        option: The option and the folder, for the message, or "" if no option named the folder.
     """
     if not is_run(folder):
         raise UserError(f"{option or folder} is not a run: there is no {folder / CONFIG}")

@@ -20,10 +20,12 @@ from app.runs.screen import Screen
 
 
 class Speed(NamedTuple):
-    """The speed of the steps since the last line.
+    """The speed of some steps.
 
-    data_wait, sum_wait: the fractions of the time for which rank 0 waited for images, and for the gradients of other
-    processes. It computed in the rest of the time.
+    Attributes:
+        images_per_second: The images per second of all processes together.
+        data_wait: The fraction of the time for which rank 0 waited for images.
+        sum_wait: The fraction of the time for which rank 0 waited for gradients of other processes.
     """
 
     images_per_second: float
@@ -32,7 +34,7 @@ class Speed(NamedTuple):
 
 
 class Log:
-    """A log that writes nothing. The ranks other than 0 have it."""
+    """A log that writes nothing. All ranks except rank 0 use it."""
 
     def say(self, *lines: str) -> None: ...
 
@@ -62,12 +64,16 @@ class Log:
 
 
 class RunLog(Log):
-    """The log of rank 0, which writes all three. For a run that is continued, it cuts the files at the position of the
-    run.
+    """The log of rank 0. It writes to the screen, to log.jsonl and to TensorBoard.
+
+    If the run is continued, the parts of log.jsonl and TensorBoard after its position are removed.
+
+    Args:
+        run: The run.
+        start: The position at which the run begins or continues.
 
     Raises:
-        OSError: log.jsonl cannot be read or written. Later errors are reported, and the run continues without parts of
-            its log.
+        OSError: log.jsonl cannot be read or written. Later errors are only reported, and the run continues.
     """
 
     def __init__(self, run: Run, start: Position) -> None:
@@ -81,7 +87,7 @@ class RunLog(Log):
             write_epochs(self.folder / EPOCHS, self.evaluations)
         with self._unharmed():
             self.board = Board(run, start)
-        # This epoch's steps in the log, and the sums of their losses and errors. Another process may have made them.
+        # The number of this epoch's steps in the log, and the sums of their losses and errors.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0
 
@@ -89,7 +95,7 @@ class RunLog(Log):
         self.screen.say(*lines)
 
     def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
-        """Write a line of log.jsonl for some steps, and each of the steps to TensorBoard."""
+        """Write a line of log.jsonl about some steps, and each of the steps to TensorBoard."""
         sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
         self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
         self.images_per_second = speed.images_per_second
@@ -107,9 +113,13 @@ class RunLog(Log):
         self.screen.train(position, values)
 
     def evaluation(self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None) -> None:
-        """Writes one line of log.jsonl, and all values to TensorBoard.
+        """Write a line of log.jsonl about an evaluation, and its values to TensorBoard.
 
-        average: the result of the averaged weights, which --ema keeps.
+        Args:
+            position: The position of the run.
+            result: The evaluation.
+            lr: The learning rate at the position.
+            average: The evaluation of the averaged weights, with --ema only.
         """
         steps, loss, wrong = self.so_far
         self.so_far = [0.0, 0.0, 0.0]
@@ -134,7 +144,7 @@ class RunLog(Log):
         self.screen.evaluation(position, values)
 
     def sync(self) -> None:
-        """Make the log survive a power failure. It is called before a checkpoint is written."""
+        """Make the log survive a power failure. This is called before a checkpoint is written."""
         with self._unharmed():
             self.file.sync()
         if self.board is not None:
@@ -162,17 +172,17 @@ class RunLog(Log):
 
     @contextlib.contextmanager
     def _unharmed(self) -> Iterator[None]:
-        """Report the first error in the block, and let the run continue without this part of the log."""
+        """Report the first error in the `with` block, and let the run continue without this part of the log."""
         try:
             yield
         except Exception as error:  # TensorBoard and matplotlib raise many kinds of errors
             if not self.failed:
                 reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                self.say(f"warning: the log could not be written ({reason}); training goes on")
+                self.say(f"warning: the log could not be written ({reason}); training continues")
             self.failed = True
 
     def _write(self, kind: str, position: Position, values: dict[str, float]) -> Record:
-        """Appends a record to log.jsonl and returns it."""
+        """Append a record to log.jsonl and return it."""
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
         line = {"kind": kind, **place, **values, "time": time.time()}
         with self._unharmed():

@@ -1,4 +1,4 @@
-"""Reads the files of a run from its folder."""
+"""Read the files of a run from its folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from app.runs.layout import CONFIG, ENVIRONMENT, LOG, PLAN, RESULT, check_is_run
 
 @dataclass(frozen=True)
 class Record:
-    """The files of a run, which may still be running.
+    """The content of a run's folder. The run may still be running.
 
-    train, evaluations: the records of log.jsonl.
-    result: the content of result.json, {} until the run has ended.
+    Attributes:
+        name: The name of the folder.
+        config: The options of the run.
+        plan: The plan of the run.
+        cluster: The number of processes and the list of hosts, as "processes" and "hosts".
+        train, evaluations: The records of log.jsonl about steps and about evaluations.
+        result: The content of result.json, or {} if the run has not ended.
+        environment: The content of environment.json.
+        folder: The folder.
     """
 
     name: str
@@ -35,8 +42,9 @@ class Record:
     def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
         """Return the epochs and the values of a curve.
 
-        kind: "train" or "evaluations".
-        name: a number in these records.
+        Args:
+            kind: "train" or "evaluations".
+            name: The name of a number in these records.
         """
         lines = getattr(self, kind)
         epochs = [line["iteration"] / self.plan.iterations_per_epoch for line in lines]
@@ -44,14 +52,14 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read the folder of a run. Raises UserError if it contains no run or a damaged one."""
+    """Read the folder of a run. Raises UserError if it contains no run or if a file is damaged."""
     check_is_run(folder)
     config = read_config(folder / CONFIG)
     plan = read_json(folder / PLAN)
     try:
         derived = make_plan(config, plan["images"], plan["validation_images"])
     except KeyError as error:
-        raise UserError(f"{folder / PLAN} lacks {error}: is it a run's?") from None
+        raise UserError(f"{folder / PLAN} has no {error}: is it the file of a run?") from None
     try:
         lines = read_lines(folder / LOG)
     except OSError as error:
@@ -70,7 +78,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file. Raises UserError."""
+    """Read a JSON object from a file. Raises UserError if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Makes the page of `report`: HTML without scripts and links, with its pictures inside."""
+"""Make the page of the command `report`: HTML without scripts and links, which contains its pictures."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def percent(x: list[float], fractions: list[float]) -> tuple[list[float], list[f
 
 
 def page(records: Sequence[Record], drawn: Mapping[str, bytes]) -> str:
-    """Return the HTML document."""
+    """Return the HTML document.
+
+    Args:
+        records: The runs.
+        drawn: The PNG files of the figures, by the names of the figures.
+    """
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
         for name, content in drawn.items()
@@ -80,7 +85,7 @@ def page(records: Sequence[Record], drawn: Mapping[str, bytes]) -> str:
 
 
 def results(records: Iterable[Record]) -> str:
-    """Return the table of results, with a row for each run. A run that has not ended shows its last epoch."""
+    """Return the table of results, with a row for each run. For a run that has not ended it shows the last epoch."""
     rows = []
     for record in records:
         last = record.result or (record.evaluations[-1] if record.evaluations else {})
@@ -98,7 +103,7 @@ def results(records: Iterable[Record]) -> str:
             "median of 5": fraction(record.result, "median_top1_error"),
             "top-5 error": fraction(last, "top5_error"),
             "images/s": f"{last['images_per_second']:,.0f}" if last else "",
-            "beside its recipe": changed(record.config),
+            "changed options": changed(record.config),
         }
         rows.append(row)
     return table(list(rows[0]), [list(row.values()) for row in rows])
@@ -109,14 +114,14 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
 
 
 def changed(config: Config) -> str:
-    """Return the options of a run that differ from its recipe, its data included.
+    """Return the options of a run that differ from its recipe, and its data if they differ.
 
-    Values that only follow from other options are left out.
+    Options that only follow from other options are left out.
     """
     if config.recipe not in PRESETS:
         return ""
     recipe, new = from_dict(preset(config.recipe)), computed_fields(config)
-    # Config files of earlier versions contain the values that follow from other options.
+    # Config files of earlier versions contain values that follow from other options.
     following = computed_fields(replace(config, decay_epochs=(), image_size=0))
     names = ["data"] if config.data != recipe.data else []
     names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]
@@ -124,7 +129,7 @@ def changed(config: Config) -> str:
 
 
 def written(value: object) -> str:
-    """Return a value in the form that an option of the command line takes, rounded."""
+    """Return a rounded value in the form in which an option of the command line is given."""
     return ",".join(f"{each:.4g}" for each in value) if isinstance(value, tuple) else str(value)
 
 
@@ -161,8 +166,8 @@ def folded(title: str, content: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an HTML table.
 
-    The content of cells is escaped, and their line breaks are kept. The status in the first cell of a row colours the
-    row.
+    The content of cells is escaped, but their line breaks are kept. If the first cell of a row is a status of the
+    audit, it determines the colour of the row.
     """
     body = []
     for row in rows:

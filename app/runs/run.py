@@ -1,4 +1,4 @@
-"""The facts of a run that do not change while it runs."""
+"""The data about a run that do not change while it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from app.recipe.plan import Plan
 
 @dataclass(frozen=True)
 class Run:
-    """The facts of a run that do not change while it runs."""
+    """The data about a run that do not change while it runs.
+
+    Attributes:
+        config: The options of the run.
+        plan: The numbers that follow from the config and the data set.
+        source: The data set.
+        folder: The folder that the run writes to, or Path() if it writes none.
+    """
 
     config: Config
     plan: Plan

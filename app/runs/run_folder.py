@@ -1,4 +1,4 @@
-"""Finds the folder of a run and writes the files of its start. Only rank 0 calls these functions."""
+"""Find the folder of a run and write the first files into it. Only rank 0 calls these functions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ RUNS = Path("runs")
 
 
 def find_folder(config: Config) -> Path:
-    """Return the folder of the run, which is a new one or that of a run to continue.
+    """Return the folder of a run. It is either new or the folder of a run to continue.
 
-    `--resume` names a run to continue. `--output` may name the folder of an unfinished run of the same recipe. Without
-    these options, a stopped run of the same recipe under runs/ is continued, so that the same command continues a run
-    after a preemption.
+    `--resume` names the folder of a run to continue. `--output` may name the folder of an unfinished run of the same
+    recipe. Without these options, a stopped run of the same recipe under runs/ is continued, so that the same command
+    continues a run after a preemption.
 
-    Raises UserError if the folder belongs to another run.
+    Raises:
+        UserError: The folder contains a finished run, or a run of another recipe.
     """
     if config.resume:
         return Path(config.resume)
@@ -39,7 +40,7 @@ def find_folder(config: Config) -> Path:
         return waiting[0] if waiting else new_folder(config.recipe)
     folder = Path(config.output)
     if (folder / RESULT).exists():
-        raise UserError(f"--output {folder} holds a finished run: name another folder")
+        raise UserError(f"--output {folder} contains a finished run: name another folder")
     if (folder / CONFIG).exists():
         check_same_recipe(read_config(folder / CONFIG), config, f"the run in --output {folder}")
     return folder
@@ -58,7 +59,7 @@ def resumed_folder(name: str) -> Path:
 
 
 def newest_runs() -> list[Path]:
-    """Return the runs under runs/, the one that was written last first."""
+    """Return the folders of runs under runs/. The run that was written to last comes first."""
     configs = [path for path in RUNS.glob(f"*/{CONFIG}") if path.is_file()]
     return [path.parent for path in sorted(configs, key=last_written, reverse=True)]
 
@@ -69,7 +70,7 @@ def last_written(config: Path) -> float:
 
 
 def same_recipe(folder: Path, config: Config) -> bool:
-    """Return whether the run in a folder computes the same as a config."""
+    """Return whether the run in a folder computes the same network as a config."""
     try:
         old = read_config(folder / CONFIG)
     except UserError:
@@ -78,20 +79,26 @@ def same_recipe(folder: Path, config: Config) -> bool:
 
 
 def new_folder(recipe: str) -> Path:
-    """Return a name under runs/ that sorts by time and is not used yet."""
+    """Return the name of a new folder under runs/. The names sort by time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (RUNS / f"{recipe}-{stamp}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(name for name in names if not name.exists())
 
 
 def mark_preempted(folder: Path) -> None:
-    """Mark a run as stopped, so that `find_folder` finds it without --output and --resume."""
+    """Mark a run as stopped, so that `find_folder` finds it even without --output and --resume."""
     with contextlib.suppress(OSError):  # the disk may be full
         (folder / PREEMPTED).touch()
 
 
 def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any]) -> None:
-    """Write the files of a start: CONFIG, PLAN, ENVIRONMENT and AUDIT of layout.py.
+    """Write the files that describe the start of a run: CONFIG, PLAN, ENVIRONMENT and AUDIT of layout.py.
+
+    Args:
+        folder: The folder of the run.
+        config: The options of the run.
+        plan: The plan of the run.
+        cluster: The number of processes and the list of hosts.
 
     Raises:
         UserError: A file cannot be written, for example because the disk is full.
@@ -109,4 +116,4 @@ def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any
             write_text(folder / name, text)
         except OSError as error:
             raise cannot_write(folder / name, error) from None
-    (folder / PREEMPTED).unlink(missing_ok=True)  # at the end, so that a start that fails changes nothing
+    (folder / PREEMPTED).unlink(missing_ok=True)  # last, so that the mark stays if this function fails

@@ -1,4 +1,4 @@
-"""Prints a run as lines with a progress bar on a terminal, as the result only, or as JSON for another program."""
+"""Print a run: as lines with a progress bar on a terminal, as the result only, or as JSON for another program."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
 SECONDS_BETWEEN_LINES = 10.0
-MUCH_WAITING = 0.2  # the line reports the waiting for data if it takes at least this fraction of the time
+MUCH_WAITING = 0.2  # the waiting for data is printed if it takes at least this fraction of the time
 
 
 class Screen:
-    """Prints one run.
+    """Print one run.
 
-    mode: "lines", "quiet" (only the result) or "json" (the lines of log.jsonl, then the result).
+    Args:
+        plan: The plan of the run.
+        mode: "lines", "quiet" (only the result) or "json" (the lines of log.jsonl, then the result).
+        start: The position at which the run begins or continues.
     """
 
     def __init__(self, plan: Plan, mode: str, start: Position) -> None:
@@ -89,7 +92,7 @@ class Screen:
                 self.bar.write(line, file=sys.stdout)
 
     def _training(self, position: Position, loss: float, error: float) -> str:
-        """Return the line about training. loss, error: the training loss and error to show."""
+        """Return the text about training, with a training loss and error to show."""
         last = self.last_steps
         training = f"training loss {loss:.3f}, error {error:.1%}"
         if not last:  # the run was continued at the end of an epoch and has no step to show

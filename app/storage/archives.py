@@ -1,4 +1,4 @@
-"""Lists the files of an uncompressed tar archive with their places, so that any process can read any of them."""
+"""List the files in an uncompressed tar archive with their positions, so that any process can read any file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.base.errors import UserError
 from app.base.phase import advance
 
 AGAIN = "download it again"
-LARGEST_HEADER = 2**20  # bytes; a larger header of a member is refused
-BLOCK = 512
-REPORT = 2**28  # bytes between two reports of the progress
+LARGEST_HEADER = 2**20  # the size in bytes above which a header in an archive is refused
+BLOCK = 512  # the size in bytes of a block of a tar archive
+REPORT = 2**28  # the number of bytes between two reports of the progress
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Member(NamedTuple):
-    """A file in an archive. Its `size` bytes begin at `offset`."""
+    """A file in an archive. Its `size` bytes begin at byte `offset` of the archive."""
 
     name: str
     offset: int
@@ -29,25 +29,28 @@ class Member(NamedTuple):
 
 
 def list_members(archive: str, pattern: str, within: Member | None = None) -> list[Member]:
-    """Return the files of an uncompressed tar archive.
+    """Return the files in an uncompressed tar archive.
 
     Args:
         archive: The path of the archive.
-        pattern: The regular expression that all names must match. It must not match a `/`, so that no file is written
+        pattern: A regular expression that all names must match. It must not match a `/`, so that no file is written
             outside its folder.
-        within: A tar archive inside this archive, whose files are listed instead.
+        within: A tar archive inside this archive. If it is given, its files are returned.
 
-    Raises UserError, which names the archive, if it cannot be read, is compressed or cut short, or contains anything
-    but plain files with such names.
+    Raises:
+        UserError: The archive cannot be read, is compressed or cut short, or contains anything other than plain files
+            with such names. The text names the archive.
     """
     what = f"{archive}: {within.name}" if within else archive
 
     def check(entry: tarfile.TarInfo) -> Member:
-        _check_kind(what, entry, ", which the official archive does not", AGAIN)
+        _check_kind(what, entry, ", which the official archive does not contain", AGAIN)
         if not re.fullmatch(pattern, entry.name):
             outside = entry.name.startswith("/") or ".." in entry.name
             unsafe = ", which would be written outside its folder" * outside
-            raise UserError(f"{what} holds {entry.name!r}{unsafe}, which the official archive does not: {AGAIN}")
+            raise UserError(
+                f"{what} holds {entry.name!r}{unsafe}, which the official archive does not contain: {AGAIN}"
+            )
         return Member(entry.name, entry.offset_data, entry.size)
 
     members = read_headers(archive, what, check, AGAIN, within)
@@ -59,12 +62,18 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
 
 
 def list_any_members(archive: str, report: Callable[[int], None] = lambda size: None) -> list[Member]:
-    """Return the files of an uncompressed tar archive of any structure, without a leading `./`. Folders are left out.
+    """Return the files in an uncompressed tar archive of any structure. Folders are left out.
 
-    report: is called from time to time with the number of bytes since the last call.
+    Args:
+        archive: The path of the archive.
+        report: A function that is called from time to time with the number of bytes since the last call.
 
-    Raises UserError, which names the archive, if it cannot be read, is compressed or cut short, or contains a link, a
-    device, a sparse file, a path that leads out of it, or two files of the same name.
+    Returns:
+        The files. A `./` at the start of their names is removed.
+
+    Raises:
+        UserError: The archive cannot be read, is compressed or cut short, or contains a link, a device, a sparse file,
+            a path that leads out of it, or two files with the same name. The text names the archive.
     """
     remedy = "make it again from files and folders alone"
     reported = 0
@@ -105,15 +114,17 @@ def read_headers(
     remedy: str,
     within: Member | None = None,
 ) -> list[Member]:
-    """Return the results of `check` for the members of an uncompressed tar archive, or of the archive `within` it.
+    """Return the results of `check` for the members of an uncompressed tar archive.
 
     Args:
         archive: The path of the archive.
-        what: Its name in messages.
-        check: Returns a member, or None to leave it out, or raises UserError.
+        what: The name of the archive in messages.
+        check: A function that returns a member, or None to leave it out, or raises UserError.
         remedy: What to do about a damaged archive, for messages.
+        within: A tar archive inside this archive. If it is given, its members are used.
 
-    Raises UserError if the archive cannot be read, is compressed, damaged or cut short.
+    Raises:
+        UserError: The archive cannot be read, is compressed, damaged or cut short.
     """
     members: list[Member] = []
     try:
@@ -140,7 +151,7 @@ def read_headers(
     except OSError as error:
         raise UserError(f"cannot read {what}: {error.strerror or error}") from None
     except Exception as error:  # a damaged header makes tarfile raise many kinds of errors
-        raise UserError(f"{what} is damaged or no tar archive ({error}): {remedy}") from None
+        raise UserError(f"{what} is damaged or not a tar archive ({error}): {remedy}") from None
     return members
 
 
@@ -149,13 +160,13 @@ def _refuse_compressed(what: str, file: io.FileIO) -> None:
     file.seek(start)
     for magic, kind in COMPRESSED.items():
         if beginning.startswith(magic):
-            raise UserError(f"{what} is compressed ({kind}), so that it cannot be read at any place: decompress it")
+            raise UserError(f"{what} is compressed ({kind}), so that its files cannot be found: decompress it")
 
 
 def _check_end(file: io.FileIO, offset: int, size: int) -> None:
     """Raise ReadError if there is no block of zeros after the last member.
 
-    tarfile takes a damaged header, and also the end of the file, for the end of an archive.
+    tarfile treats a damaged header, and also the end of the file, as the end of the archive.
     """
     file.seek(offset)
     if size <= 0 or any(file.read(size)):
@@ -163,7 +174,7 @@ def _check_end(file: io.FileIO, offset: int, size: int) -> None:
 
 
 class _HeaderReader(io.FileIO):
-    """A file from which tarfile reads headers. A header that claims to be huge is refused, not read into memory."""
+    """A file from which tarfile reads headers. It refuses a header that claims to be huge, to save memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= LARGEST_HEADER:

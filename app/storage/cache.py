@@ -1,7 +1,7 @@
-"""Keeps the list of a data set's images in the user's cache directory, until the data set changes.
+"""Store the list of a data set's images in the user's cache directory. The list is valid until the data set changes.
 
-The cache contains the state of every directory and archive that was read for the list. Adding, removing or renaming a
-file changes the modification time of its directory. Writing an archive again changes its size or time.
+The stored file also contains the state of every directory and archive that was read for the list. Adding, removing or
+renaming a file changes the modification time of its directory. Writing an archive again changes its size or time.
 """
 
 # ruff: noqa: PTH108, PTH111, PTH118
@@ -25,12 +25,12 @@ from app.storage.files import ArchiveFiles, Archives, Files, FolderFiles
 from app.storage.listing import Index, State, state_of
 
 FORMAT = 3  # the version of the cached file
-# A directory or archive that was changed less than this time ago may change again with the same modification time.
+# A directory or archive that was changed less than this many ns ago may change again with the same modification time.
 SETTLED_NS = 2_000_000_000
 
 
 def cache_path(root: str, name: str) -> Path:
-    """Return the file `name` in the user's cache directory that belongs to the folder `root`."""
+    """Return the path of the file `name` in the user's cache directory that belongs to the folder `root`."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return Path(base) / "large-minibatch-sgd" / f"{key}-{name}"
@@ -40,8 +40,8 @@ def cache_path(root: str, name: str) -> Path:
 def one_at_a_time(cached: Path) -> Iterator[bool]:
     """Let one process of this host make a list while the others wait for it. Yield whether this process has waited.
 
-    The processes that have waited continue at the same time, so that they do not wait for one another if the list
-    cannot be kept.
+    All processes that have waited continue at the same time, so that they do not wait for each other if the list could
+    not be stored.
     """
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ def one_at_a_time(cached: Path) -> Iterator[bool]:
 
 
 def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Index | None:
-    """Return the cached index without its fingerprint, or None if there is none, or it cannot be used or is outdated.
+    """Return the cached index without its fingerprint, or None if there is no valid one.
 
     Args:
         root: The data set.
-        layout: The present kind of data set.
-        archives: The present archives by their numbers; empty for a folder.
-        cached: The file of the cache.
+        layout: The current kind of data set, a name in app.storage.index.LAYOUTS.
+        archives: The current archives, or () for a folder of images.
+        cached: The path of the cached file.
     """
     try:
         with np.load(cached, allow_pickle=False) as file:
@@ -90,7 +90,7 @@ def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Ind
 def _files(
     root: str, split: str, archives: tuple[str, ...], watched: dict[bytes, State], file: Any, classes: tuple[str, ...]
 ) -> Files:
-    """Return the files of a split. Raises ValueError if the arrays are not those that `save` writes."""
+    """Return the files of a split. Raises ValueError if the arrays are not in the form in which `save` writes them."""
     names, labels = file[f"{split}_names"], file[f"{split}_labels"]
     if names.dtype.kind != "S" or labels.dtype != np.int64 or names.ndim != 1 or names.shape != labels.shape:
         raise ValueError("arrays of another form")
@@ -109,7 +109,7 @@ def _files(
 
 
 def save(index: Index, layout: str, watched: dict[bytes, State], cached: Path) -> None:
-    """Write the cache file. If that fails, the images are listed at each start, which is not an error."""
+    """Write the cached file. If this fails, the images are listed at each start, which is not an error."""
     if max(time_ns for _, time_ns in watched.values()) > time.time_ns() - SETTLED_NS:
         return
     try:

@@ -1,4 +1,4 @@
-"""Reads ImageNet's development kit: the classes, their names, their numbers of images, and the validation labels."""
+"""Read ImageNet's development kit: the classes, their names, their numbers of images, and the validation labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.storage.archives import AGAIN
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 SYNSETS = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-LARGEST = 2**26  # bytes; a devkit that unpacks to more is refused. The official one has a few MB
+LARGEST = 2**26  # the size in bytes above which an unpacked devkit is refused; the official one has a few MB
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Synset:
 class Devkit:
     """The content of the development kit.
 
-    synsets: the classes in the order of their ILSVRC2012 ids.
-    ground_truth: the class of each validation image.
+    Attributes:
+        synsets: The classes in the order of their ILSVRC2012 ids.
+        ground_truth: The class of each validation image.
     """
 
     synsets: tuple[Synset, ...]
@@ -49,7 +50,8 @@ class Devkit:
 def read_devkit(path: str) -> Devkit:
     """Return the content of a development kit (.tar.gz).
 
-    Raises UserError if it cannot be read or is not the official one.
+    Raises:
+        UserError: The file cannot be read, or it is not the official development kit.
     """
     synsets = _read_synsets(path, _read_member(path, SYNSETS))
     truth = []

@@ -1,7 +1,8 @@
 """The images of train/ or val/: their names, their labels, and how an image is read.
 
-All arrays have a row for each image. They have a fixed width, and are not lists of str: 1.28 million paths need 40 MB,
-are pickled quickly, and reference counts do not cause copies of their memory pages.
+All arrays have a row for each image. Names are in an array of fixed width and not in a list of str, because 1.28
+million paths then need only 40 MB and are pickled quickly. They also have no reference counts, whose changes would copy
+shared pages of memory.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ LARGEST_IMAGE = 2**30  # bytes; memory for a larger image is not allocated
 
 @dataclass(frozen=True)
 class Files:
-    """The images of a split, in torchvision's order: by class, then directory, then name.
+    """The images of a split, in torchvision's order: sorted by class, then directory, then name.
 
-    names: relative to the folder of the split, bytes [n].
-    labels: int64 [n].
+    The same images in a folder and in archives have the same names and labels.
 
-    Both are the same for the same images in a folder and in archives.
+    Attributes:
+        names: The names relative to the folder of the split, bytes [n].
+        labels: The classes, int64 [n].
     """
 
     names: NDArray[np.bytes_]
@@ -36,11 +38,11 @@ class Files:
         return len(self.names)
 
     def read(self, index: int) -> bytes:
-        """Return the contents of an image. Raises OSError."""
+        """Return the content of an image file. Raises OSError."""
         raise NotImplementedError
 
     def place(self, index: int) -> str:
-        """Return the place of an image, for messages."""
+        """Return the path of an image, or its archive and name, for messages."""
         raise NotImplementedError
 
     def state(self, index: int) -> tuple[int, int]:
@@ -48,7 +50,7 @@ class Files:
         raise NotImplementedError
 
     def size(self, index: int) -> int:
-        """Return the size of an image in bytes, or -1 if it is missing. Reading it then raises an error."""
+        """Return the size of an image in bytes, or -1 if it is missing. Reading a missing image raises an error."""
         try:
             return self.state(index)[0]
         except OSError:
@@ -70,7 +72,7 @@ class Files:
         raise NotImplementedError
 
     def take(self, chosen: Any) -> Self:
-        """Return some of the images. chosen: a slice, or an array that numpy accepts as an index."""
+        """Return some of the images. `chosen` is a slice, or an array that numpy accepts as an index."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: array[chosen] for name, array in arrays.items() if isinstance(array, np.ndarray)})
 
@@ -105,8 +107,10 @@ class FolderFiles(Files):
 class ArchiveFiles(Files):
     """Images that are parts of archives.
 
-    numbers: the archive of each image, int32 [n].
-    offsets, sizes: the place of each image in its archive in bytes, int64 [n].
+    Attributes:
+        numbers: The index of each image's archive in `archives`, int32 [n].
+        offsets, sizes: The position and the size of each image in its archive in bytes, int64 [n].
+        archives: The archives.
     """
 
     numbers: NDArray[np.int32]
@@ -140,7 +144,7 @@ class Archives:
     _open: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """Return a part of an archive. Raises OSError, also if the archive ends before the part does."""
+        """Return a part of an archive. Raises OSError, for example if the archive ends before the part does."""
         if size > LARGEST_IMAGE:
             raise OSError(f"an image of {size:,} bytes")
         descriptor = self._open.get(number)
@@ -159,13 +163,13 @@ class Archives:
         while len(self._open) >= max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2):
             os.close(self._open.pop(next(iter(self._open))))  # close the archive that was opened first
         descriptor = os.open(self.paths[number], os.O_RDONLY)
-        # Images are read in random order, so the system must not read ahead.
+        # Images are read in random order, so tell the system not to read ahead.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         self._open[number] = descriptor
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files are not sent to other processes, which open the archives themselves.
+        # Open files are not sent to other processes. These open the archives themselves.
         return vars(self) | {"_open": {}}
 
     def __del__(self) -> None:

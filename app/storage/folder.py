@@ -1,6 +1,6 @@
-"""Lists the images of a folder in ImageFolder layout: train/CLASS/*.jpg and val/CLASS/*.jpg."""
+"""List the images in a folder with the ImageFolder layout: train/CLASS/*.jpg and val/CLASS/*.jpg."""
 
-# Names are bytes, as in the system. Making a Path for each of a million files would take seconds.
+# Names are bytes, as in the operating system. Making a Path for each of a million files would take seconds.
 # ruff: noqa: PTH110, PTH112, PTH116, PTH118
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, pri
 
 
 def list_folder(root: str) -> tuple[Index, Listing]:
-    """Return the images of a folder and the other things that were found. No fingerprint is computed.
+    """Return the images in a folder, and the other things that were found. No fingerprint is computed.
 
     A progress line is shown.
 
@@ -47,20 +47,26 @@ def list_folder(root: str) -> tuple[Index, Listing]:
 
 
 def list_split(root: str, split: str, listing: Listing) -> dict[bytes, list[bytes]]:
-    """Return the sorted images of each class of root/split, as names relative to root/split. Classes may be empty.
+    """Return the sorted images of each class in root/split. Names are relative to root/split. Classes may be empty.
 
-    Other things that are found are added to `listing`. No error is raised for them, so that one report can show all.
+    Other things that are found are added to `listing`. They raise no error, so that one report can show all of them.
     """
     top = os.fsencode(os.path.join(root, split))
     classes, flat = _list(top, listing)
-    listing.left_out += [
-        os.path.join(top, name) for name in flat
-    ]  # images directly in the folder of the split belong to no class
+    # Images directly in the folder of the split belong to no class.
+    listing.left_out += [os.path.join(top, name) for name in flat]
     return {name: sorted(_walk(top, name, listing, ()), key=os.path.split) for name in classes}
 
 
 def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
-    """Yield the images below top/directory, relative to top. above: the folders that contain it."""
+    """Yield the names of the images below top/directory, relative to top.
+
+    Args:
+        top: The folder of a split.
+        directory: The directory, relative to `top`.
+        listing: The object to which other things are added.
+        above: The device and inode of each folder that contains the directory.
+    """
     path = os.path.join(top, directory)
     try:
         status = os.stat(path)
@@ -69,7 +75,7 @@ def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int
         return
     here = (status.st_dev, status.st_ino)
     if here in above:
-        listing.faults.append((path, "is a link to a folder that holds it", "remove the link"))
+        listing.faults.append((path, "is a link to a folder that contains it", "remove the link"))
         return
     inner, files = _list(path, listing)
     yield from (os.path.join(directory, name) for name in files)
@@ -78,7 +84,7 @@ def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int
 
 
 def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]:
-    """Return the folders (sorted) and the images in a directory, without hidden ones."""
+    """Return the sorted folders and the images in a directory, without hidden ones."""
     inner: list[bytes] = []
     images: list[bytes] = []
     try:
@@ -105,8 +111,9 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
 
 
 def _kind(entry: os.DirEntry[bytes]) -> str:
-    """Return "folder", "file" or "special". A broken link is a file, because reading it then raises an error with its
-    name.
+    """Return "folder", "file" or "special".
+
+    A broken link counts as a file, because reading it later raises an error that contains its name.
     """
     try:
         if entry.is_dir():

@@ -1,4 +1,4 @@
-"""Lists the images of a data set in a folder, which are files or parts of archives, and keeps the list in a cache.
+"""List the images of a data set, which are files or parts of archives, and store the list in a cache.
 
 Listing 1.28 million images takes seconds to minutes, so the list is kept in the user's cache directory. The fingerprint
 does not depend on the cache. It is made of all names and of the sizes and last bytes of some images, which are read
@@ -27,9 +27,10 @@ SAMPLE = 1000  # the largest number of images of a split whose sizes and last by
 class Layout:
     """A way in which images are stored.
 
-    is_at: returns whether a folder has this layout.
-    list: returns the list of the images.
-    archives: returns the paths of the archives that contain them.
+    Attributes:
+        is_at: Returns whether a folder has this layout.
+        list: Returns the list of the images in a folder, and the other things that were found.
+        archives: Returns the paths of the archives that contain the images.
     """
 
     is_at: Callable[[str], bool]
@@ -45,7 +46,7 @@ def _has_class_folders(root: str) -> bool:
         return False
 
 
-LAYOUTS = {  # if a folder has several layouts, the first of them counts
+LAYOUTS = {  # if a folder has several layouts, the first one in this dictionary is used
     "folder": Layout(_has_class_folders, list_folder),
     "official": Layout(lambda root: any(map(os.path.isfile, official_paths(root))), list_official, official_paths),
     "shards": Layout(lambda root: bool(shard_paths(root)), list_shards, shard_paths),
@@ -53,15 +54,19 @@ LAYOUTS = {  # if a folder has several layouts, the first of them counts
 
 
 def layout_of(root: str) -> str:
-    """Return which of LAYOUTS a folder has. It is "folder" if it has none, so that the message is about folders."""
+    """Return the name in LAYOUTS of a folder's layout.
+
+    If it has none of them, the name is "folder", so that the error message is about folders.
+    """
     return next((name for name, layout in LAYOUTS.items() if layout.is_at(root)), "folder")
 
 
 def read_index(folder: str) -> Index:
-    """Return the images of `folder`, from the cache if that is up to date.
+    """Return the images in a folder, from the cache if it is valid.
 
-    Raises UserError if there is no such folder, no image, or an empty class, if the classes of train/ and val/ differ,
-    if a directory cannot be read, or if an archive is missing, damaged or has content that is not allowed.
+    Raises:
+        UserError: There is no such folder, no image, or an empty class. Or the classes of train/ and val/ differ, a
+            directory cannot be read, or an archive is missing, damaged or has content that is not allowed.
     """
     root = os.path.abspath(folder)  # noqa: PTH100
     name = layout_of(root)
@@ -76,9 +81,16 @@ def read_index(folder: str) -> Index:
 
 
 def make_list(root: str) -> tuple[Index, Listing]:
-    """List the images of `root`, an absolute path, and keep the list. Return also the other things that were found.
+    """List the images in a folder and store the list in the cache.
 
-    The index has no fingerprint. Raises UserError as `read_index` does.
+    Args:
+        root: The absolute path of the folder.
+
+    Returns:
+        The index without its fingerprint, and the other things that were found.
+
+    Raises:
+        UserError: See `read_index`.
     """
     name = layout_of(root)
     index, listing = LAYOUTS[name].list(root)

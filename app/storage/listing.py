@@ -1,4 +1,4 @@
-"""The list of a data set's images in any layout, and the rules for all such lists."""
+"""The list of a data set's images in any layout, and the rules that all such lists follow."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ State = tuple[int, int]  # the size in bytes (0 for a directory) and the modific
 class Entry(NamedTuple):
     """An image in an archive.
 
-    name: relative to the folder of its split.
-    archive: the number of its archive.
-    offset, size: its place in the archive in bytes.
+    Attributes:
+        name: The name relative to the folder of its split.
+        archive: The number of its archive.
+        offset, size: Its position and size in the archive in bytes.
     """
 
     name: bytes
@@ -57,7 +58,7 @@ class Index:
 
 @dataclass
 class Listing:
-    """The other things that were found while the images were listed.
+    """The other things that were found while the images were listed. Paths are bytes, as in the operating system.
 
     watched: the state of each directory or archive that was read. The list is valid as long as these do not change.
     left_out: files and links that are not images of a class.
@@ -73,7 +74,7 @@ class Listing:
     report: Callable[[int], object] = bool
 
     def watch(self, path: bytes) -> None:
-        """Note the state of a directory or archive, so that a later start can see whether it has changed.
+        """Store the state of a directory or archive, so that a later start can find out whether it has changed.
 
         Raises OSError.
         """
@@ -96,15 +97,16 @@ def make_index(
     make_files: Callable[[str, Sequence[Image], NDArray[np.int64]], Files],
     listing: Listing,
 ) -> Index:
-    """Return the index of the images of each class of train/ and val/, without its fingerprint.
+    """Return the index for the images of each class, without its fingerprint.
 
     Args:
         root: The data set, for messages.
         splits: The images of "train" and "val" by class. The index keeps the order of classes and images.
-        make_files: Returns the files of a split for its name, its images and their labels.
+        make_files: Returns the files of a split from its name, its images and their labels.
         listing: The other things that were found.
 
-    Raises UserError if there is no image or an empty class, or if the classes of train/ and val/ differ.
+    Raises:
+        UserError: There is no image or an empty class, or the classes of train/ and val/ differ.
     """
     classes, train = _files_of(root, "train", splits["train"], make_files)
     validation_classes, validation = _files_of(root, "val", splits["val"], make_files)
@@ -139,16 +141,18 @@ def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
 
 
 def sorted_classes(classes: Mapping[bytes, Sequence[Entry]], keep_order: bool = False) -> dict[bytes, list[Entry]]:
-    """Return the images of each class in the order of a folder with the same images.
+    """Return the images of each class, sorted as in a folder with the same images.
 
-    keep_order: whether the order of the classes is kept.
+    Args:
+        classes: The images of each class.
+        keep_order: Whether the order of the classes is kept. Otherwise they are sorted too.
     """
     names = classes if keep_order else sorted(classes)
     return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in names}
 
 
 def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArray[np.int64]) -> ArchiveFiles:
-    """Return the files of a split whose images are in archives. paths: the archives by their numbers."""
+    """Return the files of a split whose images are in archives. Entries refer to an archive by its index in `paths`."""
     names, archives, offsets, sizes = zip(*entries, strict=True)
     return ArchiveFiles(
         np.array(names), labels, np.array(archives, np.int32), np.array(offsets, np.int64), np.array(sizes, np.int64),
@@ -157,6 +161,6 @@ def archive_files(paths: Sequence[str], entries: Sequence[Entry], labels: NDArra
 
 
 def printable(path: bytes) -> str:
-    """Return a path for people. It is quoted if it has line ends, terminal codes or bytes that are not text."""
+    """Return a path as text for messages. It is quoted if it contains control characters or invalid bytes."""
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)

@@ -1,7 +1,7 @@
-"""Lists the images in ImageNet's three official archives as they were downloaded, with their places and classes.
+"""List the images in ImageNet's three official archives, as they were downloaded, with their positions and classes.
 
-The training archive is a tar that contains a tar for each class. The development kit names the classes and the number
-of images of each. The validation archive contains all images without classes, and the kit has their labels.
+The training archive is a tar that contains a tar for each class. The development kit contains the names of the classes
+and their numbers of images. The validation archive contains all images without classes. Their labels are in the kit.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from app.storage.files import Files
 from app.storage.listing import Entry, Index, Listing, archive_files, make_index, sorted_classes
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-THREADS = 8  # threads that list classes; most of their time they wait for the disk
+THREADS = 8  # the number of threads that list classes; they mostly wait for the disk
 
 
 @dataclass(frozen=True)
 class OfficialArchives:
-    """The paths of the two archives of images, and the content of the development kit.
+    """The two archives of images, and the content of the development kit.
 
-    class_tars: the archive of each class inside the training archive, by its WordNet id.
-    validation_images: in the order of their numbers.
+    Attributes:
+        train, validation: The paths of the archives.
+        devkit: The content of the development kit.
+        class_tars: The archive of each class inside the training archive, by its WordNet id.
+        validation_images: The validation images in the order of their numbers.
     """
 
     train: str
@@ -44,7 +47,8 @@ class OfficialArchives:
     def images_of(self, synset: Synset) -> list[Member]:
         """Return the training images of a class.
 
-        Raises UserError if there are more or fewer of them than the development kit says.
+        Raises:
+            UserError: Their number differs from that in the development kit.
         """
         return images_of_class(self.train, self.class_tars[synset.wnid], synset.images)
 
@@ -52,12 +56,13 @@ class OfficialArchives:
 def images_of_class(archive: str, class_tar: Member, images: int) -> list[Member]:
     """Return the images in the tar of a class, which is inside the training archive.
 
-    Raises UserError if the tar is damaged or does not contain `images` images.
+    Raises:
+        UserError: The tar is damaged, or its number of images is not `images`.
     """
     members = list_members(archive, class_tar.name.removesuffix(".tar") + r"_\d+\.JPEG", class_tar)
     if len(members) != images:
         what = f"{archive}: {class_tar.name}"
-        raise UserError(f"{what} holds {len(members):,} images, and {DEVKIT} tells of {images:,}: {AGAIN}")
+        raise UserError(f"{what} holds {len(members):,} images, but {DEVKIT} says {images:,}: {AGAIN}")
     return members
 
 
@@ -67,9 +72,10 @@ def official_paths(folder: str) -> tuple[str, ...]:
 
 
 def open_official(folder: str) -> OfficialArchives:
-    """Return the three archives of a folder, without a list of the training images.
+    """Return the three archives in a folder, without a list of the training images.
 
-    Raises UserError if an archive is missing or damaged or is not the official one.
+    Raises:
+        UserError: An archive is missing or damaged, or is not the official one.
     """
     kit = str(Path(folder) / DEVKIT)
     train, validation = official_paths(folder)
@@ -86,7 +92,7 @@ def _class_tars(archive: str, devkit: Devkit) -> dict[str, Member]:
     if missing := sorted(expected - set(tars)):
         raise UserError(f"{archive} lacks {len(missing)} of {len(expected)} classes, {some(missing)}: {AGAIN}")
     if added := sorted(set(tars) - expected):
-        raise UserError(f"{archive} holds classes that {DEVKIT} does not know, {some(added)}: use archives of one year")
+        raise UserError(f"{archive} holds classes that are not in {DEVKIT}, {some(added)}: use files of the same year")
     return tars
 
 
@@ -94,15 +100,19 @@ def _validation(archive: str, devkit: Devkit) -> list[Member]:
     members = sorted(list_members(archive, r"ILSVRC2012_val_\d{8}\.JPEG"))
     names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, len(devkit.ground_truth) + 1)]
     if [member.name for member in members] != names:
-        raise UserError(f"{archive} holds {len(members):,} images, and {DEVKIT} labels {len(names):,} others: {AGAIN}")
+        raise UserError(
+            f"{archive} holds {len(members):,} images, but {DEVKIT} has labels for {len(names):,} others: {AGAIN}"
+        )
     return members
 
 
 def list_official(root: str) -> tuple[Index, Listing]:
     """Return the images in the archives as `prepare-imagenet` would unpack them, without a fingerprint.
 
-    A progress line is shown. Raises UserError as `open_official` and `images_of` do, and if the classes of validation
-    and training differ.
+    The progress is shown.
+
+    Raises:
+        UserError: See `open_official` and `images_of`. Or the classes of validation and training differ.
     """
     listing = Listing()
     for path in (str(Path(root) / DEVKIT), *official_paths(root)):

@@ -1,7 +1,8 @@
-"""Lists images in .tar archives ("shards"), which are in class folders or in WebDataset's form with label files.
+"""List the images in .tar archives ("shards"). They are in class folders, or in WebDataset's form with label files.
 
-An archive belongs to train/ or val/ by its folder, by a word in its name, or by the first folder of all its images.
-WebDataset's form is `KEY.jpg` with `KEY.cls` or `KEY.json`. A key ends at the first dot of the file's name.
+The folder of an archive, a word in its name, or the first folder of all its images says whether it belongs to train/ or
+val/. In WebDataset's form, the label of `KEY.jpg` is in `KEY.cls` or `KEY.json`. A key ends at the first dot of the
+file's name.
 """
 
 from __future__ import annotations
@@ -25,24 +26,25 @@ from app.storage.archives import Member, list_any_members
 from app.storage.files import Files
 from app.storage.listing import ENDINGS, Entry, Index, Listing, archive_files, make_index, printable, sorted_classes
 
-CLASSES = "classes.txt"  # file next to the archives: the names of the classes from class 0 on, one in each line
+CLASSES = "classes.txt"  # a file next to the archives with the names of the classes, one per line, beginning at class 0
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-ARCHIVE = re.compile(
-    r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE
-)  # compressed archives are included, so that they are refused with a message
-LARGEST_LABEL = 2**20  # bytes; a larger label file is refused
+# Compressed archives are included, so that a message can refuse them.
+ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+LARGEST_LABEL = 2**20  # the number of bytes of a label file that are read
 LABEL_FIELDS = ("cls", "label", "class")  # the fields of a .json file that may contain the label
-THREADS = 8  # threads that list archives; most of their time they wait for the disk
+THREADS = 8  # the number of threads that list archives; they mostly wait for the disk
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The images of an archive.
+    """The images in an archive.
 
-    split: "train" or "val".
-    images: their names are relative to the split.
-    labels: the label of each image, or None if the images are in class folders.
-    left_out: the other files.
+    Attributes:
+        path: The path of the archive.
+        split: "train" or "val".
+        images: The images. Their names are relative to the split.
+        labels: The label of each image, or None if the images are in class folders.
+        left_out: The names of the other files.
     """
 
     path: str
@@ -53,9 +55,9 @@ class Shard:
 
 
 def shard_paths(root: str) -> tuple[str, ...]:
-    """Return the archives in `root` and in its folders train/, val/ and validation/, each sorted.
+    """Return the archives in `root` and in its folders train/, val/ and validation/. Each folder is sorted.
 
-    Hidden archives, and those with "test" in their name, are left out.
+    Hidden archives, and archives with only "test" as a split in their name, are left out.
     """
     found = []
     for folder in (root, *(os.path.join(root, name) for name in ("train", "val", "validation"))):  # noqa: PTH118
@@ -74,15 +76,17 @@ def _words(name: str) -> set[str]:
 def list_shards(root: str) -> tuple[Index, Listing]:
     """Return the images in the archives of a folder without a fingerprint, and the other things that were found.
 
-    A progress line is shown. Raises UserError if an archive is damaged or has content that is not allowed, if an image
-    has no label, if two images have the same name, or if a split or a class has no image.
+    The progress is shown.
+
+    Raises:
+        UserError: An archive is damaged or has content that is not allowed, an image has no label, two images have the
+            same name, or a split or a class has no image.
     """
     paths, listing = shard_paths(root), Listing()
     for path in paths:
         listing.watch(os.fsencode(path))
-    listing.watch(
-        os.fsencode(Path(root) / CLASSES)
-    )  # the state of classes.txt is stored also if it does not exist, so that it is noticed later
+    # The state of classes.txt is stored even if the file does not exist, so that a new file is noticed later.
+    listing.watch(os.fsencode(Path(root) / CLASSES))
     shards = _read_shards(root, paths)
     listing.left_out += [os.fsencode(f"{shard.path}/{name}") for shard in shards for name in shard.left_out]
     splits = {split: _classes_of(root, split, shards) for split in ("train", "val")}
@@ -120,15 +124,16 @@ def _is_image(name: str) -> bool:
 
 
 def key_of(name: str) -> str:
-    """Return WebDataset's key of a file: its path up to the first dot of its name."""
+    """Return WebDataset's key of a file: its path up to the first dot in the file's name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.split(".", 1)[0]
 
 
 def _split_of(root: str, path: str, images: list[Member]) -> tuple[str, str]:
-    """Return the split of an archive, and a folder.
+    """Return the split of an archive, and its folder inside the archive.
 
-    The folder has the name of the split and contains all images of the archive. It is "" if there is no such folder.
+    The folder has the name of the split and contains all images of the archive. It ends with "/". If there is no such
+    folder, it is "".
     """
     firsts = {member.name.split("/", 1)[0] if member.name.count("/") > 1 else "" for member in images}
     first = firsts.pop() if len(firsts) == 1 else ""
@@ -141,7 +146,7 @@ def _split_of(root: str, path: str, images: list[Member]) -> tuple[str, str]:
             " or give it a name with train or val"
         )
     if within and said and within != said:
-        raise UserError(f"{path} is named for {said} and holds images in {first}/: rename it")
+        raise UserError(f"the name of {path} says {said}, but it holds images in {first}/: rename it")
     return said or within, f"{first}/" if within else ""
 
 
@@ -152,7 +157,10 @@ def _only(words: set[str]) -> str:
 def _labels_of(path: str, images: list[Member], members: list[Member], prefix: str) -> list[str] | None:
     """Return the label of each image from its label file, or None if the images are in class folders.
 
-    Class folders are used if no image has a label file. Raises UserError for an image without a label.
+    Class folders are used if no image has a label file.
+
+    Raises:
+        UserError: An image has no label.
     """
     files = {ending: {} for ending in (".cls", ".json")}  # type: dict[str, dict[str, Member]]
     for member in members:
@@ -174,7 +182,7 @@ def _labels_of(path: str, images: list[Member], members: list[Member], prefix: s
 
 
 def _read_label(path: str, descriptor: int, member: Member) -> str:
-    """Return the label in a .cls or .json file, as text. Raises UserError."""
+    """Return the label in a .cls or .json file as text. Raises UserError if there is none."""
     content = os.pread(descriptor, min(member.size, LARGEST_LABEL), member.offset)
     try:
         label: Any = content.decode().strip()
@@ -204,7 +212,7 @@ def _classes_of(root: str, split: str, shards: list[Shard]) -> dict[bytes, list[
         )
     modes = {shard.labels is None for shard in shards if shard.images}
     if len(modes) > 1:
-        raise UserError(f"some archives of {root} have label files and others have class folders: make them alike")
+        raise UserError(f"some archives of {root} have label files and others have class folders: use one form for all")
     _refuse_duplicates(own)
     classes: dict[bytes, list[Entry]] = {}
     if modes == {False}:
@@ -228,9 +236,13 @@ def _refuse_duplicates(own: list[tuple[int, Shard]]) -> None:
 
 
 def _class_names(root: str, labels: Iterable[str]) -> dict[str, str]:
-    """Return the name of each label, in the order of the classes. Numbers are sorted as numbers, names as text.
+    """Return the name of the class of each label, in the order of the classes.
 
-    classes.txt, if it exists, names the numbers. Raises UserError if it does not fit.
+    Labels that are numbers are sorted as numbers, other labels as text. If classes.txt exists, it gives the names for
+    numbers.
+
+    Raises:
+        UserError: classes.txt does not fit the labels.
     """
     labels = set(labels)
     path = Path(root) / CLASSES
@@ -242,8 +254,8 @@ def _class_names(root: str, labels: Iterable[str]) -> dict[str, str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if len(set(names)) < len(names) or not all(names):
-        raise UserError(f"{path} has an empty line or a name twice: give each class a name of its own")
+        raise UserError(f"{path} has an empty line or the same name twice: give each class its own name")
     highest = max(map(int, labels), default=0)
     if highest >= len(names):
-        raise UserError(f"{path} names {len(names)} classes, and an image has the label {highest}: add the others")
+        raise UserError(f"{path} names {len(names)} classes, but an image has the label {highest}: add the other names")
     return {str(number): name for number, name in enumerate(names)}

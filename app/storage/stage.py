@@ -1,4 +1,4 @@
-"""Reads archives from copies on a local disk (`--stage DIR`), as soon as app/storage/staging.py has completed them."""
+"""Read archives from their copies on a local disk (`--stage DIR`), after app/storage/staging.py has completed them."""
 
 # ruff: noqa: PTH110, PTH118
 
@@ -16,16 +16,19 @@ from typing import Any
 from app.storage.files import ArchiveFiles, Archives
 from app.storage.listing import Index, state_of
 
-SECONDS_BETWEEN_LOOKS = 1.0  # for the copy of an archive that is not complete yet
+SECONDS_BETWEEN_LOOKS = 1.0  # the time between two checks whether the copy of an archive is complete
 
 
 def copy_paths(root: str, archives: Sequence[str], folder: str) -> tuple[str, ...]:
-    """Return the path of the complete copy of each archive, which may not exist.
+    """Return the paths of the complete copies of some archives. The files may not exist yet.
 
-    The name of a copy contains the size and the modification time of its archive, so that the copy of an archive that
+    The name of a copy contains a hash of the size and modification time of its archive. So the copy of an archive that
     has changed has another name.
 
-    root: the data set. folder: the folder of --stage.
+    Args:
+        root: The data set.
+        archives: The paths of its archives.
+        folder: The folder of --stage.
     """
     own = os.path.join(os.path.abspath(folder), _digest(os.path.abspath(root)))  # noqa: PTH100
     names = (f"{_digest(path, *state_of(os.fsencode(path)))}-{os.path.basename(path)}" for path in archives)  # noqa: PTH119
@@ -37,7 +40,7 @@ def _digest(*parts: object) -> str:
 
 
 def read_from_copies(index: Index, root: str, folder: str) -> Index:
-    """Return an index of images in archives that are read from their copies in `folder` as these become complete."""
+    """Return an index whose images are read from copies of their archives in `folder`, once these are complete."""
     staged: dict[tuple[str, ...], StagedArchives] = {}
 
     def stage(files: Any) -> ArchiveFiles:
@@ -52,9 +55,10 @@ def read_from_copies(index: Index, root: str, folder: str) -> Index:
 
 @dataclass(frozen=True)
 class StagedArchives(Archives):
-    """Archives that are read from their copies where these are complete. The same bytes are returned.
+    """Archives that are read from their copies if these are complete. The bytes are the same.
 
-    copies: the copies by the numbers of their archives.
+    Attributes:
+        copies: The copies, with the same numbers as their archives.
     """
 
     copies: Archives = field(kw_only=True)
@@ -70,7 +74,7 @@ class StagedArchives(Archives):
         return super().read(number, offset, size)
 
     def _is_complete(self, number: int) -> bool:
-        """Return whether the copy of an archive can be read. A copy that is not complete yet is looked for again."""
+        """Return whether the copy of an archive is complete. The disk is checked at most once a second."""
         if number in self._complete:
             return True
         now = time.monotonic()
@@ -82,7 +86,7 @@ class StagedArchives(Archives):
         return number in self._complete
 
     def _leave(self, number: int, error: OSError) -> None:
-        """Stop using a copy that cannot be read. It is removed by the first process that notices, which says so."""
+        """Stop using a copy that cannot be read. The first process that notices it removes the copy and warns."""
         self._complete.discard(number)
         self._next_look[number] = float("inf")
         path = self.copies.paths[number]

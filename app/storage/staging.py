@@ -1,8 +1,8 @@
-"""Copies the archives of a data set to a local disk while a run reads them: python -m app.storage.staging.
+"""Copy the archives of a data set to a local disk while a run reads them: `python -m app.storage.staging`.
 
-One process of each host makes the copies, for `--stage DIR`. A file is copied in pieces. Each piece is read back from
-the disk and compared, and its checksum is noted, so that a copy that was interrupted continues after its last good
-piece. A complete file gets the name under which app/storage/stage.py looks for it.
+For `--stage DIR`, one process of each host makes the copies. A file is copied in pieces. Each piece is read back from
+the disk and compared, and its checksum is stored, so that an interrupted copy continues after its last good piece. A
+complete file gets the name under which app/storage/stage.py looks for it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from app.storage.index import LAYOUTS, layout_of
 from app.storage.listing import State, state_of
 from app.storage.stage import copy_paths
 
-PIECE = 2**23  # bytes
-ROOM = 0.05  # share of the disk that is left free
-LINES = 10  # lines of progress for a whole copy
-NICENESS = 10  # training comes first
+PIECE = 2**23  # the size of a piece in bytes
+ROOM = 0.05  # the share of the disk that is left free
+LINES = 10  # the number of lines of progress for the whole copy
+NICENESS = 10  # the niceness of the copying process, because training is more important
 _PR_SET_PDEATHSIG = 1
 
-Report = Callable[[int], object]  # is called with a number of bytes that are copied
+Report = Callable[[int], object]  # a function that is called with the number of bytes that were copied
 
 
 class Copy(NamedTuple):
     """An archive and its copy.
 
-    state: the size in bytes and the modification time in ns of the archive.
+    Attributes:
+        archive: The path of the archive.
+        path: The path of the complete copy.
+        state: The size in bytes and the modification time in ns of the archive.
     """
 
     archive: Path
@@ -47,16 +50,16 @@ class Copy(NamedTuple):
 
     @property
     def part(self) -> Path:
-        """The copy before it is complete."""
+        """The path of the copy while it is incomplete."""
         return self.path.with_name(self.path.name + ".part")
 
     @property
     def sums(self) -> Path:
-        """The checksums of the pieces of `part`, one in each line."""
+        """The path of the file with the checksums of the pieces of `part`, one per line."""
         return self.path.with_name(self.path.name + ".sums")
 
     def remove(self) -> None:
-        """Remove what is there of a copy that is not complete."""
+        """Remove an incomplete copy."""
         self.part.unlink(missing_ok=True)
         self.sums.unlink(missing_ok=True)
 
@@ -66,9 +69,12 @@ class NotCopied(Exception):
 
 
 def start_staging(root: str, folder: str, progress: bool) -> subprocess.Popen[bytes]:
-    """Start the process that copies the archives of the data set `root`. It ends when this process ends.
+    """Start the process that copies the archives of a data set. It ends when this process ends.
 
-    folder: the folder of --stage. progress: whether it prints its progress to stderr. It always prints warnings.
+    Args:
+        root: The data set.
+        folder: The folder of --stage.
+        progress: Whether the process prints its progress to stderr. It always prints warnings.
     """
     command = [sys.executable, "-m", "app.storage.staging", root, folder, str(os.getpid()), str(int(progress))]
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -78,9 +84,17 @@ def start_staging(root: str, folder: str, progress: bool) -> subprocess.Popen[by
 def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
     """Copy the archives of a data set that fit into `folder`, and remove copies of archives that have changed.
 
-    If another process is copying them, wait for it first.
+    If another process is copying them, wait for it first. If this function fails, the copies that are already complete
+    can still be used.
 
-    Raises NotCopied or OSError. The archives that were complete before can be used.
+    Args:
+        root: The data set.
+        folder: The folder of --stage.
+        say: Prints a line of progress.
+
+    Raises:
+        NotCopied: See `copy_file`. Or the data set has no archives.
+        OSError: A file cannot be read or written.
     """
     archives = LAYOUTS[layout_of(os.path.abspath(root))].archives(os.path.abspath(root))  # noqa: PTH100
     paths = map(Path, copy_paths(root, archives, folder))
@@ -106,7 +120,7 @@ def _remove_others(own: Path, copies: Sequence[Copy]) -> None:
 def _copy_what_fits(copies: Sequence[Copy], own: Path, say: Callable[[str], object]) -> None:
     todo, remote = choose(copies, free_bytes(own))
     total = sum(copy.state[0] for copy in todo)
-    left = f"; {some([str(copy.archive) for copy in remote])} not, as the disk is too small" if remote else ""
+    left = f"; the disk is too small for {some([str(copy.archive) for copy in remote])}" if remote else ""
     if total or remote:
         say(f"{len(todo)} of {len(copies)} archives are copied to {own}, {volume(total)}{left}")
     progress = _Progress(total, say)
@@ -118,7 +132,7 @@ def _copy_what_fits(copies: Sequence[Copy], own: Path, say: Callable[[str], obje
 
 
 def choose(copies: Sequence[Copy], free: int) -> tuple[list[Copy], list[Copy]]:
-    """Return the copies to make, and those for which `free` bytes do not suffice. Complete copies are left out."""
+    """Return the copies to make, and the copies that do not fit into `free` bytes. Complete copies are left out."""
     todo, remote = [], []
     for copy in copies:
         if copy.path.exists():
@@ -135,16 +149,17 @@ def choose(copies: Sequence[Copy], free: int) -> tuple[list[Copy], list[Copy]]:
 
 
 def free_bytes(folder: Path, room: float = ROOM) -> int:
-    """Return how many bytes the copies may still take. room: the share of the disk that is left free."""
+    """Return how many bytes the copies may still take. `room` is the share of the disk that is left free."""
     disk = os.statvfs(folder)
     return int((disk.f_bavail - room * disk.f_blocks) * disk.f_frsize)
 
 
 def copy_file(copy: Copy, report: Report) -> None:
-    """Complete a copy.
+    """Make a copy, or complete it.
 
-    Raises NotCopied if the archive has changed, the disk becomes full, or the disk returns other bytes than were
-    written, and OSError.
+    Raises:
+        NotCopied: The archive has changed, the disk becomes full, or the disk returns other bytes than were written.
+        OSError: A file cannot be read or written.
     """
     try:
         with copy.archive.open("rb", buffering=0) as archive, copy.part.open("a+b", buffering=0) as part:
@@ -157,7 +172,7 @@ def copy_file(copy: Copy, report: Report) -> None:
                     report(len(piece))
     except (NotCopied, OSError) as error:
         if isinstance(error, NotCopied) or is_full(error):
-            copy.remove()  # the space is for other programs
+            copy.remove()  # leave the space to other programs
         raise
     copy.part.replace(copy.path)
     copy.sums.unlink()
@@ -169,18 +184,18 @@ def _read_piece(copy: Copy, archive: int, offset: int) -> bytes:
     piece = os.pread(archive, wanted, offset)
     if len(piece) < wanted or state_of(os.fsencode(copy.archive)) != copy.state:
         raise NotCopied(f"{copy.archive} has changed")
-    if free_bytes(copy.path.parent, ROOM / 2) < wanted:  # what fitted at the start has left ROOM
+    if free_bytes(copy.path.parent, ROOM / 2) < wanted:  # the copies would have left ROOM free when they were started
         raise NotCopied(f"other programs have filled the disk of {copy.path.parent}")
     return piece
 
 
 def _write_piece(part: int, piece: bytes, offset: int) -> str:
-    """Write a piece to the end of `part` and return its checksum, which the bytes on the disk have too."""
+    """Write a piece to the end of `part`, compare the bytes on the disk with it, and return its checksum."""
     view = memoryview(piece)
     while view:
         view = view[os.write(part, view) :]
     os.fdatasync(part)
-    os.posix_fadvise(part, offset, len(piece), os.POSIX_FADV_DONTNEED)  # so that the disk itself is read
+    os.posix_fadvise(part, offset, len(piece), os.POSIX_FADV_DONTNEED)  # so that the next line reads the disk itself
     digest = checksum(piece)
     if checksum(os.pread(part, len(piece), offset)) != digest:
         raise NotCopied("the disk returns other bytes than were written to it")
@@ -188,7 +203,7 @@ def _write_piece(part: int, piece: bytes, offset: int) -> str:
 
 
 def _keep_good_pieces(copy: Copy, part: int, report: Report) -> int:
-    """Return how many bytes of a copy that was interrupted have the right checksums. The rest is cut off."""
+    """Return how many bytes of an interrupted copy have the right checksums. Cut off the rest."""
     good, kept = 0, ""
     for line in copy.sums.read_text().splitlines() if copy.sums.exists() else []:
         piece = os.pread(part, min(PIECE, copy.state[0] - good), good)
@@ -203,12 +218,12 @@ def _keep_good_pieces(copy: Copy, part: int, report: Report) -> int:
 
 
 def checksum(piece: bytes) -> str:
-    """Return the checksum of a piece, as hex digits."""
+    """Return the checksum of a piece as hexadecimal digits."""
     return hashlib.sha256(piece).hexdigest()
 
 
 class _Progress:
-    """Says how much is copied, in LINES lines for the whole copy."""
+    """Say how much is copied, in LINES lines for the whole copy."""
 
     def __init__(self, total: int, say: Callable[[str], object]) -> None:
         self.total, self.say = total, say
@@ -223,7 +238,7 @@ class _Progress:
             self.say(f"{volume(self.done)} of {volume(self.total)} copied, {rate}")
 
     def summary(self) -> str:
-        """Return how fast everything was copied, "" if there was nothing to copy."""
+        """Return a text that says how fast everything was copied, or "" if there was nothing to copy."""
         seconds = time.monotonic() - self.started
         return f"; copied in {duration(seconds)}, {volume(self._per_second())}/s" if self.total else ""
 
@@ -232,10 +247,10 @@ class _Progress:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Copy as the process that start_staging starts. A fault is one warning, as the run goes on without the copies."""
+    """Copy archives in the process that `start_staging` starts. If this fails, warn, because the run continues."""
     root, folder, parent, progress = argv
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # these are for the run, which ends this process
+        signal.signal(number, signal.SIG_IGN)  # these signals are meant for the run, which ends this process
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         return

@@ -1,4 +1,4 @@
-"""Shows the result of an evaluation as text, as JSON and as a picture."""
+"""Format the result of an evaluation as text, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def as_text(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def class_table(result: Evaluation, classes: Sequence[str], most: int | None = None) -> list[str]:
-    """Return a line for each class, those with the most errors first, and at most `most` lines."""
+    """Return a line for each class, those with the largest error first, and at most `most` lines."""
     rows = sorted(per_class(result, classes), key=lambda row: row["top1_error"], reverse=True)
     return [
         f"  {row['top1_error']:7.2%}  top-5 {row['top5_error']:7.2%}  {row['images']:6} images  {row['name']}"
@@ -43,7 +43,7 @@ def confusion_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
 
 
 def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the name, the number of images and the errors of each class.
+    """Return a dictionary with the name, the number of images and the errors of each class.
 
     Errors are fractions. A class without images has the error 0.
     """
@@ -57,7 +57,7 @@ def as_json(result: Evaluation, classes: Sequence[str]) -> str:
     """Return the whole result as JSON.
 
     "confusions" lists the wrong predictions as [count, label, predicted class]. "confusion" is the confusion matrix,
-    with a row for each label. It is null if there are more than 1,000 classes.
+    with a row for each label, or null if there are more than 1,000 classes.
     """
     values = {name: getattr(result, name) for name in ("top1_error", "top5_error", "loss", "images")}
     matrix = result.confusion
@@ -66,7 +66,7 @@ def as_json(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def make_folder(name: str) -> None:
-    """Make the folder of --output. Raises UserError."""
+    """Create the folder of --output. Raises UserError if this fails."""
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,7 +76,11 @@ def make_folder(name: str) -> None:
 def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Sequence[str]) -> None:
     """Write evaluation.json, classes.txt, confusion.txt and, for up to 1,000 classes, confusion.png.
 
-    classes: the names of the classes. words: the same with ImageNet's names in words, for the text files.
+    Args:
+        folder: The folder to write to.
+        result: The evaluation.
+        classes: The names of the classes.
+        words: The same names with ImageNet's descriptions in words, for the text files.
     """
     from app.runs.figures import confusion_figure, to_png
 

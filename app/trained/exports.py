@@ -1,4 +1,4 @@
-"""Writes trained networks in the formats of other programs."""
+"""Write trained networks in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
 def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any]:
     """Write the network as ONNX, and return facts about the file for the JSON file next to it.
 
-    The graph takes "images", float32 [n, channels, size, size] with any n, which must be normalised, and returns
-    "logits", float32 [n, classes].
+    The graph has the input "images", float32 [n, channels, size, size] with any n, which must be normalised already,
+    and the output "logits", float32 [n, classes].
 
-    Raises UserError if onnxruntime computes other logits than torch.
+    Raises:
+        UserError: onnxruntime computes other logits than torch.
     """
     network = trained.network.float()
     shape = (trained.channels, trained.image_size, trained.image_size)
@@ -50,15 +51,15 @@ def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any
     difference = largest_difference(trained, path)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{path} computes other logits than the network, which differ by up to {difference:.2g}: do not use it"
+            f"{path} computes logits that differ from the network's by up to {difference:.2g}: do not use it"
         )
     return {"opset": opset, "input": ["n", *shape], "largest_difference_to_torch": difference}
 
 
 def largest_difference(trained: TrainedNetwork, path: Path) -> float:
-    """Return the largest difference between the logits of onnxruntime and of torch for three images.
+    """Return the largest difference between the logits of onnxruntime and of torch for three random images.
 
-    It is relative to the largest logit if that is above 1.
+    If the largest logit is above 1, the difference is divided by it.
     """
     import onnxruntime
 
@@ -71,11 +72,15 @@ def largest_difference(trained: TrainedNetwork, path: Path) -> float:
 
 
 def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
-    """Write the weights as detectron2's converter for torchvision's weights does. Return the config that they need.
+    """Write the weights in the format of detectron2's converter for torchvision's weights.
 
-    In section 5.6 of the paper, detectors start from such a backbone.
+    In section 5.6 of the paper, object detectors start from such weights.
 
-    Raises UserError if detectron2 does not have the network.
+    Returns:
+        The options of detectron2 that the weights need, as "config".
+
+    Raises:
+        UserError: detectron2 does not have the network.
     """
     if not hasattr(trained.network, "layer4"):
         raise UserError(f"detectron2 has no {trained.config.model}: export a resnet18, 34, 50, 101 or 152")

@@ -1,4 +1,4 @@
-"""Loads a trained network, with the facts that its users need, from a run, a checkpoint or a state_dict."""
+"""Load a trained network from a run, a checkpoint or a state_dict, together with what is needed to use it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from app.training.forward_pass import AUTOCAST, ForwardPass, set_arithmetic
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A trained network and what is needed to use it.
+    """A trained network, and what is needed to use it.
 
-    network: the network in evaluation mode on the CPU, with torch's batch normalisation. Its input is float [n,
-        channels, image_size, image_size].
-    config: the config of its run. For a state_dict, only the fields of the network are right.
-    classes: the names of the classes.
-    image_size: the side of the central crop in pixels.
-    resize: the shorter side in pixels to which an image is scaled before the crop.
-    mean, std: the numbers that normalise each channel, for pixels between 0 and 1.
-    data: the data set on which it was trained, "" if the file does not say.
-    classes_known: whether the file, or the JSON file next to it, names the classes.
-    average: the network with averaged weights, if the run had --ema.
+    Attributes:
+        network: The network in evaluation mode on the CPU, with torch's batch normalisation. Its input is float [n,
+            channels, image_size, image_size].
+        config: The config of its run. If it is from a state_dict, only the fields about the network are correct.
+        classes: The names of the classes.
+        image_size: The side of the central crop in pixels.
+        resize: The shorter side in pixels to which an image is resized before the crop.
+        mean, std: The values by which each channel is normalised, for pixels between 0 and 1.
+        data: The data set on which it was trained, or "" if this is not known.
+        classes_known: Whether the file, or the JSON file next to it, contains the names of the classes.
+        average: The network with averaged weights if the run had --ema, otherwise None.
     """
 
     network: nn.Module
@@ -53,9 +54,9 @@ class TrainedNetwork:
     average: nn.Module | None = None
 
     def averaged(self) -> TrainedNetwork:
-        """Return the same with the averaged weights. Raises UserError if the run did not have --ema."""
+        """Return a copy with the averaged weights as its network. Raises UserError if the run did not have --ema."""
         if self.average is None:
-            raise UserError("there are no averaged weights, as the network was trained without --ema: leave --ema out")
+            raise UserError("there are no averaged weights, because the run had no --ema: leave --ema out")
         return replace(self, network=self.average)
 
     @property
@@ -67,15 +68,16 @@ class TrainedNetwork:
         return next(self.network.parameters()).dtype
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
-        """Return the forward pass of validation during the training."""
+        """Return the forward pass that validation used during the training."""
         set_arithmetic(self.config)
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 
     def read(self, path: str) -> Tensor:
-        """Return an image file as validation would read it, uint8 [1, h, w, channels].
+        """Return an image file as validation reads it, uint8 [1, h, w, channels].
 
-        Raises CorruptImage if it cannot be decoded.
+        Raises:
+            CorruptImage: The file cannot be decoded.
         """
         size = self.image_size
         pixels = read_image(path, lambda width, height: central_crop(width, height, self.resize, size), size)
@@ -85,9 +87,17 @@ class TrainedNetwork:
 
     @torch.inference_mode()
     def predict(self, path: str | Path, top: int = 5) -> list[tuple[str, float]]:
-        """Return the most probable classes of an image file, each with its probability.
+        """Return the most probable classes of an image file.
 
-        Raises CorruptImage for a file that cannot be decoded.
+        Args:
+            path: The image file.
+            top: The number of classes.
+
+        Returns:
+            Pairs of a class and its probability, the most probable first.
+
+        Raises:
+            CorruptImage: The file cannot be decoded.
         """
         logits = self.forward_pass(torch.device("cpu")).logits(self.network, self.read(str(path)))[0]
         names = in_words(self.classes, self.data)
@@ -95,7 +105,7 @@ class TrainedNetwork:
         return [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
 
     def preprocessing(self) -> dict[str, Any]:
-        """Return how to prepare an image and the names of the outputs, as a JSON object."""
+        """Return how to prepare an image, and the names of the classes, as a JSON object."""
         return {
             "model": self.config.model,
             "channels": self.channels,
@@ -109,12 +119,14 @@ class TrainedNetwork:
 
 
 def load(name: str) -> TrainedNetwork:
-    """Return the network of a run's folder, a checkpoint, or a state_dict with torchvision's names.
+    """Return the network in a run's folder, in a checkpoint, or in a file with a state_dict.
 
-    A state_dict is a .pt, .pth or .safetensors file. Its classes and normalisation are those of the JSON file that
-    `export` writes next to it. Without such a file they are those of ImageNet.
+    The state_dict must have torchvision's names, and its file the suffix .pt, .pth or .safetensors. Its classes and
+    normalisation are read from the JSON file that `export` writes next to it. Without such a file, those of ImageNet
+    are used.
 
-    Raises UserError for any other file or folder.
+    Raises:
+        UserError: The file or folder contains none of these.
     """
     path = Path(name)
     content = read_any(path, print)
@@ -122,7 +134,7 @@ def load(name: str) -> TrainedNetwork:
 
 
 def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
-    """Return the network of a checkpoint of this program. Raises UserError."""
+    """Return the network in a checkpoint of this program. Raises UserError."""
     config = _config_of(content)
     size = content["image_size"]
     trained = TrainedNetwork(
@@ -153,16 +165,22 @@ def _config_of(content: dict[str, Any]) -> Config:
 
 
 def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
-    """Return the network of a state_dict.
+    """Return the network in a state_dict.
 
-    The state_dict may be inside a dictionary, and its names may have prefixes, as training scripts write it.
+    The state_dict may be inside a dictionary, and its names may have prefixes, as in the files of many training
+    scripts.
 
-    Raises UserError.
+    Args:
+        content: The content of the file.
+        path: The path of the file.
+
+    Raises:
+        UserError: There is no state_dict, or the JSON file next to it does not fit.
     """
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
     facts = facts_path(path)
-    if not facts.is_file():  # a JSON file of an earlier version, or one that was written by hand
+    if not facts.is_file():  # earlier versions of `export` wrote net.json for net.pt
         facts = path.with_suffix(".json")
     known = read_preprocessing(facts) if facts.is_file() else {}
     if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:
@@ -198,7 +216,7 @@ def architecture(weights: dict[str, Any], path: Path) -> str:
 
 
 def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
-    """Return the network with these weights and torch's batch normalisation. Raises UserError if they do not fit."""
+    """Return a network with these weights and torch's batch normalisation. Raises UserError if they do not fit."""
     try:
         channels, classes = weights["conv1.weight"].shape[1], len(weights["fc.weight"])
         network = make_network(config, channels, classes, partial(nn.BatchNorm2d, eps=config.bn_eps))
@@ -215,7 +233,7 @@ def facts_path(path: Path) -> Path:
 
 
 def read_preprocessing(path: Path) -> dict[str, Any]:
-    """Return the content of the JSON file that `export` writes next to weights. Raises UserError."""
+    """Return the content of the JSON file that `export` writes next to weights. Raises UserError if it is wrong."""
     try:
         known: dict[str, Any] = json.loads(path.read_text())
         found = {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
@@ -236,16 +254,17 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
 
 
 def imagenet_names() -> list[str]:
-    """Return the names of ImageNet's 1,000 classes in words, in the order of their WordNet ids."""
-    from torchvision.models import ResNet50_Weights  # imported here, as it takes about as long as importing torch
+    """Return the names in words of ImageNet's 1,000 classes, in the order of their WordNet ids."""
+    from torchvision.models import ResNet50_Weights  # this takes about as long as importing torch
 
     return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
-    """Return the names of classes with their meaning in words, as far as it is known.
+    """Return the names of classes with their description in words, if it is known.
 
-    The words are those of classes.json (wnid -> words) in the data folder. Without it, they are known for ImageNet.
+    The descriptions are in the file classes.json in the data folder, by the names of the classes. Without this file,
+    they are known for ImageNet only.
     """
     words = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -259,9 +278,17 @@ def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
 def validation_source(trained: TrainedNetwork, data: str, image_size: int, resize: int, skip_list: str) -> Source:
     """Return the data set on which a network is evaluated.
 
-    Arguments that are "" or 0 have the value of the network's training.
+    For an argument that is "" or 0, the value from the network's training is used.
 
-    Raises UserError if the data do not fit the network.
+    Args:
+        trained: The network.
+        data: The name or folder of the data set.
+        image_size: The side of the central crop in pixels.
+        resize: The shorter side in pixels to which an image is resized before the crop.
+        skip_list: The file that lists images to leave out.
+
+    Raises:
+        UserError: The data set does not fit the network.
     """
     name = data or trained.data
     if not name:

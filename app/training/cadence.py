@@ -1,4 +1,4 @@
-"""What the training loop does only every few steps: when something is due, reading reports, and measuring speed."""
+"""What the training loop does only every few steps: reading reports, measuring the speed, and other actions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,27 @@ from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG
 
 
 class Cadence:
-    """Something that is due every `steps` steps, or every `seconds` seconds if `steps` is 0, or never if both are 0."""
+    """An action that is due every `steps` steps. If `steps` is 0, it is due every `seconds` seconds, or never if both
+    are 0.
+    """
 
     def __init__(self, steps: int = 0, seconds: float = 0.0) -> None:
         self.steps, self.seconds = steps, seconds
         self.since = time.monotonic()
 
     def is_due(self, iteration: int, new_steps: int) -> bool:
-        """Return whether it is due.
+        """Return whether the action is due.
 
-        iteration: the number of steps made so far. new_steps: the number of steps since the last call.
+        Args:
+            iteration: The number of steps made so far.
+            new_steps: The number of steps since the last call.
         """
         if self.steps:
             return iteration // self.steps > (iteration - new_steps) // self.steps
         return self.seconds > 0 and time.monotonic() - self.since > self.seconds
 
     def done(self) -> None:
-        """Begin to count the seconds again."""
+        """Count the seconds from now."""
         self.since = time.monotonic()
 
 
@@ -85,7 +89,7 @@ class StepReports:
             Whether any process was asked to stop.
 
         Raises:
-            NotFinite: A loss is NaN or infinite. The text names the first such step.
+            NotFinite: A loss is NaN or infinite. The text names the first step with such a loss.
         """
         stop = False
         while len(self.windows) > late:
@@ -174,12 +178,18 @@ class Throughput:
 
 
 def place(run: Run, position: Position) -> str:
-    """Return a position as text."""
+    """Return the text "epoch E, iteration I" for a position."""
     return f"epoch {position.epoch}, iteration {run.plan.iteration_at(position)}"
 
 
 def not_finite(run: Run, position: Position, what: str) -> NotFinite:
-    """Return the error for a loss or a network that is no longer finite at a position."""
+    """Return the error for a loss or a network that has become NaN or infinite.
+
+    Args:
+        run: The run.
+        position: The position of the step.
+        what: The start of the message, for example "loss is nan".
+    """
     lr = learning_rate(run.config, run.plan.epochs_at(position))
     return NotFinite(
         f"the {what} at {place(run, position)}, learning rate {lr:.4g}: try a longer --warmup-epochs or a smaller"

@@ -1,4 +1,4 @@
-"""Converts the state of a run to plain data and back, and checks such data."""
+"""Convert the state of a run to plain data and back, and check such data."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ FORMAT = 1
 def snapshot(state: State, run: Run) -> dict[str, Any]:
     """Copy the state to host memory, as plain types that `torch.load(weights_only=True)` can read.
 
-    "model" is a state_dict with torchvision's names. "momentum" is in the optimizer's order of parameters. "average",
-    only with --ema, holds the state_dict of the averaged network and its errors.
+    "model" is a state_dict with torchvision's names. "momentum" is a list in the optimizer's order of parameters. Only
+    with --ema there is an "average", which contains the state_dict of the averaged network and its errors.
     """
     iteration = run.plan.iteration_at(state.position)
     content = {
@@ -50,13 +50,16 @@ def snapshot(state: State, run: Run) -> dict[str, Any]:
 
 
 def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tensor]:
-    """Return a state_dict with torchvision's names and types, copied to the CPU."""
+    """Return a state_dict with torchvision's names and dtypes, copied to the CPU.
+
+    Args:
+        tensors: The state_dict of the network.
+        iteration: The number of steps made so far.
+    """
     state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(
-                iteration
-            )  # it follows from the position, so that it does not depend on the number of processes
+        if name.endswith("num_batches_tracked"):  # BN's own count depends on the number of processes
+            state[name] = torch.tensor(iteration)
     return state
 
 
@@ -71,7 +74,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError("the checkpoint is of another model: its momentum has other shapes")
     for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
-    if state.loss_scale is not None and content["loss_scale"]:  # the checkpoint may be of a run in another precision
+    if state.loss_scale is not None and content["loss_scale"]:  # it is missing if the run had another precision
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
             tensor.fill_(number)
     state.position = Position(**content["position"])
@@ -81,7 +84,18 @@ def restore(state: State, content: dict[str, Any]) -> None:
 
 
 def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] | None) -> None:
-    """Puts the average back. A run that was trained without begins it now. Raises UserError for another model's."""
+    """Copy the average of a snapshot into the state.
+
+    If the snapshot has none, because it is from a run without --ema, the average starts from the current weights.
+
+    Args:
+        state: The state.
+        average: The average of the state.
+        kept: The "average" of the snapshot, or None.
+
+    Raises:
+        UserError: The average belongs to another model.
+    """
     if kept is None:
         average.start()
         return
@@ -93,7 +107,10 @@ def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] |
 
 
 def is_best(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has the lowest validation error so far: of the averaged weights with --ema."""
+    """Return whether a checkpoint has the lowest validation error so far.
+
+    With --ema, this is the error of the averaged weights. It is only known for checkpoints at the end of an epoch.
+    """
     errors = [top1 for top1, _ in content.get("average", content)["errors"]]
     return content["position"]["seen"] == 0 and bool(errors) and errors[-1] < min(errors[:-1], default=math.inf)
 
@@ -127,7 +144,7 @@ def _feed(found: Any, content: Any) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint. Raises UserError with the reason if it is not complete and unchanged."""
+    """Read a checkpoint. Raises UserError with the reason if the file is incomplete, damaged or of another kind."""
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a checkpoint")
     try:
@@ -158,7 +175,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_list_of(kind: type, value: object) -> bool:
-    """Return whether a value is a list whose elements are all of a kind; whole numbers count as float."""
+    """Return whether a value is a list whose elements have a type. Integers count as float, but bool does not."""
     kinds = (int, float) if kind is float else kind
     return isinstance(value, list) and all(isinstance(each, kinds) and not isinstance(each, bool) for each in value)
 
@@ -175,7 +192,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-# The type of each part of a checkpoint. The checksum only shows that the file was not changed.
+# A check for each part of a checkpoint. The checksum only shows that the file has not changed since it was written.
 FORM: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: _is_dict_of(Tensor, value),
     "momentum": lambda value: is_list_of(Tensor, value),

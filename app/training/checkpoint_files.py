@@ -1,4 +1,4 @@
-"""Writes the checkpoint files of a run so that each is always complete, and finds the newest one that can be read."""
+"""Write the checkpoint files of a run so that each is always complete, and find the newest one that can be read."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from app.recipe.config import Config
 from app.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT
 from app.training import checkpoint
 
-PATIENCE = 300.0  # seconds to wait for space on a full disk; then the last checkpoint is not written
+PATIENCE = 300.0  # the longest time in seconds to wait for space on a full disk
 
 
 def patience(config: Config) -> float:
-    """Return the seconds to wait for space. It is less than the stall timeout, as the other processes wait too."""
+    """Return the longest time in seconds to wait for space. It is below the stall timeout, because all ranks wait."""
     return min(PATIENCE, config.stall_timeout / 2) if config.stall_timeout else PATIENCE
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint. A file with the name `path` is always complete. Raises OSError."""
+    """Write a checkpoint. If `path` exists, it is always complete. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {**content, "checksum": checkpoint.digest(content)}
     try:
         write_whole(path, lambda file: torch.save(whole, file))
-    except RuntimeError as error:  # torch's writer raises it after an error of the system
+    except RuntimeError as error:  # torch raises it if the operating system reports an error
         cause = error.__context__
         raise (cause if isinstance(cause, OSError) else OSError(f"{error}".splitlines()[0])) from None
 
 
 def point_at(path: Path, name: str) -> None:
-    """Make `name` another name of the file `path`, in the same folder. A complete file has it at any moment."""
+    """Make `name` another name of the file `path` in the same folder. At any moment, `name` is a complete file."""
     last, temporary = path.with_name(name), path.with_name(name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -50,7 +50,7 @@ def point_at(path: Path, name: str) -> None:
 
 
 def numbered(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run's folder, the newest first."""
+    """Return the checkpoints in a run's folder that have a number in their name, the newest first."""
     return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
 
 
@@ -59,7 +59,7 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
 
     Args:
         folder: The run's folder.
-        say: Prints a warning, which names damaged checkpoints.
+        say: Prints a warning that names damaged checkpoints.
 
     Returns:
         The content, or None if the run has no checkpoint yet.
@@ -79,7 +79,7 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
             problems.append(str(error))
             continue
         if problems:
-            say(f"warning: {'; '.join(problems)}: going on from {path.name}, the newest good one")
+            say(f"warning: {'; '.join(problems)}: continuing from {path.name}, the newest good one")
         return content
     if problems:
         raise UserError(f"no checkpoint of {folder} can be used: {'; '.join(problems)}")
@@ -87,9 +87,9 @@ def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | No
 
 
 def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the content of a checkpoint, of the newest checkpoint of a run's folder, or of a file of weights.
+    """Return the content of a checkpoint, of the newest checkpoint in a run's folder, or of a file of weights.
 
-    Only the content of a checkpoint has a "format". Raises UserError.
+    Only the content of a checkpoint has the key "format". Raises UserError if the file cannot be read.
     """
     if path.is_dir():
         found = read_newest(path, say)
@@ -101,39 +101,39 @@ def read_any(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes checkpoints in a thread while the training continues.
+    """Write checkpoints in a thread while the training continues.
 
-    If a write fails, it is reported, the checkpoints before it are kept, and the training continues.
+    If a write fails, it is reported, the earlier checkpoints are kept, and the training continues.
 
     Args:
         folder: The run's folder.
-        keep: The number of numbered checkpoints to keep.
-        best: Whether the checkpoint with the lowest validation error is kept too.
+        keep: The number of checkpoints to keep.
+        best: Whether to also keep the checkpoint with the lowest validation error.
         say: Prints a line for the user.
     """
 
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print, best: bool = False) -> None:
         self.folder, self.keep, self.say, self.best = folder, keep, say, best
         self.thread: threading.Thread | None = None
-        self.unsaved: tuple[dict[str, Any], int] | None = None  # the last content, until it is written
+        self.unsaved: tuple[dict[str, Any], int] | None = None  # the last checkpoint, until it is written
         self.error: Exception | None = None
         for leftover in (folder / CHECKPOINTS).glob("*.tmp"):
             leftover.unlink(missing_ok=True)
 
     @property
     def failed(self) -> str:
-        """Why the last write failed, or "" if it did not."""
+        """Why the last write failed, or "" if it succeeded."""
         return "" if self.error is None else getattr(self.error, "strerror", None) or f"{self.error!r}"
 
     def save(self, content: dict[str, Any], iteration: int) -> None:
-        """Begin to write a checkpoint. It waits only for the previous one, if that is still being written."""
+        """Start to write a checkpoint. First wait for the previous one if it is still being written."""
         self.wait()
         self.unsaved = content, iteration
         self.thread = threading.Thread(target=self._write, name="checkpoint")
         self.thread.start()
 
     def wait(self) -> bool:
-        """Wait until nothing is being written. Return whether the last write succeeded, and report an error."""
+        """Wait until nothing is being written, and report an error. Return whether the last write succeeded."""
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -144,7 +144,7 @@ class Writer:
         return not self.failed
 
     def wait_for_space(self, seconds: float) -> bool:
-        """Do the same as `wait`, but if the disk is full, try to write the checkpoint for up to `seconds` more."""
+        """Do the same as `wait`. But if the disk is full, try again to write the checkpoint for up to `seconds`."""
         if not self.wait() and isinstance(self.error, OSError) and is_full(self.error):
             try:
                 wait_for_space(self._store, seconds, self.say)
@@ -168,8 +168,7 @@ class Writer:
             point_at(path, BEST_CHECKPOINT)
         self.error = self.unsaved = None
         found = numbered(self.folder)
-        later = [
-            other for other in found if other.name > path.name
-        ]  # they are damaged, or belong to steps that were made again
+        # Later checkpoints are damaged, or belong to steps that were made again.
+        later = [other for other in found if other.name > path.name]
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Finds processes whose state differs from that of the others, names them and stops the run."""
+"""Find processes whose state differs from the others, name them and stop the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.world.world import World, gather_objects
 
 
 class Diverged(UserError):
-    """Two processes have different parameters."""
+    """The states of two processes differ."""
 
     exit_code = FAILED
     everywhere = True
@@ -22,8 +22,8 @@ def compare(state: State, world: World, when: str) -> None:
 
     Args:
         state: This process's state.
-        world: The processes.
-        when: The moment, for the message.
+        world: The processes of the run.
+        when: The moment of the comparison, for the message.
 
     Raises:
         Diverged: A tensor differs between two processes. All processes raise it.
@@ -35,7 +35,7 @@ def compare(state: State, world: World, when: str) -> None:
     for name in own:
         values = [row.get(name) for row in rows]
         if len(set(values)) > 1:
-            usual = Counter(values).most_common(1)[0][0]  # if there are two ranks, the first is assumed to be right
+            usual = Counter(values).most_common(1)[0][0]  # with two ranks this is the value of the first one
             different += [(rank, name) for rank, value in enumerate(values) if value != usual]
     if different:
         rank, name = different[0]
@@ -43,5 +43,5 @@ def compare(state: State, world: World, when: str) -> None:
         raise Diverged(
             f"{when} rank {rank} on {world.hosts[rank]} holds another {name} than the others ({len(different)} tensors"
             f" of ranks {', '.join(map(str, ranks))} differ): look for faulty memory or mixed versions there (doctor),"
-            " then go on with --resume"
+            " then continue with --resume"
         )

@@ -1,6 +1,6 @@
-"""Computes the validation error, exactly on any number of processes.
+"""Compute the validation error. It is exactly the same on any number of processes.
 
-Every image is evaluated once, without padding. The processes sum counts, which are divided at the end.
+Every image is evaluated once, without padding. The processes sum counts of images, which are divided at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 from app.world.world import World, sum_over_processes
 
-BATCH = 100  # images of a batch; it does not change the result
+BATCH = 100  # the images of a batch; this number does not change the result
 
 
 @phase("evaluating")
@@ -36,31 +36,31 @@ def evaluate(
     """Evaluate a network on all validation images. All processes must call it.
 
     Args:
-        network: The network. It is in evaluation mode here and in training mode afterwards.
-        source: The data.
-        world: The processes.
+        network: The network. It is set to evaluation mode, and to training mode at the end.
+        source: The data set.
+        world: The processes of the run.
         forward_pass: How this process computes the network.
         processes: The number of loader processes of this process.
-        asked: Returns whether this process was asked to stop. It is called at each batch.
-        hooks: They are called before each batch.
+        asked: Returns whether this process was asked to stop. It is called after each batch.
+        hooks: Its `before_evaluation_batch` is called before each batch.
 
     Returns:
-        The counts over all processes. If any process was asked to stop, None on every process.
+        The evaluation over all processes. It is None on every process if any process was asked to stop.
     """
     images, classes = len(source.validation), len(source.classes)
-    # The outcome of each image, 0 for the images of other processes. No batch waits for it, as it is on the device.
+    # The outcome of each image, or 0 for images of other processes. It is on the device, so no batch waits for it.
     found = torch.zeros(images, dtype=torch.int64, device=world.device)
     loss = torch.zeros(1, dtype=torch.float64, device=world.device)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)
     rounds = math.ceil(math.ceil(images / BATCH) / world.size)
     if source.validation.in_memory:
-        processes = 0  # starting them for each evaluation would take longer than they save
+        processes = 0  # starting loader processes for each evaluation would take longer than they save
     network.eval()
     try:
         with Loader(source.validation, batches, processes=processes, pin_memory=world.device.type == "cuda") as loader:
             for number in range(rounds):
                 first = (number * world.size + world.rank) * BATCH
-                for pixels, labels in islice(loader, 1):  # at the end this process may have one batch less than others
+                for pixels, labels in islice(loader, 1):  # at the end, this process may have no batch left
                     hooks.before_evaluation_batch()
                     logits, labels = forward_pass.logits(network, pixels), labels.to(world.device)
                     found[first : first + BATCH] = outcomes(logits, labels)
@@ -76,10 +76,17 @@ def evaluate(
 
 
 def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return a number for each image of a batch, int64 [n].
+    """Return a number for each image of a batch, which contains its predicted class.
 
-    The number is the most likely class plus 1. It is negative if the label is not among the five most likely classes. A
-    table of all classes would take 3.5 GB for ImageNet-21k; these numbers take 8 bytes for each image.
+    It is used because a table of images and classes would take 3.5 GB for ImageNet-21k.
+
+    Args:
+        logits: The output of the network, [n, classes].
+        labels: The classes of the images, int64 [n].
+
+    Returns:
+        The most probable class plus 1, int64 [n]. It is negative if the label is not among the five most probable
+        classes.
     """
     best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     missed = (best != labels[:, None]).all(1)
@@ -91,14 +98,23 @@ def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
 def measure_statistics(
     run: Run, state: State, world: World, forward_pass: ForwardPass, processes: int, asked: Callable[[], bool]
 ) -> bool:
-    """Set BN's running statistics to their mean over the first images of the state's epoch, in batches of n.
+    """Set BN's running statistics to the mean of the statistics of the first images of the state's epoch.
 
-    The running averages follow the weights with a delay of some steps. A large minibatch makes few steps in an epoch,
-    so that they lag far behind and validation is noisy (the paper's Figure 4 and its caption). pycls measures them in
-    this way before an evaluation (Radosavovic et al. 2020). The result is exact on any number of processes.
+    BN's running statistics follow the weights with a delay of some steps. A large minibatch makes few steps in an
+    epoch, so the statistics lag far behind, and the validation error is noisy (the paper's Figure 4 and its caption).
+    pycls measures them in this way before an evaluation (Radosavovic et al. 2020). The result is exactly the same on
+    any number of processes.
 
-    asked: returns whether this process was asked to stop. It is called at each batch. If any process was asked, nothing
-    is changed, and all processes return False.
+    Args:
+        run: The run. `config.precise_bn` is the number of images. They are normalised in batches of n.
+        state: The state, which is changed.
+        world: The processes of the run.
+        forward_pass: How this process computes the network.
+        processes: The number of loader processes of this process.
+        asked: Returns whether this process was asked to stop. It is called after each batch.
+
+    Returns:
+        Whether the statistics were set. It is False on every process if any process was asked to stop.
     """
     config, split = run.config, run.source.train
     batches = statistics_batches(
@@ -108,10 +124,10 @@ def measure_statistics(
     total = config.precise_bn // run.plan.per_worker
     sums = torch.zeros_like(state.piggyback.statistics, dtype=torch.float64)
     state.piggyback.set_workers_per_pass(1)
-    here = 0 if split.in_memory else processes  # as in `evaluate`, no loader processes for images in memory
+    here = 0 if split.in_memory else processes  # loader processes for images in memory are too slow, as in `evaluate`
     with Loader(split, batches, processes=here, pin_memory=world.device.type == "cuda") as loader:
         for _ in range(math.ceil(total / world.size)):
-            for images, _ in islice(loader, 1):  # at the end this process may have one batch less than others
+            for images, _ in islice(loader, 1):  # at the end, this process may have no batch left
                 forward_pass.logits(state.network, images)
                 sums += state.piggyback.worker_statistics()
             if sum_over_processes(torch.tensor([int(asked())]))[0]:

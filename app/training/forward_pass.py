@@ -1,4 +1,4 @@
-"""How a process computes the network: on which device, in which precision, and how many workers at once."""
+"""How a process computes the network: on which device, in which precision, and for how many workers at once."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from app.world.world import World
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, h, w, channels], labels int64 [n]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
-# On a CPU a larger batch is faster only if the activations of a pass fit into the cache (docs/performance.md).
+# The size in bytes of the activations of a pass on a CPU. Larger batches are faster only if their activations fit into
+# the cache (docs/performance.md).
 CPU_BYTES = 2**23
-GPU_SHARE = 1 / 3  # the part of a GPU's memory for activations; the rest is for weights, gradients and convolutions
+GPU_SHARE = 1 / 3  # the share of a GPU's memory for activations; weights, gradients and convolutions use the rest
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """Computes the output of a network for images as the loader returns them.
+    """Compute the output of a network for images as the loader returns them.
 
-    mean, std: they normalise the images' values in [0, 1]; [channels], with the network's device and dtype.
-    autocast: the type in which convolutions are computed, None for the type of the parameters.
-    workers_per_pass: the largest number of workers in one forward pass.
+    Attributes:
+        mean, std: The values by which images with values in [0, 1] are normalised, [channels], with the network's
+            device and dtype.
+        autocast: The dtype in which convolutions are computed, or None for the dtype of the parameters.
+        channels_last: Whether the network uses the memory format channels_last.
+        workers_per_pass: The largest number of workers in one forward pass.
     """
 
     mean: Tensor
@@ -41,7 +45,7 @@ class ForwardPass:
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return the network's input [n, channels, h, w] for uint8 [n, h, w, channels]: (images / 255 - mean) / std."""
-        x = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)  # channels_last, without a copy
+        x = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)  # this makes no copy
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return x.to(self.mean.dtype, memory_format=layout).mul_(scale[:, None, None]).add_(offset[:, None, None])
@@ -59,7 +63,7 @@ class ForwardPass:
 
 
 def make_forward_pass(run: Run, world: World) -> ForwardPass:
-    """Return how this process computes a run's network."""
+    """Return the object that says how this process computes the network of a run."""
     source, config = run.source, run.config
     mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
     workers = workers_per_pass(config, run.plan, source, world)
@@ -67,25 +71,26 @@ def make_forward_pass(run: Run, world: World) -> ForwardPass:
 
 
 def set_arithmetic(config: Config) -> None:
-    """Set how this process computes on a GPU, for all networks.
+    """Set how torch computes on a GPU, for the whole process. It has no effect on a CPU.
 
-    Convolutions and matrix products of fp32 numbers use TF32 only if the config says so. torch's default uses TF32 for
-    convolutions. cuDNN measures its algorithms, because the shapes of a run's batches are fixed. Nothing of this has an
-    effect on a CPU.
+    Convolutions and matrix products of fp32 numbers use TF32 only with --precision tf32, although torch's default uses
+    it for convolutions. cuDNN chooses its algorithms by measuring them, because the shapes of a run's batches are
+    fixed.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.backends.cudnn.benchmark = True
 
 
 def dtype(config: Config) -> torch.dtype:
-    """Return the type of parameters, gradients and statistics."""
+    """Return the dtype of parameters, gradients and statistics."""
     return torch.float64 if config.precision == "fp64" else torch.float32
 
 
 def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -> int:
-    """Return how many workers this process computes in one forward pass. This does not change the result.
+    """Return how many workers this process computes in one forward pass. The result of a step does not depend on it.
 
-    It is at most the value of --ghost, or the number that fits, and the passes of a step are as equal as possible.
+    It is at most the value of --ghost, or for "auto" the number whose activations fit into memory. It is chosen so that
+    the passes of a step are about equal.
     """
     here = len(workers_of(world.rank, world.size, plan.workers))
     if config.ghost == "off" or config.sync_bn:
@@ -95,7 +100,7 @@ def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -
 
 
 def fitting(config: Config, source: Source, device: torch.device) -> int:
-    """Return the number of workers whose activations fit into the memory that a pass should use."""
+    """Return the largest number of workers whose activations fit into the memory that a pass may use."""
     numbers = network_size(config, source.image_size, source.channels, len(source.classes)).activations
     size = 2 if config.precision in ("bf16", "fp16") else number_bytes(config)
     limit: float = CPU_BYTES

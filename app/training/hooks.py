@@ -1,4 +1,4 @@
-"""Moments of the training at which measurements, and tests that cause faults, can run code."""
+"""Calls that the training makes at fixed moments. Measurements use them, and tests that cause faults."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ from app.training.state import State
 
 
 class Hooks:
-    """Methods that the training calls at fixed moments, in the main thread of each process. Here they do nothing.
+    """Methods that the training calls at fixed moments, in the main thread of each process. They do nothing.
 
-    A subclass overrides those that it needs. `train_step`, `Trainer` and the command `train` take such an object.
+    A subclass overrides the methods that it needs. `train_step`, `Trainer` and the command `train` take such an object.
     """
 
     def before_step(self, state: State) -> None:
-        """Called before a step, after its learning rate was set."""
+        """Do nothing. This is called before a step, after its learning rate was set."""
 
     def after_copy(self) -> None:
-        """Called after the images of a forward pass were copied to the device and normalised."""
+        """Do nothing. This is called after the images of a forward pass were copied to the device and normalised."""
 
     def after_forward(self) -> None:
-        """Called after each forward pass."""
+        """Do nothing. This is called after each forward pass."""
 
     def before_sums(self) -> None:
-        """Called after the last backward pass of a step, before the process waits for the sums of the gradients."""
+        """Do nothing. This is called after the last backward pass of a step, before the wait for summed gradients."""
 
     def after_sums(self) -> None:
-        """Called after the gradients were summed, before they are used."""
+        """Do nothing. This is called after the gradients were summed, before they are used."""
 
     def before_evaluation_batch(self) -> None:
-        """Called before each batch of validation images of this process."""
+        """Do nothing. This is called before each batch of validation images of this process."""
 
     def before_comparison(self, state: State) -> None:
-        """Called before the processes compare their states: at the start, and between the log and the checkpoint of an
-        epoch.
+        """Do nothing. This is called before the processes compare their states.
+
+        They do this at the start, and at the end of each epoch between its log line and its checkpoint.
         """
 
 

@@ -1,4 +1,4 @@
-"""Chooses the number of loader processes of a training process, from measured times of decoding and computing."""
+"""Choose the number of loader processes of a training process, from measured times of decoding and computing."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from app.training.forward_pass import make_forward_pass
 from app.training.state import State
 from app.world.world import World
 
-HEADROOM = 1.25  # a margin over the average need, because images and moments differ
+HEADROOM = 1.25  # the factor by which more images are decoded than needed on average, because images differ
 IMAGES = 16  # the largest number of images that the measurement decodes
-CALLS, ENOUGH = 6, 0.1  # a measurement ends after that many calls, or when they have taken that many seconds
+CALLS, ENOUGH = 6, 0.1  # a measurement ends after this number of calls, or after this number of seconds
 
 
 def loader_processes(run: Run, state: State, world: World) -> int:
-    """Return the number that keeps up with training, but at most this process's share of the cores."""
+    """Return the number of loader processes that is enough for training, at most this process's share of the cores."""
     most = default_loader_processes(run.source, world.local_size)
-    if most <= 1 or run.config.sync_bn:  # a pass with synchronized BN needs the other processes
+    if most <= 1 or run.config.sync_bn:  # measuring a pass alone is not possible with synchronized BN
         return most
     some = [(0, i) for i in range(min(IMAGES, len(run.source.train)))]
     try:
         decoding = seconds(lambda: run.source.train.__getitems__(some), world) / len(some)
     except CorruptImage:
-        return most  # the training reports the image when it needs it
+        return most  # training reports the image when it needs it
     return enough(decoding, seconds_of_a_pass(run, state, world) / run.plan.per_worker, most)
 
 
 def enough(decoding: float, computing: float, most: int) -> int:
-    """Return the number of loader processes for images that take `decoding` and `computing` seconds each."""
+    """Return the number of loader processes if decoding and computing an image take the given seconds."""
     return min(most, max(1, math.ceil(HEADROOM * decoding / computing)))
 
 
@@ -54,13 +54,13 @@ def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
 
     def one() -> None:
         loss = F.cross_entropy(forward_pass.logits(state.network, images), labels)
-        torch.autograd.grad(loss, parameters)  # not backward(), whose gradients Horovod would sum
+        torch.autograd.grad(loss, parameters)  # backward() would make Horovod sum the gradients
 
     return seconds(one, world) / workers
 
 
 def seconds(work: Callable[[], object], world: World) -> float:
-    """Return the time of the fastest of a few calls of `work`, after one that chooses algorithms and fills caches."""
+    """Return the seconds of the fastest call of `work` in a few. The first call is not counted, as it fills caches."""
     times: list[float] = []
     while len(times) < 2 or (len(times) < CALLS and sum(times[1:]) < ENOUGH):
         start = time.perf_counter()

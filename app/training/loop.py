@@ -1,4 +1,4 @@
-"""The training loop, the same for static and elastic runs."""
+"""The training loop. It is the same whether the run is elastic or not."""
 
 from __future__ import annotations
 
@@ -34,16 +34,24 @@ from app.training.watchdog import Watchdog
 from app.world.agreement import on_root
 from app.world.world import World
 
-LEAVE_PATIENCE = 20.0  # seconds to wait for space on a full disk when the run is asked to stop
+LEAVE_PATIENCE = 20.0  # the seconds to wait for space on a full disk when the run was asked to stop
 
 
 @dataclass
 class TrainingLoop:
-    """Trains a run's state to the end of its plan, unless the processes of the run change before.
+    """Train to the end of the plan, unless the processes of the run change before.
 
-    writer: writes the checkpoints, on rank 0 only.
-    commit: is called at moments at which an elastic run may change its processes.
-    loader_processes: the number of loader processes of this process.
+    Attributes:
+        run: The run.
+        state: The state that is trained.
+        world: The processes of the run.
+        log: The log of the run.
+        writer: Writes the checkpoints. It is None except on rank 0.
+        commit: A function that is called at moments at which an elastic run may change its processes.
+        stop: Whether this process was asked to stop.
+        watchdog: Ends this process if it hangs.
+        loader_processes: The number of loader processes of this process.
+        hooks: Methods that are called at fixed moments.
     """
 
     run: Run
@@ -74,7 +82,7 @@ class TrainingLoop:
 
         Raises:
             Preempted: A process was asked to stop. The state is saved.
-            NotFinite: The loss or the network is no longer finite.
+            NotFinite: The loss or the network has become NaN or infinite.
         """
         run, state = self.run, self.state
         batches = worker_batches(
@@ -166,28 +174,32 @@ class TrainingLoop:
         self.commit()
 
     def evaluate(self) -> Evaluation | None:
-        """Evaluates the network. Returns None, on every process, where a process was asked to stop."""
+        """Evaluate the network. Return None on every process if any process was asked to stop."""
         how = (self.world, self.forward_pass, self.loader_processes, self.asked)
         if self.run.config.precise_bn and not measure_statistics(self.run, self.state, *how):
             return None
         return evaluate(self.state.network, self.run.source, *how, self.hooks)
 
     def asked(self) -> bool:
-        """Return whether this process was asked to stop. A call also tells the watchdog that the run continues."""
+        """Return whether this process was asked to stop. Each call also tells the watchdog that the run continues."""
         self.watchdog.beat()
         return self.stop.asked
 
     def check_finite(self) -> None:
-        """Raise NotFinite on every process if a step has made the state infinite, which the next loss would show."""
+        """Raise NotFinite on every process if the last step has made the state NaN or infinite.
+
+        Otherwise only the loss of the next step would show it.
+        """
         if not self.state.finite():
             raise not_finite(self.run, self.state.position, "network has become NaN or infinite")
 
     @phase("saving")
     def save(self) -> None:
-        """Copy the state on rank 0 and write it while training continues. Do nothing if it is not finite."""
+        """Copy the state on rank 0 and write the copy while training continues. Do nothing if it is not finite."""
         if self.writer is not None and self.state.finite():
             iteration = self.run.plan.iteration_at(self.state.position)
-            self.log.sync()  # first, as a run that is continued from the checkpoint does not log these steps again
+            # The log is synced first, because a run that continues from the checkpoint does not log these steps again.
+            self.log.sync()
             self.writer.save(snapshot(self.state, self.run), iteration)
             self.saving.done()
 
@@ -204,11 +216,10 @@ class TrainingLoop:
             run_folder.mark_preempted(run.folder)
             return "saved" if written else f"not saved ({self.writer.failed})"
 
-        saved = on_root(
-            write_out
-        )  # the other processes wait, as a launcher may end all processes when the first one ends
+        # The other processes wait here, because a launcher may end all processes when the first one ends.
+        saved = on_root(write_out)
         where = place(run, self.state.position)
-        raise Preempted(f"stopped at {where} and {saved}; the same command goes on, or --resume {run.folder}")
+        raise Preempted(f"stopped at {where} and {saved}; the same command continues it, or --resume {run.folder}")
 
 
 def prepare_step(run: Run, state: State) -> None:
@@ -226,7 +237,7 @@ def prepare_step(run: Run, state: State) -> None:
 
 
 def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
-    """Yield the same batches. Each tells the watchdog that the run continues, as a step may take long."""
+    """Yield the same batches. Each of them tells the watchdog that the run continues, because a step may take long."""
     for batch in feed:
         watchdog.beat()
         yield batch

@@ -1,7 +1,7 @@
 """The mean and standard deviation of a folder's training images, for `--normalise data`.
 
-All processes compute them together. They are kept in the user's cache directory. The sums are of whole numbers, so that
-they are the same on any number of processes and on every machine.
+All processes compute them together. They are stored in the user's cache directory. Only integers are summed, so the
+result is the same on any number of processes and on every machine.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from app.storage.cache import cache_path
 from app.world.agreement import on_root, together_for_long
 from app.world.world import World, sum_over_processes
 
-Moments = tuple[
-    tuple[float, ...], tuple[float, ...]
-]  # the mean and the standard deviation of each channel, for values in [0, 1]
+# The mean and the standard deviation of each channel, for values in [0, 1].
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
-MOST = 10_000  # the largest number of images that are read; it gives both numbers with three digits
-BATCH = 100  # images of a batch; it does not change the result
+MOST = 10_000  # the largest number of images that are read, enough for three correct digits of both results
+BATCH = 100  # the images of a batch; this number does not change the result
 
 
 @phase("measuring the images")
 def moments_of(source: Source, world: World) -> Moments:
     """Return the mean and standard deviation of the training images of a folder, cropped as in validation.
 
-    All processes must call it. It reads MOST images, evenly chosen, or all images if there are fewer.
+    All processes must call it. It reads MOST images at equal distances, or all images if there are fewer.
 
     Raises:
         CorruptImage: One of these images cannot be decoded. All processes raise it.
@@ -55,7 +54,7 @@ def moments_of(source: Source, world: World) -> Moments:
 
 
 def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
-    """Return how often each value occurs in this process's share of the images, [channels, 256]."""
+    """Return how often each value occurs in this process's share of the images, int64 [channels, 256]."""
     plain = StoredSplit(split.files, split.size, split.resize, AUGMENTATIONS["none"], 0, split.channels)
     indices = np.arange(0, len(split), math.ceil(len(split) / MOST))[rank::size]
     counts = np.zeros((split.channels, 256), np.int64)
@@ -68,7 +67,10 @@ def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
 
 
 def moments_of_counts(counts: list[list[int]]) -> Moments:
-    """Return the mean and standard deviation of each channel. A deviation of 0 is replaced by the smallest step."""
+    """Return the mean and standard deviation of each channel, from how often each value occurs.
+
+    A deviation below 1/255, which is the smallest difference of two values, is replaced by 1/255.
+    """
     means, deviations = [], []
     for row in counts:
         total = sum(row)
@@ -80,7 +82,7 @@ def moments_of_counts(counts: list[list[int]]) -> Moments:
 
 
 def read(cached: Path, channels: int) -> Moments | None:
-    """Return what `keep` has written, or None if it does not exist or is damaged."""
+    """Return the moments that `keep` has written, or None if the file does not exist or is damaged."""
     try:
         content = json.loads(cached.read_text())
         mean, std = (tuple(float(value) for value in content[name]) for name in ("mean", "std"))
@@ -91,7 +93,7 @@ def read(cached: Path, channels: int) -> Moments | None:
 
 
 def keep(moments: Moments, cached: Path) -> None:
-    """Write the moments to the cache. If that fails, they are measured at each start, which is not an error."""
+    """Write the moments to the cache. Errors are ignored, because the moments can be measured again at each start."""
     mean, std = moments
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Makes a run from a config: its data, plan and folder, and the state that the loop trains."""
+"""Make a run from a config: its data, plan and folder, and the state that the loop trains."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def open_run(
     source: Source | None = None,
     find_folder: Callable[[], Path] | None = None,
 ) -> Run:
-    """Return the run for a config: its data, its plan and its folder. All processes must call it.
+    """Return the run of a config: its data, its plan and its folder. All processes must call it.
 
     Args:
-        config: The options. They are not changed; what follows from them is in the other fields of the run.
+        config: The options. They are not changed. The other fields of the run contain what follows from them.
         world: The processes of the run.
         source: The data set, if this process has opened it before.
-        find_folder: Returns the folder of the run. It is called on rank 0 only. Without it the run has no folder.
+        find_folder: Returns the folder of the run. It is called on rank 0 only. If it is None, the run has no folder.
 
     Raises:
-        UserError: The data or the plan is not possible. All processes raise it.
+        UserError: The data cannot be used, or does not fit the config. All processes raise it.
     """
     with phase("reading data"):
         source = together_for_long(lambda: source or open_data(config))
@@ -66,7 +66,7 @@ def open_data(config: Config) -> Source:
 
 
 def make_state(run: Run, world: World) -> State:
-    """Return the network and its optimizer at the start of a run. They are equal on every process."""
+    """Return the network and its optimizer at the start of a run. They are the same on every process."""
     config = run.config
     set_arithmetic(config)
     network = make_network(config, run.source.channels, len(run.source.classes), norm_layer(run))
@@ -94,7 +94,7 @@ def overlaps(config: Config, world: World) -> bool:
 
 
 def norm_layer(run: Run) -> NormLayer:
-    """Return the BN of a network: per worker, or with --sync-bn over all workers of a step."""
+    """Return the constructor of BN layers: BN per worker, or over all workers of a step with --sync-bn."""
     config, workers = run.config, run.plan.workers
     if not config.sync_bn:
         return partial(WorkerBatchNorm2d, eps=config.bn_eps)

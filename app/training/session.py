@@ -1,4 +1,4 @@
-"""The part of one process in a run. A session lasts from one change of the run's processes to the next."""
+"""The work of one process in a run. A session lasts from one change of the run's processes to the next."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from app.world.world import World, broadcast_object, broadcast_parameters, curre
 
 
 class Trainer:
-    """The data that a process keeps over all sessions of a run. `run()` takes part in the whole run."""
+    """The data that a process keeps during all sessions of a run. `run()` trains."""
 
     def __init__(
         self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog, hooks: Hooks = NO_HOOKS
@@ -60,10 +60,10 @@ class Trainer:
         self.writer: Writer | None = None
         self.committed: StateCopy | None = None
         self.staging: subprocess.Popen[bytes] | None = None
-        self.started_from = ""  # what the first session prints about --init
+        self.started_from = ""  # the text about --init that the first session prints
 
     def run(self) -> None:
-        """Train to the end, in as many sessions as there are."""
+        """Train to the end of the run, in one or several sessions."""
         try:
             elastic.run_sessions(self.session, self.save, self.restore)
         except Lost as error:
@@ -79,7 +79,7 @@ class Trainer:
                 self.lock.close()
 
     def session(self, commit: elastic.Commit) -> None:
-        """Train in one session. Processes that were there before and processes that have just joined do the same."""
+        """Train in one session. Old processes and processes that have just joined do the same."""
         self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
@@ -101,7 +101,7 @@ class Trainer:
                 f"output: {run.folder}",
             )
             if state.position != (0, 0):
-                log.say(f"going on at epoch {state.position.epoch}, image {state.position.seen} of it")
+                log.say(f"continuing at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
             before, started = run.plan.iteration_at(state.position), time.monotonic()
             try:
@@ -111,7 +111,7 @@ class Trainer:
                     ).train()
             finally:
                 if writer is not None:
-                    writer.wait()  # also if the run fails, as the content is good
+                    writer.wait()  # even if the run fails, because the checkpoint that is being written is good
             images = (run.plan.iterations - before) * run.plan.minibatch
             finish(run, state, world, log, writer, images / (time.monotonic() - started))
 
@@ -128,14 +128,14 @@ class Trainer:
             self.staging = start_staging(self.config.data, self.config.stage, progress=lines)
 
     def stop_staging(self) -> None:
-        """End this process. The next run continues an incomplete copy."""
+        """End the process that copies archives. The next run continues an incomplete copy."""
         if self.staging is not None:
             self.staging.kill()
-            with suppress(subprocess.TimeoutExpired):  # a process that waits for a disk ends when the disk has answered
+            with suppress(subprocess.TimeoutExpired):  # the process may be waiting for a disk
                 self.staging.wait(5)
 
     def find_folder(self) -> Path:
-        """Return the run's folder and lock it. This happens on rank 0, which may be another process than before."""
+        """Return the run's folder and lock it, on rank 0. In a new session rank 0 may be another process."""
         folder = self.folder or run_folder.find_folder(self.config)
         self.lock = self.lock or lock_folder(folder, patience=2 if self.folder is None else 30)
         return folder
@@ -143,9 +143,9 @@ class Trainer:
     def share(self, run: Run, world: World) -> State:
         """Give all processes the state of rank 0.
 
-        Rank 0 has trained before, or has read the newest checkpoint or the weights of --init.
+        Rank 0 has either trained in an earlier session, or reads the newest checkpoint or the weights of --init.
         """
-        first = self.committed is None  # true also if the session before was interrupted
+        first = self.committed is None  # also true if the previous session was interrupted before its first commit
         self.folder = run.folder
         if self.state is None:
             self.state = make_state(run, world)
@@ -159,7 +159,7 @@ class Trainer:
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:
-        """Write the files of the start and open the log, on rank 0. Raises UserError on every process."""
+        """Write the first files of the run and open the log, on rank 0. Raises UserError on every process."""
         logs = [Log()]
 
         def open_on_root() -> None:
@@ -175,7 +175,7 @@ class Trainer:
         return logs[0]
 
     def open_writer(self, run: Run, log: Log) -> Writer:
-        """Return the writer of checkpoints. All sessions use the same, as it may still write when a session ends."""
+        """Return the writer of checkpoints. All sessions share it, because it may still write when a session ends."""
         self.writer = self.writer or Writer(run.folder, run.config.keep, best=run.config.keep_best)
         self.writer.say = log.say
         return self.writer
@@ -183,12 +183,13 @@ class Trainer:
     def loader_processes(self, run: Run, world: World) -> int:
         """Return the number of loader processes of this process.
 
-        Raises UserError if the shared memory of a host is too small for the loader processes of its processes.
+        Raises:
+            UserError: The shared memory of a host is too small for all loader processes on it.
         """
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # an evaluation begins while training batches are in memory
+        images = run.plan.per_worker + evaluation.BATCH  # batches of training are in memory while an evaluation begins
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes
@@ -203,17 +204,17 @@ class Trainer:
             self.committed.update(self.state)
 
     def restore(self) -> None:
-        """Go back to the last copy. Before the first commit there is no copy, and the state has not changed."""
+        """Go back to the last copy. If there is none, no commit has been made, and the state has not changed."""
         self.watchdog.beat()
         if self.committed is not None and self.state is not None:
             self.committed.restore(self.state)
 
 
 def begin(run: Run, state: State) -> str:
-    """Read the newest checkpoint of the run's folder into the state, or the weights of --init if there is none.
+    """Read the newest checkpoint in the run's folder into the state, or the weights of --init if there is none.
 
     Returns:
-        What was loaded from --init, as text.
+        A line of text about the weights of --init, or "".
 
     Raises:
         UserError: The checkpoint belongs to another run, or the weights do not fit.
@@ -223,15 +224,15 @@ def begin(run: Run, state: State) -> str:
         return start_from(state, run.config) if run.config.init else ""
     if content["fingerprint"] != run.source.fingerprint and "data" not in run.config.allow_change:
         raise UserError(
-            f"the checkpoint in {run.folder} was trained on other images than {run.config.data} holds (fingerprint"
-            f" {content['fingerprint']}, now {run.source.fingerprint}): to go on all the same: --allow-change data"
+            f"the checkpoint in {run.folder} was trained on other images than those in {run.config.data} (fingerprint"
+            f" {content['fingerprint']}, now {run.source.fingerprint}): to continue anyway, give --allow-change data"
         )
     checkpoint.restore(state, content)
     return ""
 
 
 def start_from(state: State, config: Config) -> str:
-    """Load the weights of --init into the state. Return what was loaded, as text. Raises UserError."""
+    """Load the weights of --init into the state. Return a line of text about them. Raises UserError."""
     path = Path(config.init)
     weights = state_dict_of(read_any(path, lambda text: print(text, flush=True)), path)
     said = load_weights(state.network, weights, config.model, path)
@@ -241,13 +242,13 @@ def start_from(state: State, config: Config) -> str:
 
 
 def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None, images_per_second: float) -> None:
-    """Print the result, then wait until the last checkpoint and result.json are written.
+    """Print the result, and wait until the last checkpoint and result.json are written.
 
-    Errors are fractions. The paper reports the median over the last five epochs. result.json is written last, because a
-    run without it can be resumed.
+    result.json contains errors as fractions, among them the median over the last five epochs, which the paper reports.
+    It is written last, because a run without this file can be resumed.
 
     Raises:
-        NotSaved: The disk stays full. All processes raise it.
+        NotSaved: The disk remains full. All processes raise it.
     """
     top1, top5 = state.errors[-1]
     median = statistics.median(pair[0] for pair in state.errors[-5:])
@@ -279,7 +280,7 @@ def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None
         except OSError as error:
             raise NotSaved(
                 f"the last {missing} could not be written to {run.folder} ({error.strerror}): free some space there,"
-                f" then go on with --resume {run.folder}, which makes again what is missing"
+                f" then continue with --resume {run.folder}, which makes the missing steps and files again"
             ) from None
 
     on_root(write_out)

@@ -19,11 +19,15 @@ from app.recipe.plan import Position
 class State:
     """The objects that training changes, and the run's position.
 
-    optimizer: the optimizer that app.world.world.distribute returns.
-    loss_scale: for fp16 only.
-    average: for --ema only.
-    errors: the top-1 and top-5 validation error of each epoch, as fractions.
-    average_errors: the same errors of the averaged weights.
+    Attributes:
+        network: The network.
+        piggyback: The parameter with BN's running statistics and the report.
+        optimizer: The optimizer that app.world.world.distribute returns.
+        loss_scale: The scale of the loss, with fp16 only.
+        average: The average of the weights, with --ema only.
+        position: The epoch, and the images used in it.
+        errors: The top-1 and top-5 validation errors of each epoch, as fractions.
+        average_errors: The same errors for the averaged weights.
     """
 
     network: nn.Module
@@ -36,7 +40,7 @@ class State:
     average_errors: list[tuple[float, float]] = field(default_factory=list)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor that the next steps depend on, by name. They are not copied."""
+        """Return all tensors that the next steps depend on, by name. They are not copied."""
         network = self.network.state_dict()
         named = {f"model.{name}": t for name, t in network.items() if not name.endswith("num_batches_tracked")}
         named |= {f"momentum.{i}": b for i, b in enumerate(momentum_buffers(self.optimizer))}
@@ -47,7 +51,7 @@ class State:
         return named
 
     def finite(self) -> bool:
-        """Return whether all tensors are free of NaN and infinite values. It waits for the device."""
+        """Return whether no tensor contains NaN or infinite values. It waits for the device."""
         return bool(torch.stack([tensor.isfinite().all() for tensor in self.tensors().values()]).all())
 
 

@@ -1,4 +1,4 @@
-"""A step of the paper: each worker's images go forward and backward, gradients are summed, SGD makes one update."""
+"""A step of the paper: each worker makes a forward and a backward pass, gradients are summed, and SGD updates once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.training.forward_pass import Batch, ForwardPass
 from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 
-LOSS, WRONG, STOP = range(3)  # the entries of a step's report
+LOSS, WRONG, STOP = range(3)  # the entries of the report of a step (see train_step)
 REPORT_SIZE = 3
 
 
@@ -105,21 +105,22 @@ def train_step(
     state: State, passes: Iterable[Pass], forward_pass: ForwardPass, minibatch: int, stop: bool,
     loss_factor: float = 1.0, hooks: Hooks = NO_HOOKS, label_smoothing: float = 0.0, largest_norm: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Make a step with this process's share of the minibatch.
+    """Make one step with this process's share of the minibatch.
 
-    The report is summed by the same allreduce as the gradients, so that every process knows it, and the step needs no
-    other communication. Reading the report waits for the device; returning it does not.
+    The report is summed by the same allreduce as the gradients. So every process gets it, and the step needs no other
+    communication. Reading the values of the report waits for the device, but this function does not read them.
 
     Args:
         state: The run's state, whose learning rate is set.
         passes: This process's passes of the step. The next one is asked for when a backward pass has been started.
         forward_pass: How this process computes the network.
-        minibatch: kn, the images of the step on all processes together.
+        minibatch: kn, the number of images of the step on all processes together.
         stop: Whether this process was asked to stop.
-        loss_factor: It is 1 except in comparisons with other ways to scale the loss (app/recipe/schedule.py).
-        hooks: They are called during the step.
-        label_smoothing: The share of each label that is spread evenly over all classes (0 in the paper).
-        largest_norm: The norm of the summed gradient to which a larger gradient is scaled down; 0 is no limit.
+        loss_factor: The number by which the loss is multiplied. It is 1 except in comparisons (app/recipe/schedule.py).
+        hooks: Methods that are called during the step.
+        label_smoothing: The share of each label's probability that is spread evenly over all classes (paper: 0).
+        largest_norm: The largest norm of the summed gradient, to which a larger gradient is scaled down, or 0 for no
+            limit.
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class

@@ -1,6 +1,6 @@
-"""Ends a process that hangs, with a message that says where it hangs.
+"""End a process that hangs, with a message that says where it hangs.
 
-A thread watches the main thread, and tells the guard (app/world/guard.py) what the main thread does.
+A thread observes the main thread, and tells the guard (app/world/guard.py) what the main thread does.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from app.base.errors import FAILED
 from app.base.phase import WAITING, advances, current_phase
 from app.world import guard
 
-GRACE = 5.0  # more seconds for processes that wait for others, so that the process that hangs reports first
-ENDING = 10.0  # seconds for the end of a run, GRACE included; a timeout of a minute or more includes them
-_TICK = 1.0  # seconds between two messages to the guard
+GRACE = 5.0  # additional seconds for processes that wait for others, so that the process that hangs reports first
+ENDING = 10.0  # the seconds that ending a run takes, including GRACE; a timeout of a minute or more includes them
+_TICK = 1.0  # the seconds between two messages to the guard
 
 
 class Watchdog:
@@ -25,8 +25,11 @@ class Watchdog:
 
     Calls of `beat`, and of `advance` in app/base/phase.py, tell that it does something.
 
-    With a timeout of a minute or more it does so ENDING seconds earlier, so that the whole run has ended in time. The
-    main thread must make it, before any code that may hang.
+    The main thread must create this object, before any code that may hang.
+
+    Args:
+        timeout: The time in seconds, or 0 for no limit. If it is a minute or more, the process is ended ENDING seconds
+            earlier, so that the whole run has ended in time.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -40,11 +43,11 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, place: str = "") -> None:
-        """Tell the watchdog that the run continues. place: where it is now, "" for the same place as before."""
+        """Tell the watchdog that the run continues. `place` is its place, or "" for the same place as before."""
         self.place, self.silent = place or self.place, 0.0
 
     def where(self, phase: str) -> str:
-        """Return the phase (app/base/phase.py) and the place in the run."""
+        """Return a text with a phase (app/base/phase.py) and the current place in the run."""
         return f"{phase}, at {self.place}"
 
     def __enter__(self) -> Self:
@@ -55,7 +58,7 @@ class Watchdog:
         guard.dismiss()
 
     def _watch(self) -> None:
-        """Count time in ticks, so that the time during which this process or its host was suspended does not count."""
+        """Count time in ticks, so that time in which this process or its host was suspended does not count."""
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
         advanced = advances()
         while not self.stopped.wait(tick):

@@ -90,7 +90,9 @@ def _sockets() -> dict[int, int]:
     """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the descriptor was closed after the listing, like that of the listing
+        with contextlib.suppress(
+            OSError
+        ):  # a descriptor may be closed after the listing, as the listing's own always is
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):
                 found[status.st_ino] = int(entry)

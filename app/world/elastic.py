@@ -1,8 +1,8 @@
 """Run the sessions of a run. A session is the time between two changes of its processes.
 
-A run that is not elastic has one session. In an elastic run, Horovod notices at a commit that hosts were added or
-removed. It notices that a process has died when a collective fails. It then restores the state of the last commit and
-calls the session again with the new processes.
+A run that is not elastic has one session. In an elastic run, the session regularly makes a commit: it copies its state
+to memory. At a commit, Horovod notices that hosts were added or removed. When a collective fails, it notices that a
+process has died. It then restores the state of the last commit and calls the session again with the new processes.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                 break
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):  # incomplete messages occur, because the rank never waits
+                with contextlib.suppress(ValueError):  # the rank does not wait until it has written all
                     told = json.loads(line)
                     if told is None:
                         return

@@ -18,8 +18,8 @@ from app.recipe.data_size import image_size
 _NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
 LEAVE = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
-SHORT_PASS_MS = 10.0  # for shorter passes, summing during the pass has no use: the first sums end after the pass
-LONGEST_MS = 25.0  # the longest cycle, because other collectives, such as those of a commit, also wait for a cycle
+SHORT_PASS_MS = 10.0  # if a pass is shorter, summing during it is useless, because the first sums end after it
+LONGEST_MS = 25.0  # the longest cycle that is set; other collectives, such as those of a commit, must wait for it
 CORE_PRODUCTS = 15e9  # the approximate number of multiplications per second of a core in convolutions
 
 

@@ -101,7 +101,7 @@ def test_docker_stop_lets_a_run_save(daemon: Daemon) -> None:
     state = json.loads(daemon.docker("inspect", "stopped"))[0]["State"]
     assert state["ExitCode"] == 75, daemon.docker("logs", "stopped")
     daemon.docker("start", "stopped")
-    wait_for(lambda: "going on at epoch" in daemon.docker("logs", "stopped"))
+    wait_for(lambda: "continuing at epoch" in daemon.docker("logs", "stopped"))
     daemon.docker("kill", "stopped")
 
 

@@ -90,7 +90,7 @@ def test_the_one_before_is_taken_and_it_is_said(run: Path, damage: Callable[[byt
     said: list[str] = []
     content = read_newest(run, said.append)
     assert content is not None and content["position"] == {"epoch": 1, "seen": 0}
-    assert len(said) == 1 and newest.name in said[0] and "going on from iteration-000000011.pt" in said[0]
+    assert len(said) == 1 and newest.name in said[0] and "continuing from iteration-000000011.pt" in said[0]
 
 
 def test_50_bit_flips_are_noticed_or_harmless(run: Path) -> None:
@@ -161,7 +161,7 @@ def test_train_goes_on_from_the_one_before(run: Path, trained: Path, capfd: pyte
     numbered(unfinished(run))[0].write_bytes(b"damaged")
     assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
     said = capfd.readouterr().out
-    assert "iteration-000000022.pt is damaged" in said and "going on at epoch 1" in said
+    assert "iteration-000000022.pt is damaged" in said and "continuing at epoch 1" in said
     a, b = (checkpoint.read(folder / "checkpoints" / LAST_CHECKPOINT) for folder in (run, trained))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
 
@@ -209,7 +209,7 @@ def test_what_may_differ_freely_does(run: Path) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
-    assert "holds a finished run" in failure_of("train", "--output", trained, *OPTIONS)
+    assert "contains a finished run" in failure_of("train", "--output", trained, *OPTIONS)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_a_run_without_any_epoch(trained: Path, tmp_path: Path, capsys: pytest.C
         (lambda run: (run / "config.json").write_text('{"epchs": 3}'), "--epchs"),
         (lambda run: (run / "plan.json").unlink(), "plan.json"),
         (lambda run: (run / "plan.json").write_text("[]"), "damaged"),
-        (lambda run: (run / "plan.json").write_text("{}"), "lacks 'images'"),
+        (lambda run: (run / "plan.json").write_text("{}"), "has no 'images'"),
         (lambda run: (run / "result.json").write_text("{"), "damaged"),
     ],
 )
@@ -168,6 +168,6 @@ def test_folders_that_are_no_runs_are_left_out(trained: Path, tmp_path: Path, ca
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused/lock").touch()
     report.main([str(trained), str(tmp_path / "refused"), "--output", str(tmp_path / "out")])
-    assert f"left out, as they contain no config.json: {tmp_path / 'refused'}" in capsys.readouterr().err
+    assert f"left out, because they contain no config.json: {tmp_path / 'refused'}" in capsys.readouterr().err
     with pytest.raises(UserError, match="is not a run"):
         report.main([str(trained), str(tmp_path / "missing"), "--output", str(tmp_path / "out")])

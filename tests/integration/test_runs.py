@@ -134,7 +134,7 @@ REFUSED = {
     "train --reference-lr 0": "--reference-lr is 0",
     "train --minibatch 2048": "larger than the data: 1437 training images",
     "train --output /proc/run": "cannot be written",
-    "train --output {tmp}/done": "holds a finished run",
+    "train --output {tmp}/done": "contains a finished run",
     "train --resume {tmp}/done --model resnet14": "--model was 'resnet8', now 'resnet14'",
     "train --resume {tmp}/nowhere": "is not a run",
     "train --model resnet5": "did you mean resnet50",

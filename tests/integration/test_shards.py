@@ -218,8 +218,8 @@ DAMAGED = WHOLE[:SECOND] + b"\xff" * 512 + WHOLE[SECOND + 512 :]
 
 # Each name has the training archive and a regular expression for the error message.
 BAD_ARCHIVES: dict[str, tuple[bytes, str]] = {
-    "empty file": (b"", "damaged or no tar archive"),
-    "a web page": (b"<html>404 not found</html>" * 99, "damaged or no tar archive"),
+    "empty file": (b"", "damaged or not a tar archive"),
+    "a web page": (b"<html>404 not found</html>" * 99, "damaged or not a tar archive"),
     "no images": (tar_of({"a/notes.txt": b"-"}), "no images in .*/train"),
     "cut short within an image": (WHOLE[: SECOND + 700], "cut short within a/1.jpg"),
     "cut short within a header": (WHOLE[: SECOND + 100], "has no end where its members end"),
@@ -231,7 +231,7 @@ BAD_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "hard link": (member("a/1.jpg", tarfile.LNKTYPE), "holds the link 'a/1.jpg'"),
     "device": (member("a/1.jpg", tarfile.CHRTYPE), "holds the device"),
     "pipe": (member("a/1.jpg", tarfile.FIFOTYPE), "holds the device"),
-    "sparse file": (sparse(), "damaged or no tar archive"),
+    "sparse file": (sparse(), "damaged or not a tar archive"),
     "negative size": (negative(-512), "negative size"),
     "absolute path": (tar_of({"/a/0.jpg": IMAGE}), "not a path below its folder"),
     "path that leads up": (tar_of({"a/../../b/0.jpg": IMAGE}), "not a path below its folder"),
@@ -276,7 +276,7 @@ def test_archives_that_do_not_fit_together(folder: Path, tmp_path: Path) -> None
 
     assert "has no archive for val" in refused(train=train)
     assert "nothing says whether" in refused(one=train, val=val)
-    assert "is named for val and holds images in train/" in refused(
+    assert "says val, but it holds images in train/" in refused(
         val={f"train/{name}": image for name, image in val.items()}
     )
     assert "hold files of the same name, cat/0.JPEG" in refused(train_0=train, train_1=train, val=val)

@@ -169,7 +169,7 @@ def test_a_disk_that_is_too_small(data: Path, small_disk: Path) -> None:
     other = staging.free_bytes(small_disk) - train.state[0] - validation.state[0] // 2
     (small_disk / "other").write_bytes(bytes(other))
     copy_archives(str(data), str(small_disk), said.append)
-    assert said[0].endswith(f"; {validation.archive} not, as the disk is too small") and "1 of 2" in said[0]
+    assert said[0].endswith(f"; the disk is too small for {validation.archive}") and "1 of 2" in said[0]
     assert said[-1].startswith("the images of 1 archives are read from")
     assert train.path.exists() and not validation.path.exists() and not validation.part.exists()
     free = os.statvfs(small_disk)

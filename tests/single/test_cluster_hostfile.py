@@ -46,7 +46,7 @@ WRONG_LINES = [
     ("user@node1", "is not a host name"),
     ("node1. slots=2", "is not a host name"),
     ("nöde slots=2", "is not a host name"),
-    ("node1#c slots=2", "a comment begins at the # in 'node1#c': put a blank before it, or remove it"),
+    ("node1#c slots=2", "a comment begins at the # in 'node1#c': put a space before it, or remove it"),
     ("node1:2:3", "'node1:2:3' is not a host: write `name slots=8` or `name:8`"),
 ]
 

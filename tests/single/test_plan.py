@@ -188,7 +188,7 @@ def test_plot_twice_is_the_same(tmp_path: Path, ending: str) -> None:
         ("--latency 3", "'3' is not a time: write it like 15us"),
         ("--jitter 2", "--jitter from 0 to 0.5"),
         ("--images -1", "give --images"),
-        ("--plot a.png", "--plot needs a rate"),
+        ("--plot a.png", "--plot needs a measured speed"),
         ("--images-per-second 1 --plot a.jpeg", "ends in .png, .svg or .pdf"),
         ("--images-per-second 1 --plot /nowhere/a.png", "cannot write --plot /nowhere/a.png"),
         ("--images-per-second 1 --benchmark x", "not allowed with"),

@@ -52,7 +52,7 @@ def test_output_goes_on_with_an_unfinished_run_of_the_same_recipe_only() -> None
         run_folder.find_folder(Config(output="x", seed=1))
     assert run_folder.find_folder(Config(output="x", seed=1, allow_change=("seed",))) == Path("x")
     (Path("x") / "result.json").touch()
-    with pytest.raises(UserError, match="holds a finished run"):
+    with pytest.raises(UserError, match="contains a finished run"):
         run_folder.find_folder(Config(output="x"))
 
 

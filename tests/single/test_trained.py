@@ -183,7 +183,7 @@ def test_another_image_size_keeps_the_share_that_validation_sees(weights: Path, 
         source = validation_source(trained, str(tmp_path), size, resize, "")
         assert isinstance(source.validation, StoredSplit) and source.validation.resize == expected
         assert [line.split(" (")[0] for line in source.warnings] == (
-            ["warning: validation sees only the central 11% of an image's shorter side"] if resize else []
+            ["warning: validation uses only the central 11% of an image's shorter side"] if resize else []
         )
 
 

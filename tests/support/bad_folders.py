@@ -193,8 +193,8 @@ BAD_FOLDERS: dict[str, Case] = {
     "classes of other names": layout(
         lambda f: (f / "val/cat").rename(f / "val/Cat"), {"missing-class"}, "train/ lacks Cat"
     ),
-    "folder in itself": layout(lambda f: (f / "train/dog/up").symlink_to("."), {"unlistable"}, "folder that holds it"),
-    "a folder deep in itself": layout(lambda f: deep_circle(f / "train/dog"), {"unlistable"}, "a folder that holds it"),
+    "folder in itself": layout(lambda f: (f / "train/dog/up").symlink_to("."), {"unlistable"}, "that contains it"),
+    "a folder deep in itself": layout(lambda f: deep_circle(f / "train/dog"), {"unlistable"}, "that contains it"),
     "a pipe": layout(
         lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is not a regular file"
     ),

@@ -1,4 +1,4 @@
-"""`check-data`: finds the files and folders at which a training run would stop."""
+"""`check-data`: find the files and folders at which a training run would stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.recipe.options import Parser
 
 DESCRIPTION = """Decode every image of DIR/train/CLASS and DIR/val/CLASS once and show which ones have faults.
 
-The exit code is 0 if a training run can read everything. It is 1 if a training run would stop; the reasons are listed
+The exit code is 0 if a training run can read everything. It is 1 if a training run would stop; these faults are listed
 first. After an interruption the same command continues. A later check decodes only the files that have changed."""
 EXAMPLE = "./run.sh check-data /imagenet --skip-list skip.txt && ./run.sh train --data /imagenet"
 
@@ -25,21 +25,21 @@ def make_parser() -> Parser:
         "--skip-list",
         default="",
         metavar="FILE",
-        help="write a list of the images to leave out to this file, which `train --skip-list FILE` reads",
+        help="file to write the paths of unreadable images to; `train --skip-list FILE` leaves these images out",
     )
     add_processes(parser, "decode images")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     values = make_parser().parse(argv)
     check_processes(values)
     return values
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError, and NotTrainable after the report if a training run would stop."""
+    """Run the command. Raises UserError. After the report, raises NotTrainable if a training run would stop."""
     values = parse(argv)
 
     from app.data import pillow_fix
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
     pillow_fix.warn()  # the program knows no checksums of the images of a folder
     if values.skip_list:
-        write_skip_list(values.skip_list, None)  # a wrong path is found now, before a check that may take hours
+        write_skip_list(values.skip_list, None)  # report a wrong path now, because the check may take hours
     with stoppable():
         report = inspect(values.folder, values.processes or cores())
     print(to_json(report) if values.json else "\n".join(describe(report)))
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         write_skip_list(values.skip_list, report.to_skip)
     sound_layout = len(report.fatal) == len(report.to_skip)
     if sound_layout:
-        read_index(values.folder)  # the index is stored in a cache, which makes training runs start faster
+        read_index(values.folder)  # this stores the index in a cache, so that training runs start faster
     if report.fatal:
         how = (
             f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"

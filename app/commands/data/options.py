@@ -1,4 +1,4 @@
-"""Options that several of the commands about data sets share."""
+"""Options that several commands about data sets share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ QUALITY = 95  # the default quality of JPEGs
 def add_smaller_images(parser: Parser, choices: tuple[int, ...] | None = None) -> None:
     """Add --resize and --quality."""
     group = parser.add_argument_group("smaller images")
-    text = "number of pixels to which the shorter side of larger images is reduced"
+    text = "shorter side in pixels to which larger images are reduced"
     group.add_argument("--resize", type=int, choices=choices, metavar=None if choices else "PIXELS", help=text)
     text = f"quality of the JPEGs that --resize writes, 1 to 100 (default: {QUALITY})"
     group.add_argument("--quality", type=int, help=text)
 
 
 def add_processes(parser: Parser, what: str) -> None:
-    """Add --processes. what: the work of the processes, for the help text."""
+    """Add --processes. `what` says what the processes do, for the help text."""
     text = f"number of processes that {what} (default: one for each core)"
     parser.add_argument_group("run").add_argument("--processes", type=int, help=text)
 
@@ -35,12 +35,14 @@ def check_processes(values: argparse.Namespace) -> None:
 def check_quality(values: argparse.Namespace, resize: str) -> None:
     """Set the default of --quality. Raise UserError if it is not between 1 and 100 or is given without resizing.
 
-    resize: the options with which --quality can be given, for the message.
+    Args:
+        values: The parsed options, which are changed.
+        resize: The option with which --quality can be given, for the message.
     """
     if values.quality is None:
         values.quality = QUALITY
     elif values.resize is None:
-        raise UserError(f"--quality is given without --resize, whose images it is for: add {resize}, or leave it out")
+        raise UserError(f"--quality is for the images of --resize, which is not given: add {resize}, or leave it out")
     if not 1 <= values.quality <= 100:
         raise UserError(f"--quality is {values.quality}: give 1 to 100")
 

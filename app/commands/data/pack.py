@@ -1,4 +1,4 @@
-"""`pack`: writes the images of a data set into .tar shards."""
+"""`pack`: write the images of a data set into .tar shards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from app.recipe.options import Parser
 
 DESCRIPTION = """Write the images of DIR into .tar archives in OUTPUT: few large files instead of many small ones.
 
-Training reads images from the archives at any place, in the same order as from DIR. WebDataset's loader reads the
-archives, too. After an interruption the same command continues."""
+Training reads single images from the archives, in the same random order as from DIR. WebDataset's loader can also read
+the archives. After an interruption the same command continues."""
 EXAMPLE = "./run.sh pack /imagenet /shards && ./run.sh train --data /shards"
 IMAGES = 5000
 
 
 def make_parser() -> Parser:
     parser = Parser(prog="./run.sh pack", description=DESCRIPTION, epilog=f"example: {EXAMPLE}")
-    parser.add_argument("folder", metavar="DIR", help="folder of images or archives, which `train --data` could read")
+    parser.add_argument("folder", metavar="DIR", help="folder of images or archives that `train --data` can read")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write the archives into")
     parser.add_argument_group("archives").add_argument(
         "--images",
@@ -34,7 +34,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     values = make_parser().parse(argv)
     check_processes(values)
     check_quality(values, "--resize PIXELS")
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError, CorruptImage."""
+    """Run the command. Raises UserError or CorruptImage."""
     values = parse(argv)
 
     from app.prepare.pack import pack

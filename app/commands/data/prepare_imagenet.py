@@ -1,4 +1,4 @@
-"""`prepare-imagenet`: unpacks ImageNet's official archives into the folder that training reads."""
+"""`prepare-imagenet`: unpack ImageNet's official archives into a folder that training reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.recipe.options import Parser
 DESCRIPTION = """Unpack ImageNet's archives into OUTPUT/train/SYNSET/*.JPEG and OUTPUT/val/SYNSET/*.JPEG.
 
 ARCHIVES is a folder with ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz.
-The numbers of images are compared with the devkit. After an interruption the same command continues."""
+The numbers of images are compared with the development kit. After an interruption the same command continues."""
 EXAMPLE = "./run.sh prepare-imagenet /downloads /imagenet"
 
 
@@ -25,7 +25,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the options. Raises UserError."""
+    """Return the options. Raises UserError."""
     values = make_parser().parse(argv)
     check_processes(values)
     check_quality(values, "--resize 256 or 512")
@@ -33,7 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command. Raises UserError."""
+    """Run the command. Raises UserError."""
     values = parse(argv)
 
     from app.prepare.imagenet import prepare
