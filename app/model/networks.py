@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class LastLayer(nn.Linear):
-    """The last layer. Evaluation computes it in the type of its parameters, also if the other layers have 16 bits."""
+    """The last layer. Evaluation computes it in the dtype of its parameters, even if the other layers use 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, classes] for features [n, inputs]."""
@@ -103,7 +103,7 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
             block, list(entry.blocks), num_classes=classes, norm_layer=norm_layer, groups=entry.groups,
             width_per_group=entry.width_per_group,
         )  # fmt: skip
-        network.fc = nn.utils.skip_init(LastLayer, 512 * block.expansion, classes)  # it draws no random numbers
+        network.fc = nn.utils.skip_init(LastLayer, 512 * block.expansion, classes)  # skip_init draws no random numbers
         if channels != 3:
             network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     initialise(network, config)
@@ -111,15 +111,15 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
 
 
 def compile_stages(network: nn.Module) -> None:
-    """Compile each residual stage on its own, for training.
+    """Compile each residual stage separately, for training.
 
-    The backward pass of compiled code returns all its gradients at its end. With the network compiled as a whole, no
-    sum of gradients could start before the backward pass has ended. Evaluation is not compiled, as its last batch has
+    The backward pass of compiled code returns all its gradients at its end. If the whole network were compiled, no sum
+    of gradients could start before the backward pass has ended. Evaluation is not compiled, because its last batch has
     another size.
     """
     import torch._dynamo
 
-    # All stages are calls of one function, and each of them is compiled for each size of a pass.
+    # torch counts all stages as one function, and compiles each stage for each size of a pass.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for stage in network.children():
         if isinstance(stage, nn.Sequential):

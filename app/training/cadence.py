@@ -44,7 +44,7 @@ class Cadence:
 
 
 class Line(NamedTuple):
-    """What a line of the log says: about the steps since the last line, and the state after them."""
+    """The content of a line of the log: the steps since the last line, and the position and norms after them."""
 
     position: Position
     steps: list[dict[str, float]]  # loss, top1_error and lr of each step
@@ -53,37 +53,39 @@ class Line(NamedTuple):
 
 
 class StepReports:
-    """The reports of steps. They are added on the device, and read window by window.
+    """The reports of the latest steps. They are added on the device, and read window by window.
 
-    A window has the steps from one call of `close` to the next. On a GPU its reports are copied to the host in the
-    background, and are read when the next window is closed. So no step waits for the device because of the log.
+    A report has the entries of app.training.step: the loss, the error and the number of requests to stop. A window
+    consists of the steps between two calls of `close`. On a GPU its reports are copied to the host in the background,
+    and are read after the next window has been closed. So no step waits for the device because of the log.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.added: list[Tensor] = []
         self.windows: list[_Window] = []
-        self.steps: list[dict[str, float]] = []  # those that no line has yet
+        self.steps: list[dict[str, float]] = []  # the steps that are not yet part of a line
         self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:
-        """Add the report of a step, [REPORT_SIZE]. It does not wait for the device."""
+        """Add the report of a step, [REPORT_SIZE], without waiting for the device."""
         self.added.append(report)
 
     def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:
-        """End a window after the steps that were added. It does not wait for the device.
+        """End a window after the steps that were added, without waiting for the device.
 
-        position: the run's position after these steps.
-        line: the speed, and the norms [2] of the state, if a line of the log ends with this window.
+        Args:
+            position: The run's position after these steps.
+            line: The speed and the norms [2] of the state, if a line of the log ends with this window.
         """
         values = torch.cat([*self.added, *([line[1]] if line else [])])
         self.windows.append(_Window(position, len(self.added), line and line[0], values))
         self.added.clear()
 
     def read(self, late: int = 0) -> bool:
-        """Read the windows that were closed, except the newest `late` ones. It waits until they are on the host.
+        """Read the closed windows, except the newest `late` windows. This waits until their reports are on the host.
 
-        All processes read the same windows at the same steps, so that they act on them at the same time.
+        All processes read the same windows at the same steps, so they act on them at the same time.
 
         Returns:
             Whether any process was asked to stop.
@@ -104,7 +106,8 @@ class StepReports:
     def take(self, everything: bool = False) -> list[Line]:
         """Return the lines of the log that were completed since the last call.
 
-        everything: also those of windows that were not read yet, up to a loss that is not finite.
+        Args:
+            everything: Whether to include windows that were not read yet, up to the first loss that is NaN or infinite.
         """
         for window in self.windows if everything else ():
             if not all(math.isfinite(row[LOSS]) for row in window.rows()):
@@ -126,7 +129,14 @@ class StepReports:
 
 
 class _Window:
-    """Some steps. `position` is that after them; `speed` is None if no line of the log ends with them."""
+    """Some successive steps and their reports.
+
+    Args:
+        position: The run's position after these steps.
+        steps: The number of steps.
+        speed: The speed for the line of the log that ends with these steps, or None if no line does.
+        values: The reports of the steps, and the norms of the state if a line ends here.
+    """
 
     def __init__(self, position: Position, steps: int, speed: Speed | None, values: Tensor) -> None:
         self.position, self.steps, self.speed, self.logged = position, steps, speed, False
@@ -137,7 +147,7 @@ class _Window:
             self.copied.record()
 
     def rows(self) -> list[list[float]]:
-        """Return the report of each step. It waits until the reports are on the host."""
+        """Return the report of each step. This waits until the reports are on the host."""
         return self._on_host()[: self.steps * REPORT_SIZE].view(self.steps, REPORT_SIZE).tolist()
 
     def norms(self) -> dict[str, float]:
@@ -158,9 +168,13 @@ class _Window:
 
 
 class Throughput:
-    """Measures images/s, and the fractions of the time that were spent in waiting, between calls of `measure`.
+    """Measure the images per second, and the shares of the time in which the process waited for data and for sums.
 
-    iteration: the number of steps made so far.
+    Args:
+        minibatch: The number of images in a step.
+        feed: The loader.
+        optimizer: The optimizer that `distribute` returned.
+        iteration: The number of steps made so far.
     """
 
     def __init__(self, minibatch: int, feed: Loader, optimizer: Any, iteration: int) -> None:
@@ -168,7 +182,7 @@ class Throughput:
         self.last = self._now(iteration)
 
     def measure(self, iteration: int) -> Speed:
-        """Return the speed of the steps since the last call."""
+        """Return the speed of the steps since the last call. `iteration` is the number of steps made so far."""
         before, self.last = self.last, self._now(iteration)
         steps, seconds, data, sums = (b - a for a, b in zip(before, self.last, strict=True))
         return Speed(steps * self.minibatch / seconds, data / seconds, sums / seconds)

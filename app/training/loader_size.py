@@ -40,9 +40,9 @@ def enough(decoding: float, computing: float, most: int) -> int:
 
 
 def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
-    """Return the time of a forward and backward pass of one worker, with images of noise. The state is not changed.
+    """Return the seconds of a forward and backward pass per worker, with random images. The state is not changed.
 
-    As in training, several workers may be computed at once, which takes less time for each.
+    As in training, a pass may contain several workers, which then take less time each.
     """
     forward_pass, side = make_forward_pass(run, world), run.source.image_size
     workers = forward_pass.workers_per_pass

@@ -69,10 +69,10 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading reports waits for the device. So on a GPU they are read less often than at each step, and later.
+        # Reading reports waits for the device. So on a GPU they are not read at every step, and one window later.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
-        self.late = 0 if on_cpu else 1  # windows of steps
+        self.late = 0 if on_cpu else 1  # the number of closed windows of reports that are not read yet
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every)
@@ -98,7 +98,7 @@ class TrainingLoop:
                 self.finish_epoch()
 
     def train_epoch(self, passes: Passes, feed: Loader) -> None:
-        """Make the remaining steps of the state's epoch. `passes` are made of the batches of `feed`."""
+        """Make the remaining steps of the state's epoch. `passes` are made from the batches of `feed`."""
         run, state, plan, hooks = self.run, self.state, self.run.plan, self.hooks
         first = plan.iteration_at(state.position)
         reports, throughput = StepReports(run), Throughput(plan.minibatch, feed, state.optimizer, first)
@@ -120,7 +120,7 @@ class TrainingLoop:
         return self.state.position.seen == self.run.plan.images_per_epoch
 
     def after_steps(self, reports: StepReports, throughput: Throughput) -> None:
-        """Read reports of steps. Log, save, commit or stop if that is due."""
+        """Read reports of steps. Log, save, commit or stop if it is due."""
         run, state, last = self.run, self.state, self.at_end_of_epoch()
         iteration, new_steps = run.plan.iteration_at(state.position), len(reports.added)
         self.watchdog.beat(place(run, state.position))
@@ -134,7 +134,7 @@ class TrainingLoop:
             if reports.steps and self.world.rank == 0:
                 reports.close(state.position, self.line(throughput))
                 reports.read()
-        # The steps before a checkpoint are logged first, as a run that is continued from it does not make them again.
+        # Log the steps before a checkpoint first, because a run that continues from it does not make them again.
         for line in reports.take(everything=saving or committing):
             self.log.train(*line)
         if stopping:
@@ -145,7 +145,7 @@ class TrainingLoop:
             self.commit()
 
     def line(self, throughput: Throughput) -> tuple[Speed, Tensor] | None:
-        """Return what a line of the log needs of this moment, on rank 0. It does not wait for the device."""
+        """Return the speed and the norms for a line of the log, on rank 0, without waiting for the device."""
         if self.world.rank != 0:
             return None
         return throughput.measure(self.run.plan.iteration_at(self.state.position)), norms(self.state)

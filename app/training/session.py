@@ -116,7 +116,7 @@ class Trainer:
             finish(run, state, world, log, writer, images / (time.monotonic() - started))
 
     def prepare(self, world: World) -> Run:
-        """Open data, plan and folder. If one process cannot, all processes raise its error."""
+        """Open the data and find the folder. If this fails on one process, all processes raise its error."""
         run = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
         self.source = run.source
         return run
@@ -195,7 +195,7 @@ class Trainer:
         return processes
 
     def save(self) -> None:
-        """Copy the state in memory, so that an elastic run can go back to it."""
+        """Copy the state to memory, so that an elastic run can go back to it."""
         if not is_elastic() or self.state is None:
             return
         if self.committed is None:

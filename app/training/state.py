@@ -64,14 +64,14 @@ class StateCopy:
 
     @torch.no_grad()
     def update(self, state: State) -> None:
-        """Copy the state as it is now. It does not wait for the device, and nothing is copied to the host."""
+        """Copy the current state, without waiting for the device or copying anything to the host."""
         now = state.tensors()
         torch._foreach_copy_(list(self.tensors.values()), [now[name] for name in self.tensors])
         self.position, self.errors, self.average_errors = state.position, [*state.errors], [*state.average_errors]
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Make the state what it was at the last update."""
+        """Set the state to what it was at the last update."""
         now = state.tensors()
         torch._foreach_copy_([now[name] for name in self.tensors], list(self.tensors.values()))
         state.position, state.errors, state.average_errors = self.position, [*self.errors], [*self.average_errors]
@@ -80,8 +80,7 @@ class StateCopy:
 def norms(state: State) -> Tensor:
     """Return the Euclidean norms of all learned parameters and of their last gradient, [2].
 
-    It does not wait for the device. The gradients are already sums over all workers, so that no communication is
-    needed.
+    It does not wait for the device. The gradients are already summed over all workers, so no communication is needed.
     """
     learned = learned_parameters(state.optimizer)
     gradients = [p.grad for p in learned if p.grad is not None]

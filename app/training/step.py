@@ -21,11 +21,13 @@ REPORT_SIZE = 3
 
 
 class Pass(NamedTuple):
-    """What one forward pass computes: the images of some workers.
+    """The input of one forward pass.
 
-    x: the network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d expects for the memory
-        format.
-    labels: int64 [workers * n], in the same order.
+    Attributes:
+        workers: The number of workers whose images it contains.
+        x: The network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d expects for the
+            memory format.
+        labels: The classes of the images, int64 [workers * n], in the same order.
     """
 
     workers: int
@@ -34,17 +36,17 @@ class Pass(NamedTuple):
 
 
 class Passes:
-    """Makes the passes of steps from a feed of batches, always one pass ahead.
+    """Prepare the passes of steps from batches, always one pass ahead.
 
-    The next pass is read, copied to the device and normalised while the backward pass of the one before it is computed,
-    and the first one of the next step while the sums of this step are awaited. On a GPU this happens on a stream of its
-    own, next to the stream that computes.
+    The next pass is read, copied to the device and normalised during the backward pass of the current one. The first
+    pass of the next step is prepared while this step waits for its sums. On a GPU this happens on a separate stream,
+    parallel to the stream that computes.
 
     Args:
         batches: A batch of n images for each worker of this process, step by step.
         forward_pass: How this process computes the network.
         workers: The number of workers that this process computes in a step.
-        hooks: They are called after each copy.
+        hooks: Its `after_copy` is called after each copy.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Passes:
         """Yield the passes of the next step.
 
         Raises:
-            Exception: What the feed raised. It is raised when its batch is due, although it was read before.
+            Exception: An error of the feed. It is raised when its batch is needed, although the batch was read before.
         """
         for number in range(len(self.sizes)):
             if self.prepared is None:
@@ -97,7 +99,7 @@ class Passes:
             computing = torch.cuda.current_stream(self.device)
             computing.wait_stream(self.stream)
             for tensor in (found.x, found.labels):
-                tensor.record_stream(computing)  # its memory is used again only when `computing` has finished with it
+                tensor.record_stream(computing)  # keep its memory until `computing` has finished
         return found
 
 
@@ -111,8 +113,8 @@ def train_step(
     communication. Reading the values of the report waits for the device, but this function does not read them.
 
     Args:
-        state: The run's state, whose learning rate is set.
-        passes: This process's passes of the step. The next one is asked for when a backward pass has been started.
+        state: The run's state. The learning rate must already be set.
+        passes: This process's passes of the step. The next pass is requested after each backward pass was started.
         forward_pass: How this process computes the network.
         minibatch: kn, the number of images of the step on all processes together.
         stop: Whether this process was asked to stop.
