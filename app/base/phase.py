@@ -39,9 +39,9 @@ def current_phase() -> str:
 
 
 def advance() -> None:
-    """Say that a long piece of work without steps continues, such as making a list of files. Any thread may call it."""
+    """Tell the watchdog that long work without steps continues, such as listing files. Any thread may call it."""
     global _advances
-    _advances += 1  # if two threads lose a count, the others remain
+    _advances += 1  # a count that is lost when two threads add at the same time does not matter
 
 
 def advances() -> int:

@@ -219,11 +219,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def time_rows(request: PlanOptions, plan: Plan, trained: NetworkSize) -> list[Row]:
-    """Returns the forecast for each number of GPUs, none if the rate is not known.
+    """Return the forecast for each number of GPUs, or an empty list if the speed is not known.
 
-    trained: the part of the network whose gradients are summed.
+    Args:
+        request: The options of `plan`.
+        plan: The plan of the recipe.
+        trained: The size of the part of the network that is trained, whose gradients are summed.
 
-    Raises UserError if the option --gpus asks for more GPUs than the data have images for.
+    Raises:
+        UserError: --gpus asks for more GPUs than there are images for.
     """
     if request.rate is None:
         return []

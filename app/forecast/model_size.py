@@ -93,7 +93,7 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
 
 
 def stages_of(model: str, width: int, image_size: int, channels: int) -> list[list[Conv]]:
-    """Return the convolutions of a network in order: that of the stem, then those of each stage."""
+    """Return the convolutions of a network: a list for the stem, then a list for each stage."""
     entry = MODELS[model]
     if entry.small:
         first, stem, size = width, Conv(channels, width, 3, image_size), image_size
@@ -108,7 +108,7 @@ def stages_of(model: str, width: int, image_size: int, channels: int) -> list[li
 
 
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """Return the size of a config's network, all of which is trained.
+    """Return the size of the network of a config. All of it is trained.
 
     The backward pass needs the input of each convolution and of each BN. These are about twice the outputs of the
     convolutions, because ReLU changes BN's output in place. It also needs the output of the first pool, and its indices
@@ -120,9 +120,9 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
 
 
 def trained_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """Return the size of the part of a config's network that `--freeze` leaves to be trained.
+    """Return the size of the part of a config's network that `--freeze` does not freeze.
 
-    The backward pass ends there, so nothing before the input of this part is kept for it.
+    The backward pass ends at the input of this part, so it needs no activations from before it.
     """
     frozen = ("none", STEM, *STAGES, ALL_BUT_LAST).index(config.freeze)
     if not frozen:
@@ -138,7 +138,11 @@ def trained_size(config: Config, image_size: int, channels: int, classes: int) -
 def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> NetworkSize:
     """Return the size of some convolutions and the last layer.
 
-    inputs: the other numbers that are kept for the backward pass, per image. last: the last convolution of the network.
+    Args:
+        convs: The convolutions.
+        inputs: The number of other values per image that are stored for the backward pass.
+        last: The last convolution of the network.
+        classes: The number of classes.
     """
     return NetworkSize(
         parameters=sum(c.weights + 2 * c.outputs for c in convs) + last.outputs * classes + classes,
@@ -169,11 +173,14 @@ def number_bytes(config: Config) -> int:
 
 
 def memory_of(config: Config, network: NetworkSize, trained: NetworkSize) -> Memory:
-    """Return the memory that a config's network needs on one GPU.
+    """Return the memory that training needs on one GPU.
 
-    network: the size of all of it. trained: the size of the part that is trained.
+    `parameters` and `gradients` include BN's running statistics. `activations` are those of the n images of a worker.
 
-    `parameters` and `gradients` include BN's running statistics. The activations are those of n images.
+    Args:
+        config: The config.
+        network: The size of the whole network.
+        trained: The size of the part that is trained.
     """
     size = number_bytes(config)
     return Memory(

@@ -77,9 +77,9 @@ def as_json(
 def as_text(
     config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
 ) -> list[str]:
-    """Return the lines about key steps, memory and time. `describe` in recipe/plan.py returns the lines before them.
+    """Return lines about key steps, memory and time, which follow the lines of `describe` in app/recipe/plan.py.
 
-    trained: the part of the network that is trained.
+    `trained` is the size of the part of the network that is trained.
     """
     mb, rates = units.megabytes, key_rates(config, plan)
     steps = (f"{r['lr']:g} from step {r['iteration']:,} (epoch {r['epoch']:g})" for r in rates)

@@ -124,8 +124,8 @@ class Board:
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.validation.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
         metrics = {f"{RESULT}/{name}": result[name] for name in ("median_top1_error", "top1_error", "top5_error")}
-        # The first summary would fix the columns of the table for all runs, so that TensorBoard could not show first
-        # the options in which runs differ. add_hparams would make another folder.
+        # The first summary is left out. It would fix the columns of TensorBoard's table, which then could not show the
+        # options in which runs differ first. add_hparams would create another folder.
         for summary in hparams(hyperparameters(self.run.config), metrics)[1:]:
             self.training._get_file_writer().add_summary(summary, end)
         add_scalars(self.training, metrics, end)

@@ -136,7 +136,7 @@ def read_headers(
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (entry := tar.next()) is not None and entry.offset < end:
                     advance()
-                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them, a kilobyte each
+                    tar.members.clear()  # type: ignore[attr-defined]  # tarfile stores all of them, a kilobyte each
                     if entry.size < 0:  # tarfile would go back to an earlier member and never end
                         raise tarfile.ReadError("it has a file of a negative size")
                     member = check(entry)

@@ -21,10 +21,11 @@ from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, pri
 def list_folder(root: str) -> tuple[Index, Listing]:
     """Return the images in a folder, and the other things that were found. No fingerprint is computed.
 
-    A progress line is shown.
+    The progress is shown.
 
-    Raises UserError if there is no such folder, no train/ or val/, no image, or an empty class, if the classes of
-    train/ and val/ differ, or if a directory cannot be read.
+    Raises:
+        UserError: There is no such folder, no train/ or val/, no image, or an empty class. Or the classes of train/ and
+            val/ differ, or a directory cannot be read.
     """
     if not os.path.isdir(root):
         raise UserError(f"no such data folder: {root}")

@@ -60,12 +60,11 @@ class Index:
 class Listing:
     """The other things that were found while the images were listed. Paths are bytes, as in the operating system.
 
-    watched: the state of each directory or archive that was read. The list is valid as long as these do not change.
-    left_out: files and links that are not images of a class.
-    faults: reasons why the list is incomplete, as (path, reason, remedy).
-    report: is called with the number of images of each directory, to show the progress.
-
-    Paths are bytes, as in the system.
+    Attributes:
+        watched: The state of each directory or archive that was read. The list is valid as long as these do not change.
+        left_out: The files and links that are not images of a class.
+        faults: The reasons why the list is incomplete, as (path, reason, remedy).
+        report: A function that is called with the number of images in each directory, to show the progress.
     """
 
     watched: dict[bytes, State] = field(default_factory=dict)

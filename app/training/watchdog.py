@@ -21,11 +21,10 @@ _TICK = 1.0  # the seconds between two messages to the guard
 
 
 class Watchdog:
-    """Ends this process, with its place and stack, if it did nothing for `timeout` seconds; 0 means never.
+    """End this process if it has done nothing for some time, and report where it is.
 
-    Calls of `beat`, and of `advance` in app/base/phase.py, tell that it does something.
-
-    The main thread must create this object, before any code that may hang.
+    Calls of `beat`, and of `advance` in app/base/phase.py, show that the process does something. The main thread must
+    create this object, before any code that may hang.
 
     Args:
         timeout: The time in seconds, or 0 for no limit. If it is a minute or more, the process is ended ENDING seconds
