@@ -1,6 +1,6 @@
-"""The warning about the security fix that Pillow-SIMD lacks. Set-up prints the same text (app/setup/python.sh).
+"""A warning about a security fix that is missing from Pillow-SIMD. app/setup/python.sh prints the same text.
 
-`predict` and `check-data`, which decode images of strangers, and `doctor` print it. Training does not.
+`predict` and `check-data` print it, because they may decode images from unknown sources, and so does `doctor`.
 """
 
 from __future__ import annotations

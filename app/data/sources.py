@@ -115,9 +115,17 @@ class DataSize:
 class Source:
     """A data set that is open for reading.
 
-    mean, std: they normalise each channel, for images in [0, 1].
-    fingerprint: 16 hex digits that change with the images (for a folder, with relative paths, sizes and last bytes),
-        but not with the machine, the seed or the augmentation.
+    Attributes:
+        name: Its name, or its folder.
+        classes: The names of the classes.
+        train, validation: The images of the two splits.
+        channels: The number of channels.
+        image_size: The side in pixels of the images that the network gets.
+        mean, std: The values by which each channel is normalised, for images in [0, 1].
+        fingerprint: 16 hexadecimal digits that depend on the images (for a folder, on relative paths, sizes and last
+            bytes), but not on the machine, the seed or the augmentation.
+        skipped: The number of images that --skip-list leaves out.
+        warnings: Lines to print at the start of a run.
     """
 
     name: str

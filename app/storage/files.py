@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXCERPT = 4096  # the largest number of bytes of an image that are part of the fingerprint
-LARGEST_IMAGE = 2**30  # bytes; memory for a larger image is not allocated
+LARGEST_IMAGE = 2**30  # the size in bytes above which an image is not read, because it would need too much memory
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Files:
     def excerpt(self, index: int) -> bytes:
         """Return the size of an image and its last bytes, which are the same in a folder and in archives.
 
-        Where an image is replaced by another one of the same size, its last bytes differ: the end of a JPEG's data, and
-        the checksum of a PNG. A missing image has the size -1 and no bytes.
+        If an image is replaced by another image of the same size, its last bytes differ, because they contain the end
+        of a JPEG's data or the checksum of a PNG. A missing image has the size -1 and no bytes.
         """
         size, last = self.size(index), b""
         with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ class Files:
         return size.to_bytes(8, "little", signed=True) + last
 
     def read_last(self, index: int, length: int) -> bytes:
-        """Return the last bytes of an image, or all if it has fewer. Raises OSError."""
+        """Return the last `length` bytes of an image, or all bytes if it has fewer. Raises OSError."""
         raise NotImplementedError
 
     def take(self, chosen: Any) -> Self:

@@ -1,8 +1,8 @@
 """List the images of a data set, which are files or parts of archives, and store the list in a cache.
 
-Listing 1.28 million images takes seconds to minutes, so the list is kept in the user's cache directory. The fingerprint
-does not depend on the cache. It is made of all names and of the sizes and last bytes of some images, which are read
-from the disk at every start. Reading all of 1.28 million images at every start would take too long.
+Listing 1.28 million images takes seconds to minutes, so the list is stored in the user's cache directory. The
+fingerprint is computed at every start, without the cache. It is a hash of all names, and of the sizes and last bytes of
+some images. Reading all images at every start would take too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.storage.listing import Index, Listing
 from app.storage.official import list_official, official_paths
 from app.storage.shards import list_shards, shard_paths
 
-SAMPLE = 1000  # the largest number of images of a split whose sizes and last bytes are part of the fingerprint
+SAMPLE = 1000  # the largest number of images in a split whose sizes and last bytes are part of the fingerprint
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,12 @@ Image = TypeVar("Image", bytes, Entry)
 class Index:
     """The images of a data set.
 
-    fingerprint: 16 hex digits made of all names and of the sizes and last bytes of some images. It is the same for the
-    same images in a folder and in archives.
-    left_out: the number of other files, and the first of their paths relative to the data set.
+    Attributes:
+        classes: The names of the classes.
+        train, validation: The images of the two splits.
+        fingerprint: 16 hexadecimal digits, a hash of all names and of the sizes and last bytes of some images. It is
+            the same for the same images in a folder and in archives.
+        left_out: The number of other files, and the first of their paths relative to the data set.
     """
 
     classes: tuple[str, ...]

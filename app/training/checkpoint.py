@@ -116,9 +116,11 @@ def is_best(content: dict[str, Any]) -> bool:
 
 
 def digest(content: Any) -> str:
-    """Return a hash of names, values and bytes of tensors. It does not depend on the format of the file.
+    """Return a hash of the names and values in a checkpoint. It does not depend on the format of the file.
 
-    Raises ValueError for tensors that no checkpoint has, and RecursionError if the content is nested too deeply.
+    Raises:
+        ValueError: The content has tensors that no checkpoint has.
+        RecursionError: The content is nested too deeply.
     """
     found = hashlib.blake2b(digest_size=16)
     _feed(found, content)
@@ -164,10 +166,10 @@ def read(path: Path) -> dict[str, Any]:
         expected = digest(content)
     except (ValueError, RecursionError):
         raise UserError(
-            f"{path} is not a checkpoint of this program: it is nested too deeply or has odd tensors"
+            f"{path} is not a checkpoint of this program: it is nested too deeply or has unusual tensors"
         ) from None
     if checksum != expected:
-        raise UserError(f"{path} is damaged: its checksum does not fit")
+        raise UserError(f"{path} is damaged: its checksum is wrong")
     wrong = [name for name, is_right in FORM.items() if not is_right(content.get(name))]
     if wrong:
         raise UserError(f"{path} is not a checkpoint of this program: its {wrong[0]} is missing or of another kind")
