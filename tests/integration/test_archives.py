@@ -21,7 +21,7 @@ from app.storage import index as module
 from app.storage.files import Files
 from app.storage.index import read_index
 from app.storage.listing import Index
-from tests.support.caches import damaged, make_old
+from tests.support.caches import cached_index, damaged, make_old
 from tests.support.imagenet_archives import (
     CLASSES,
     DEVKIT,
@@ -132,10 +132,7 @@ def test_a_changed_archive_is_listed_again(changed: str, archives: Path) -> None
 def test_a_damaged_cache_is_made_again(archives: Path, cache: Path) -> None:
     """The cache has changed bytes, or valid arrays with impossible positions, sizes or file states."""
     first = read_index(str(archives))
-    (file,) = cache.rglob("*.npz")
-    whole = file.read_bytes()
-    with np.load(file) as opened:
-        arrays = {name: opened[name] for name in opened.files}
+    file, whole, arrays = cached_index(cache)
     generator = np.random.default_rng(0)
     for case in range(60):
         if case < 40:

@@ -18,7 +18,7 @@ from app.data.images import read_image
 from app.data.sources import open_source
 from app.storage import index as storage
 from app.storage.index import read_index
-from tests.support.caches import damaged, make_old
+from tests.support.caches import cached_index, damaged, make_old
 from tests.support.reads import reads
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -115,10 +115,7 @@ def crafted(arrays: dict[str, NDArray[Any]], number: int) -> dict[str, NDArray[A
 def test_a_damaged_cache_is_made_again(folder: Path, cache: Path) -> None:
     """The cache is truncated, has changed bytes, or has wrong arrays. Each start still finds the same images."""
     first = read_index(str(folder))
-    (file,) = cache.rglob("*.npz")
-    whole = file.read_bytes()
-    with np.load(file) as opened:
-        arrays = {name: opened[name] for name in opened.files}
+    file, whole, arrays = cached_index(cache)
     generator = np.random.default_rng(0)
     for case in range(150):
         if case < 5:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def make_old(folder: Path) -> None:
@@ -17,6 +19,13 @@ def make_old(folder: Path) -> None:
     hour_ago = time.time() - 3600
     for path in [folder, *folder.rglob("*")]:
         os.utime(path, (hour_ago, hour_ago))
+
+
+def cached_index(cache: Path) -> tuple[Path, bytes, dict[str, NDArray[Any]]]:
+    """Return the only list of files in a cache: the path, the content and the arrays of its file."""
+    (file,) = cache.rglob("*.npz")
+    with np.load(file) as opened:
+        return file, file.read_bytes(), {name: opened[name] for name in opened.files}
 
 
 def damaged(content: bytes, generator: np.random.Generator) -> bytes:
