@@ -200,7 +200,8 @@ def figure_4(
         results: The results of the experiment.
         base: The result of the baseline's cell.
         large: The result of the cell with the large minibatch.
-        measured: The same with BN statistics measured before each evaluation, or None if it was not trained.
+        measured: The result of the cell whose BN statistics are measured before each evaluation, or None if it was not
+            trained.
     """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()

@@ -9,7 +9,7 @@ python=$1 requirement=$2 wheels=$3 toolkit=${4:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-# Horovod's CMake splits paths at blanks: it sees the virtual environment and our CMake files through a path without any.
+# Horovod's CMake splits paths at spaces. So it sees the virtual environment and our CMake files through a path without spaces.
 ln -s "$(dirname "$(dirname "$python")")" "$work/venv"
 cp "$here"/*.cmake "$work"
 python=$work/venv/bin/python
@@ -22,8 +22,8 @@ if [ -n "$toolkit" ]; then
   export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED
   export CUDA_HOME=$toolkit HOROVOD_CUDA_HOME=$toolkit
   PATH=$toolkit/bin:$PATH
-  # The NCCL that torch loads. torch's NCCL package has libnccl.so.2 only; the linker looks for libnccl.so. A vendor's torch without
-  # that package uses the NCCL of the system, which CMake finds by itself.
+  # Use the NCCL that torch loads. torch's NCCL package contains only libnccl.so.2, but the linker looks for libnccl.so. A vendor's torch
+  # without this package uses the NCCL of the system, which CMake finds by itself.
   nccl=$(dirname "$torch")/nvidia/nccl
   if [ -d "$nccl" ]; then
     export HOROVOD_NCCL_HOME=$work/nccl

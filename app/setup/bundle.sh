@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bundle.sh FILE: packs all packages that this set-up installed, with the Horovod that it compiled, for `./run.sh setup --bundle FILE`
-# on a machine without internet that has the same Python version and the same kind of processor. What it has of Horovod's and
-# Pillow-SIMD's source archives is compiled there, if that machine's torch, MPI or compiler differ.
+# on a machine without internet that has the same Python version and the same kind of processor. FILE also contains the source
+# archives of Horovod and Pillow-SIMD, which are compiled on that machine if its torch, MPI or compiler differ.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

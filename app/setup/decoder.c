@@ -1,18 +1,18 @@
-/* Decodes a part of a JPEG with the system's libjpeg-turbo: it skips the lines above the part, does not read those below,
-   and transforms no block beside it. app/data/crop_decoder.py calls it through cffi.
+/* Decode a part of a JPEG with the system's libjpeg-turbo. The lines above the part are skipped, the lines below it are not
+   read, and the blocks next to it are not transformed. app/data/crop_decoder.py calls this code through cffi.
 
-   Whatever is unusual or damaged is left to Pillow, which then decides: so an image has one outcome, with or without this
-   decoder. An error or warning of the library comes back here by longjmp; nothing calls exit(). */
+   Unusual and damaged images are left to Pillow. So the result for an image is the same with and without this decoder. An
+   error or warning of the library returns here by longjmp, so that the library never calls exit(). */
 
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
 #include <jpeglib.h>
 
-#define MARGIN 4 /* pixels: the upsampling of chroma reads one sample beyond the part on each side */
+#define MARGIN 4 /* pixels, because the upsampling of chroma reads one sample beyond the part on each side */
 
 struct failure {
-  struct jpeg_error_mgr manager; /* first, so that a pointer to it is a pointer to this */
+  struct jpeg_error_mgr manager; /* must be first: a pointer to it is also a pointer to the struct */
   jmp_buf back;
 };
 
@@ -24,7 +24,7 @@ static void give_up_on_warning(j_common_ptr info, int level) {
 
 static void print_nothing(j_common_ptr info) { (void)info; }
 
-/* Whether the image is one that Pillow decodes to the same pixels. */
+/* Return whether Pillow decodes the image to the same pixels. */
 static int is_usual(const struct jpeg_decompress_struct *info, int width, int height) {
   int colours = info->jpeg_color_space;
   return info->image_width == (JDIMENSION)width && info->image_height == (JDIMENSION)height &&
@@ -32,8 +32,8 @@ static int is_usual(const struct jpeg_decompress_struct *info, int width, int he
          (colours == JCS_GRAYSCALE || colours == JCS_YCbCr || colours == JCS_RGB);
 }
 
-/* Whether each coefficient of a progressive image is known to its last bit. The library smooths blocks where it is not,
-   by their neighbours, which a part need not have. */
+/* Return whether each coefficient of a progressive image is known to its last bit. If not, the library smooths blocks with
+   the help of neighbouring blocks, which may be outside the part. */
 static int is_complete(const struct jpeg_decompress_struct *info) {
   for (int component = 0; info->coef_bits && component < info->num_components; component++)
     for (int k = 0; k < DCTSIZE2; k++)
@@ -43,7 +43,7 @@ static int is_complete(const struct jpeg_decompress_struct *info) {
 
 static int is_restart(int marker) { return marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7; }
 
-/* Whether nothing but coded pixels and the end marker follow. Pillow reads the rest too, and may refuse what else is there. */
+/* Return whether only coded pixels and the end marker follow. Pillow also reads the rest, and may refuse other content. */
 static int ends_well(const struct jpeg_decompress_struct *info) {
   const unsigned char *at = info->src->next_input_byte, *end = at + info->src->bytes_in_buffer;
   if (info->unread_marker == JPEG_EOI) return at == end;
@@ -56,12 +56,12 @@ static int ends_well(const struct jpeg_decompress_struct *info) {
   return 0;
 }
 
-/* Writes the part of the image, RGB, row by row into `pixels`. Returns 1, or 0 where Pillow has to decode. */
+/* Write the part of the image to `pixels`, row by row in RGB. Return 1, or 0 if Pillow has to decode it. */
 static int decode_region(const unsigned char *data, size_t size, int width, int height, int left, int top, int right,
                          int bottom, unsigned char *pixels) {
   struct jpeg_decompress_struct info;
   struct failure failure;
-  memset(&info, 0, sizeof info); /* destroying is safe even where creating fails */
+  memset(&info, 0, sizeof info); /* so that destroying it is safe even if creating it fails */
   info.err = jpeg_std_error(&failure.manager);
   failure.manager.error_exit = give_up;
   failure.manager.emit_message = give_up_on_warning;

@@ -1,4 +1,4 @@
-# The decoder of parts of JPEGs, compiled once for this machine's libjpeg-turbo and Python. Images are decoded without it too.
+# Compile the decoder of parts of JPEGs for this machine's libjpeg-turbo and Python. Without it, Pillow decodes all images.
 # shellcheck shell=bash disable=SC2154
 
 install_decoder() {
@@ -7,7 +7,7 @@ install_decoder() {
   key="$(cat "$here/decoder.c" "$here/decoder.sh" | sha256sum) $("$python" -VV), libjpeg $(libjpeg_version)"
   is_done decoder "$key" && return
   rm -f "$site"/_jpeg_region.*
-  # In a subshell, as `logged` ends what it runs in.
+  # This runs in a subshell, because `logged` exits if the command fails.
   if (logged "compiling the decoder of parts of JPEGs" compile_decoder "$site"); then
     write "$finished/decoder" "$key"
   else
@@ -17,7 +17,7 @@ install_decoder() {
 
 libjpeg_version() { printf '#include <stdio.h>\n#include <jpeglib.h>\nLIBJPEG_TURBO_VERSION\n' | g++ -E -x c++ - 2>/dev/null | tail -n 1; }
 
-# compile_decoder FOLDER: leaves _jpeg_region.*.so there, complete or not at all.
+# compile_decoder FOLDER: writes _jpeg_region.*.so to FOLDER. An incomplete file never has this name.
 compile_decoder() {
   local work
   work=$(mktemp -d)

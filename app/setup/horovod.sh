@@ -1,4 +1,4 @@
-# Horovod: compiled for this machine's torch, MPI and Python, or taken from an earlier compilation for the same ones.
+# Install Horovod, compiled for this machine's torch, MPI and Python. An earlier compilation for the same versions is reused.
 # shellcheck shell=bash disable=SC2154
 
 cache=${XDG_CACHE_HOME:-~/.cache}
@@ -26,8 +26,8 @@ install_horovod() {
   write "$finished/horovod" "$key"
 }
 
-# horovod_key cpu|nccl TOOLKIT: prints everything that a compiled Horovod depends on. Of the toolkit, the release counts and not the
-# folder. Of our own files, comments do not count.
+# horovod_key cpu|nccl TOOLKIT: prints everything that a compiled Horovod depends on. This includes the release of the toolkit, but not
+# its folder, and our own files without their comments.
 horovod_key() {
   local release=''
   [ -z "$2" ] || release=$("$2/bin/nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
@@ -38,7 +38,7 @@ horovod_key() {
       sha256sum)"
 }
 
-# horovod_wheels KEY: the folder of the wheel that was or will be compiled for KEY.
+# horovod_wheels KEY: prints the folder of the wheel that is compiled for KEY.
 horovod_wheels() { printf '%s/horovod-wheels/%s' "$cache" "$(printf '%s' "$1" | sha256sum | cut -c 1-16)"; }
 
 # imports cpu|nccl
@@ -47,8 +47,8 @@ imports() {
 assert hvd.gloo_built() and hvd.mpi_built() and bool(hvd.nccl_built()) == ('$1' == 'nccl')"
 }
 
-# Prints cpu or nccl. NCCL needs a CUDA toolkit of torch's major version, because torch and Horovod share one CUDA runtime. Where
-# there is none, it comes from the package index.
+# Prints cpu or nccl. NCCL needs a CUDA toolkit of torch's major version, because torch and Horovod share one CUDA runtime. If there is
+# no such toolkit, it is installed from the package index.
 choose_build() {
   if [ "$operations" = cpu ] || { [ "$operations" = auto ] && ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; }; then
     echo cpu
@@ -66,16 +66,16 @@ choose_build() {
 
 torch_folder() { "$python" -c 'import importlib.util; print(*importlib.util.find_spec("torch").submodule_search_locations)'; }
 
-# As text: importing torch takes seconds.
+# The version is read as text, because importing torch takes seconds.
 torch_version() { sed -n "s/^__version__ *= *'\(.*\)'/\1/p" "$(torch_folder)/version.py"; }
 
-# torch_cuda: the major version of CUDA that torch was built with; nothing for a torch without CUDA.
+# torch_cuda: prints the major version of CUDA that torch was built with, or nothing for a torch without CUDA.
 torch_cuda() { sed -n "s/^cuda.*'\([0-9]*\)\..*/\1/p" "$(torch_folder)/version.py"; }
 
-# index_cuda: the major version of the toolkit in requirements-cuda.txt.
+# index_cuda: prints the major version of the toolkit in requirements-cuda.txt.
 index_cuda() { pin cuda-toolkit requirements-cuda.txt | cut -d . -f 1; }
 
-# Prints the folder of the first whole CUDA toolkit that fits torch; an nvcc alone is not one.
+# Prints the folder of the first complete CUDA toolkit that fits torch. A folder with only nvcc is not complete.
 fitting_toolkit() {
   local nvcc folder major
   major=$(torch_cuda)
@@ -90,8 +90,8 @@ fitting_toolkit() {
   return 1
 }
 
-# Installs the CUDA toolkit of requirements-cuda.txt, without root, into a folder of its own, and prints that folder. Only compiling
-# needs it.
+# Installs the CUDA toolkit of requirements-cuda.txt into a separate folder, without root, and prints that folder. It is needed only
+# for compiling.
 toolkit_from_index() {
   local packages
   packages=$cache/cuda-toolkit-$(sha256sum <"$root/requirements-cuda.txt" | cut -c 1-16)

@@ -1,5 +1,5 @@
-# Runs inside Horovod's CMake project, right after project(). build_horovod.sh has read SETUP_CXX_STANDARD from the header of
-# the torch that is really installed.
+# CMake runs this file inside Horovod's project, right after project(). build_horovod.sh has read SETUP_CXX_STANDARD from the header of
+# the installed torch.
 
 # No folder of this compilation, such as torch's as seen through /tmp, is written into the library. torch and its NCCL are loaded
 # before Horovod's library is, so no search path is needed. project() has made a cache entry of that name, which replaced the value of

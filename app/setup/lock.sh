@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# lock.sh: writes the requirements*.txt files again, with the hashes of all files of each version as the public package index gives
-# them. Run it after a change of a requirements*.in file, or of a version in requirements-source.txt. Versions that the *.in files do
-# not give stay as they are, unless requirements.txt is removed first.
+# lock.sh: writes the requirements*.txt files again, with the hashes of all files of each version from the public package index. Run it
+# after you have changed a requirements*.in file, or a version in requirements-source.txt. Versions that the *.in files do not give are
+# kept, unless requirements.txt is removed first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 work=$(mktemp -d)
@@ -17,7 +17,7 @@ compile() {
 compile requirements.in -o requirements.txt
 compile requirements-test.in -o requirements-test.txt
 compile requirements-cuda.in -o requirements-cuda.txt
-# Set-up installs each of these without what it needs, which is in requirements.txt.
+# Set-up installs each of these packages without its dependencies, which are in requirements.txt.
 for package in horovod pillow-simd pillow; do
   sed -n "s/^\($package==[^ ]*\).*/\1/p" requirements-source.txt >"$work/$package.in"
   compile --no-deps --no-annotate --no-header "$work/$package.in" >>"$work/source"

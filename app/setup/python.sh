@@ -14,7 +14,7 @@ requirement() {
 # pin PACKAGE FILE: prints the version that a requirements file gives to PACKAGE.
 pin() { requirement "$1" "$2" | sed -n '1s/^[^=]*==\([^ ]*\).*/\1/p'; }
 
-# Before anything is changed: can the Python of --torch be used?
+# Checks that the Python of --torch can be used, before anything is changed.
 check_torch() {
   usable_python "$torch" >/dev/null ||
     fail "setup --torch: $torch cannot be used: it must be Python 3.11, 3.12 or 3.13 with the module venv and Python.h (python3-dev)."
@@ -32,7 +32,7 @@ make_venv() {
   write "$finished/choices" "$choices"
   logged "making the virtual environment" "$base" -m venv "$venv"
   site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  # `python -m app` by hand, from any folder and under any launcher.
+  # This makes `python -m app` work in any folder and under any launcher.
   printf '%s\n' "$root" >"$site/run_from_here.pth"
   # Packages of the other Python come after those of the virtual environment.
   [ -z "$torch" ] || package_folders "$torch" >"$site/torch_from_there.pth"
@@ -51,8 +51,8 @@ package_folders() {
   "$1" -c 'import pathlib, sys; print(*[p for p in sys.path if pathlib.Path(p).name in ("site-packages", "dist-packages")], sep="\n")'
 }
 
-# pip writes RECORD last, but looks only for METADATA. So a package counts as installed even if pip was killed while it installed or
-# removed it. This removes the metadata of such packages, and pip installs them again.
+# pip writes the file RECORD of a package last, but considers the package as installed if METADATA exists, even if pip was killed
+# while it installed or removed the package. This function removes the metadata of such packages, so that pip installs them again.
 forget_half_installed() {
   "$python" - <<'PYTHON'
 import csv, pathlib, shutil, sysconfig
@@ -64,8 +64,8 @@ for info in site.glob("*.dist-info"):
 PYTHON
 }
 
-# Pillow-SIMD goes in last, because pip would quietly put stock Pillow over it. torchvision's need of "pillow" is met by the stock
-# Pillow that was there before.
+# Pillow-SIMD is installed last, because pip would silently overwrite it with stock Pillow, which torchvision requires as "pillow".
+# Stock Pillow, which was installed before, meets this requirement.
 install_requirements() {
   local key list=$finished/requirements.txt
   key="$pillow${torch:+ $torch} $(cat "$root/requirements.txt" "$root/requirements-source.txt" | sha256sum)"
@@ -93,9 +93,9 @@ pillow_notice() {
     "ImageNet with its checksums. For other images: ./run.sh setup --stock-pillow"
 }
 
-# Prints the requirements to install: those of requirements.txt, with the stock Pillow chosen by --stock-pillow, and without what
-# the Python of --torch has. Packages that belong to torch are left to that Python in any case. Those that compile are installed in any
-# case, because a new virtual environment brings an old setuptools.
+# Prints the requirements to install: those of requirements.txt, with the stock Pillow if --stock-pillow is given, and without the
+# packages that the Python of --torch has. Packages that belong to torch are never installed then. The packages that compile others
+# are always installed, because a new virtual environment contains an old setuptools.
 requirements_here() {
   local stock
   stock=$([ "$pillow" = simd ] || requirement pillow requirements-source.txt)
@@ -114,7 +114,7 @@ for requirement in re.findall(r"^[a-z](?:.*\\\n)*.*\n", pathlib.Path(file).read_
 PYTHON
 }
 
-# What the tests and linters need. `./run.sh test` asks for it.
+# Installs what the tests and linters need, for `./run.sh test`.
 install_test_tools() {
   [ -w "$venv" ] || fail "The tools of the tests cannot be installed into $venv: it cannot be written. In a container: docker run --user 0 ..."
   say "Installing requirements-test.txt, for the tests"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# setup.sh [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE] [--tests] [--if-needed]: makes .venv what the
-# requirements files and this folder say.
-#   --cpu, --nccl    Horovod for CPUs only, or with NCCL; without either, with NCCL where there is a GPU. --nccl needs no GPU.
-#   --stock-pillow   Pillow with its latest security fixes instead of Pillow-SIMD
-#   --torch PYTHON   uses the torch of that Python and installs only what it lacks; . is the python3 that is found first
-#   --bundle FILE    takes all packages from FILE, which `./run.sh bundle FILE` made, and needs no network
-#   --tests          also installs what the tests need
+# setup.sh [--cpu|--nccl] [--stock-pillow] [--torch PYTHON|.] [--bundle FILE] [--tests] [--if-needed]: installs into .venv what the
+# requirements files and this folder describe.
+#   --cpu, --nccl    compiles Horovod without or with NCCL; by default with NCCL if there is a GPU. --nccl needs no GPU.
+#   --stock-pillow   installs Pillow with its latest security fixes instead of Pillow-SIMD
+#   --torch PYTHON   uses the torch of that Python and installs only the missing packages; . is the first python3 on the PATH
+#   --bundle FILE    takes all packages from FILE, which `./run.sh bundle FILE` has written, and needs no network
+#   --tests          also installs the packages that the tests need
 #   --if-needed      does nothing if everything is in place; keeps the choices of the latest `./run.sh setup`
 #
-# Each step ends by writing what it depends on into .venv/.setup. It is done again when this file is missing or differs. So an
-# interrupted set-up continues where it stopped, and a changed version is noticed. With --if-needed, which each start of run.sh gives,
-# only the last of these files is compared.
+# At its end, each step writes a file to .venv/.setup with everything that it depends on. If this file is missing or differs, the
+# step is done again. So an interrupted set-up continues where it stopped, and a changed version is noticed. With --if-needed, which
+# run.sh gives at each start, only the file of the last step is compared.
 set -euo pipefail
 export LC_ALL=C.UTF-8
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

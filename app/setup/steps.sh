@@ -1,4 +1,4 @@
-# Shared by setup.sh with its steps and by bundle.sh.
+# Functions that setup.sh, its steps and bundle.sh share.
 # shellcheck shell=bash disable=SC2154,SC2034
 
 root=$(dirname "$(dirname "$here")")
@@ -23,7 +23,7 @@ read_choices() {
   if [ -f "$finished/choices" ]; then read -r operations pillow torch <"$finished/choices"; fi
 }
 
-# use_bundle FILE: pip takes packages from FILE alone, and a Horovod compiled for a machine like this one is taken as it is.
+# use_bundle FILE: makes pip take packages from FILE only. A Horovod in FILE that was compiled for such a machine is used.
 use_bundle() {
   local folder
   folder=$(mktemp -d)
@@ -38,7 +38,7 @@ use_bundle() {
 # is_done STEP KEY: returns whether STEP was finished for this KEY.
 is_done() { [ -f "$finished/$1" ] && [ "$(<"$finished/$1")" = "$2" ]; }
 
-# write FILE TEXT: writes the file in one piece, so that it is complete or does not exist.
+# write FILE TEXT: writes a file so that it is either complete or does not exist.
 write() {
   mkdir -p "$(dirname "$1")"
   printf '%s\n' "$2" >"$1.new"

@@ -1,4 +1,4 @@
-# What the machine itself must have: tools, headers, and a host name with an address.
+# Check and install what the machine itself must have: tools, headers, and a host name with an address.
 # shellcheck shell=bash disable=SC2154
 
 # Horovod's gloo looks up its own host name, and ends with a segmentation fault if it has no address.
@@ -20,7 +20,7 @@ print(os.path.realpath(sys._base_executable))
 PYTHON
 }
 
-# python_path PYTHON|.: the absolute path of that Python; . is the python3 of the environment that is active.
+# python_path PYTHON|.: prints the absolute path of that Python; . is the python3 of the active environment.
 python_path() {
   local path=$1
   if [ "$path" = . ]; then path=python3; fi
@@ -38,7 +38,7 @@ find_python() {
 
 has_header() { printf '#include <stdio.h>\n#include <%s>\n' "$1" | g++ -E -x c++ - >/dev/null 2>&1; }
 
-# Prints Debian's names of the packages that are missing. On other systems, they tell what to look for.
+# Prints Debian's names of the missing packages. On other systems, these names help to find the packages.
 missing_packages() {
   command -v g++ >/dev/null || echo g++
   command -v make >/dev/null || echo make
@@ -67,7 +67,7 @@ install_system_tools() {
   [ ${#packages[@]} -eq 0 ] || fail "Still missing after apt-get: ${packages[*]} (Python must be 3.11, 3.12 or 3.13)."
 }
 
-# This also works after an earlier apt-get was killed: its dpkg continues alone for a while, and must finish what it began first.
+# This also works after an earlier apt-get was killed. Its dpkg may still be running, and must finish first.
 apt_install() {
   export DEBIAN_FRONTEND=noninteractive
   for _ in {1..150}; do

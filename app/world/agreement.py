@@ -53,17 +53,17 @@ def together(function: Callable[[], T]) -> T:
 
 
 def together_for_long(function: Callable[[], T]) -> T:
-    """Call `function` on every process as `together` does, where it may take minutes on some of them.
+    """Call `function` on every process, as `together` does. The function may take minutes on some processes.
 
-    The function calls `advance` (app/base/phase.py) while it works. Then no watchdog ends a process that waits for
-    another one. It runs in a thread and must not use `phase`.
+    While it works, the function must call `advance` (app/base/phase.py), so that no watchdog ends a process that waits
+    for another one. It runs in a thread and must not use `phase`.
 
     Raises:
-        UserError: `function` raised it on some process. All processes raise that of the lowest rank.
+        UserError: `function` raised it on at least one process. All processes raise the error of the lowest such rank.
     """
     work = _Work(function)
     others: list[int] = []
-    passed_on = 0  # how often this process has advanced because another one did
+    passed_on = 0  # how often this process has called `advance` because another process did
     while True:
         work.join(SECONDS_BETWEEN_ROUNDS)
         done = not work.is_alive()
@@ -82,7 +82,10 @@ def together_for_long(function: Callable[[], T]) -> T:
 class _Work(threading.Thread):
     """A call of a function in a thread, which starts at once.
 
-    result: what it returned. error: the UserError that it raised. failure: any other error that it raised.
+    Attributes:
+        result: The result of the function.
+        error: The UserError that the function raised, or None.
+        failure: Any other error that the function raised, or None.
     """
 
     def __init__(self, function: Callable[[], object]) -> None:
@@ -103,7 +106,7 @@ class _Work(threading.Thread):
 
 
 def _raise_first(found: Sequence[UserError | None]) -> None:
-    """Raise the first error, which all processes have."""
+    """Raise the first of the errors, if there is one. All processes call this with the same errors."""
     errors = [error for error in found if error is not None]
     if errors:
         errors[0].everywhere = True

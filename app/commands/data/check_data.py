@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     from app.prepare.parallel import cores, stoppable
     from app.storage.index import read_index
 
-    pillow_fix.warn()  # the program knows no checksums of the images of a folder
+    pillow_fix.warn()  # checksums of the images in a folder are not known
     if values.skip_list:
         write_skip_list(values.skip_list, None)  # report a wrong path now, because the check may take hours
     with stoppable():
