@@ -9,7 +9,7 @@ from docker_daemon import GPU_IMAGE, Daemon
 
 @pytest.fixture(scope="session")
 def empty_daemon() -> Iterator[Daemon]:
-    """With a network, and without an image."""
+    """Yield a docker daemon with a network, but without an image."""
     if reason := docker_daemon.missing():
         pytest.skip(reason)
     daemon = Daemon()
@@ -22,13 +22,13 @@ def empty_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def daemon(empty_daemon: Daemon) -> Daemon:
-    """With the image for CPUs."""
+    """Yield the docker daemon with the image for CPUs."""
     docker_daemon.build_image(empty_daemon)
     return empty_daemon
 
 
 @pytest.fixture(scope="session")
 def gpu_daemon(empty_daemon: Daemon) -> Daemon:
-    """With the image for GPUs."""
+    """Yield the docker daemon with the image for GPUs."""
     docker_daemon.build_image(empty_daemon, "nccl", GPU_IMAGE)
     return empty_daemon

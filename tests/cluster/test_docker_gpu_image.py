@@ -1,4 +1,4 @@
-"""The image for GPUs, built and started where there is none. It takes 25 minutes and 30 GB."""
+"""The image for GPUs, built and started on a machine without a GPU. These tests take 25 minutes and 30 GB."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ def test_it_has_nccl_and_what_the_container_runtime_of_nvidia_reads(gpu_daemon: 
     assert gpu_daemon.docker(*ALONE, GPU_IMAGE, "python", "-c", built) == "True True True\n"
     environment = json.loads(gpu_daemon.docker("image", "inspect", GPU_IMAGE))[0]["Config"]["Env"]
     assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(environment)
-    # A session of sshd has no LD_LIBRARY_PATH.
+    # The driver's libraries are found without LD_LIBRARY_PATH, which a session of sshd does not have.
     folders = gpu_daemon.docker(*ALONE, GPU_IMAGE, "cat", "/etc/ld.so.conf.d/nvidia.conf").split()
     assert folders == ["/usr/local/nvidia/lib", "/usr/local/nvidia/lib64"]
-    # Compilers and the CUDA toolkit stay behind in the first stage.
+    # The image does not contain the CUDA toolkit and the caches of the first stage.
     gpu_daemon.docker(*ALONE, GPU_IMAGE, "bash", "-c", "! compgen -G '/root/.cache/*' && ! command -v nvcc")
 
 

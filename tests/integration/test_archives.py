@@ -80,7 +80,7 @@ def test_the_archives_are_the_folder_that_they_unpack_to(archives: Path, tmp_pat
 def test_a_list_counts_as_progress_and_shows_it(
     archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--stall-timeout` does not end a run whose list of images takes long: each file and folder is progress."""
+    """Each listed file and folder counts as progress, so `--stall-timeout` ends no run that makes a long list."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     before = advances()
     read_index(str(archives))

@@ -90,7 +90,10 @@ def check_what_is_written_once(run: Path) -> None:
 
 
 def test_the_table_of_runs_begins_with_what_differs_and_with_the_result(tmp_path: Path) -> None:
-    """TensorBoard's own code makes the table. Its page shows the first five columns of each kind."""
+    """TensorBoard's table of hyperparameters begins with the columns that differ and with the results.
+
+    TensorBoard's page shows only the first five columns of each kind.
+    """
     source, multiplexer = open_source("digits"), EventMultiplexer()
     for number in range(3):
         config = Config(minibatch=128 * 2**number, weight_decay=(1e-4, 1e-4, 0.0)[number], output=f"run-{number}")

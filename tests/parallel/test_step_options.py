@@ -80,7 +80,7 @@ def test_running_statistics_are_not_touched_by_scale_or_compression(case: str) -
 def test_compiled() -> None:
     found = launch(1, [{"compile": True}])["cases"][0]
     assert found["losses"] == pytest.approx(on(1)["fp64"]["losses"], abs=2e-6)
-    # The gradients of a stage are there, and can be summed, before the backward pass of the stage before it.
+    # The gradients of a stage can be summed before the backward pass of the preceding stage has begun.
     stages = [name.partition(".")[0] for name in found["order"]]
     of_one_step = stages[: len(stages) // STEPS]
     changes = [stage for stage, before in zip(of_one_step, ["", *of_one_step], strict=False) if stage != before]

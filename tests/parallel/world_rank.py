@@ -72,12 +72,12 @@ def close_connections() -> list[int]:
 
 
 def wait_for_one_that_works_long() -> list[str]:
-    """All wait for rank 0, which works for longer than the watchdogs allow without progress, and says that it works.
+    """Wait for rank 0, which works for longer than the time-out of the watchdogs but reports progress.
 
-    Then all get the error of the last rank.
+    After that, all ranks get the error that the last rank raises.
     """
     here = world.start(device="cpu")
-    watchdog.GRACE = 0.0  # the watchdogs of those that wait are as strict
+    watchdog.GRACE = 0.0  # so that the watchdogs of waiting ranks are not more tolerant
 
     def work() -> str:
         for _ in range(12 if here.rank == 0 else 1):

@@ -1,4 +1,4 @@
-"""Apptainer's definition names everything that the program needs. Apptainer itself is on no test machine."""
+"""docker/apptainer.def copies all files that the program needs. The tests do not need Apptainer."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def section(name: str) -> list[str]:
 
 def test_its_files_are_enough_for_set_up_and_for_the_program(tmp_path: Path) -> None:
     for line in section("files"):
-        source, destination = line.split()  # Apptainer reads two words of a line and leaves out any others
+        source, destination = line.split()  # Apptainer ignores more than two words
         target = tmp_path / destination.removeprefix("/trainer/")
         subprocess.run(["cp", "-fLr", ROOT / source, target], check=True)
     dockerfile = (ROOT / "docker/Dockerfile").read_text()

@@ -1,4 +1,4 @@
-"""Archives and images that were made to do harm: each is refused in one line, or gives only files where they belong."""
+"""Malicious archives and images are refused in one line, or are read without writing files in other places."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def choice(generator: Generator, values: list[Any]) -> Any:
 
 
 def malicious_tar(generator: Generator, good: bytes) -> bytes:
-    """Return a tar with odd members among or instead of those of a good one, sometimes damaged afterwards."""
+    """Return a tar archive with unusual members, with or without the members of a good archive. It may be damaged."""
     out = io.BytesIO()
     if generator.random() < 0.6:
         out.write(good[:-1024].rstrip(b"\0"))
@@ -85,10 +85,10 @@ def member(generator: Generator) -> bytes:
     form = tarfile.PAX_FORMAT if generator.random() < 0.5 else tarfile.GNU_FORMAT
     try:
         header = bytearray(info.tobuf(form, "utf-8", "surrogateescape"))
-    except ValueError:  # this number does not fit into this form
+    except ValueError:  # the format cannot hold this number
         header = bytearray(tarfile.TarInfo("x").tobuf())
     if generator.random() < 0.15:
-        header[124:136] = b"\xff" * 8 + generator.bytes(4)  # a size below zero
+        header[124:136] = b"\xff" * 8 + generator.bytes(4)  # a negative size
         total = 256 + sum(header[:148]) + sum(header[156:512])
         header[148:156] = b"%06o\0 " % total
     return bytes(header) + content + bytes(-len(content) % 512)
@@ -129,7 +129,10 @@ def files_below(folder: Path) -> Iterator[str]:
 
 
 def test_malicious_archives_write_nothing_outside(home: Path) -> None:
-    """prepare-imagenet and a start of training get archives of which one is malicious, or one inside another."""
+    """One of the three archives, or the archive of a class in the training archive, is malicious.
+
+    Neither prepare-imagenet nor training writes files in other places, and every error is one line.
+    """
     archives = make_archives(home / "archives")
     good = {name: (archives / name).read_bytes() for name in (TRAIN, VALIDATION, DEVKIT)}
     class_tar = tar_of(next(iter(training_images().values())))
@@ -173,7 +176,7 @@ def read(archives: Path) -> None:
 
 
 def malicious_gzip(generator: Generator) -> bytes:
-    """Return a devkit with some bytes changed, or with the end cut off."""
+    """Return a devkit with some bytes changed. It may be truncated."""
     content = bytearray(devkit())
     for _ in range(int(generator.integers(1, 6))):
         content[int(generator.integers(len(content)))] = int(generator.integers(256))
@@ -187,7 +190,7 @@ IMAGES = [
 
 
 def test_damaged_images_are_decoded_or_named(tmp_path: Path) -> None:
-    """Bytes of JPEGs and PNGs are changed, removed, doubled or cut off. Nothing but an image or one line comes out."""
+    """JPEGs and PNGs with changed, removed, repeated or missing bytes give an image or an error of one line."""
     file, refused, number = tmp_path / "image.jpg", 0, cases(1000)
     for case in range(number):
         generator = np.random.default_rng(case)
@@ -209,7 +212,7 @@ def test_damaged_images_are_decoded_or_named(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_of_2_000_scans_is_refused(tmp_path: Path) -> None:
-    """libjpeg decodes each scan over the whole image, so a small file takes long."""
+    """Each scan of a JPEG is decoded for the whole image, so a small file with many scans would take very long."""
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()

@@ -1,4 +1,7 @@
-"""Reports that are read one window late, as on a GPU, give the same log, checkpoints and errors as on a CPU."""
+"""On a GPU, the reports of several steps, a window, are read together and one window late.
+
+The log, the checkpoints and the errors must be the same as when each report is read after its step, as on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loop import TrainingLoop
 from app.training.state import State
 
-# 2 epochs of 8 steps: lines after every 4, checkpoints after every 6, and windows of 2 where reports are read late.
+# 2 epochs of 8 steps, with a line in the log every 4 steps and a checkpoint every 6 steps.
 OPTIONS = [
     "--data", "synthetic", "--synthetic-images", "64", "--image-size", "8", "--resize", "8", "--model", "resnet8",
     "--width", "4", "--minibatch", "8", "--per-worker", "4", "--epochs", "2", "--log-every", "4",
@@ -39,7 +42,7 @@ def signals() -> Iterator[None]:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every loop reads as on a GPU: windows of two steps, one window late."""
+    """Make all training loops read reports as on a GPU: in windows of two steps, and one window late."""
     prepare = TrainingLoop.__post_init__
 
     def prepare_late(loop: TrainingLoop) -> None:
@@ -50,7 +53,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class BeforeStep(Hooks):
-    """Asks the process to stop, or breaks the network, before a step (from 1)."""
+    """Before the given step, counted from 1, send SIGTERM to the process or fill a parameter with NaN."""
 
     def __init__(self, step: int, *, stop: bool) -> None:
         self.left, self.stop = step, stop
@@ -64,7 +67,7 @@ class BeforeStep(Hooks):
 
 
 def run(folder: Path, hooks: Hooks = NO_HOOKS) -> list[dict[str, Any]]:
-    """Train, and return the lines of the log without what was measured."""
+    """Train, and return the lines of the log without times and speeds."""
     train.main([*OPTIONS, "--output", str(folder)], hooks)
     return lines(folder)
 
@@ -76,7 +79,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def on_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run whose reports are read at each step."""
+    """Return the folder of a run that reads the report of each step after the step."""
     folder = tmp_path_factory.mktemp("on-time") / "run"
     run(folder)
     return folder
@@ -93,7 +96,7 @@ def test_the_log_has_the_same_numbers(on_time: Path, tmp_path: Path, late: None)
 
 
 def test_a_run_that_is_asked_to_stop_logs_all_its_steps(on_time: Path, tmp_path: Path, late: None) -> None:
-    with pytest.raises(Preempted, match="iteration 6"):  # the request is known with the window after that of step 3
+    with pytest.raises(Preempted, match="iteration 6"):  # step 3 is in a window that is read after step 6
         run(tmp_path / "run", BeforeStep(3, stop=True))
     assert [(line["iteration"], line["steps"]) for line in lines(tmp_path / "run")] == [(4, 4), (6, 2)]
     train.main(["--resume", str(tmp_path / "run")])
@@ -105,6 +108,6 @@ def test_a_run_that_is_asked_to_stop_logs_all_its_steps(on_time: Path, tmp_path:
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_not_logged(tmp_path: Path, late: None) -> None:
-    with pytest.raises(NotFinite, match="loss is nan at epoch 0, iteration 4,"):  # the fifth
+    with pytest.raises(NotFinite, match="loss is nan at epoch 0, iteration 4,"):  # in the fifth step
         run(tmp_path / "run", BeforeStep(5, stop=False))
     assert [line["iteration"] for line in lines(tmp_path / "run")] == [4]

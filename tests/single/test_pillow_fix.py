@@ -40,7 +40,7 @@ def test_commands_that_decode_images_of_strangers_say_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """They say it before their work, which fails here."""
+    """Commands print the warning before they start their work. In this test the work then fails."""
     monkeypatch.setattr(PIL, "__version__", version)
     with pytest.raises((UserError, SystemExit)):
         command(words)

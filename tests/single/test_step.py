@@ -1,4 +1,4 @@
-"""The batches of the next pass are read while the gradients of this one are computed and summed."""
+"""The batches of the next pass are read while the gradients of the current pass are computed and summed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.training.step import REPORT_SIZE, Passes, train_step
 from app.world.compression import Compression
 from app.world.world import distribute, start, stop
 
-WORKERS, N, STEPS = 3, 4, 2  # three workers in passes of two: the second pass of a step has one
+WORKERS, N, STEPS = 3, 4, 2  # passes have two workers, so the second pass of a step has one
 PER_PASS = ForwardPass(torch.full((3,), 0.4), torch.full((3,), 0.2), workers_per_pass=2)
 
 
@@ -44,7 +44,7 @@ def new_state() -> State:
 
 
 class Order(Hooks):
-    """Notes what happens in which order."""
+    """Record the order in which the hooks are called."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -1,4 +1,4 @@
-"""How many cases a test with random input tries: a few seconds of them, or as many as FUZZ_CASES says.
+"""Set the number of cases that tests with random input try. The environment variable FUZZ_CASES makes longer tests.
 
 docs/security.md has the command of the longer run.
 """
@@ -9,5 +9,5 @@ import os
 
 
 def cases(usual: int) -> int:
-    """Return the number of cases: FUZZ_CASES of the environment, or the usual number."""
+    """Return the number in FUZZ_CASES, or `usual` if the variable is not set."""
     return int(os.environ.get("FUZZ_CASES", usual))
