@@ -12,7 +12,8 @@ python=$root/.venv/bin/python
 if [ "$1" = setup ]; then exec "$root/app/setup/setup.sh" "${@:2}"; fi
 if [ "$1" = bundle ]; then exec "$root/app/setup/bundle.sh" "${@:2}"; fi
 if [ "$1" != test ]; then
-  "$root/app/setup/setup.sh" --if-needed
+  (cd "$root" && app/setup/setup.sh --if-needed)
+  export PYTHONSAFEPATH=1 # no modules from the folder where the command is started, in which others may be able to write
   exec "$python" -m app.start "$@"
 fi
 

@@ -1,12 +1,13 @@
 """Read archives from their copies on a local disk (`--stage DIR`), after app/storage/staging.py has completed them."""
 
-# ruff: noqa: PTH110, PTH118
+# ruff: noqa: PTH118
 
 from __future__ import annotations
 
 import hashlib
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -37,6 +38,19 @@ def copy_paths(root: str, archives: Sequence[str], folder: str) -> tuple[str, ..
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def is_own(path: str) -> bool:
+    """Return whether a file or folder exists and belongs to this user or to root.
+
+    The folder of --stage may be one in which every user can write. Another user could have made a copy with other
+    images, or a link to a file that would be overwritten.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return status.st_uid in (0, os.geteuid()) and not stat.S_ISLNK(status.st_mode)
 
 
 def read_from_copies(index: Index, root: str, folder: str) -> Index:
@@ -81,7 +95,7 @@ class StagedArchives(Archives):
         if now < self._next_look.get(number, 0.0):
             return False
         self._next_look[number] = now + SECONDS_BETWEEN_LOOKS
-        if os.path.exists(self.copies.paths[number]):
+        if is_own(self.copies.paths[number]):
             self._complete.add(number)
         return number in self._complete
 

@@ -24,7 +24,7 @@ from app.base.files import is_full, sync_folder
 from app.base.text import duration, some, volume
 from app.storage.index import LAYOUTS, layout_of
 from app.storage.listing import State, state_of
-from app.storage.stage import copy_paths
+from app.storage.stage import copy_paths, is_own
 
 PIECE = 2**23  # the size of a piece in bytes
 ROOM = 0.05  # the share of the disk that is left free
@@ -104,6 +104,8 @@ def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
         raise NotCopied(f"{root} has no archives")
     own = copies[0].path.parent
     own.mkdir(parents=True, exist_ok=True)
+    if not is_own(str(own)):
+        raise NotCopied(f"{own} belongs to another user")
     with (own / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_others(own, copies)

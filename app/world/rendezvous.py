@@ -30,6 +30,7 @@ from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
+REQUEST_TIME = 30.0  # seconds in which a request must arrive; then its connection and its thread are ended
 PLACE = "place"  # the scope in which a process of an elastic run asks for its rank in the next meeting
 RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names for its scopes
 _PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
@@ -58,6 +59,7 @@ class ClosedServer(RendezvousServer):
 
 def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHandler]:
     class ClosedHandler(handler):
+        timeout = REQUEST_TIME
         path: str
 
         def parse_request(self) -> bool:

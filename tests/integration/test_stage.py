@@ -291,3 +291,17 @@ def test_a_run_reads_its_copies_and_ends_their_process(data: Path, disk: Path, t
     lines = (tmp_path / "said.err").read_text().splitlines()
     assert f"stage on {socket.gethostname()}: 2 of 2 archives are copied to" in lines[0]
     assert json.loads(log.read_text().splitlines()[0])["iteration"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give a file to another user")
+def test_copies_of_another_user_are_not_read(data: Path, disk: Path) -> None:
+    """The folder of --stage may be open to all users. Another user could put other images there."""
+    copy_archives(str(data), str(disk), print)
+    good = contents(staged(data, disk).train)
+    train, _ = copies_of(data, disk)
+    overwrite(train.path, bytes(train.state[0]))
+    os.chown(train.path, 65534, 65534)
+    assert contents(staged(data, disk).train) == good
+    os.chown(train.path.parent, 65534, 65534)
+    with pytest.raises(NotCopied, match="belongs to another user"):
+        copy_archives(str(data), str(disk), print)

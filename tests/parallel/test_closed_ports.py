@@ -7,12 +7,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
+from app.world import rendezvous
 from tests.support.jobs import Job, iteration
 from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
@@ -27,7 +29,7 @@ RUNS = {
 }
 STRANGER = "nobody"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
 
 
 def processes(job: Job) -> list[psutil.Process]:
@@ -57,6 +59,7 @@ def command_lines(job: Job) -> str:
     return found
 
 
+@needs_root
 @pytest.mark.parametrize("kind", RUNS)
 def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
@@ -121,3 +124,17 @@ def token_of(job: Job) -> str:
             if variable.startswith("HOROVOD_GLOO_RENDEZVOUS_ADDR="):
                 return variable.rpartition("/")[2]
     return ""
+
+
+def test_a_request_that_never_arrives_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers could otherwise keep a thread of the launcher busy with each connection that they open."""
+    monkeypatch.setattr(rendezvous, "REQUEST_TIME", 0.2)
+    server = rendezvous.ClosedServer("127.0.0.1")
+    port = server.start()
+    try:
+        for words in (b"", b"GET /global/0 HTTP/1.1\r\nHost:"):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                connection.sendall(words)
+                assert connection.recv(100) == b""
+    finally:
+        server.stop()

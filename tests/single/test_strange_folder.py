@@ -1,0 +1,33 @@
+"""run.sh is started in a folder in which another user has put modules with the names of Python's own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.programs import ROOT, environ
+
+
+def test_modules_of_the_folder_are_not_imported(tmp_path: Path) -> None:
+    """run.sh lies in a folder where set-up has been made: here, it does nothing, and Python is that of the tests."""
+    project, strange = tmp_path / "project", tmp_path / "strange"
+    for name, script in (
+        ("app/setup/setup.sh", "exec python3 -c 'import json'"),
+        (".venv/bin/python", f'exec "{sys.executable}" "$@"'),
+    ):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text(f"#!/bin/sh\n{script}\n")
+        (project / name).chmod(0o755)
+    shutil.copy(ROOT / "run.sh", project)
+    strange.mkdir()
+    for module in ("argparse", "json", "shlex", "torch"):
+        (strange / f"{module}.py").write_text(f"open({str(tmp_path / 'reached')!r}, 'w')")
+    for words in (["--version"], ["--dry-run", "train"], ["--launcher", "none", "plan"]):
+        done = subprocess.run([project / "run.sh", *words], cwd=strange, env=environ(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert not (tmp_path / "reached").exists()
+    subprocess.run([sys.executable, "-m", "app.start", "--version"], cwd=strange, env=environ(), capture_output=True)
+    assert (tmp_path / "reached").exists()  # what would happen otherwise
+    assert os.environ.get("PYTHONSAFEPATH") is None
