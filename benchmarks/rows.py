@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL
+
+from app.data import crop_decoder
 from benchmarks import jpegs
 from benchmarks.groups import ROOT, Group, Work
 from benchmarks.pairs import Limits, compare
@@ -125,16 +128,26 @@ def compare_memory(measured: Work, peer: Work, steps: int) -> dict[str, Any]:
     return found | {"ratio": found["ours"] / found["peer"]}
 
 
-def loader(limits: Limits) -> dict[str, Any]:
-    """Compare the program's loader with torchvision's, each with two loader processes."""
+def decoder() -> str:
+    """Return which decoders this program uses for JPEGs."""
+    other = f"Pillow{'-SIMD' if 'post' in PIL.__version__ else ''} {PIL.__version__}"
+    return f"app/setup/decoder.c, and {other} for unusual images" if crop_decoder.is_compiled() else other
+
+
+def loader(limits: Limits, peer_side: str = "peer") -> dict[str, Any]:
+    """Compare the program's loader with another one on stock Pillow, each with two loader processes.
+
+    peer_side: "peer" is torchvision's loader, "ours" is the program's, which shows what Pillow-SIMD gains.
+    """
     from benchmarks import loaders
 
     with tempfile.TemporaryDirectory() as folder:
         jpegs.write_folder(Path(folder), repeats=50)
         measured, peer = (
-            Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH) for side in ("ours", "peer")
+            Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH) for side in ("ours", peer_side)
         )
-        return compare(measured, stock_pillow(peer, folder), limits) | {"mad": loaders.difference(folder)}
+        found = compare(measured, stock_pillow(peer, folder), limits)
+        return found | {"mad": loaders.difference(folder), "decoder": decoder()}
 
 
 def decoding(file: str, limits: Limits) -> dict[str, Any]:
@@ -142,7 +155,7 @@ def decoding(file: str, limits: Limits) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         jpegs.write_folder(Path(folder), repeats=30)
         peer = stock_pillow(example(file, 2, network="trivial", data=folder), folder)
-        return compare(ours(2, network="trivial", data=folder), peer, limits)
+        return compare(ours(2, network="trivial", data=folder), peer, limits) | {"decoder": decoder()}
 
 
 def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
@@ -172,6 +185,7 @@ def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
 
     return {
         "loader": Row(2.3, lambda: loader(limits)),
+        "loader-simd": Row(1.0, lambda: loader(limits, "ours")),
         "bare-1": Row(0.98, pair(lambda: ours(1), bare)),
         "ddp-2": Row(1.0, pair(lambda: ours(2), lambda: ddp(2))),
         "ddp-cores": Row(1.0, pair(lambda: ours(cores), lambda: ddp(cores))),

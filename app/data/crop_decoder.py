@@ -45,6 +45,11 @@ def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray
     return pixels if done else None
 
 
+def is_compiled() -> bool:
+    """Return whether set-up could compile the decoder."""
+    return _library() is not None
+
+
 @cache
 def _library() -> Any | None:
     """Return the compiled module, or None if set-up could not compile it."""

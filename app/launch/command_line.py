@@ -181,6 +181,6 @@ LAUNCHERS = {
     "horovodrun": Launcher(
         "Horovod's launcher", _horovodrun, module="app.launch.horovodrun", elastic=True, one_interface=True
     ),
-    "mpirun": Launcher("Open MPI's launcher", _mpirun, open_mpi=True),
+    "mpirun": Launcher("Open MPI's launcher, for networks without strangers", _mpirun, open_mpi=True),
 }
 DEFAULT_LAUNCHER = "horovodrun"

@@ -116,7 +116,10 @@ def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
 
 
 def test_rows_are_the_issues() -> None:
-    names = "loader bare-1 ddp-2 ddp-cores example-2 example-cores example-small-step example-input independent-cores"
+    names = (
+        "loader loader-simd bare-1 ddp-2 ddp-cores example-2 example-cores example-small-step example-input"
+        " independent-cores"
+    )
     found = [name for name in rows("", Limits(), "cpu") if not name.startswith(("gpu-", "memory-"))]
     assert found == names.split()
 
