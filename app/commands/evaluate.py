@@ -32,7 +32,7 @@ def make_parser() -> Parser:
         "--skip-list",
         default="",
         metavar="FILE",
-        help="file that lists images to leave out, as check-data --skip-list writes it",
+        help="file that lists images to leave out; check-data --skip-list writes such a file",
     )
     add(
         "--resize",
@@ -56,12 +56,14 @@ def make_parser() -> Parser:
     add("--ema", action="store_true", help="use the averaged weights of a run with --ema")
     add("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("run")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device (default: auto)")
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to compute on (default: auto)"
+    )
     group.add_argument(
         "--collectives",
         choices=("auto", "nccl", "mpi", "gloo"),
         default="auto",
-        help="library for collectives (default: auto)",
+        help="library that sums over processes (default: auto)",
     )
     group.add_argument(
         "--loader-processes",

@@ -31,7 +31,11 @@ def make_parser() -> Parser:
         help="numbers of processes (default: 1, 2, 4, ... up to the number of cores)",
     )
     group.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="number of rounds; each measures all of them (default: 5)"
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of rounds; each round measures all numbers of processes (default: 5)",
     )
     group.add_argument(
         "--steps", type=int, default=30, metavar="N", help="number of steps in each measurement (default: 30)"

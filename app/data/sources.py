@@ -48,7 +48,7 @@ class Augmentation(NamedTuple):
 AUGMENTATIONS = {
     "paper": Augmentation(
         "a crop of random scale and aspect ratio, mirrored half of the time; for data sets of small images a shift by"
-        " one pixel, mirrored where the class allows it",
+        " one pixel, mirrored if it still shows its class",
         crops=True,
         flips=True,
     ),

@@ -122,7 +122,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="number of processes; default: all slots of the hosts, or one for each GPU, or two",
     )
     add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="hosts with their slots; default: this machine")
-    add("--hostfile", metavar="FILE", help="file with one host in each line: see hostfiles/")
+    add("--hostfile", metavar="FILE", help="file with one host per line, such as those in hostfiles/")
     add(
         "--launcher",
         choices=[*LAUNCHERS, "none"],

@@ -82,13 +82,13 @@ class Config:
     Learning rates are those of a single step, `..._epochs` are in epochs, and minibatches are numbers of images.
     """
 
-    recipe: str = option("digits", "recipe", "preset of values, which the other options override", free=True)
+    recipe: str = option("digits", "recipe", "preset of options; options on the command line override it", free=True)
 
     data: str = option(  # free, because a folder may be moved: its content is compared by a fingerprint instead
         "digits", "data", data_help(), free=True
     )
     skip_list: str = option(  # free for the same reason as `data`
-        "", "data", "file that lists images to leave out, as check-data --skip-list writes it", free=True
+        "", "data", "file that lists images to leave out; check-data --skip-list writes such a file", free=True
     )
     stage: str = option(
         "",
@@ -184,7 +184,7 @@ class Config:
 
     epochs: int = option(PAPER_EPOCHS, "schedule", "number of passes over the training images", limits=ABOVE_0)
     minibatch: int = option(
-        256, "schedule", "number of images in one step, on all processes together, kn", limits=ABOVE_0
+        256, "schedule", "number of images in one step on all processes together, kn", limits=ABOVE_0
     )
     per_worker: int = option(
         32, "schedule", "number of images that share BN statistics, n; a step has k = kn / n workers", limits=ABOVE_0
@@ -197,7 +197,7 @@ class Config:
     scaled: str = option(
         "rate",
         "schedule",
-        "what scaling and warmup multiply: the learning rate (paper: rate) or the loss",
+        "what scaling and warmup multiply: rate, the learning rate (paper); loss, the loss",
         choices=("rate", "loss"),
     )
     warmup: str = option(
@@ -233,7 +233,7 @@ class Config:
     trust_coefficient: float = option(
         0.001,
         "optimizer",
-        "trust coefficient of LARS: the factor of each layer's ratio of norms",
+        "trust coefficient of LARS, which multiplies each layer's ratio of the norms of weights and gradient",
         limits=ABOVE_0,
     )
     label_smoothing: float = option(
@@ -281,7 +281,7 @@ class Config:
     )
 
     output: str = option("", "run", "folder to write the run to (default: a new one under runs/)", free=True)
-    resume: str = option("", "run", "folder of a run to continue; auto: the newest one under runs/", free=True)
+    resume: str = option("", "run", "folder of a run to continue; auto: the newest run under runs/", free=True)
     allow_change: tuple[str, ...] = option(
         (), "run", "options that may differ from those of the run that is resumed; data allows other images", free=True
     )
@@ -293,7 +293,11 @@ class Config:
         False, "run", "keep the checkpoint with the lowest validation error too, as best.pt", free=True
     )
     commit_every: int = option(
-        10, "run", "steps between the copies in memory to which an elastic run goes back", limits=ABOVE_0, free=True
+        10,
+        "run",
+        "steps between copies of the state in memory, to which an elastic run goes back after a failure",
+        limits=ABOVE_0,
+        free=True,
     )
     stall_timeout: float = option(
         300.0, "run", "seconds without a step after which the run is ended; 0: never", limits=SECONDS, free=True
@@ -305,7 +309,7 @@ class Config:
     ghost: str = option(
         "auto",
         "speed",
-        "number of workers in one forward pass, each with its own BN statistics; auto, off, or a number",
+        "number of workers in one forward pass, each with its own BN statistics; auto: as many as fit; off: 1",
         free=True,
     )
     channels_last: bool = option(False, "speed", "store weights and activations in the order NHWC", free=True)
@@ -341,7 +345,7 @@ class Config:
     screen: str = option(
         "lines",
         "run",
-        "what the run prints: a line for each report, only the result, or JSON",
+        "what the run prints: lines, about the training; quiet, only the result; json, the lines of log.jsonl",
         choices=("lines", "quiet", "json"),
         free=True,
     )

@@ -133,7 +133,9 @@ def run_parser(prog: str, description: str, example: str, groups: Sequence[str] 
     parser.add_argument("-h", "--help", action=ShortHelp, help="show the most important options", **shows)
     parser.add_argument("--help-all", action=LongHelp, help="show all options", **shows)
     parser.add_argument(
-        "--config", metavar="FILE", help="config.json of a run, whose values are used; other options override them"
+        "--config",
+        metavar="FILE",
+        help="config.json of a run whose options are used; options on the command line override them",
     )
     add_config_options(parser, groups)
     return parser

@@ -46,7 +46,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "fashion-mnist": (
-        "the baseline of the task for `reproduce`; takes four minutes on one core",
+        "the baseline of the default task of `reproduce`; takes four minutes on one core",
         {
             "data": "fashion-mnist",
             "downsample": 2,
