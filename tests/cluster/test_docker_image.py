@@ -140,6 +140,6 @@ def test_shared_memory_too_small_for_the_loader_processes(daemon: Daemon, tmp_pa
     train += ["--per-worker", "16", "--loader-processes", "2", "--model", "resnet8"]
     mount = ["-v", f"{tmp_path}:/data:ro", "--shm-size"]
     said = daemon.docker(*ALONE, *mount, "2m", IMAGE, *train, code=2)
-    fix = r"/dev/shm of \w+ has 2 MiB, the 4 loader processes may fill \d+ MiB: docker run --shm-size 1g"
+    fix = r"/dev/shm of \w+ has 2 MiB, but 4 loader processes may need \d+ MiB: docker run --shm-size 1g"
     assert re.search(fix, said)
     assert "result: " in daemon.docker(*ALONE, *mount, "1g", IMAGE, *train)

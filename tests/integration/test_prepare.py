@@ -195,7 +195,7 @@ def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     folder = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
-    assert "another prepare-imagenet is at work" in refused(archives, tmp_path / "out")
+    assert "another prepare-imagenet is running" in refused(archives, tmp_path / "out")
     os.close(folder)
     prepare(archives, tmp_path / "out")
 
@@ -302,7 +302,7 @@ BAD_ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "ground truth of words": (DEVKIT, devkit("1\n2\ntench\n"), "line 3: 'tench' is not a class from 1 to 3"),
     "ground truth out of range": (DEVKIT, devkit("1\n4\n"), "line 2: '4' is not a class from 1 to 3"),
     "ground truth empty": (DEVKIT, devkit(""), "is empty"),
-    "ground truth too long": (DEVKIT, devkit("1\n" * 9), "labels 9"),
+    "ground truth too long": (DEVKIT, devkit("1\n" * 9), "labels for 9"),
 }  # fmt: skip
 
 

@@ -280,7 +280,7 @@ def test_archives_that_do_not_fit_together(folder: Path, tmp_path: Path) -> None
         val={f"train/{name}": image for name, image in val.items()}
     )
     assert "hold files of the same name, cat/0.JPEG" in refused(train_0=train, train_1=train, val=val)
-    assert "names 2 classes, and an image has the label 7" in refused(train=flat, val=flat)
+    assert "names 2 classes, but an image has the label 7" in refused(train=flat, val=flat)
     (tmp_path / "gz").mkdir()
     (tmp_path / "gz/train.tar.gz").write_bytes(tar_of(train, "w:gz"))
     assert "is compressed (gzip)" in failure_of("check-data", tmp_path / "gz")

@@ -158,6 +158,6 @@ def test_the_average_is_used_and_exported(run: Path, tmp_path: Path, capsys: pyt
             assert all(torch.equal(found.network.state_dict()[key], value) for key, value in state.items())
             assert json.loads((tmp_path / f"{name}{ending}.json").read_text())["classes"] == list(found.classes)
     (tmp_path / "image.png").write_bytes(b"")
-    assert "trained without --ema: leave --ema out" in failure_of("evaluate", tmp_path / "net.pt", "--ema")
+    assert "the run had no --ema: leave --ema out" in failure_of("evaluate", tmp_path / "net.pt", "--ema")
     with pytest.raises(UserError, match="leave --ema out"):
         predict.main([str(tmp_path / "net.pt"), str(tmp_path / "image.png"), "--ema"])

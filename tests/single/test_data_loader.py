@@ -239,5 +239,5 @@ def test_shared_memory_too_small_is_said_with_the_fix() -> None:
     image_bytes = size // (2 * PREFETCH * 32)
     check_shared_memory(0, 32, 224 * 224 * 3)
     check_shared_memory(2, 32, image_bytes)
-    with pytest.raises(UserError, match=rf"may fill {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
+    with pytest.raises(UserError, match=rf"may need {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
         check_shared_memory(3, 32, image_bytes)
