@@ -295,7 +295,7 @@ def test_a_run_reads_its_copies_and_ends_their_process(data: Path, disk: Path, t
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can give a file to another user")
 def test_copies_of_another_user_are_not_read(data: Path, disk: Path) -> None:
-    """The folder of --stage may be open to all users. Another user could put other images there."""
+    """Copies that belong to another user are not read, because the folder of --stage may be open to all users."""
     copy_archives(str(data), str(disk), print)
     good = contents(staged(data, disk).train)
     train, _ = copies_of(data, disk)

@@ -127,7 +127,7 @@ def token_of(job: Job) -> str:
 
 
 def test_a_request_that_never_arrives_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strangers could otherwise keep a thread of the launcher busy with each connection that they open."""
+    """A request that is not complete in time is ended. Otherwise each of them would occupy a thread of the launcher."""
     monkeypatch.setattr(rendezvous, "REQUEST_TIME", 0.2)
     server = rendezvous.ClosedServer("127.0.0.1")
     port = server.start()

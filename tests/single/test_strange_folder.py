@@ -1,4 +1,4 @@
-"""run.sh is started in a folder in which another user has put modules with the names of Python's own."""
+"""run.sh does not import modules of the folder in which it is started, because another user may have put them there."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from tests.support.programs import ROOT, environ
 
 
 def test_modules_of_the_folder_are_not_imported(tmp_path: Path) -> None:
-    """run.sh lies in a folder where set-up has been made: here, it does nothing, and Python is that of the tests."""
+    """run.sh is copied to a folder where the set-up does nothing and `python` is that of the tests."""
     project, strange = tmp_path / "project", tmp_path / "strange"
     for name, script in (
         ("app/setup/setup.sh", "exec python3 -c 'import json'"),
@@ -29,5 +29,5 @@ def test_modules_of_the_folder_are_not_imported(tmp_path: Path) -> None:
         assert done.stdout
     assert not (tmp_path / "reached").exists()
     subprocess.run([sys.executable, "-m", "app.start", "--version"], cwd=strange, env=environ(), capture_output=True)
-    assert (tmp_path / "reached").exists()  # what would happen otherwise
+    assert (tmp_path / "reached").exists()  # Python alone would import them
     assert os.environ.get("PYTHONSAFEPATH") is None
