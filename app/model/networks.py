@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from app.base.errors import UserError
 from app.recipe.config import Config
 from app.recipe.models import MODELS
 
@@ -116,7 +120,11 @@ def compile_stages(network: nn.Module) -> None:
     The backward pass of compiled code returns all its gradients at its end. If the whole network were compiled, no sum
     of gradients could start before the backward pass has ended. Evaluation is not compiled, because its last batch has
     another size.
+
+    Raises:
+        UserError: Another user could put code into the cache of the compiler.
     """
+    _check_cache_of_compiler()
     import torch._dynamo
 
     # torch counts all stages as one function, and compiles each stage for each size of a pass.
@@ -124,6 +132,24 @@ def compile_stages(network: nn.Module) -> None:
     for stage in network.children():
         if isinstance(stage, nn.Sequential):
             stage.forward = _compiled_for_training(stage)  # type: ignore[method-assign]
+
+
+def _check_cache_of_compiler() -> None:
+    """Raise UserError if others can write to the folder from which torch loads compiled code.
+
+    torch's default is a folder in /tmp with a name that everyone knows. Another user could make it first.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    folder = cache_dir()  # makes the folder
+    status = Path(folder).lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+        raise UserError(
+            f"--compile: other users can write to {folder}, from which torch loads compiled code:"
+            " remove it, or set TORCHINDUCTOR_CACHE_DIR to a folder of your own"
+        )
 
 
 def _compiled_for_training(stage: nn.Module) -> Callable[[Tensor], Tensor]:

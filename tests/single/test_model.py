@@ -1,6 +1,8 @@
 """The networks and their BN are compared with those of torchvision and torch."""
 
 import copy
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from app.base.errors import UserError
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
-from app.model.networks import BasicBlock, make_network
+from app.model.networks import BasicBlock, compile_stages, make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
@@ -162,3 +164,16 @@ def test_synchronised_statistics_equal_those_of_the_whole_minibatch() -> None:
         ours.eval()(x),
         F.batch_norm(x, ours.running_mean.detach(), ours.running_var.detach(), ours.weight, ours.bias, eps=1e-5),
     )
+
+
+def test_compiled_code_is_not_taken_from_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps it in /tmp, in a folder that another user could make first."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    compile_stages(nn.ModuleList())
+    [folder] = tmp_path.iterdir()
+    assert folder.name.startswith("torchinductor_")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="other users can write to"):
+        compile_stages(nn.ModuleList())
