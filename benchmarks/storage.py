@@ -55,6 +55,20 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 
+def fill_caches(layout: Path) -> None:
+    """Read all files of a layout from the disk, each from its beginning to its end.
+
+    The state of the caches is then the same for all layouts. Files that were read at random or written in small pieces
+    are in the caches in small pieces too, so reading them takes up to twice as long.
+    """
+    drop_caches()
+    for path in layout.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(2**23):
+                    pass
+
+
 @contextmanager
 def slow_copy(folder: Path, delay: float) -> Iterator[Path]:
     """Mount a copy of a folder in which each request takes `delay` ms, and yield its path."""
@@ -143,10 +157,10 @@ def measure(readers: list[str], roots: dict[str, Path], options: argparse.Namesp
     for number in range(options.rounds):
         for place, root in roots.items():
             for reader in readers:
+                layout = root / layout_of(reader)
+                if place == "warm":
+                    fill_caches(layout)
                 for unit, rate in (("files/s", files_per_second), ("images/s", images_per_second)):
-                    layout = root / layout_of(reader)
-                    if place == "warm":  # read the files into the caches first
-                        files_per_second(reader, layout, 10 * options.seconds, cold=False)
                     found = rate(reader, layout, options.seconds, place != "warm")
                     rates[reader][f"{place} {unit}"].append(found)
                     print(f"round {number + 1}: {reader}, {place}: {found:.0f} {unit}", file=sys.stderr, flush=True)
@@ -193,7 +207,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parse and check the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000, help="training images (default: %(default)s, 2.2 GB)")
-    parser.add_argument("--seconds", type=float, default=20, help="time of a measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4, help="time of a measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
         "--delay",
