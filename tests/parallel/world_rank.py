@@ -49,25 +49,31 @@ def connected(port: int) -> int:
     return sum(port not in (each.laddr.port, each.raddr.port) for each in found)
 
 
-def close_connections() -> list[int]:
-    """Close Horovod's connections. Connections that this process made itself must stay open.
+def close_connections(server: socket.socket, before: tuple[socket.socket, socket.socket]) -> list[int]:
+    """Shut Horovod down, and test that connections of other code stay open.
+
+    Args:
+        server: A server of this process.
+        before: The two ends of a connection with this server, from before Horovod was started.
 
     Return the number of Horovod's connections before and after it is shut down.
     """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        before = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]
-        connections.init()
-        after = [socket.create_connection(("127.0.0.1", port)), server.accept()[0]]
-        numbers = [connected(port)]
-        connections.shutdown()
-        numbers += [connected(port)]
-        for one, other in (before, after):
-            one.sendall(b"kept")
-            assert other.recv(4) == b"kept"
-            one.close()
-            other.close()
+    port = server.getsockname()[1]
+    after = connect(server)
+    numbers = [connected(port)]
+    connections.shutdown()
+    numbers += [connected(port)]
+    for one, other in (before, after):
+        one.sendall(b"kept")
+        assert other.recv(4) == b"kept"
+        one.close()
+        other.close()
     return numbers
+
+
+def connect(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new connection with a server of this process."""
+    return socket.create_connection(server.getsockname()), server.accept()[0]
 
 
 def wait_for_one_that_works_long(here: world.World) -> list[str]:
@@ -98,6 +104,8 @@ def wait_for_one_that_works_long(here: world.World) -> list[str]:
 
 
 def main() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    before = connect(server)
     for number in range(2):  # World can be started again after stop(); MPI must not be finalized by Horovod
         here = world.start(collectives=sys.argv[1], device="auto" if sys.argv[1] == "nccl" else "cpu")
         names = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
@@ -126,9 +134,9 @@ def main() -> None:
         said["stepped"] = step_distributed(here)
         if number and launcher() == "horovodrun":
             said["waited"] = wait_for_one_that_works_long(here)
-        world.stop()
-    if launcher() == "horovodrun":
-        said["connections"] = close_connections()
+            said["connections"] = close_connections(server, before)
+        else:
+            world.stop()
     print("SAID " + json.dumps(said), flush=True)
 
 

@@ -37,14 +37,16 @@ def horovodrun(processes: int, *command: object) -> list[str]:
     return [launcher, "-np", str(processes), "--gloo", "--network-interfaces", "lo", *words]
 
 
-def run(*command: object, code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in the project's root until it ends.
+def run(
+    *command: object, code: int | None = 0, longest: float = LONGEST, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the project's root until it ends, for up to `longest` seconds.
 
     Fail if its exit code is not `code`. None allows any exit code.
     """
     words = [str(word) for word in command]
     done = subprocess.run(
-        words, cwd=ROOT, env=environ(**variables), capture_output=True, text=True, timeout=LONGEST, check=False
+        words, cwd=ROOT, env=environ(**variables), capture_output=True, text=True, timeout=longest, check=False
     )
     assert code is None or done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     return done
