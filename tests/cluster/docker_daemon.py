@@ -24,7 +24,15 @@ _PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the client that belongs to
 
 # Files with this text are put into the folder from which the image is built. No layer of the image may contain them.
 PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])  # joined here, because this file is in the image
-PLANTS = ["id_ed25519", ".env", ".netrc", "runs/log.jsonl", ".ssh/id_rsa", "docs/notes", "app/.git-credentials.pem"]
+PLANTS = [
+    "id_ed25519",
+    ".env",
+    ".netrc",
+    "runs/log.jsonl",
+    ".ssh/id_rsa",
+    "docs/notes/draft",
+    "app/.git-credentials.pem",
+]
 
 # The base image gets the settings with which this machine reaches the package indices.
 _OWN = """
