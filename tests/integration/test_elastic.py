@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.jobs import FAULTY
 from tests.support.programs import RUN, environ
 
 SLOTS = 3
@@ -55,7 +56,7 @@ def members(folder: Path) -> list[int]:
             command = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if command[1:4] == [b"-m", b"app", b"train"] and str(folder).encode() in command:
+        if b"".join(command[1:2]).endswith(b"fault_rank.py") and str(folder).encode() in command:
             found.append(int(entry.name))
     return found
 
@@ -120,9 +121,9 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
     script.chmod(0o755)
     hosts.write_text("localhost:2\n")
-    elastic = [*RUN, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
+    elastic = [*FAULTY, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
     with log.open("w") as out:
-        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=environ(), stdout=out, stderr=out)
+        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=environ(FAULT="nap:0:0"), stdout=out, stderr=out)
     started.append(job)
     run = Run(job, log)
     wait_for = run.wait_for

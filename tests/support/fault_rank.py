@@ -10,6 +10,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - loader: The rank sends SIGSTOP to its loader processes.
 - change: The rank changes one value of one tensor. STEP 0 stands for the moment after the broadcast at the start.
 - slow: Each validation batch takes a second on all ranks.
+- nap: Each step takes longer on all ranks, so that a run leaves the cores to what it waits for.
 - none: There is no fault.
 """
 
@@ -30,6 +31,8 @@ from app.base.launcher_environment import launcher_rank
 from app.training.hooks import Hooks
 from app.training.state import State
 
+NAP = 0.03  # seconds by which "nap" makes each step longer
+
 
 class Fault(Hooks):
     """Hooks that cause the fault in the process of the given rank."""
@@ -40,6 +43,8 @@ class Fault(Hooks):
 
     def before_step(self, state: State) -> None:
         self.steps += 1
+        if self.kind == "nap":
+            time.sleep(NAP)
         if self.due() and self.kind != "die-unsaved":
             self.happen(state)
 
