@@ -29,7 +29,8 @@ class Metered(Hooks):
 def main(argv: list[str]) -> None:
     network, options = argv[0], argv[1:]
     if network in networks.NAMES:
-        # The program would choose these options itself for a network with such short steps.
+        # The program would choose these values for a network whose steps are as short as this one's. It chooses by the
+        # size of the network of --model, which is replaced here.
         options = [*options, "--cycle-ms", "1", "--overlap", "off"]
         run.make_network = lambda config, channels, classes, norm: networks.make(network, channels, classes, norm)
     train.main(options, Metered())

@@ -53,7 +53,7 @@ RECIPE = [
 ]  # fmt: skip
 OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # options of the runs with faults
 STALL = 20  # --stall-timeout of static runs in seconds
-STEPS = 22  # steps in an epoch: 1,437 images, 64 for each step
+STEPS = 16  # steps in an epoch: 1,077 images, 64 for each step
 MOST = 1e-10  # largest relative difference of any value of any tensor from the run without faults
 MOST_FAULTS = 12  # faults in one run, because an elastic run starts again by itself only three times
 PATIENCE = 300.0  # seconds to wait for anything that a run should do

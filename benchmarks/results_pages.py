@@ -58,7 +58,8 @@ def section(name: str) -> str:
 def cells_table(rows: list[dict[str, Any]]) -> str:
     """Return a table with a line for each cell: our numbers, then those of the paper's row."""
     lines = [
-        "| | our k | our kn | our learning rate | our error | seeds | paper's k | kn | learning rate | error |",
+        "| | our k | our kn | our learning rate | our error | seeds"
+        " | paper's k | paper's kn | paper's learning rate | paper's error |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from app.data.draws import bits, uniform
 
 CLASSES = tuple("0123456789")
-VALIDATION_PER_CLASS = 36  # the number of validation images in each class of about 180 images
+VALIDATION_PER_CLASS = 72  # the number of validation images in each class of about 180 images
+CLUTTERED_PER_CLASS = 36  # the same number for the scans from which `cluttered-digits` are made
 SPLIT_SEED = 0  # the seed of the split into training and validation images; it is not the seed of a run
 
 CLUTTERED_SIZE = 20
@@ -36,8 +37,8 @@ class Images(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def digits() -> tuple[Images, Images]:
-    """Return 1,437 training and 360 validation images, 8 x 8 pixels, of 10 classes. Validation has 36 of each class."""
+def digits(validation_per_class: int = VALIDATION_PER_CLASS) -> tuple[Images, Images]:
+    """Return training and validation images, 8 x 8 pixels, of 10 classes: 1,077 and 720, with 72 of each class."""
     # This is the file that sklearn.datasets.load_digits reads. It is read here, because importing sklearn takes a
     # second.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
@@ -48,7 +49,7 @@ def digits() -> tuple[Images, Images]:
     validates = np.zeros(len(labels), bool)
     for label in range(len(CLASSES)):
         of_class = np.flatnonzero(labels == label)
-        validates[of_class[np.argsort(draws[of_class], kind="stable")[:VALIDATION_PER_CLASS]]] = True
+        validates[of_class[np.argsort(draws[of_class], kind="stable")[:validation_per_class]]] = True
     return Images(images[~validates], labels[~validates]), Images(images[validates], labels[validates])
 
 
@@ -57,7 +58,7 @@ def cluttered_digits() -> tuple[Images, Images]:
 
     Training images are made only from training scans, and validation images only from validation scans.
     """
-    train, validation = digits()
+    train, validation = digits(CLUTTERED_PER_CLASS)
     return _compose(train, CLUTTERED_TRAIN, 1), _compose(validation, CLUTTERED_VALIDATION, 2)
 
 

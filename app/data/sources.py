@@ -203,7 +203,7 @@ def _find_published(published: PublishedSet, options: DataOptions) -> None:
 
 SOURCES: dict[str, DataSet] = {
     "digits": DataSet(
-        "1,797 scans of handwritten digits, which come with scikit-learn", DataSize(1437, 360, 10, 1, 8), _open_digits
+        "1,797 scans of handwritten digits, which come with scikit-learn", DataSize(1077, 720, 10, 1, 8), _open_digits
     ),
     "cluttered-digits": DataSet(
         "a harder task composed of the same scans", DataSize(16_384, 4_000, 10, 1, 20), _open_cluttered_digits

@@ -44,7 +44,7 @@ class MeetingDriver(ElasticDriver):
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
 
-    # Methods that Horovod and the handler of requests call
+    # Horovod's launcher calls these methods, and so does the server that answers the processes of the run.
 
     def start(self, num_proc: int, create_worker_fn: Any) -> None:
         """Start the first processes."""

@@ -247,7 +247,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
             job.limit(_grace(output.failures, launch))
             search = search or Search(launch)
             if search.found:
-                job.limit(0)  # otherwise the launcher would wait for the lost hosts
+                job.limit(0)  # end the job now, because the launcher would wait for hosts that do not answer
         if alone and alone.for_long():
             job.limit(0)
     gone = search.result() if search else ""  # this must come before close(), which ends all child processes

@@ -173,7 +173,7 @@ def initialise(network: nn.Module, config: Config) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    # Set the last BN of each block after this loop, because the loop may reach a block before or after its BNs.
+    # The gamma of the last BN of each block is set after the loop above, which sets the gamma of every BN to 1.
     for module in network.modules():
         # Only residual blocks have a bn2. Blocks with three convolutions also have a bn3.
         last = getattr(module, "bn3", None) or getattr(module, "bn2", None)

@@ -150,8 +150,8 @@ TABLE_3B = {
     8: ((16, 20.0, 160_000), Detected("8 GPUs", Value(35.6), Value(33.6))),
 }
 
+GPUS_PER_SERVER = 8  # section 4
 # Sections 1 and 5.5: the time of 90 epochs of ResNet-50. For 256 GPUs the paper only says "1 hour".
-GPUS_PER_SERVER = 8
 HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
 # Figures 7 and 8: the time of a step and of an epoch for kn from 256 to 11,264, with n = 32
 FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264

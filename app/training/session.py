@@ -21,6 +21,7 @@ from app.data.loader import check_shared_memory
 from app.data.sources import Source
 from app.model.weights import load_weights, state_dict_of
 from app.recipe.audit import audit_claim, in_short
+from app.recipe.baselines import comparison
 from app.recipe.config import Config
 from app.recipe.plan import describe
 from app.runs import run_folder
@@ -266,7 +267,8 @@ def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None
     if state.average_errors:
         result["ema_top1_error"], result["ema_top5_error"] = state.average_errors[-1]
         text += f"; of the averaged weights: top-1 error {result['ema_top1_error']:.2%}"
-    log.finish(result, f"result: {text}")
+    known = comparison(run.config, run.plan.images)
+    log.finish(result, f"result: {text}" + (f"\n{known}" if known else ""))
 
     def write_out() -> None:
         assert writer is not None

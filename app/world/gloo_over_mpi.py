@@ -24,7 +24,8 @@ _INTERFACE = "HOROVOD_GLOO_IFACE"
 def prepare() -> Callable[[], None]:
     """Set the variables in os.environ by which gloo finds the processes of this MPI job.
 
-    All ranks must call it before hvd.init().
+    Rank 0 starts the store, from which gloo reads the addresses of the processes. All ranks must call this function
+    before hvd.init().
 
     Returns:
         A function to call after hvd.shutdown(), which restores the environment and ends the store.

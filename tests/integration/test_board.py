@@ -31,7 +31,7 @@ from tests.support.in_process import run_command
 from tests.support.programs import APP, ROOT, environ
 from tests.support.programs import run as run_to_its_end
 
-PER_EPOCH, MINIBATCH = 11, 128  # 1437 // 128
+PER_EPOCH, MINIBATCH = 8, 128  # 1077 // 128
 
 
 def scalars(run: Path, folder: str) -> dict[str, list[tuple[int, float]]]:

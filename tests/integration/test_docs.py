@@ -102,6 +102,6 @@ def test_every_option_is_explained() -> None:
 def test_troubleshooting_quotes_the_program() -> None:
     sources = "".join(p.read_text() for p in sorted((ROOT / "app").rglob("*")) if p.suffix in (".py", ".sh"))
     joined = re.sub(r'"\s*\n\s*f?"', "", sources)  # joins string literals over several lines
-    quoted = re.findall(r"says:\s+`([^`]+)`", (DOCS / "troubleshooting.md").read_text())
+    quoted = re.findall(r"Message:\s+`([^`]+)`", (DOCS / "troubleshooting.md").read_text())
     assert len(quoted) > 20
     assert [text for text in quoted if text not in joined] == []

@@ -123,7 +123,8 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     hosts.write_text("localhost:2\n")
     elastic = [*FAULTY, "--min-np", "1", "--max-np", str(SLOTS), "--host-discovery-script", str(script)]
     with log.open("w") as out:
-        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=environ(FAULT="nap:0:0"), stdout=out, stderr=out)
+        variables = environ(FAULT="nap:0:0")
+        job = subprocess.Popen([*elastic, *RECIPE, "--output", folder], env=variables, stdout=out, stderr=out)
     started.append(job)
     run = Run(job, log)
     wait_for = run.wait_for

@@ -17,10 +17,10 @@ def test_evaluate_is_what_training_found_and_what_a_plain_loop_counts(app: App, 
     found = json.loads(app("evaluate", trained, "--json", "--output", tmp_path).stdout)
     result = json.loads((trained / "result.json").read_text())
     assert (found["top1_error"], found["top5_error"]) == (result["top1_error"], result["top5_error"])
-    assert found["images"] == 360
+    assert found["images"] == 720
 
     source = open_source("digits")
-    pixels, labels = source.validation.__getitems__([(0, i) for i in range(360)])
+    pixels, labels = source.validation.__getitems__([(0, i) for i in range(720)])
     network = load(str(trained)).network
     with torch.inference_mode():
         logits = network((pixels.permute(0, 3, 1, 2) / 255 - source.mean[0]) / source.std[0])
@@ -32,14 +32,14 @@ def test_evaluate_is_what_training_found_and_what_a_plain_loop_counts(app: App, 
         missed5[label] += label not in order[:5]
     assert found["confusion"] == confusion.tolist()
     assert [c["top5_error"] for c in found["classes"]] == [m / 36 for m in missed5]
-    assert [c["top1_error"] for c in found["classes"]] == [(36 - confusion[i, i]) / 36 for i in range(10)]
+    assert [c["top1_error"] for c in found["classes"]] == [(72 - confusion[i, i]) / 72 for i in range(10)]
     assert abs(found["loss"] - float(nn.functional.cross_entropy(logits, labels))) < 1e-5
 
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "classes.txt").read_text().splitlines()) == 10
     confusions = (tmp_path / "confusion.txt").read_text().splitlines()
-    assert sum(int(line.split()[0]) for line in confusions) == 360 - confusion.trace()
+    assert sum(int(line.split()[0]) for line in confusions) == 720 - confusion.trace()
 
 
 def test_three_processes_find_the_same_and_say_it_once(app: App, trained: Path) -> None:

@@ -61,7 +61,7 @@ def test_statistics_are_the_mean_over_workers_with_the_weights_of_the_epochs_end
     ("options", "said"),
     [
         (["--precise-bn", 100], "--precise-bn 100 is not a multiple of --per-worker 16: try 96"),
-        (["--precise-bn", 1440], "--precise-bn 1440 is larger than the data: 1437 training images"),
+        (["--precise-bn", 1088], "--precise-bn 1088 is larger than the data: 1077 training images"),
         (["--precise-bn", 160, "--sync-bn"], "give one of them"),
     ],
 )

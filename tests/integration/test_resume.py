@@ -15,7 +15,7 @@ import torch
 from tests.support.app_server import AppServer
 
 EPOCHS = 14
-STEPS = 11 * EPOCHS  # an epoch has 11 steps of 128 of the 1,437 images
+STEPS = 8 * EPOCHS  # an epoch has 8 steps of 128 of the 1,077 images
 INTERRUPTIONS = 20
 OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--width", "4", "--warmup-epochs", "2"]
 

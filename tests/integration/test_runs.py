@@ -68,10 +68,10 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
     assert all(fields <= set(line) for line in lines)
     evaluations = [line for line in lines if line["kind"] == "eval"]
     assert len(evaluations) == 30 and evaluations[-1]["top1_error"] == result["top1_error"]
-    assert result["top1_error"] * 360 == pytest.approx(round(result["top1_error"] * 360))  # a fraction of 360 images
+    assert result["top1_error"] * 720 == pytest.approx(round(result["top1_error"] * 720))  # a fraction of 720 images
     content = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
     assert content["model"]["layer1.0.bn1.running_mean"].shape == (16,)
-    assert int(content["model"]["bn1.num_batches_tracked"]) == 330
+    assert int(content["model"]["bn1.num_batches_tracked"]) == 240
     assert json.loads((folder / "config.json").read_text())["minibatch"] == 128
     assert json.loads((folder / "plan.json").read_text())["peak_lr"] == 0.4
     events = {
@@ -79,9 +79,9 @@ def test_the_default_job_learns_and_leaves_what_it_should(tmp_path: Path) -> Non
         for name in ("train", "validation")
     }
     rates = events["train"].Scalars("steps/lr")
-    assert [event.step for event in rates] == list(range(1, 331))  # one value per iteration
+    assert [event.step for event in rates] == list(range(1, 241))  # one value per iteration
     assert (rates[0].value, rates[-1].value) == (pytest.approx(0.1), pytest.approx(0.0004))
-    assert rates[1].value == pytest.approx(0.1 + 0.3 / 55)
+    assert rates[1].value == pytest.approx(0.1 + 0.3 / 40)
     assert len(events["validation"].Scalars("steps/top1_error")) == 30
 
 
@@ -132,7 +132,7 @@ REFUSED = {
     "train --per-worker 0": "--per-worker is 0",
     "train --epochs -1": "--epochs is -1",
     "train --reference-lr 0": "--reference-lr is 0",
-    "train --minibatch 2048": "larger than the data: 1437 training images",
+    "train --minibatch 2048": "larger than the data: 1077 training images",
     "train --output /proc/run": "cannot be written",
     "train --output {tmp}/done": "contains a finished run",
     "train --resume {tmp}/done --model resnet14": "--model was 'resnet8', now 'resnet14'",

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     run = Run(config, make_plan(config, len(source.train), len(source.validation)), source, Path())
     state = make_state(run, here)
     items = worker_batches(
-        seed=0, images=1437, minibatch=32, per_worker=8, epoch=0, seen=0, epochs=1, rank=here.rank, size=here.size
+        seed=0, images=1077, minibatch=32, per_worker=8, epoch=0, seen=0, epochs=1, rank=here.rank, size=here.size
     )
     batches = [tuple(map(torch.as_tensor, source.train.__getitems__(next(items)))) for _ in range(4 // here.size)]
     report = step_on(state, batches, make_forward_pass(run, here), 32, stop=False)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
 """The program of each of the four processes of test_elastic_meetings.py. Three of them die, one after another.
 
-Each time the processes of an elastic run connect with one another is called a meeting here. In the first meeting, rank
-0 publishes its address and dies before it connects. In the second meeting, the three other processes connect, and rank
-0 dies while they compute. In the third meeting, rank 0 dies before it publishes its address. The last process writes
-what it has seen into said.json in the folder that is the argument of this program.
+In a meeting, the processes of an elastic run connect with one another, and one of them becomes rank 0. In the first
+meeting, rank 0 publishes its address and dies before it connects. In the second meeting, the three other processes
+connect, and rank 0 dies while they compute. In the third meeting, rank 0 dies before it publishes its address. The last
+process writes what it has seen into said.json in the folder that is the argument of this program.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_against_torchs_own_modules(tmp_path: Path) -> None:
     source = open_source(
         "digits", image_size=0, resize=256, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
-    order = permutation(0, 0, 1437)[:32]
+    order = permutation(0, 0, 1077)[:32]
     for worker in range(4):
         items = [(0, int(index)) for index in order[8 * worker : 8 * worker + 8]]
         images, labels = map(torch.as_tensor, source.train.__getitems__(items))

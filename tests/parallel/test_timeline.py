@@ -26,5 +26,6 @@ def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
 
     summed, computed = times("fc.weight", "ALLREDUCE"), times("conv1.weight", "NEGOTIATE_ALLREDUCE")
     assert len(summed) == len(computed) == 8
-    # One step is enough. On a busy machine, the sums may have to wait for the other process.
+    # Sums overlap with the backward pass if a gradient is summed before the last one is computed. This must happen
+    # in at least one step. On a busy machine, the sums of the other steps may have to wait for the other process.
     assert any(early < late for early, late in zip(summed, computed, strict=True))

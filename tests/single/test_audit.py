@@ -79,8 +79,8 @@ def test_each_deviation(change: dict[str, Any], name: str, here: str) -> None:
 
 def test_data() -> None:
     config = replace(PAPER, data="digits")
-    assert deviations(config, 1437) == {
-        "data": "digits, 1,437 training images",
+    assert deviations(config, 1077) == {
+        "data": "digits, 1,077 training images",
         "image size": "the size of the data set's images",
     }
 
@@ -103,7 +103,7 @@ def test_open_choices_say_what_ours_are() -> None:
 
 def test_only_who_names_the_paper_is_audited() -> None:
     assert audit_claim(PAPER, IMAGENET) == audit(PAPER, IMAGENET)
-    assert audit_claim(Config(), 1437) == in_short([]) == []
+    assert audit_claim(Config(), 1077) == in_short([]) == []
 
 
 def test_command_on_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFi
     [
         (["-np", "3", *SMALL], "error: 3 processes are more than the k = 2 workers (kn = 4, n = 2): start"),
         (["train", "--image-size", "9"], "error: the images of digits are 8 x 8: leave --image-size out, or give 8\n"),
-        (["benchmark", "--minibatch", "4096"], "error: --minibatch 4096 is larger than the data: 1437 training images"),
+        (["benchmark", "--minibatch", "4096"], "error: --minibatch 4096 is larger than the data: 1077 training images"),
         (["train", "--data", "mnist", "--data-root", "/none"], "error: the files of mnist are not in /none/mnist or"),
         (["train", "--data", "mnist", "--downsample", "3"], "error: --downsample 3 does not divide the side of 28 pix"),
         (["train", "--skip-list", "x"], "error: --skip-list is for images in a folder: leave it out with --data dig"),

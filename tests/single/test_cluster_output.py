@@ -1,4 +1,4 @@
-"""The user sees the output of ranks with clear tags, however the launcher's stream is cut into pieces."""
+"""The output of other ranks than rank 0 begins with `[RANK]` in each line, however the launcher's stream is cut."""
 
 import io
 

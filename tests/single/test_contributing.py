@@ -18,7 +18,7 @@ Edits = list[tuple[str, str, str]]  # file, text in it ("" for a new file), text
 NETWORK: Edits = [("app/recipe/models.py", "MODELS = {\n", '    "resnet26": Architecture((4, 4, 4), small=True),\n')]
 SOURCE: Edits = [
     ("app/data/sources.py", "SOURCES: dict[str, DataSet] = {\n", """
-    "inverted": DataSet("black digits on white", DataSize(1437, 360, 10, 1, 8), lambda options: open_inverted(options)),
+    "inverted": DataSet("black digits on white", DataSize(1077, 720, 10, 1, 8), lambda options: open_inverted(options)),
 """),
     ("app/data/sources.py", "import difflib\n", """
 def open_inverted(options):
@@ -79,7 +79,7 @@ LAUNCHER: Edits = [
 
 CASES = {  # what is added -> edits, command, text in the command's output
     "network": (NETWORK, ["plan", "--model", "resnet26", "--json"], '"parameters"'),
-    "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,437 training"),
+    "data source": (SOURCE, ["plan", "--data", "inverted", "--minibatch", "32"], "1,077 training"),
     "warmup": (WARMUP, ["plan", "--recipe", "paper-8k", "--warmup", "quadratic"], "after quadratic warmup"),
     "schedule": (
         SCHEDULE,
@@ -156,6 +156,6 @@ def test_a_warmup_and_a_schedule_train(tmp_path: Path) -> None:
     run(tmp_path, "-m", "app", "train", *options, "--log-every", "1", "--output", "run")
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     rates = [line["lr"] for line in lines if line["kind"] == "train"]
-    # An epoch has 5 steps. The rate rises from 0.1 to 0.2 in the first epoch, and falls to 0 in the second.
-    rise = [0.1 + 0.1 * (step / 5) ** 2 for step in range(5)]
-    assert rates == pytest.approx([*rise, *(0.2 * (1 - step / 5) for step in range(5))])
+    # An epoch has 4 steps. The rate rises from 0.1 to 0.2 in the first epoch, and falls to 0 in the second.
+    rise = [0.1 + 0.1 * (step / 4) ** 2 for step in range(4)]
+    assert rates == pytest.approx([*rise, *(0.2 * (1 - step / 4) for step in range(4))])

@@ -140,7 +140,7 @@ def test_benchmark_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 def test_own_data(capsys: pytest.CaptureFixture[str]) -> None:
     result = plan(capsys, "--recipe", "digits")
-    assert (result["images"], result["k"], result["rows"]) == (1437, 8, [])
+    assert (result["images"], result["k"], result["rows"]) == (1077, 8, [])
     assert plan(capsys, "--recipe", "digits", "--images", "12800")["iterations"] == 100 * 30
     gpus = [row["gpus"] for row in plan(capsys, "--recipe", "digits", "--images-per-second", "1000")["rows"]]
     assert gpus == [8, 16, 32, 64]  # the data has images for 89 workers of 16

@@ -222,8 +222,8 @@ def test_a_position_in_mid_epoch_continues_the_order() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_validation_sees_each_image_once(size: int) -> None:
-    seen = [i for r in range(size) for b in validation_batches(images=360, batch=100, rank=r, size=size) for _, i in b]
-    assert sorted(seen) == list(range(360))
+    seen = [i for r in range(size) for b in validation_batches(images=720, batch=100, rank=r, size=size) for _, i in b]
+    assert sorted(seen) == list(range(720))
 
 
 def test_the_test_itself_uses_torchs_sgd() -> None:

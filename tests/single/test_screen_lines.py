@@ -12,7 +12,7 @@ from app.runs.screen import Screen
 
 
 def test_the_line_of_an_epoch_shows_the_epochs_training_error(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(make_plan(Config(), 1437, 360), "lines", Position())
+    screen = Screen(make_plan(Config(), 1077, 720), "lines", Position())
     last = {"loss": 0.9, "top1_error": 0.172, "lr": 0.1, "data_wait": 0.0, "images_per_second": 100.0}
     screen.train(Position(0, 1408), last)
     values = {"top1_error": 0.05, "top5_error": 0.01, "train_loss": 0.5, "train_top1_error": 0.1097}
