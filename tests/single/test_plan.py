@@ -195,7 +195,7 @@ def test_plot_twice_is_the_same(tmp_path: Path, ending: str) -> None:
         ("--benchmark /nowhere.json", "cannot read --benchmark /nowhere.json"),
         ("--gpu 8", "unknown option --gpu: did you mean --gpus?"),
         ("--resume x", "unknown option --resume"),
-        ("--images-per-second 1 --gpus 90", "give at most 89 GPUs"),
+        ("--images-per-second 1 --gpus 90", "give at most 67 GPUs"),
         ("--data /nowhere", "no such data folder: /nowhere"),
     ],
 )
