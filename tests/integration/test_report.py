@@ -106,6 +106,17 @@ COMMAND = [
 ]
 
 
+def test_text_of_a_run_from_a_stranger_is_shown_as_text(trained: Path, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    run = shutil.copytree(trained, tmp_path / evil.replace("/", ""))
+    kept = json.loads((run / "environment.json").read_text())
+    kept |= {"command": [evil], "packages": {evil: evil}, "processor": evil, "variables": {evil: evil}}
+    (run / "environment.json").write_text(json.dumps(kept))
+    report.main([str(run), str(trained), "--output", str(tmp_path / "out")])
+    text = (tmp_path / "out/report.html").read_text()
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+
+
 @pytest.mark.parametrize(("name", "value"), SECRETS.items())
 def test_a_secret_in_the_environment_stays_there(name: str, value: str) -> None:
     assert PLANTED not in json.dumps(environment([], {name: value}))

@@ -1,5 +1,6 @@
 """Objects that processes send to one another are unpacked unchanged, and no bytes can run code."""
 
+import ast
 import pickle
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from app.base.errors import CorruptImage, UserError
 from app.recipe.plan import Position
 from app.world.packing import pack, unpack, unpack_all
+from tests.support.programs import ROOT
 
 HONEST = [
     None,
@@ -66,3 +68,29 @@ def test_names_of_our_own_modules_that_are_not_ours(name: str) -> None:
     for module in ("app.base.errors", "app.world.packing", "app.base.failure"):
         with pytest.raises(pickle.UnpicklingError):
             unpack(f"c{module}\n{name}\n.".encode())
+
+
+def test_nothing_else_reads_bytes_that_can_run_code() -> None:
+    """No file of app/ calls a function that runs code from data. torch.load and np.load read plain data only."""
+    allowed = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}
+    banned = {
+        "pickle.load",
+        "pickle.loads",
+        "cloudpickle.loads",
+        "yaml.load",
+        "eval",
+        "exec",
+        "os.system",
+        "joblib.load",
+    }
+    seen = set()
+    for path in sorted((ROOT / "app").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                words = [f"{word.arg}={ast.unparse(word.value)}" for word in node.keywords]
+                assert name not in banned and "shell=True" not in words, f"{path}:{node.lineno}"
+                if name in allowed:
+                    assert allowed[name] in words, f"{path}:{node.lineno}"
+                    seen.add(name)
+    assert seen == set(allowed)
