@@ -21,7 +21,7 @@ START_SECONDS = 180
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
-    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # other processes wait for a process that is stopped
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # a process that SIGSTOP stops lets the others wait
 }
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 

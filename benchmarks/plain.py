@@ -1,5 +1,7 @@
 """Measure a bare PyTorch training loop. It repeats one random batch and uses SGD as this program does.
 
+MODEL is a network of this program, SIDE the side of its images in pixels, and IMAGES the size of the batch.
+
 python -m benchmarks.plain MODEL SIDE IMAGES [cpu|cuda half]
 
 Under torchrun, the loop uses DistributedDataParallel over gloo. `half` computes in bf16 by autocast and in

@@ -25,7 +25,7 @@ BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side, imag
 
 
 class Row(NamedTuple):
-    """A comparison with a peer.
+    """A comparison of this program with another program, its peer.
 
     Attributes:
         target: The ratio ours / peer that should be reached. For speeds it is a minimum, for memory a maximum.

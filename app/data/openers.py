@@ -134,7 +134,7 @@ def _left_out_warning(index: Index) -> list[str]:
 
 
 def _resize_warning(size: int, resize: int) -> list[str]:
-    """Return a warning if validation uses a part of its images that is far below the usual 224 / 256 = 0.875."""
+    """Return a warning if size / resize in validation is far below the usual 224 / 256 = 0.875, or else ""."""
     if resize <= 2 * size:
         return []
     return [

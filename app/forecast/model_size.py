@@ -47,8 +47,8 @@ class NetworkSize:
 
     Attributes:
         parameters: The number of trained parameters.
-        statistics: The number of BN's running statistics. The allreduce sums them too, as one tensor.
-        tensors: The number of tensors that an allreduce sums.
+        statistics: The number of BN's running statistics.
+        tensors: The number of tensors that an allreduce sums: one per trained parameter, and one with all statistics.
         activations: The number of values per image that are stored for the backward pass.
         products: The number of multiplications per image in the convolutions of a forward pass.
     """

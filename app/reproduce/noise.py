@@ -113,9 +113,9 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         variances: For minibatches of 1, 2, 4, ... workers, the number of images and the variance of the minibatch's
             gradient (the trace of its covariance).
         slope: The slope of the logarithm of this variance against the logarithm of the number of images.
-        trace: tr(Sigma).
-        gradient_square: |G|^2.
-        noise_scale: B, in images, or None if it is larger than `images`.
+        trace: tr(Sigma), where Sigma is the covariance of the gradients of single images.
+        gradient_square: |G|^2, the square of the norm of the mean gradient.
+        noise_scale: The simple noise scale B = tr(Sigma) / |G|^2 in images, or None if it is larger than `images`.
         images: The number of images that were used.
     """
     sizes = [2**power for power in range(MOST_WORKERS.bit_length())]

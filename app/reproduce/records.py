@@ -44,7 +44,10 @@ class RunRecord:
 
 
 def read_records(path: Path) -> dict[str, RunRecord]:
-    """Return the records in a file by name, or {} if there is no such file. Raises UserError for other content."""
+    """Return the records in a file by name, or {} if there is no such file.
+
+    Raises UserError if the file contains something else than records.
+    """
     try:
         lines = path.read_text().splitlines() if path.exists() else []
         return {record.name: record for record in (RunRecord(**json.loads(line)) for line in lines)}

@@ -106,17 +106,17 @@ class CellRun:
 
 
 def percent(fraction: float) -> float:
-    """Return a fraction in %."""
+    """Return a fraction as a number in %, rounded as in the tables."""
     return round(100 * fraction, 4)
 
 
 def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = None) -> CellRun:
-    """Return the run of a config.
+    """Return the run of a config, which may be finished, interrupted or not started.
 
     Args:
         config: The config, which includes the seed.
-        runs: The folder of all runs.
-        known: The records of finished runs by their names.
+        runs: The folder of all runs. The run's own folder in it may not exist yet.
+        known: Records of finished runs by their names. A run with a record is finished, also without a folder.
     """
     name = f"{key(config)}-s{config.seed}"
     record = (known or {}).get(name)

@@ -72,7 +72,7 @@ class Screen:
         )
 
     def finish(self, result: dict[str, Any], text: str) -> None:
-        """Print the result, as text or as JSON."""
+        """Print the result: `text`, or with --screen json the values of `result`."""
         self._print(json.dumps({"kind": "result", **result}) if self.mode == "json" else text)
 
     def conclude(self, text: str) -> None:

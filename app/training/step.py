@@ -25,8 +25,8 @@ class Pass(NamedTuple):
 
     Attributes:
         workers: The number of workers whose images it contains.
-        x: The network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d expects for the
-            memory format.
+        x: The network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d describes
+            for its memory format.
         labels: The classes of the images, int64 [workers * n], in the same order.
     """
 

@@ -75,7 +75,7 @@ def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
 
 
 def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
-    """Return the variables that horovodrun would set. The names are from Horovod's gloo_run.py."""
+    """Return the environment variables that horovodrun would set. Their names are those in Horovod's gloo_run.py."""
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",

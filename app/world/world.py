@@ -66,7 +66,7 @@ class World:
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
-    spare_cores: bool = False  # whether every host has a core for each process in addition to those that compute
+    spare_cores: bool = False  # whether every host has a core per process that no computation uses
 
     def describe(self) -> list[str]:
         """Return lines of text about the processes."""

@@ -36,7 +36,7 @@ def commands(text: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Make a folder with links to the project's folders, in which commands may write. Its run.sh does no set-up."""
+    """Make a writable folder with links to the project's folders. Its run.sh starts the program without installing."""
     folder = tmp_path
     for name in ("tests", "docs", "hostfiles", ".venv"):
         (folder / name).symlink_to(ROOT / name)

@@ -106,7 +106,7 @@ def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None
 
 
 def test_one_process_without_a_launcher(tmp_path: Path) -> None:
-    """With --launcher none, variables of another launcher are removed, unless this launcher is a parent process."""
+    """--launcher none removes the environment variables of a launcher, unless that launcher started this process."""
     program = tmp_path / "program.py"
     program.write_text(
         "import os; print(sorted(n for n in os.environ if n in ('HOROVOD_RANK', 'PMIX_RANK', 'OMP_NUM_THREADS')))"

@@ -1,4 +1,4 @@
-"""`digits` is compared with scikit-learn's data, `cluttered-digits` with Pillow, and both with a stored hash."""
+"""Compare `digits` with scikit-learn's data, `cluttered-digits` with Pillow's affine transform, and both with a hash."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def composed(scans: digits.Images, count: int) -> NDArray[np.uint8]:
 
 
 def test_a_drawn_digit_is_pillow_s_affine_transform() -> None:
-    """Without fragments and noise, image i is scan i after the affine transform that its random draws define."""
+    """Image i shows digit i, transformed as Pillow transforms it with the same random scale, angle and position.
+
+    Noise and the fragments of other digits are switched off."""
     train, _ = digits.digits(digits.CLUTTERED_PER_CLASS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "FRAGMENTS", 0)

@@ -164,7 +164,7 @@ def test_fingerprint_is_of_names_and_sizes_wherever_the_folder_lies(folder: Path
 
 
 def test_of_a_large_split_some_images_are_read_at_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fingerprint contains the end of SAMPLE images of each split. No other image is read."""
+    """The fingerprint contains the last bytes of some images, SAMPLE of each split. No other image is read."""
     for split in ("train", "val"):
         for number in range(10):
             touch(tmp_path, f"{split}/a/{number}.jpg")

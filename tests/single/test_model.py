@@ -138,7 +138,7 @@ def test_running_statistics_move_to_the_mean_over_workers() -> None:
             assert torch.allclose(y, reference(x), rtol=0, atol=1e-12)
             # The value and the scale of the loss must change neither the statistics nor the report.
             piggyback.attach(1e3 * y.pow(2).sum(), torch.full((REPORT_SIZE,), worker + 1.0)).backward(torch.tensor(1e3))
-            ours(x)  # a forward pass without a backward pass must change nothing
+            ours(x)  # a forward pass without a backward pass must not change what the next step computes
         assert piggyback.report().tolist() == [6.0] * REPORT_SIZE
         optimizer.step()
     for name in ("running_mean", "running_var"):

@@ -101,7 +101,7 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
     assert (found - scaled_loss).abs().max() > 1e-3  # the weight decay would be k times too small
     broken = replace(CONFIG, scaled="loss", warmup="none")
     rate, factor = learning_rate(broken, 0), loss_factor(broken, 0)
-    assert (rate, factor) == (0.1, K)  # `--scaled loss` makes this mistake
+    assert (rate, factor) == (0.1, K)  # `--scaled loss` scales the loss by k instead of the learning rate
     assert torch.allclose(weights_after(broken, 5, lambda _: rate, factor), scaled_loss, rtol=0, atol=1e-12)
     no_decay = replace(CONFIG, weight_decay=0.0)
     assert torch.allclose(

@@ -391,7 +391,7 @@ def test_the_noise_scale_of_known_gradients() -> None:
     assert found["gradient_square"] == pytest.approx(9, rel=0.1)
     assert found["noise_scale"] == pytest.approx(400 / 9, rel=0.1)
     assert found["slope"] == pytest.approx(-1, abs=0.05)
-    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # each has 8 or more
+    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # images of the minibatches
     everything = torch.stack(list(gradients()))
     for size, value in found["variances"]:
         means = everything.view(-1, size // 4, 50).mean(1)

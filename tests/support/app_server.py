@@ -1,8 +1,9 @@
 """Start `python -m app` quickly, by a fork of a process that has already imported all modules.
 
 Run as a program, this module is the server. It reads a JSON value from each line of its input. A list
-`[log, argument, ...]` starts the app with these arguments, and the answer is the process id. A process id waits for the
-end of that process, and the answer is its exit code.
+`[log, argument, ...]` starts the app with these arguments, and the answer is the process id. `log` is the path of its
+output without an ending. If the line is a process id, the server waits for the end of this process and answers with its
+exit code.
 """
 
 from __future__ import annotations
