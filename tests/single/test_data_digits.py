@@ -1,4 +1,4 @@
-"""Compare `digits` with scikit-learn's data, `cluttered-digits` with Pillow's affine transform, and both with a hash."""
+"""Compare `digits` with scikit-learn's data, `cluttered-digits` with Pillow's affine transform, both with a hash."""
 
 from __future__ import annotations
 
