@@ -42,7 +42,7 @@ def launcher() -> str:
     return "none" if _first("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") is None else "mpirun"
 
 
-def rank_is(rank: int) -> None:
+def set_rank(rank: int) -> None:
     """Store the current rank of this process. The rank may change in an elastic run."""
     global _rank_now
     _rank_now = rank

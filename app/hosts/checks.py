@@ -76,7 +76,7 @@ def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFindi
     """Return the findings of the checks that are made before each run. They need only the short form of the facts."""
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
-    for check in (_twice, _python, _packages, _app, _interface):
+    for check in (_listed_twice, _python, _packages, _app, _interface):
         found += check(request, there)
     return found
 
@@ -88,7 +88,7 @@ def _answered(answer: Answer) -> HostFinding:
     return HostFinding(answer.host, "answer", OK, "this machine" if answer.here else "by ssh, without a password")
 
 
-def _twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
+def _listed_twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     """Find a machine that is listed under two names. A launcher would start all its processes twice."""
     known: dict[tuple[str, ...], str] = {}
     for host, facts in _facts(there):
@@ -326,6 +326,6 @@ def _facts(there: list[Answer]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _CHECKS = (
-    _twice, _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _shm, _memlock, _output, _data, _clocks,
-    _interface, _mtu,
+    _listed_twice, _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _shm, _memlock, _output, _data,
+    _clocks, _interface, _mtu,
 )  # fmt: skip

@@ -62,20 +62,20 @@ class Job:
         """Ask the ranks to save and end. A second request by the user ends them at once."""
         if self.asked is None:
             self.asked = signum
-            self.limit(GRACE)
+            self.end_within(GRACE)
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
         elif self.asked == signal.SIGPIPE:  # Ctrl-C also ended the reader of the output (tee), which was noticed first
             self.asked = signum
         else:
-            self.limit(0)
+            self.end_within(0)
 
     def lost_reader(self) -> None:
         """Ask the ranks to save and end, because nobody reads their output any more. Do nothing if they are ending."""
         if self.asked is None:
             self.ask(signal.SIGPIPE)
 
-    def limit(self, seconds: float) -> None:
+    def end_within(self, seconds: float) -> None:
         """End the job within this number of seconds from now."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
@@ -128,7 +128,7 @@ class Job:
         return any(b"rank_parent.py" in _command(pid) for pid in _descendants(self._launcher.pid))
 
 
-class Alone:
+class NoProcessDetector:
     """Notice that an elastic run has had no process for some time.
 
     If all processes have died at the same time, Horovod may wait for ever.

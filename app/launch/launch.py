@@ -29,7 +29,7 @@ from app.hosts.hostfile import Host
 from app.launch.command_line import LAUNCHERS, Elastic, Launch, command_line, shell_line, uses_mpirun
 from app.launch.environment import check_not_nested, cleaned, is_first, outer_launcher, without_other_jobs
 from app.launch.explain import explain
-from app.launch.job import GRACE, STOPPING, Alone, Job, handle
+from app.launch.job import GRACE, STOPPING, Job, NoProcessDetector, handle
 from app.launch.options import listed_hosts, parse
 from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
@@ -238,18 +238,18 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     """
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
-    alone = Alone(job) if launch.elastic else None
+    alone = NoProcessDetector(job) if launch.elastic else None
     for chunk in job.chunks():
         output.feed(chunk)
         if reader_is_gone():  # for example `run.sh | head`
             job.lost_reader()
         if output.failures:
-            job.limit(_grace(output.failures, launch))
+            job.end_within(_grace(output.failures, launch))
             search = search or Search(launch)
             if search.found:
-                job.limit(0)  # end the job now, because the launcher would wait for hosts that do not answer
+                job.end_within(0)  # end the job now, because the launcher would wait for hosts that do not answer
         if alone and alone.for_long():
-            job.limit(0)
+            job.end_within(0)
     gone = search.result() if search else ""  # this must come before close(), which ends all child processes
     launcher_code = job.close()
     output.finish()
@@ -259,7 +259,12 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
         words = f"error: the run had no process for {alone.found:.0f} s: the same command continues it\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
-    died = launch.elastic and launcher_code and output.reasoned(None) is None and (output.failures or output.killed())
+    died = (
+        launch.elastic
+        and launcher_code
+        and output.failure_with_reason(None) is None
+        and (output.failures or output.killed())
+    )
     return code, words, bool(died or (alone and alone.found)), output.folder
 
 
@@ -276,12 +281,12 @@ def _grace(failures: list[Failure], launch: Launch) -> float:
 
 def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
     """Return the exit code and the text to print at the end. Its last line states the cause."""
-    if cause := output.documented():
+    if cause := output.failure_with_code():
         return cause.code, _caused(cause)
     if launcher_code == 0:
         return 0, "" if launch.elastic else output.kept_back  # an elastic run may have continued after a failure
     killed = output.killed()
-    cause = output.reasoned(killed[0] if killed else None)
+    cause = output.failure_with_reason(killed[0] if killed else None)
     if asked is None and cause:
         return FAILED, "".join(f"{line}\n" for line in output.traces.get(cause.rank, [])) + _caused(cause)
     number = asked or (killed[2] if killed else 0)

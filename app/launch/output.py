@@ -69,12 +69,12 @@ class Output:
                 self._show(speaker, line + "\n")
         self._rest, self._lines = "", {}
 
-    def documented(self) -> Failure | None:
+    def failure_with_code(self) -> Failure | None:
         """Return the first failure with an exit code other than FAILED. A rank that was asked to stop comes last."""
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 
-    def reasoned(self, killed: int | None) -> Failure | None:
+    def failure_with_reason(self, killed: int | None) -> Failure | None:
         """Return the first failure with a reason of its own, or None.
 
         A failure has no reason of its own if the rank lost another rank or ended without a message.

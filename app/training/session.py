@@ -151,7 +151,7 @@ class Trainer:
         if self.state is None:
             self.state = make_state(run, world)
         else:
-            elastic.deal_again(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
+            elastic.prepare_for_session(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
             self.started_from = on_root(partial(begin, run, self.state))
         kept = self.state.position, self.state.errors, self.state.average_errors

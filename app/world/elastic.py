@@ -67,7 +67,7 @@ def _meet_again() -> None:
     connections.init()
 
 
-def deal_again(optimizer: Any, passes: int) -> None:
+def prepare_for_session(optimizer: Any, passes: int) -> None:
     """Prepare a distributed optimizer for a new session, and drop its unfinished sums.
 
     Args:

@@ -83,7 +83,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                     if told is None:
                         return
                     now, where, stack = told
-                    launcher_environment.rank_is(now)
+                    launcher_environment.set_rank(now)
             silent = 0.0
             continue
         if os.getppid() != pid:  # a child of the rank may keep the pipe open after the rank has ended

@@ -16,7 +16,7 @@ from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
 _NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
-LEAVE = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
+HOROVOD_DEFAULT = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
 SHORT_PASS_MS = 10.0  # if a pass is shorter, summing during it is useless, because the first sums end after it
 LONGEST_MS = 25.0  # the longest cycle that is set; other collectives, such as those of a commit, must wait for it
@@ -35,8 +35,8 @@ class Tuning:
         pass_ms: The approximate milliseconds of a forward and backward pass on one core, or 0 if not known.
     """
 
-    fusion_mb: float = LEAVE
-    cycle_ms: float = LEAVE
+    fusion_mb: float = HOROVOD_DEFAULT
+    cycle_ms: float = HOROVOD_DEFAULT
     allreduce: str = "auto"
     overlap: str = "auto"
     pass_ms: float = 0.0
@@ -85,9 +85,9 @@ class Tuning:
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
         found = {}
-        if self.fusion_mb != LEAVE:
+        if self.fusion_mb != HOROVOD_DEFAULT:
             found["HOROVOD_FUSION_THRESHOLD"] = str(round(self.fusion_mb * 2**20))
-        if self.cycle_ms != LEAVE:
+        if self.cycle_ms != HOROVOD_DEFAULT:
             found["HOROVOD_CYCLE_TIME"] = f"{self.cycle_ms:g}"
         elif self.pass_ms and not nccl and not spare_cores() and "HOROVOD_CYCLE_TIME" not in os.environ:
             best = math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)

@@ -24,7 +24,7 @@ from app.base.launcher_environment import (
     launcher_rank,
     local_slot,
     processes_per_host,
-    rank_is,
+    set_rank,
     threads_asked_for,
 )
 from app.base.phase import WAITING, phase
@@ -116,7 +116,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
 
 def current_world(device: torch.device) -> World:
     """Return the current processes of the run. All of them must call this function."""
-    rank_is(hvd.rank())
+    set_rank(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
     own = socket.gethostname(), spare_cores(), this_host.machine(), gpu.identity(device)

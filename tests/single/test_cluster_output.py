@@ -66,15 +66,15 @@ FAILED = (
 def test_a_documented_failure_silences_its_consequences() -> None:
     output, out, err = show(FAILED, 11)
     assert (out, err) == ("step 1\nstep 2\n", "")
-    assert output.documented() == Failure(1, "node2", 3, "7.jpg is no image")
+    assert output.failure_with_code() == Failure(1, "node2", 3, "7.jpg is no image")
     assert output.traces == {0: ["Traceback"]}
 
 
 def test_which_failure_is_the_cause() -> None:
     lines = [f"[0]<stderr>:{Failure(0, 'a', code, 'why')}\n" for code in (1, 75, 4)]
-    assert show("".join(lines), 100)[0].documented() == Failure(0, "a", 4, "why")
-    assert show("".join(lines[:2]), 100)[0].documented() == Failure(0, "a", 75, "why")
-    assert show(lines[0], 100)[0].documented() is None
+    assert show("".join(lines), 100)[0].failure_with_code() == Failure(0, "a", 4, "why")
+    assert show("".join(lines[:2]), 100)[0].failure_with_code() == Failure(0, "a", 75, "why")
+    assert show(lines[0], 100)[0].failure_with_code() is None
 
 
 def test_an_unexplained_end_keeps_the_launchers_words() -> None:
