@@ -30,7 +30,7 @@ class Load:
         self.since = self._now()
 
     def others(self) -> float:
-        """Return the share since the start of the measurement, between 0 and 1."""
+        """Return the share of the cores that other processes have used since the measurement began, between 0 and 1."""
         seconds, busy, own = (now - then for now, then in zip(self._now(), self.since, strict=True))
         return min(max(0.0, busy - own) / (len(self.cores) * seconds), 1.0)
 

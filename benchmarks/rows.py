@@ -102,7 +102,8 @@ def example(file: str, processes: int, network: str = "resnet18", data: str = st
 
 
 def stock_pillow(work: Work, folder: str) -> Work:
-    """Return the work with the Pillow that `pip install torchvision` installs, here into `folder`."""
+    """Install the Pillow that `pip install torchvision` brings into `folder`, and return the work so that it uses this
+    Pillow."""
     stock = Path(folder) / "stock-pillow"
     (version,) = re.findall(r"^pillow==\S+", (ROOT / "requirements-source.txt").read_text(), re.MULTILINE)
     subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--target", stock, version], check=True)
@@ -159,7 +160,7 @@ def decoding(file: str, limits: Limits) -> dict[str, Any]:
 
 
 def rows(file: str, limits: Limits, device: str) -> dict[str, Row]:
-    """Return all rows by name.
+    """Return the comparisons of the table in docs/performance.md by their names.
 
     Args:
         file: The path of Horovod's example.

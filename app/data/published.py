@@ -88,7 +88,7 @@ def read_idx(content: bytes) -> NDArray[np.uint8]:
 
 
 def read_mnist(contents: Sequence[bytes]) -> tuple[Images, Images]:
-    """Return the content of MNIST's four files: training images and labels, validation images and labels."""
+    """Decode MNIST's four files: training images and labels, then validation images and labels."""
     images, labels, validation_images, validation_labels = map(read_idx, contents)
     return (
         Images(images[..., None], labels.astype(np.int64)),

@@ -1,9 +1,9 @@
 """Print the facts about a host as JSON. app.hosts.remote sends this program to `python3 -` on the host.
 
 It needs only Python 3.7, so that it also works on a host without the app. The argument of `main` is a dictionary with
-these keys: root, python and site (the app's folder, the interpreter and the folder of packages on the user's machine),
-hosts (the names of all hosts), data and output (folders), deep (whether to import torch and Horovod and to read the
-data) and timeout (in seconds).
+these keys: root, python and site (the paths of the app's folder, the interpreter and the folder of packages on the
+user's machine, which should be the same on this host), hosts (the names of all hosts), data and output (folders), deep
+(whether to import torch and Horovod and to read the data) and timeout (in seconds).
 """
 
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207

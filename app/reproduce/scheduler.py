@@ -112,7 +112,7 @@ def start(task: Task, environ: dict[str, str]) -> Started:
 
 
 def finish(one: Started) -> None:
-    """Call `ended` for a task whose process has ended. Raises UserError if the process failed."""
+    """Call the function `ended` of a task whose process has ended. Then raise UserError if the process failed."""
     code = one.process.wait()
     words = last_line(one.task.output)
     one.task.ended(code, words, time.monotonic() - one.since)

@@ -125,7 +125,7 @@ class Board:
             self.validation.add_image("confusion", to_pixels(drawn), end, dataformats="HWC")
         metrics = {f"{RESULT}/{name}": result[name] for name in ("median_top1_error", "top1_error", "top5_error")}
         # The first summary is left out. It would fix the columns of TensorBoard's table, which then could not show the
-        # options in which runs differ first. add_hparams would create another folder.
+        # options in which runs differ first. add_hparams is not used, because it would create another folder.
         for summary in hparams(hyperparameters(self.run.config), metrics)[1:]:
             self.training._get_file_writer().add_summary(summary, end)
         add_scalars(self.training, metrics, end)

@@ -61,7 +61,10 @@ class JsonLines:
         return [float(sum(column)) for column in zip((0, 0, 0), *weighted, strict=True)]
 
     def write(self, record: Record) -> None:
-        """Append a record. If the disk is full, the next call writes the missing part. Raises OSError."""
+        """Append a record.
+
+        Raises OSError if it could not be written, for example because the disk is full. The next call then writes the
+        missing part first."""
         self.unwritten += json.dumps(record).encode() + b"\n"
         self._write()
 

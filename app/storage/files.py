@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-EXCERPT = 4096  # the largest number of bytes of an image that are part of the fingerprint
+EXCERPT = 4096  # the last bytes of an image that are part of the data set's fingerprint
 LARGEST_IMAGE = 2**30  # the size in bytes above which an image is not read, because it would need too much memory
 
 

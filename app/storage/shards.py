@@ -30,7 +30,7 @@ CLASSES = "classes.txt"  # a file next to the archives with the names of the cla
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 # Compressed archives are included, so that a message can refuse them.
 ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
-LARGEST_LABEL = 2**20  # the number of bytes of a label file that are read
+LARGEST_LABEL = 2**20  # bytes; what follows them in a label file is not read
 LABEL_FIELDS = ("cls", "label", "class")  # the fields of a .json file that may contain the label
 THREADS = 8  # the number of threads that list archives; they mostly wait for the disk
 

@@ -62,10 +62,10 @@ def data(step: int) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_the_update_is_the_papers_formula(corrected: bool) -> None:
-    """The update is algorithm 1 of the LARS paper, also with a learning rate that changes at each step.
+    """Without momentum correction, the update is algorithm 1 of the LARS paper, also when the learning rate changes.
 
-    The velocity of algorithm 1 contains the learning rate. With momentum correction, the velocity is multiplied by the
-    new rate over the old one (Goyal et al., remark 2). Without it, the update is exactly algorithm 1.
+    The velocity of algorithm 1 contains the learning rate. Momentum correction multiplies the velocity by the new rate
+    over the old one (Goyal et al., remark 2), and changes nothing else.
     """
     state = make()
     w = {name: p.detach().clone() for name, p in state.network.named_parameters()}

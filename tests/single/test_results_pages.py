@@ -25,7 +25,7 @@ def test_pages_show_the_stored_results(page: Path) -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_stored_results_are_those_of_the_stored_runs(name: str) -> None:
-    """Each error in the stored results is that of a record in runs.jsonl, and each config is that of today's code."""
+    """Each stored validation error is that of a record in runs.jsonl, and each stored config that of today's code."""
     records = read_records(RESULTS / "runs.jsonl")
     today = {cell.name: cell.config for cell in cells(name, OURS, OUR_IMAGES)}
     results = json.loads((RESULTS / name / "results.json").read_text())
