@@ -28,10 +28,10 @@ OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train for two epochs of 11 steps. The run has checkpoints after 11 and 22 steps."""
+    """Train for two epochs of 8 steps. The run has checkpoints after 8 and 16 steps."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert run_command("train", "--output", folder, *OPTIONS) == (0, "")
-    assert [path.name for path in numbered(folder)] == ["iteration-000000022.pt", "iteration-000000011.pt"]
+    assert [path.name for path in numbered(folder)] == ["iteration-000000016.pt", "iteration-000000008.pt"]
     assert (folder / "checkpoints" / LAST_CHECKPOINT).samefile(numbered(folder)[0])
     return folder
 
@@ -90,7 +90,7 @@ def test_the_one_before_is_taken_and_it_is_said(run: Path, damage: Callable[[byt
     said: list[str] = []
     content = read_newest(run, said.append)
     assert content is not None and content["position"] == {"epoch": 1, "seen": 0}
-    assert len(said) == 1 and newest.name in said[0] and "continuing from iteration-000000011.pt" in said[0]
+    assert len(said) == 1 and newest.name in said[0] and "continuing from iteration-000000008.pt" in said[0]
 
 
 def test_50_bit_flips_are_noticed_or_harmless(run: Path) -> None:
@@ -141,7 +141,7 @@ def test_no_permission(trained: Path) -> None:
 def test_none_that_can_be_used(run: Path) -> None:
     for path in numbered(run):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"no checkpoint of .* can be used: .*000022.* damaged.*000011.* damaged"):
+    with pytest.raises(UserError, match=r"no checkpoint of .* can be used: .*000016.* damaged.*000008.* damaged"):
         read_newest(run, print)
 
 
@@ -161,7 +161,7 @@ def test_train_goes_on_from_the_one_before(run: Path, trained: Path, capfd: pyte
     numbered(unfinished(run))[0].write_bytes(b"damaged")
     assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
     said = capfd.readouterr().out
-    assert "iteration-000000022.pt is damaged" in said and "continuing at epoch 1" in said
+    assert "iteration-000000016.pt is damaged" in said and "continuing at epoch 1" in said
     a, b = (checkpoint.read(folder / "checkpoints" / LAST_CHECKPOINT) for folder in (run, trained))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
 
@@ -205,7 +205,7 @@ def test_what_may_differ_freely_does(run: Path) -> None:
     numbered(unfinished(run))[0].unlink()
     (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     assert run_command("train", "--resume", run, *free) == (0, "")
-    assert [path.name for path in numbered(run)] == ["iteration-000000022.pt"]  # because of --keep 1
+    assert [path.name for path in numbered(run)] == ["iteration-000000016.pt"]  # because of --keep 1
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
