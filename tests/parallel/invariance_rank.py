@@ -1,6 +1,6 @@
 """The program of each rank of test_invariance.py: train the same recipes on any number of ranks.
 
-Its arguments are `train IMAGES FOLDER`.
+Its arguments are `train IMAGES FOLDER NAME...`, with the names of the variants to train.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def variants(images: str) -> dict[str, dict[str, Any]]:
         "fp64-beyond": fp64
         | {"loader_processes": 0, "epochs": 1, "precise_bn": 72, "optimizer": "lars", "trust_coefficient": 0.02}
         | {"schedule": "cosine", "label_smoothing": 0.1},
-        "fp32": {"epochs": 3, "loader_processes": 0},
+        "fp32": {"epochs": 4, "loader_processes": 0},
     }
 
 
 if __name__ == "__main__":
-    images, folder = sys.argv[2:]
-    train_in_turn(folder, RECIPE, variants(images).items())
+    images, folder, *names = sys.argv[2:]
+    train_in_turn(folder, RECIPE, [(name, variants(images)[name]) for name in names])
