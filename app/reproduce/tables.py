@@ -92,7 +92,9 @@ HOW_JUDGED = (
 
 def break_text(found: dict[str, int | None]) -> str:
     """Return a sentence that says at which minibatch the error of Figure 1 begins to rise."""
-    broken = f"from kn = {found['broken']} on all are worse" if found["broken"] else "no kn is shown to be worse together with all larger ones"
+    broken = "no kn is shown to be worse together with all larger ones"
+    if found["broken"]:
+        broken = f"from kn = {found['broken']} on all are worse"
     return (
         f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch). Both tests are"
         " corrected for the number of minibatches."
