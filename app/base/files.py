@@ -61,7 +61,7 @@ def wait_for_space(write: Callable[[], object], seconds: float, say: Callable[[s
 
     Args:
         write: The function to call.
-        seconds: The time after which to give up.
+        seconds: The time in which `write` is called again.
         say: A function that prints a message.
 
     Raises:

@@ -2,7 +2,7 @@
 
 The processes are asked to end, and killed if they do not. This module works on Linux only. Orphans become children of
 this process (PR_SET_CHILD_SUBREAPER), so that none is left when this process ends. If this process is killed, the
-launcher gets SIGTERM (PR_SET_PDEATHSIG).
+launcher gets SIGTERM (app/base/parent.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+from app.base.parent import end_with_parent
+
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # signals that ask a run to save and end
@@ -170,7 +172,7 @@ def _prepare_launcher() -> None:
 
     The launcher and the ranks inherit ignored signals. So the signals that ask ranks to end must not be ignored.
     """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    end_with_parent(signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
 

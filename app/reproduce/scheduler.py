@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import time
@@ -11,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.base.errors import DONE, NOT_FINITE, Preempted, UserError
+from app.base.parent import end_with_parent
 
-PR_SET_PDEATHSIG = 1  # an option of Linux's prctl, which sets the signal that a process gets when its parent dies
-libc = ctypes.CDLL(None)
 POLL = 0.2  # the seconds between two checks of the processes
 SAY_EVERY = 60.0  # the longest time in seconds between two lines of progress
 
@@ -106,7 +104,7 @@ def start(task: Task, environ: dict[str, str]) -> Started:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+            preexec_fn=lambda: end_with_parent(signal.SIGTERM),
         )
     return Started(task, process, since, before)
 

@@ -7,7 +7,6 @@ complete file gets the name under which app/storage/stage.py looks for it.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.base.files import is_full, sync_folder
+from app.base.parent import end_with_parent
 from app.base.text import duration, some, volume
 from app.storage.index import LAYOUTS, layout_of
 from app.storage.listing import State, state_of
@@ -30,7 +30,6 @@ PIECE = 2**23  # the size of a piece in bytes
 ROOM = 0.05  # the share of the disk that is left free
 LINES = 10  # the number of lines of progress for the whole copy
 NICENESS = 10  # the niceness of the copying process, because training is more important
-_PR_SET_PDEATHSIG = 1
 
 Report = Callable[[int], object]  # a function that is called with the number of bytes that were copied
 
@@ -253,7 +252,7 @@ def main(argv: Sequence[str]) -> None:
     root, folder, parent, progress = argv
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # these signals are meant for the run, which ends this process
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != int(parent):
         return
     os.nice(NICENESS)

@@ -21,7 +21,7 @@ from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_TRIES = 10  # a process of an elastic run gives up after so many meetings in which connecting has failed
+_TRIES = 10  # the number of meetings that a process of an elastic run joins before it ends because it cannot connect
 _LOOK = 0.5  # seconds between two requests to the launcher that ask whether the meeting is over
 
 

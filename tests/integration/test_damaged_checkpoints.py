@@ -166,7 +166,7 @@ def test_train_goes_on_from_the_one_before(run: Path, trained: Path, capfd: pyte
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in b["model"])
 
 
-def test_train_does_not_start_anew(run: Path) -> None:
+def test_train_does_not_start_from_the_beginning(run: Path) -> None:
     for path in (*numbered(unfinished(run)), run / "checkpoints" / LAST_CHECKPOINT):
         path.write_bytes(b"")
     line = failure_of("train", "--resume", run, "--stall-timeout", "0")
