@@ -71,6 +71,10 @@ class Plan:
         """Return the number of steps that a run has made when it is at a position."""
         return position.epoch * self.iterations_per_epoch + position.seen // self.minibatch
 
+    def last_step_of(self, epoch: int) -> Position:
+        """Return the position at which the last step of an epoch begins."""
+        return Position(epoch, self.images_per_epoch - self.minibatch)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

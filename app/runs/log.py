@@ -118,7 +118,7 @@ class RunLog(Log):
         Args:
             position: The position of the run.
             result: The evaluation.
-            lr: The learning rate at the position.
+            lr: The learning rate of the epoch's last step.
             average: The evaluation of the averaged weights, with --ema only.
         """
         steps, loss, wrong = self.so_far

@@ -161,7 +161,7 @@ class TrainingLoop:
         if found is None or (state.average is not None and average is None):
             self.leave()
             return
-        lr = learning_rate(run.config, run.plan.epochs_at(state.position))
+        lr = learning_rate(run.config, run.plan.epochs_at(run.plan.last_step_of(state.position.epoch)))
         self.log.evaluation(state.position, found, lr, average)
         state.errors.append((found.top1_error, found.top5_error))
         if average is not None:
@@ -228,11 +228,7 @@ def prepare_step(run: Run, state: State) -> None:
     lr = learning_rate(config, plan.epochs_at(state.position))
     set_learning_rate(state.optimizer, lr)
     if not config.momentum_correction and (epoch, seen) > (0, 0):
-        before = (
-            Position(epoch, seen - plan.minibatch)
-            if seen
-            else Position(epoch - 1, plan.images_per_epoch - plan.minibatch)
-        )
+        before = Position(epoch, seen - plan.minibatch) if seen else plan.last_step_of(epoch - 1)
         undo_momentum_correction(state.optimizer, learning_rate(config, plan.epochs_at(before)), lr)
 
 

@@ -1,6 +1,5 @@
 """Fixtures of tests/integration: a small trained run that many tests use, and a browser."""
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,14 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.browser import chromium, missing
 from tests.support.programs import APP, horovodrun
 from tests.support.programs import run as run_to_its_end
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1500,1100",
-]  # fmt: skip
 App = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -40,16 +35,7 @@ def trained(app: App, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Yield a Chromium without a window. Without the packages chromium and chromium-driver, the test is skipped."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
+    if missing():
         pytest.skip("no chromium and chromedriver on this machine")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield started
-    started.quit()
+    with chromium(tmp_path_factory.mktemp("browser")) as started:
+        yield started

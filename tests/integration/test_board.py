@@ -4,12 +4,10 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from app.recipe.plan import Position, make_plan
 from app.runs.board import Board
 from app.runs.run import Run
 from tests.integration.conftest import App
+from tests.support.browser import served, wait_for_curves, wait_for_text
 from tests.support.in_process import run_command
 from tests.support.programs import APP, ROOT, environ
 from tests.support.programs import run as run_to_its_end
@@ -67,6 +66,9 @@ def check_curves(run: Path, epochs: int) -> None:
         errors = [v for s, v in train["steps/top1_error"] if i * PER_EPOCH < s <= (i + 1) * PER_EPOCH]
         assert train["epochs/error"][i] == (i + 1, pytest.approx(100 * sum(errors) / PER_EPOCH))
         assert x["train_top1_error"] == pytest.approx(sum(errors) / PER_EPOCH)
+        # The learning rate of an epoch is that of its last step.
+        _, last = train["steps/lr"][(i + 1) * PER_EPOCH - 1]
+        assert train["epochs/lr"][i] == (i + 1, pytest.approx(last)) and x["lr"] == pytest.approx(last)
 
 
 def test_curves(trained: Path) -> None:
@@ -158,26 +160,6 @@ def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
     assert "no folder" in app("board", tmp_path / "none", code=2).stderr
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Start `board` for a folder, and yield its address."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([*APP, "board", str(folder), "--port", str(port)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    address = f"http://localhost:{port}/"
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(address).read()
-                break
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[tuple[int, float]]:
     """Return a curve that TensorBoard's server sends to the browser. Its code is not that of EventAccumulator."""
     query = f"data/plugin/scalars/scalars?run=tensorboard/{folder}&tag={tag}"
@@ -192,37 +174,15 @@ def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[t
 
 
 def test_a_browser_shows_the_curves(trained: Path, browser: Any) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def shows(*texts: str) -> None:
-        def found(driver: Any) -> bool:
-            text = driver.execute_script(ALL_TEXT)
-            return all(t in text for t in texts)
-
-        WebDriverWait(browser, 60).until(found, f"{texts} not shown")
-
     with served(trained) as address:
         browser.get(address + "#custom_scalars")
-        shows("error (%) against epoch", "by images seen", "Matches (2)")
-        WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(CURVES) >= 4, "no curves drawn")
-        browser.get(address + "#text")
-        browser.refresh()
-        shows("k = 8 workers of n = 16 images, kn = 128")
-        browser.get(address + "#hparams")
-        browser.refresh()
-        shows("end_of_run/top1_error", "bn_momentum")
-        browser.get(address + "#timeseries")
-        browser.refresh()
-        shows("confusion", "tensorboard/train", "tensorboard/validation")
-
-
-# JavaScript that finds texts and curves. They are in shadow trees, which ordinary searches do not enter.
-WALK = "const walk = (node, visit) => { visit(node); if (node.shadowRoot) walk(node.shadowRoot, visit);"
-WALK += " for (const child of node.childNodes) walk(child, visit); };"
-ALL_TEXT = (
-    WALK + "let text = ''; walk(document.body, n => { if (n.nodeType == 3) text += n.data + ' '; }); return text;"
-)
-CURVES = WALK + (
-    "let curves = 0; walk(document.body, n => { if (n.tagName == 'path' && (n.getAttribute('d') || '').length > 20"
-    " && n.closest('.plot')) curves++; }); return curves;"
-)
+        wait_for_text(browser, "error (%) against epoch", "by images seen", "Matches (2)")
+        wait_for_curves(browser, 4)
+        for tab, *texts in (
+            ("text", "k = 8 workers of n = 16 images, kn = 128"),
+            ("hparams", "end_of_run/top1_error", "bn_momentum"),
+            ("timeseries", "confusion", "tensorboard/train", "tensorboard/validation"),
+        ):
+            browser.get(f"{address}#{tab}")
+            browser.refresh()
+            wait_for_text(browser, *texts)
