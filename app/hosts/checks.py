@@ -150,6 +150,9 @@ def _mpirun(request: HostRequirements, there: list[Answer]) -> Iterator[HostFind
             )
         elif facts["mpirun"] and not facts["orted"]:
             yield HostFinding(host, "mpirun", FAIL, "no orted on the PATH of its ssh sessions", fix)
+        elif facts["mpirun"] and facts["app"] and not facts["mpi_token"]:
+            words = "it lacks the library that closes the ports of Open MPI to strangers"
+            yield HostFinding(host, "mpirun", WARN, words, "run ./run.sh setup there")
 
 
 def _libraries(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:

@@ -44,6 +44,7 @@ def main(question: dict[str, Any]) -> None:
         "git": _git(question["root"]),
         "mpirun": _words(["mpirun", "--version"]),
         "orted": shutil.which("orted") or shutil.which("prted") or "",
+        "mpi_token": os.access(os.path.join(question["site"], "open_mpi_token.so"), os.R_OK),
         "interfaces": interfaces(),
         "routes": {name: route(name) for name in question["hosts"]},
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from app.hosts.hostfile import Host, launcher_hosts
 from app.hosts.ssh import SSH
+from app.launch import open_mpi
 from app.launch.environment import travels
 
 # An elastic run does not use the slot of a dead process for some time. These are its shortest and longest seconds.
@@ -130,7 +131,7 @@ def _horovodrun(launch: Launch, where: Surroundings) -> list[str]:
     if launch.remote and launch.ssh_identity:
         command += ["-i", launch.ssh_identity]
     if launch.collectives == "mpi":
-        command += [f"--mpi-args={shlex.join([*_yielding(), *_remote_options(launch, where.open_mpi)])}"]
+        command += [f"--mpi-args={shlex.join([*_yielding(), *_remote_options(launch, where)])}"]
     return command + launch.program
 
 
@@ -139,8 +140,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command += ["--allow-run-as-root"] if where.root else []
     # There may be more processes than cores. A process is not bound to one core, because it has several threads.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
-    # Open MPI's TCP accepts connections from everyone on all interfaces. On one machine the ranks do not need it.
-    command += ["--mca", "pml", "ob1", "--mca", "btl", "^openib" if launch.remote else "^openib,tcp", *_yielding()]
+    command += ["--mca", "pml", "ob1", "--mca", "btl", open_mpi.transports(launch.remote), *_yielding()]
     interfaces = {}
     if launch.interface:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
@@ -149,7 +149,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
         interfaces["HOROVOD_GLOO_IFACE"] = launch.interface
         if "NCCL_SOCKET_IFNAME" not in where.environ:  # the user may have chosen another interface for NCCL
             interfaces["NCCL_SOCKET_IFNAME"] = launch.interface
-    command += _remote_options(launch, where.open_mpi)
+    command += _remote_options(launch, where)
     tuning = {name for name in where.environ if travels(name)}
     for name in sorted(tuning | set(launch.additions or {}) | set(interfaces)):
         command += ["-x", f"{name}={interfaces[name]}" if name in interfaces else name]
@@ -161,7 +161,7 @@ def _yielding() -> list[str]:
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 
-def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
+def _remote_options(launch: Launch, where: Surroundings) -> list[str]:
     """Return Open MPI's options for other hosts. They concern host names and ssh."""
     if not launch.remote:
         return []
@@ -171,16 +171,17 @@ def _remote_options(launch: Launch, open_mpi: int) -> list[str]:
     if launch.ssh_identity:
         arguments += ["-i", launch.ssh_identity]
     # Let mpirun start all daemons from this machine. By default, hosts would also start daemons on other hosts by ssh.
-    kind, prefix = ("--prtemca", "plm_ssh") if open_mpi >= 5 else ("--mca", "plm_rsh")
+    kind, prefix = ("--prtemca", "plm_ssh") if where.open_mpi >= 5 else ("--mca", "plm_rsh")
     # Keep full host names. Otherwise node.a.example and node.b.example would both be "node", and count as one host.
-    names = [kind, "prte_keep_fqdn_hostnames" if open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]
-    return [*names, kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments)]
+    names = [kind, "prte_keep_fqdn_hostnames" if where.open_mpi >= 5 else "orte_keep_fqdn_hostnames", "1"]
+    agents = open_mpi.agents() if open_mpi.TOKEN in where.environ else []
+    return [*names, kind, f"{prefix}_no_tree_spawn", "1", kind, f"{prefix}_args", " ".join(arguments), *agents]
 
 
 LAUNCHERS = {
     "horovodrun": Launcher(
         "Horovod's launcher", _horovodrun, module="app.launch.horovodrun", elastic=True, one_interface=True
     ),
-    "mpirun": Launcher("Open MPI's launcher, for networks without strangers", _mpirun, open_mpi=True),
+    "mpirun": Launcher("Open MPI's launcher", _mpirun, open_mpi=True),
 }
 DEFAULT_LAUNCHER = "horovodrun"

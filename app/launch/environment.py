@@ -21,7 +21,7 @@ _TRAVELS = re.compile(
 # the same number.
 _OF_A_RANK = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|HOSTNAME|GLOO_RENDEZVOUS_\w+|ELASTIC|SECRET_KEY)"
-    r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
+    r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|OPEN_MPI_\w+|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
     r"|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
 )
 # The variable in which a launcher stores the number of processes, and the launcher's programs that may be ancestors of

@@ -20,6 +20,10 @@ _LAUNCHERS = [
         "Open MPI is not on the PATH of its ssh sessions: install openmpi-bin there, as ./run.sh setup does",
     ),
     Cause(
+        rf"(?m)^{HOST}: there is no \S+, which closes the ports of Open MPI",
+        "it lacks a library that set-up compiles: run ./run.sh setup there",
+    ),
+    Cause(
         r"(?s)None of the TCP networks.{0,200}Value given: (?P<words>\S+)",
         "there is no interface {words}: give --interface one that all hosts have (`ip address` lists them)",
         here=True,

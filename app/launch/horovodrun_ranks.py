@@ -33,7 +33,7 @@ from horovod.runner.util import network, remote
 from app.base.errors import FAILED
 from app.base.failure import Failure
 from app.hosts.ssh import DROPPED, SSH, failed_because
-from app.launch import rank_parent
+from app.launch import open_mpi, rank_parent
 from app.launch.environment import travels
 
 GRACE = 25  # the seconds in which a rank can save its state before it is killed
@@ -74,8 +74,8 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
     --mpi-args already contains the port and the key of ssh. If the user has set NCCL's interface, it stays.
     """
     settings.ssh_port = settings.ssh_identity_file = None
-    if set(nics or ()) == {"lo"}:  # on one machine the ranks do not need TCP (see app.launch.command_line)
-        mpi_run._OMPI_FLAGS = ["-mca pml ob1", "-mca btl ^openib,tcp"]
+    remote = set(nics or ()) != {"lo"}
+    mpi_run._OMPI_FLAGS = ["-mca pml ob1", f"-mca btl {open_mpi.transports(remote)}"]
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
         nics = None

