@@ -87,6 +87,14 @@ def test_weights_and_biases(trained: Path, tmp_path: Path) -> None:
     assert summary["median_top1_error"] == json.loads((trained / "result.json").read_text())["median_top1_error"]
 
 
+@needs("wandb")
+def test_weights_and_biases_cannot_read_the_files_of_tensorboard(trained: Path, tmp_path: Path) -> None:
+    """docs/tracking.md gives this as the reason why its lines read epochs.csv."""
+    program = f"import os; os.chdir({str(tmp_path)!r}); from wandb.cli.cli import cli; cli()"
+    done = run(PYTHON, "-c", program, "sync", "--sync-tensorboard", trained / "tensorboard", code=1, **QUIET)
+    assert "options have been removed: --sync-tensorboard" in done.stderr
+
+
 @needs("mlflow")
 def test_mlflow(trained: Path, tmp_path: Path) -> None:
     follow_page("mlflow", trained, tmp_path)
