@@ -86,7 +86,10 @@ def decode_image(
     except DECODER_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         reason = " ".join(reason.split())
-        raise CorruptImage(f"cannot decode the image {name}: {reason}; replace or remove it") from error
+        raise CorruptImage(
+            f"cannot decode the image {name}: {reason}; replace it, or leave it out (training: with --skip-list FILE,"
+            " which check-data writes)"
+        ) from error
 
 
 def to_grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -46,7 +46,10 @@ def read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged file makes torch raise many kinds of errors
-        raise UserError(f"{path} holds no tensors that can be read safely ({type(error).__name__})") from None
+        raise UserError(
+            f"{path} holds no tensors that can be read safely ({type(error).__name__}):"
+            " give a file of weights, and copy it again if it is incomplete"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no state_dict but a {type(content).__name__}")
     return content

@@ -92,9 +92,13 @@ def make_plan(config: Config, images: int, validation_images: int, skipped: int 
     """
     steps = images // config.minibatch
     if steps == 0:
-        raise UserError(f"--minibatch {config.minibatch} is larger than the data: {images} training images")
+        raise UserError(
+            f"--minibatch {config.minibatch} is larger than the data: {images} training images; give a smaller one"
+        )
     if config.precise_bn > images:
-        raise UserError(f"--precise-bn {config.precise_bn} is larger than the data: {images} training images")
+        raise UserError(
+            f"--precise-bn {config.precise_bn} is larger than the data: {images} training images; give a smaller one"
+        )
     return Plan(
         images=images,
         validation_images=validation_images,

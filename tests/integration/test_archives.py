@@ -196,7 +196,7 @@ def test_check_data_and_the_skip_list(archives: Path, tmp_path: Path, capsys: py
     (archives / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in images.items()}))
     skip_list = tmp_path / "skip.txt"
     line = failure_of("check-data", archives, "--skip-list", skip_list, "--json", "--processes", 1, code=1)
-    assert "1 findings would stop a training run" in line
+    assert "1 finding would stop a training run" in line
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == {"train": 12, "val": 7}
     [fatal] = [finding for finding in report["findings"] if finding["fatal"]]

@@ -84,7 +84,7 @@ def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFi
     config = folder.with_name("config.json")
     config.write_text(json.dumps({"data": str(folder), "minibatch": 12, "per_worker": 2}))
     said = refusal(["train", "--config", str(config)], capfd)
-    assert said == "error: --minibatch 12 is larger than the data: 10 training images\n"
+    assert said == "error: --minibatch 12 is larger than the data: 10 training images; give a smaller one\n"
 
 
 @pytest.mark.parametrize(

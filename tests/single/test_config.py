@@ -29,7 +29,7 @@ BAD_FILES: list[tuple[Any, str]] = [
     ({"epochs": None}, "--epochs is null: give a whole number"),
     ({"ghost": 2}, "--ghost is 2: give text"),
     ({"ghost": "²"}, "--ghost is ²: give auto, off, or a number"),
-    ({"scaling": "lin"}, "--scaling is lin: did you mean linear?"),
+    ({"scaling": "lin"}, "--scaling is lin: give one of linear, sqrt, none"),
     ({"data": 5}, "--data is 5: give text"),
     ({"data": "a\0b"}, '--data is "a'),
     ({"output": "\ud800"}, "--output is"),

@@ -132,3 +132,5 @@ def test_a_run_keeps_its_moments(folder: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_an_unknown_augmentation_is_refused() -> None:
     assert "did you mean crop-pad?" in failure_of("train", "--augmentation", "croppad")
+    everything = "give one of paper, crop-pad, shift, flip, none"
+    assert failure_of("train", "--augmentation", "mixup") == f"--augmentation is mixup: {everything}"

@@ -292,7 +292,7 @@ BAD = [  # command, options, a part of the message; {} is the folder of `bad_fil
     (export, "{}/none.pt --output {}/x.pt", "No such file"),
     (evaluate, "{}/none.pt", "there is no"),
     (evaluate, "{s} --resize -1", "below 0"),
-    (evaluate, "{s} --device gpu", "did you mean cpu?"),
+    (evaluate, "{s} --device gpu", "give one of auto, cpu, cuda"),
     (evaluate, "", "required: WEIGHTS"),
     (board, "{}/empty", "contains no TensorBoard files"),
     (board, "{}/none", "no folder"),

@@ -65,4 +65,5 @@ def main(argv: Sequence[str]) -> None:
             f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"
         )
         how = how if sound_layout else "correct the folders first"
-        raise NotTrainable(f"{values.folder}: {len(report.fatal):,} findings would stop a training run: {how}")
+        found = "1 finding" if len(report.fatal) == 1 else f"{len(report.fatal):,} findings"
+        raise NotTrainable(f"{values.folder}: {found} would stop a training run: {how}")
