@@ -100,6 +100,19 @@ def check_not_nested(environ: Mapping[str, str]) -> None:
         )
 
 
+def check_ranks_known(environ: Mapping[str, str]) -> None:
+    """Raise UserError if srun has started several processes and has not told them their ranks.
+
+    MPI would start in each process as if it were alone, so that each would start a whole run.
+    """
+    found = outer_launcher(environ)
+    if found and found[0] == "srun" and not any(f"{kind}_RANK" in environ for kind in ("PMIX", "PMI", "HOROVOD")):
+        raise UserError(
+            f"srun has started {found[1]} processes without MPI's connection between them, and each would start a whole"
+            " run: start them with srun --mpi=pmix"
+        )
+
+
 def is_first(environ: Mapping[str, str]) -> bool:
     """Return whether this is the first process that another launcher has started. Only the first prints messages."""
     ranks = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")

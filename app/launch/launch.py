@@ -28,7 +28,14 @@ from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
 from app.launch import open_mpi
 from app.launch.command_line import LAUNCHERS, Elastic, Launch, command_line, shell_line, uses_mpirun
-from app.launch.environment import check_not_nested, cleaned, is_first, outer_launcher, without_other_jobs
+from app.launch.environment import (
+    check_not_nested,
+    check_ranks_known,
+    cleaned,
+    is_first,
+    outer_launcher,
+    without_other_jobs,
+)
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Job, NoProcessDetector, handle
 from app.launch.options import listed_hosts, parse
@@ -341,6 +348,8 @@ def _run_alone(
     if options.hosts or options.hostfile or options.np not in (None, 1):
         alone = "--launcher none starts" if distributed else f"{command[0]} is"
         raise UserError(f"{alone} one process: leave out -np, -H and --hostfile")
+    if distributed:
+        check_ranks_known(environ)
     if options.dry_run:
         print(shell_line([*program, *command], _python_path(Path.cwd())))
         return 0

@@ -332,8 +332,9 @@ class Config:
         free=True,
     )  # fmt: skip
     allreduce: str = option(
-        "auto", "speed", "algorithm by which NCCL sums", choices=("auto", "ring", "tree"), free=True
-    )
+        "auto", "speed", "algorithm by which gradients are summed on GPUs",
+        choices=("auto", "ring", "tree", "hierarchical"), free=True,
+    )  # fmt: skip
     compile: bool = option(False, "speed", "compile each residual stage with torch.compile", free=True)
     loader_processes: int = option(
         -1,

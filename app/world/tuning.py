@@ -30,7 +30,8 @@ class Tuning:
     Attributes:
         fusion_mb: The size in MiB of the buffer in which small tensors are sent together.
         cycle_ms: The milliseconds between two times at which Horovod looks for tensors that are ready.
-        allreduce: NCCL's algorithm, "ring" or "tree", or "auto" to leave the choice to NCCL.
+        allreduce: NCCL's algorithm, "ring" or "tree"; "hierarchical", which sums with NCCL within a server and with MPI
+            between servers (section 4 of the paper); or "auto" to leave the choice to NCCL.
         overlap: Whether gradients are summed layer by layer during the backward pass: "on", "off" or "auto".
         pass_ms: The approximate milliseconds of a forward and backward pass on one core, or 0 if not known.
     """
@@ -80,7 +81,7 @@ class Tuning:
             nccl: Whether NCCL computes the sums.
 
         Raises:
-            UserError: --allreduce is given, but NCCL is not used.
+            UserError: --allreduce is given, but NCCL is not used. Or it is "hierarchical", but MPI is not used.
         """
         if self.allreduce != "auto" and not nccl:
             raise UserError(f"--allreduce {self.allreduce} is NCCL's, and no GPU is used here: leave it out")
@@ -92,7 +93,13 @@ class Tuning:
         elif self.pass_ms and not nccl and not spare_cores() and "HOROVOD_CYCLE_TIME" not in os.environ:
             best = math.sqrt(2 * self.pass_ms * CYCLE_COST_MS)
             found["HOROVOD_CYCLE_TIME"] = f"{min(max(1.0, best), LONGEST_MS):.3g}"
-        if self.allreduce != "auto":
+        if self.allreduce == "hierarchical":
+            if os.environ.get("HOROVOD_CONTROLLER") != "mpi":
+                raise UserError(
+                    "--allreduce hierarchical sums with MPI between servers: add --launcher mpirun before the command"
+                )
+            found["HOROVOD_HIERARCHICAL_ALLREDUCE"] = "1"
+        elif self.allreduce != "auto":
             found["NCCL_ALGO"] = _nccl_algorithm(self.allreduce, torch.cuda.nccl.version())
         return found
 

@@ -26,6 +26,14 @@ def test_variables() -> None:
     assert [_nccl_algorithm("tree", version) for version in ((2, 21, 5), (2, 24, 3))] == ["Tree", "allreduce:tree"]
 
 
+def test_sums_with_nccl_within_servers_and_mpi_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOROVOD_CONTROLLER", "gloo")
+    with pytest.raises(UserError, match="hierarchical sums with MPI between servers: add --launcher mpirun"):
+        Tuning(allreduce="hierarchical").environment(nccl=True)
+    monkeypatch.setenv("HOROVOD_CONTROLLER", "mpi")
+    assert Tuning(allreduce="hierarchical").environment(nccl=True) == {"HOROVOD_HIERARCHICAL_ALLREDUCE": "1"}
+
+
 def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOROVOD_CYCLE_TIME", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", str(CORES))
