@@ -3,12 +3,14 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 import torch
 
@@ -108,23 +110,57 @@ def test_every_requirement_has_a_version_and_hashes(part: str) -> None:
         assert all(re.sub(r"\[.*\]", "", pin) in found[re.split(r"\[|==", pin)[0]] for pin in pins)
 
 
-def test_pip_refuses_a_file_whose_hash_is_not_the_one_that_is_pinned(tmp_path: Path) -> None:
-    wheel = tmp_path / "nothing-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a folder with the scripts of set-up, a virtual environment and the wheel of a package `nothing`."""
+    folder = tmp_path / "project"
+    shutil.copytree(SETUP.parent, folder / "app/setup")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    [site] = folder.glob(".venv/lib/*/site-packages")
+    (site / "pip").symlink_to(Path(pip.__file__).parent)
+    (folder / ".venv/.setup").mkdir()
+    (folder / "requirements-source.txt").touch()
+    with zipfile.ZipFile(folder / "nothing-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("nothing.py", "")
         archive.writestr("nothing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n")
         archive.writestr(
             "nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr("nothing-1.0.dist-info/RECORD", "")
-    honest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    for digest, code in ((honest, 0), ("0" * 64, 1)):
-        (tmp_path / "list.txt").write_text(f"nothing==1.0 --hash=sha256:{digest}\n")
-        install = "pip_install --target '$to' -r '$to/list.txt'".replace("$to", str(tmp_path))
-        done = in_setup(install, PIP_FIND_LINKS=tmp_path)
-        assert done.returncode == code, done.stderr
-        assert (tmp_path / "nothing.py").exists()
-    assert "DO NOT MATCH THE HASHES" in done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("step", ["install_requirements", "install_test_tools"])
+def test_set_up_refuses_a_file_without_the_pinned_hash(step: str, project: Path) -> None:
+    """These are the steps of set-up themselves. pip finds the wheel in a folder and needs no network."""
+    digest = hashlib.sha256((project / "nothing-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    cases = {
+        "": "Hashes are required in --require-hashes mode",
+        f"--hash=sha256:{'0' * 64}": "DO NOT MATCH THE HASHES",
+        f"--hash=sha256:{digest}": "",
+    }
+    name = "requirements.txt" if step == "install_requirements" else "requirements-test.txt"
+    more = {"here": project / "app/setup", "pillow": "stock", "test_tools": "", "PIP_FIND_LINKS": project}
+    for pinned, refused in cases.items():
+        (project / name).write_text(f"nothing==1.0 {pinned}\n")
+        done = in_setup(step, **more)
+        assert done.returncode == (1 if refused else 0), done.stderr
+        assert len([*project.glob(".venv/lib/*/site-packages/nothing.py")]) == (0 if refused else 1)
+        assert refused in (project / ".venv.log").read_text()
+        (project / ".venv.log").unlink()
+
+
+def test_every_use_of_pip_in_set_up_needs_hashes_or_uses_no_index() -> None:
+    """pip may also install what set-up has just compiled. `lock.sh` is the tool that writes the hashes."""
+    uses = [
+        line
+        for path in SETUP.parent.glob("*.sh")
+        if path.name != "lock.sh"
+        for line in path.read_text().splitlines()
+        if re.search(r"\bpip (install|download|wheel) -", line) and not line.lstrip().startswith(("#", 'logged "pip'))
+    ]
+    assert len(uses) >= 5
+    assert not [line for line in uses if "--require-hashes" not in line and "--no-index" not in line]
 
 
 def test_the_tools_of_the_tests_are_not_among_what_runs() -> None:
