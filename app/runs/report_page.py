@@ -125,7 +125,14 @@ def changed(config: Config) -> str:
     following = computed_fields(replace(config, decay_epochs=(), image_size=0))
     names = ["data"] if config.data != recipe.data else []
     names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]
-    return " ".join(f"{flag(name)} {written(getattr(config, name))}" for name in names)
+    return " ".join(as_option(name, getattr(config, name)) for name in names)
+
+
+def as_option(name: str, value: object) -> str:
+    """Return a field and its value as they are given on the command line."""
+    if isinstance(value, bool):
+        return flag(name) if value else flag(name).replace("--", "--no-", 1)
+    return f"{flag(name)} {written(value)}"
 
 
 def written(value: object) -> str:

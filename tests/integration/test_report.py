@@ -67,6 +67,8 @@ def test_what_a_run_changed_in_its_recipe() -> None:
         assert changed(from_dict(values)) == "--data /imagenet --epochs 45"
     assert changed(from_dict({**preset("digits"), "decay_epochs": (5.0, 10.0)})) == "--decay-epochs 5,10"
     assert changed(from_dict(preset("fashion-mnist"))) == ""
+    switches = changed(from_dict({**preset("digits"), "sync_bn": True, "nesterov": False}))
+    assert sorted(switches.split()) == ["--no-nesterov", "--sync-bn"]
 
 
 def test_curves_that_are_the_same_can_all_be_seen() -> None:
