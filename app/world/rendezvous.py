@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 import http.client
 import io
@@ -20,6 +21,7 @@ import logging
 import os
 import pickle
 import secrets
+import socket
 import socketserver
 import struct
 import threading
@@ -30,7 +32,8 @@ from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
-REQUEST_TIME = 30.0  # seconds in which a request must arrive; then its connection and its thread are ended
+REQUEST_TIME = 30.0  # seconds without a byte after which a connection is ended whose request has not arrived
+MOST_ARRIVING = 64  # the largest number of connections whose requests have not arrived
 PLACE = "place"  # the scope in which a process of an elastic run asks for its rank in the next meeting
 RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names for its scopes
 _PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
@@ -57,9 +60,36 @@ class ClosedServer(RendezvousServer):
         return f"{self.address}:{self._httpd.server_address[1]}/{self.token}"
 
 
+class _Arriving:
+    """Limit the connections of a server that wait for a request. This class is mixed into that of its handlers.
+
+    Each connection has a thread and an open file, so strangers could use up both. If there are too many connections,
+    the oldest is ended. The requests of the job arrive at once.
+    """
+
+    server: Any
+    connection: socket.socket
+
+    def setup(self) -> None:
+        self.timeout = REQUEST_TIME
+        super().setup()  # type: ignore[misc]
+        arriving: dict[socket.socket, None] = vars(self.server).setdefault("arriving", {})
+        arriving[self.connection] = None
+        for oldest in list(arriving)[:-MOST_ARRIVING]:
+            arriving.pop(oldest, None)
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+
+    def arrived(self) -> None:
+        self.server.arriving.pop(self.connection, None)
+
+    def finish(self) -> None:
+        self.arrived()
+        super().finish()  # type: ignore[misc]
+
+
 def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHandler]:
-    class ClosedHandler(handler):
-        timeout = REQUEST_TIME
+    class ClosedHandler(_Arriving, handler):
         path: str
 
         def parse_request(self) -> bool:
@@ -76,6 +106,7 @@ def _closed(handler: type[RendezvousHandler], token: str) -> type[RendezvousHand
             if int(length) > LARGEST:
                 return self._refuse(413)
             self.path = f"/{rest}"
+            self.arrived()
             return True
 
         def _refuse(self, status: int) -> bool:
@@ -185,12 +216,18 @@ def close_services(interface: str | None = None) -> None:
         network.find_port = lambda serve: _bound(serve((address, 0)))
 
 
-def _bound(server: socketserver.TCPServer) -> tuple[socketserver.TCPServer, int]:
+def _bound(server: socketserver.ThreadingTCPServer) -> tuple[socketserver.ThreadingTCPServer, int]:
+    handler: Any = server.RequestHandlerClass
+    server.RequestHandlerClass = type("Handler", (_Arriving, handler), {})
+    server.daemon_threads = True  # otherwise the process would wait for the connections of strangers at its end
     return server, int(server.server_address[1])
 
 
 def _read_limited(self: Any, stream: Any) -> Any:
-    head = stream.read(36)  # 32 bytes of digest and 4 bytes with the length
+    try:
+        head = stream.read(36)  # 32 bytes of digest and 4 bytes with the length
+    except OSError:  # REQUEST_TIME is over
+        raise EOFError from None
     if len(head) < 36:
         raise EOFError
     if not 0 <= struct.unpack("i", head[32:])[0] <= LARGEST:

@@ -6,16 +6,19 @@ tests/cluster/test_strangers.py tests the same for runs on two hosts.
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from horovod.runner.common.util import network, secret
 
 from app.world import rendezvous
-from tests.support.jobs import Job, iteration
+from tests.support.jobs import Job, iteration, wait_for
 from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
 
@@ -119,6 +122,46 @@ def token_of(job: Job) -> str:
             if variable.startswith("HOROVOD_GLOO_RENDEZVOUS_ADDR="):
                 return variable.rpartition("/")[2]
     return ""
+
+
+def launchers_store() -> tuple[int, str, Callable[[], None]]:
+    """Start the launcher's store. Return its port, the path of a key that it has, and what ends it."""
+    server = rendezvous.ClosedServer("127.0.0.1")
+    port = server.start()
+    server._httpd.cache["scope"] = {"key": b"value"}
+    return port, f"/{server.token}/scope/key", server.stop
+
+
+def service_of_a_rank() -> tuple[int, str, Callable[[], None]]:
+    """Start a service as each rank of an elastic run has it. It has no keys."""
+    rendezvous.close_services("lo")
+    service = network.BasicService("service", secret.make_secret_key(), nics=None)
+    return service.addresses()["lo"][0][1], "", service.shutdown
+
+
+@pytest.mark.parametrize("start", [launchers_store, service_of_a_rank])
+def test_connections_of_strangers_do_not_add_up(
+    start: Callable[[], tuple[int, str, Callable[[], None]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest are ended, the job is still answered, and the server does not wait for them at its end."""
+    monkeypatch.setattr(network.Wire, "read", network.Wire.read)
+    monkeypatch.setattr(network, "find_port", network.find_port)
+    monkeypatch.setattr(rendezvous, "MOST_ARRIVING", 5)
+    port, path, stop = start()
+    with contextlib.ExitStack() as stack:
+        strangers = []
+        for _ in range(12):
+            strangers.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)))
+            strangers[-1].sendall(b"G")
+        wait_for(lambda: len(select.select(strangers, [], [], 0)[0]) == 7)
+        if path:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as rank:
+                rank.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                assert rank.makefile("rb").read().endswith(b"value")
+        stop()
+        ended = select.select(strangers, [], [], 0)[0]
+        assert len(ended) == (8 if path else 7)
+        assert {stranger.recv(100) for stranger in ended} == {b""}
 
 
 def test_a_request_that_never_arrives_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
