@@ -156,7 +156,11 @@ def remedy(weights: dict[str, Tensor], own: dict[str, Tensor], model: str) -> st
     if other not in ("", model):
         return f"the file contains a {other}: give --model {other}"
     if first in weights and weights[first].ndim == 4 and weights[first].shape[1] != own[first].shape[1]:
-        return f"the file is for images of {weights[first].shape[1]} channels and the data has {own[first].shape[1]}"
+        theirs, ours = weights[first].shape[1], own[first].shape[1]
+        grey = "; for images in a folder, " + ("add --grey" if theirs == 1 else "leave out --grey")
+        return f"the file is for images of {theirs} channels and the data has {ours}" + grey * (
+            {theirs, ours} == {1, 3}
+        )
     return "give another file"
 
 

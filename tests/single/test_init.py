@@ -153,7 +153,9 @@ def test_what_does_not_fit_is_named(torchvisions: nn.Module, weights: Path, fold
     with pytest.raises(UserError, match=r"the file contains a resnet18: give --model resnet18$"):
         load_weights(make_network(Config(model="resnet34"), 3, 3, nn.BatchNorm2d), state, "resnet34", Path("x.pth"))
     line = failure_of("train", *options_of(folder, weights), "--grey", "--output", tmp_path / "grey")
-    assert line.endswith("the file is for images of 3 channels and the data has 1")
+    assert line.endswith(
+        "the file is for images of 3 channels and the data has 1; for images in a folder, leave out --grey"
+    )
     (tmp_path / "text.pth").write_text("no tensors")
     line = failure_of("train", *options_of(folder, tmp_path / "text.pth"), "--output", tmp_path / "text")
     assert "holds no tensors that can be read safely" in line
