@@ -7,8 +7,10 @@ is one of these links, because the ranks of a host are neighbours in the ring. S
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
+ARRIVE = 2.0  # the seconds in which the token must arrive with which a stream begins
 STREAM = 1.0  # the seconds for which a host sends
 ALLREDUCE = 0.5  # the intended seconds of an allreduce; the tensor is doubled until one takes at least half of this
 LARGEST = 2**28  # the size in bytes of the largest tensor
@@ -80,13 +83,15 @@ def _stream(here: World) -> float:
     """
     from app.world.world import gather_objects
 
-    server = socket.create_server(("", 0)) if here.local_rank == 0 else None
-    places = gather_objects((_address(), server.getsockname()[1]) if server else None)
+    address, token = _address(), secrets.token_bytes(16)
+    listening = address if address != socket.gethostname() else ""  # the own name may be that of a loopback address
+    server = socket.create_server((listening, 0)) if here.local_rank == 0 else None
+    places = gather_objects((address, server.getsockname()[1], token) if server else None)
     leads = [place for place in places if place]
     received: list[float] = []
     if server and len(leads) > 1:
         server.settimeout(10)
-        receiving = threading.Thread(target=lambda: received.append(_receive(server)))
+        receiving = threading.Thread(target=lambda: received.append(_receive(server, token)))
         receiving.start()
         _send(leads[(leads.index(places[here.rank]) + 1) % len(leads)])
         receiving.join()
@@ -94,22 +99,29 @@ def _stream(here: World) -> float:
     return min((rate for rates in gather_objects(received) for rate in rates), default=0.0)
 
 
-def _send(place: tuple[str, int]) -> None:
+def _send(place: tuple[str, int, bytes]) -> None:
+    address, port, token = place
     piece = bytes(2**20)
-    with socket.create_connection(place, timeout=10) as connection:
+    with socket.create_connection((address, port), timeout=10) as connection:
+        connection.sendall(token)
         end = time.monotonic() + STREAM
         while time.monotonic() < end:
             connection.sendall(piece)
 
 
-def _receive(server: socket.socket) -> float:
-    connection, _ = server.accept()
-    with connection:
-        connection.recv(2**20)
-        begin, count = time.perf_counter(), 0
-        while piece := connection.recv(2**20):
-            count += len(piece)
-        return count * 8 / (time.perf_counter() - begin) / 1e9
+def _receive(server: socket.socket, token: bytes) -> float:
+    """Return the bandwidth in Gbit/s of the first connection that begins with the token. Others are of strangers."""
+    while True:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(TimeoutError, ConnectionError):
+            connection.settimeout(ARRIVE)
+            if connection.recv(len(token), socket.MSG_WAITALL) != token:
+                continue
+            connection.settimeout(10)
+            begin, count = time.perf_counter(), 0
+            while piece := connection.recv(2**20):
+                count += len(piece)
+            return count * 8 / (time.perf_counter() - begin) / 1e9
 
 
 def _address() -> str:

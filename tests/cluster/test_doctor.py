@@ -99,7 +99,7 @@ def test_nothing_wrong(network: Network) -> None:
     rate = re.match(r"([\d.]+) Gbit/s", stream["text"])
     assert rate and float(rate[1]) == pytest.approx(1, rel=0.15), stream
     assert stream["text"].endswith("the interface states 10")  # the virtual interface states 10 Gbit/s
-    assert (stream["status"], stream["fix"][:11]) == ("warn", "give --inte")
+    assert (stream["status"], stream["fix"][:26]) == ("warn", "give the fastest interface")
     [summed] = about(findings, "all", "allreduce")
     rate = re.match(r"([\d.]+) Gbit/s by gloo between 4 processes", summed["text"])
     assert rate and 0.4 < float(rate[1]) < 1.05, summed

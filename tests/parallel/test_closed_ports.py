@@ -6,10 +6,12 @@ tests/cluster/test_strangers.py tests the same for runs on two hosts.
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import psutil
 import pytest
 from horovod.runner.common.util import network, secret
 
+from app.doctor import bandwidth
 from app.world import rendezvous
 from tests.support.jobs import Job, iteration, wait_for
 from tests.support.planted_secrets import PLANTED, SECRETS
@@ -97,7 +100,7 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytes
         seen = iteration(job.folder)
         job.wait_for(lambda: iteration(job.folder) > seen + 5)
         assert "app.start" in answer["shown"] and PLANTED not in answer["shown"]
-        assert not (token := token_of(job)) or token not in answer["shown"]
+        assert (secret := tokens(job)) and not [token for token in secret if token in answer["shown"]]
         assert PLANTED not in command_lines(job)
         job.signal("run.sh", signal.SIGTERM)
         assert job.end().code == 75
@@ -115,13 +118,14 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytes
         open_folder.rmdir()
 
 
-def token_of(job: Job) -> str:
-    """Return the secret token that ranks get from horovodrun. Return "" if no rank has it in its environment."""
+def tokens(job: Job) -> set[str]:
+    """Return the secret tokens in the environments of the ranks."""
+    found = set()
     for pid in job.ranks().values():
         for variable in Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0"):
-            if variable.startswith("HOROVOD_GLOO_RENDEZVOUS_ADDR="):
-                return variable.rpartition("/")[2]
-    return ""
+            if variable.startswith(("HOROVOD_GLOO_RENDEZVOUS_ADDR=", "OPEN_MPI_TOKEN=")):
+                found.add(re.split("[/=]", variable)[-1])
+    return found
 
 
 def launchers_store() -> tuple[int, str, Callable[[], None]]:
@@ -162,6 +166,23 @@ def test_connections_of_strangers_do_not_add_up(
         ended = select.select(strangers, [], [], 0)[0]
         assert len(ended) == (8 if path else 7)
         assert {stranger.recv(100) for stranger in ended} == {b""}
+
+
+def test_doctor_measures_the_stream_of_the_other_host_and_not_that_of_a_stranger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bandwidth, "ARRIVE", 0.2)
+    monkeypatch.setattr(bandwidth, "STREAM", 0.1)
+    token = b"0123456789abcdef"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = server.getsockname()
+        with socket.create_connection(place) as silent, socket.create_connection(place) as stranger:
+            stranger.sendall(bytes(16))
+            sender = threading.Thread(target=bandwidth._send, args=[(*place, token)])
+            sender.start()
+            assert bandwidth._receive(server, token) > 0.01
+            sender.join()
+            assert (silent.recv(1), stranger.recv(1)) == (b"", b"")
 
 
 def test_a_request_that_never_arrives_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
