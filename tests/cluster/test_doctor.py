@@ -72,7 +72,7 @@ def plant(host: Host, folder: Path) -> None:
         f"mount -t tmpfs -o size=1m none {folder}/output;"
         "mount -o remount,size=64m /dev/shm;"
         "rm /etc/alternatives/mpirun;"
-        f"sed -i 's/.* {host.name}$/127.0.1.1 {host.name}/' /etc/hosts;"
+        f"sed -i 's/.* {host.name} .*/127.0.1.1 {host.name}/' /etc/hosts;"
         "ip link set eth0 mtu 1300;"
         f"echo {folder}/clock.so >/etc/ld.so.preload"
     )
