@@ -1,4 +1,4 @@
-"""The command lines that start another process of this program. No other module contains their module names."""
+"""The commands of this program, and the command lines that start another process of it."""
 
 from __future__ import annotations
 

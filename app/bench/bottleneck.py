@@ -6,7 +6,7 @@ from typing import Any
 
 SHARE = 0.15  # a phase that takes at least this share of a step is reported as the limit
 IMBALANCE = 1.2  # a process is reported if it computes for this many times as long as the median process
-REAL_SPEED = 0.85  # reading images is reported if real images/s are below this share of synthetic images/s
+REAL_SPEED = 0.85  # reading is reported as the limit if real images/s are below this share of synthetic images/s
 
 
 def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, ...], loader_processes: int) -> str:

@@ -152,7 +152,7 @@ def _shrinks(full: tuple[int, int], box: Box, size: int) -> bool:
 
 
 def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
-    """Return the size of the full image at which the box has `size` pixels per side."""
+    """Return the size to which the full image must be scaled so that the box in it becomes `size` x `size` pixels."""
     return math.ceil(full[0] * size / (box[2] - box[0])), math.ceil(full[1] * size / (box[3] - box[1]))
 
 

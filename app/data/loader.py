@@ -138,7 +138,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _outlive_signals(_: int) -> None:
-    """Ignore the signals that the whole job gets, because the training process needs its data until it has saved."""
+    """Make a loader process ignore SIGINT and SIGTERM, which all processes of a job get.
+
+    The training process still needs batches until it has saved its state. It ends the loader processes itself.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

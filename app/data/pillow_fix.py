@@ -17,7 +17,7 @@ def warn() -> None:
 
 
 def missing_fix() -> str:
-    """Return a warning if Pillow-SIMD is installed, otherwise ""."""
+    """Return a warning if Pillow-SIMD is installed, which lacks a security fix of Pillow, otherwise ""."""
     if "post" not in PIL.__version__:  # Pillow-SIMD has the version of Pillow followed by .post0
         return ""
     return (

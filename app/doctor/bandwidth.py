@@ -84,7 +84,7 @@ def _stream(here: World) -> float:
     from app.world.world import gather_objects
 
     address, token = _address(), secrets.token_bytes(16)
-    listening = address if address != socket.gethostname() else ""  # the own name may be that of a loopback address
+    listening = address if address != socket.gethostname() else ""  # this host's name may mean a loopback address
     server = socket.create_server((listening, 0)) if here.local_rank == 0 else None
     places = gather_objects((address, server.getsockname()[1], token) if server else None)
     leads = [place for place in places if place]

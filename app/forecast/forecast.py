@@ -55,7 +55,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """The time in seconds of a step on one GPU, as its three parts (see the docstring of this module)."""
+    """The time of a step on one GPU, in seconds. It is the sum of three parts.
+
+    Attributes:
+        compute: The time of the computation.
+        exposed: The time for which the allreduce continues after the backward pass.
+        straggler: The time for which a GPU waits for the slowest GPU.
+    """
 
     compute: float
     exposed: float

@@ -58,9 +58,9 @@ class Cluster:
         flat = {"ring": ring, "halving-doubling": halving_doubling}[self.allreduce]
         if hosts == 1:
             return flat(size, gpus, self.local)
-        # The number of steps is that for all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts times
-        # the buffer. The ring enters and leaves each server once. Halving-doubling first halves the data between the
-        # GPUs of a server.
+        # The latencies add up over the steps of all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts
+        # times the buffer: a ring enters and leaves each server once, and halving-doubling first reduces the data
+        # between the GPUs of a server.
         steps = flat(0.0, gpus, self.network)
         return steps + 2 * (hosts - 1) / hosts * size / self.network.bytes_per_second
 

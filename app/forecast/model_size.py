@@ -175,7 +175,8 @@ def number_bytes(config: Config) -> int:
 def memory_of(config: Config, network: NetworkSize, trained: NetworkSize) -> Memory:
     """Return the memory that training needs on one GPU.
 
-    `parameters` and `gradients` include BN's running statistics. `activations` are those of the n images of a worker.
+    In the result, `parameters` and `gradients` include BN's running statistics, and `activations` are those of the n
+    images of a worker.
 
     Args:
         config: The config.

@@ -77,7 +77,10 @@ def as_json(
 def as_text(
     config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
 ) -> list[str]:
-    """Return lines about key steps, memory and time, which follow the lines of `describe` in app/recipe/plan.py.
+    """Return lines about the steps at which the learning rate changes, the memory and the time.
+
+    `plan` prints them after the lines of `describe` in app/recipe/plan.py.
+
 
     `trained` is the size of the part of the network that is trained.
     """

@@ -36,10 +36,10 @@ class MeetingDriver(ElasticDriver):
         self._changed = threading.Condition()
         self._members: set[Key] = set()
         self._begun = False
-        self._number = 0  # how many meetings have been opened
+        self._number = 0  # the number of meetings that have been opened so far
         self._running: set[Key] = set()
         self._asking: set[Key] = set()  # members that have asked for a rank and wait for it
-        self._early: set[Key] = set()  # processes that were started for a later meeting and have not asked yet
+        self._early: set[Key] = set()  # new processes that have not asked for a rank yet, and join a later meeting
         self._ended: dict[Key, int] = {}  # the members that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
@@ -53,7 +53,7 @@ class MeetingDriver(ElasticDriver):
         threading.Thread(target=self._lead, daemon=True).start()
 
     def wait_for_place(self, host: str, slot: int) -> None:
-        """Wait until a meeting begins in which this process takes part, or until the run continues without it."""
+        """Wait until a process gets a rank, because the next meeting begins, or until the run ends."""
         key = host, slot
         with self._changed:
             self._asking.add(key)
@@ -100,9 +100,10 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _is_over(self) -> bool:
-        """Return whether there are no members left to wait for.
+        """Return whether the current meeting is over, so that the next one must be opened.
 
-        This is the case if each member has asked for a rank or ended, or if one has ended before the meeting began.
+        It is over if each of its processes has asked for a new rank or has ended. Before it has begun, it is over as
+        soon as one of its processes has ended.
         """
         missing = self._members - self._asking - self._ended.keys()
         return not missing or (not self._begun and bool(self._ended))
@@ -130,7 +131,10 @@ class MeetingDriver(ElasticDriver):
             self._changed.notify_all()
 
     def _get_host_assignments(self, current_hosts: Any) -> Any:
-        """Return Horovod's assignment, without hosts whose new processes are not ready, if the others are enough."""
+        """Return Horovod's assignment of ranks to hosts.
+
+        Hosts whose new processes have not started yet are left out if the other hosts have enough slots.
+        """
         late = {host for host, _ in self._early} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
         enough = ready.count_available_slots() >= self._min_num_proc

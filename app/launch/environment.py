@@ -80,7 +80,7 @@ def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
     above = set(_programs_above())
     for name, programs in _LAUNCHERS.items():
         size = environ.get(name, "")
-        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # Slurm also starts shells and scripts as one task
+        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # a shell or script in Slurm is one task, and no launcher
         if size.isdigit() and int(size) >= least and above.intersection(programs):
             return programs[0], int(size)
     return None

@@ -287,7 +287,7 @@ def _grace(failures: list[Failure], launch: Launch) -> float:
     """
     codes = {each.code for each in failures}
     if launch.elastic and codes == {FAILED}:
-        return float("inf")  # the other ranks continue
+        return float("inf")  # an elastic run continues without the ranks that have failed
     return GRACE if codes == {PREEMPTED} else _FAILURE_GRACE
 
 

@@ -52,5 +52,5 @@ def closing(environ: Mapping[str, str], interface: str | None) -> dict[str, str]
 
 
 def agents() -> list[str]:
-    """Return mpirun's options that start the daemons of other hosts with these variables."""
+    """Return mpirun's options that start its daemons on other hosts with LD_PRELOAD and OPEN_MPI_TOKEN."""
     return ["--mca", "plm_rsh_agent", f"{_SCRIPT} ssh -x", "--mca", "orte_launch_agent", f"{_SCRIPT} orted"]

@@ -17,7 +17,7 @@ _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
-# A shell's message about a killed process of a rank, and Horovod's message about a lost rank.
+# Messages that are never the cause of a failure: a shell's about a killed process, Horovod's about a lost rank.
 _CONSEQUENCE = re.compile(r"(Killed|Terminated)\s*$|.*Horovod background loop uncaught exception")
 _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILINE)
 
@@ -47,7 +47,7 @@ class Output:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._space: bool | None = None  # whether a space follows each tag; the first tag decides it
+        self._space: bool | None = None  # whether the launcher writes a space after the rank at the start of a line
         self._speaker: tuple[int, str] | None = None  # who writes: (rank, "out" or "err"), or None for the launcher
         self._lines: dict[tuple[int, str] | None, str] = {}  # the incomplete last line of each writer
 

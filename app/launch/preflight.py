@@ -36,7 +36,7 @@ def check_hosts(launch: Launch) -> str:
     hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
     here = [host for host in hosts if this_host.is_here(host.name)]
     names = [host.name for host in (here + [host for host in hosts if host not in here])]
-    # Ranks also connect to horovodrun. If no rank runs on this machine, this machine must be asked too.
+    # Ranks also connect to horovodrun on this machine. So this machine is asked too, even if no rank runs on it.
     if not here and LAUNCHERS[launch.launcher].one_interface and (address := probe.route(names[0])):
         names.insert(0, address)
     answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)

@@ -127,7 +127,8 @@ def compile_stages(network: nn.Module) -> None:
     _check_cache_of_compiler()
     import torch._dynamo
 
-    # torch counts all stages as one function, and compiles each stage for each size of a pass.
+    # torch counts the compilations of all stages together. It compiles each stage again for each size of a batch,
+    # and would stop to compile at its default limit.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for stage in network.children():
         if isinstance(stage, nn.Sequential):

@@ -15,7 +15,8 @@ from app.recipe.models import MODELS, Architecture
 
 PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel and torch.compile add these to the names of tensors
 LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
-COUNTER = "num_batches_tracked"  # BN's counter of steps, which old files lack; a run computes it
+# BN's counter of steps is not loaded. Files of old versions of torch lack it.
+COUNTER = "num_batches_tracked"
 
 # The number of blocks in each stage, and the numbers of outputs and inputs in the first 3x3 convolution of a bottleneck
 # block. The second part is None for a network without such blocks.

@@ -57,7 +57,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Writing:
-    """A part, the output folder, and how large images are made smaller (or None)."""
+    """What a process needs to write one part of the images.
+
+    Attributes:
+        part: The images to write.
+        output: The folder to write to.
+        shrink: How large images are made smaller, or None.
+    """
 
     part: Part
     output: str

@@ -58,7 +58,12 @@ class Choice:
 
 
 def _values(name: str, section: str, text: str, here: str = "the same", **expected: object) -> Choice:
-    """Return a choice that a config follows if the fields in `expected` have the given values."""
+    """Return a choice of the paper that is defined by the values of some fields of a config.
+
+    Args:
+        name, section, text, here: The fields of `Choice`.
+        expected: The fields of the config, with the values that they have if the config follows the paper.
+    """
 
     def deviation(config: Config, images: int) -> str:
         return ", ".join(

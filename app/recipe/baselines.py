@@ -19,7 +19,8 @@ class Baseline:
     Attributes:
         images: The number of training images, by which a folder of another data set is recognised.
         minibatch: kn of the baseline.
-        error: The top-1 validation error in %, over five runs. That of a run is the median of its last five epochs.
+        error: The top-1 validation error in %, over five runs. The error of a run is the median of its last five
+            epochs.
         source: Where the runs are described.
     """
 

@@ -87,7 +87,7 @@ class Config:
     data: str = option(  # free, because a folder may be moved: its content is compared by a fingerprint instead
         "digits", "data", data_help(), free=True
     )
-    skip_list: str = option(  # free for the same reason as `data`
+    skip_list: str = option(  # free, because the fingerprint of the data also depends on the skipped images
         "", "data", "file that lists images to leave out; check-data --skip-list writes such a file", free=True
     )
     stage: str = option(

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Raise UserError with the most similar choice, like Config does for a value from a file."""
+        """Raise UserError if the value is not one of the choices. The message suggests the most similar choice."""
         if action.choices is not None and value not in action.choices:
             name = action.option_strings[-1] if action.option_strings else action.dest
             raise UserError(f"{name} is {value}: {nearest(value, action.choices)}")
@@ -162,9 +162,9 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     else:
         start = preset("digits")
     if base and "epochs" in given and "decay_epochs" not in given:
-        start.pop("decay_epochs")  # config files of earlier versions contain the default for their `epochs`
+        start.pop("decay_epochs")  # so that its default follows from the `epochs` of the config file, not of the preset
     config = from_dict({**start, **given})
-    named = base or "data" in given  # a real folder may have the name "imagenet"
+    named = base or "data" in given  # then "imagenet" is a real folder, not the placeholder of a preset
     if needs_data and config.data == "imagenet" and not named:
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which contains train/ and val/")
     return config

@@ -218,7 +218,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Return cells for section 3: the paper's method, and the same with each mistake that a remark warns of."""
+    """Return cells that test the remarks of section 3: the paper's method, and a cell for each mistake."""
     many = large(base)
     return [
         gradual(base),
@@ -230,7 +230,7 @@ def remarks(base: Config, images: int) -> list[Cell]:
 
 
 def claims(base: Config, images: int) -> list[Cell]:
-    """Return cells for methods that are not in the paper, although other descriptions of the paper recommend them."""
+    """Return the paper's method, and cells with methods that are often wrongly said to be the paper's."""
     many = large(base)
     decay = base.weight_decay
     return [

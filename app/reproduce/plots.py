@@ -158,7 +158,7 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
-        return {}  # their runs are not finished yet
+        return {}  # the runs of these cells are not finished yet
     warmups = [name for name in ("no warmup", "constant warmup", "gradual warmup") if name in rows]
     sizes = [name for name in rows if name.startswith("kn = ")]
     return {

@@ -202,8 +202,8 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     """Return up to which minibatch the error of Figure 1 stays the same, and from which minibatch on it is higher.
 
     "flat" is the largest minibatch such that it and all smaller ones are equivalent to the baseline. "broken" is the
-    smallest minibatch such that it and all larger ones are worse than the baseline, or None if there is none. The tests
-    are those of the claims, corrected for the number of minibatches above the baseline's.
+    smallest minibatch such that it and all larger ones are worse than the baseline, or None if there is none. The
+    p-values are corrected for the number of minibatches that are compared.
     """
     reference = next(row for row in rows if is_reference(row))
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]

@@ -1,4 +1,7 @@
-"""The statistical tests that decide the verdicts. They were chosen before the reported runs (docs/reproduce.md)."""
+"""The statistical tests that decide whether our runs reproduce a claim of the paper.
+
+They were chosen before the runs that docs/reproduce.md reports.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ def errors(row: dict[str, Any], of: str) -> str:
 
 
 def verdicts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a table with a line for each claim, and a paragraph about the rules of the verdicts."""
+    """Return a table with a line for each claim of the paper, and a paragraph about the rules of the verdicts.
+
+    A verdict says whether our runs reproduce a claim.
+    """
     lines = [
         "| claim | difference, ours | test | p | corrected | difference, paper | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -102,7 +105,10 @@ def break_text(found: dict[str, int | None]) -> str:
 
 
 def noise_text(results: dict[str, Any]) -> str:
-    """Return a table of the noise over the epochs, and the minibatch at which the error of Figure 1 begins to rise."""
+    """Return a table of the gradient noise at several epochs, and a sentence about Figure 1.
+
+    The sentence says at which minibatch the error begins to rise, for comparison with the noise scale.
+    """
     lines = [
         "| epoch | slope of log variance over log kn | tr(Sigma) | \\|G\\|² | noise scale B (images) |",
         "|---|---|---|---|---|",

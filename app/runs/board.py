@@ -65,7 +65,8 @@ class Board:
         self.run, self.plan = run, run.plan
         begins = start == Position()
         folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
-        evaluated = start.epoch * run.plan.iterations_per_epoch  # the step of the last evaluation to keep
+        # The last evaluation to keep is that at the end of the last finished epoch.
+        evaluated = start.epoch * run.plan.iterations_per_epoch
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start
         self.training = continued(folder / TRAIN, {} if begins else limits)
@@ -155,11 +156,11 @@ def continued(folder: Path, limits: Mapping[str, int]) -> SummaryWriter:
 
 
 def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]:
-    """Return the events in some files, with only the values to keep. Each value is returned once.
+    """Return the events of TensorBoard that a run keeps when it continues. Duplicate values are left out.
 
     Args:
         files: The event files.
-        limits: The last step to keep for each first part of a name.
+        limits: The last step whose values are kept, by the first part of a value's name (the part before "/").
     """
     if not files:
         return []

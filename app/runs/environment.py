@@ -33,7 +33,7 @@ _SHOWN = re.compile(
     r"|OMPI_MCA_(btl|btl_\w+|pml|mtl|coll|osc|mpi_\w+|oob_tcp_if_\w+)|UCX_(TLS|NET_DEVICES|IB_\w+)|FI_PROVIDER"
     r"|SLURM_(JOB_ID|JOB_NUM_NODES|JOB_PARTITION|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|GPUS_ON_NODE)"
 )
-# Text without @ and ?, which URLs with passwords or keys contain.
+# Only text of these characters is stored. They exclude @ and ?, which URLs with passwords or keys contain.
 _PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")
 
 

@@ -27,7 +27,7 @@ class Curve:
     dashed: bool = False
 
     def covers(self, other: Curve) -> bool:
-        """Return whether this curve hides the other one if it is drawn later."""
+        """Return whether this curve has the same points and style as the other one, and so would be drawn over it."""
         return self.dashed == other.dashed and list(self.x) == list(other.x) and list(self.y) == list(other.y)
 
 

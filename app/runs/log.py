@@ -159,7 +159,7 @@ class RunLog(Log):
                 self.board.finish(result)
 
     def conclude(self, text: str) -> None:
-        """Print the last line."""
+        """Print `text` as the last line of the run's output."""
         self.screen.conclude(text)
 
     def close(self) -> None:

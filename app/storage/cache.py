@@ -38,10 +38,10 @@ def cache_path(root: str, name: str) -> Path:
 
 @contextlib.contextmanager
 def one_at_a_time(cached: Path) -> Iterator[bool]:
-    """Let one process of this host make a list while the others wait for it. Yield whether this process has waited.
+    """Let one process of this host list a data set while the others wait, so that they can read the stored list.
 
-    All processes that have waited continue at the same time, so that they do not wait for each other if the list could
-    not be stored.
+    Yield whether this process has waited. The processes that have waited all continue at the same time: if the list
+    could not be stored, each of them must make it, and they need not do so one after another.
     """
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)

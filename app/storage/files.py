@@ -169,7 +169,7 @@ class Archives:
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files are not sent to other processes. These open the archives themselves.
+        # Open files cannot be sent to another process. It opens the archives itself.
         return vars(self) | {"_open": {}}
 
     def __del__(self) -> None:

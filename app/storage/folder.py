@@ -92,7 +92,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
         listing.watch(directory)
         with os.scandir(directory) as entries:
             for entry in entries:
-                advance()  # asking for the kind of a file may take long, too
+                advance()  # tell the watchdog that work continues, as each file may take long
                 if entry.name.startswith(b"."):
                     continue
                 kind = _kind(entry)

@@ -68,7 +68,7 @@ class TrainedNetwork:
         return next(self.network.parameters()).dtype
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
-        """Return what computes the network on a device, with the precision that validation had during the training."""
+        """Return the normalisation and the precision with which the network is computed on a device, as in its run."""
         set_arithmetic(self.config)
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)

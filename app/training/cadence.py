@@ -68,7 +68,7 @@ class StepReports:
         self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:
-        """Add the report of a step, [REPORT_SIZE], without waiting for the device."""
+        """Add the report of a step (its loss and error, [REPORT_SIZE]) without waiting for the device."""
         self.added.append(report)
 
     def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:

@@ -54,7 +54,7 @@ def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tens
 
     Args:
         tensors: The state_dict of the network.
-        iteration: The number of steps made so far.
+        iteration: The number of steps made so far. It replaces the counters of BN.
     """
     state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:

@@ -168,7 +168,8 @@ class Writer:
             point_at(path, BEST_CHECKPOINT)
         self.error = self.unsaved = None
         found = numbered(self.folder)
-        # Later checkpoints are damaged, or belong to steps that were made again.
+        # Checkpoints of later steps are left from before the run continued at an earlier one. They are damaged, or the
+        # run has made other steps since.
         later = [other for other in found if other.name > path.name]
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def measure_statistics(
     total = config.precise_bn // run.plan.per_worker
     sums = torch.zeros_like(state.piggyback.statistics, dtype=torch.float64)
     state.piggyback.set_workers_per_pass(1)
-    here = 0 if split.in_memory else processes  # loader processes for images in memory are too slow, as in `evaluate`
+    here = 0 if split.in_memory else processes  # images in memory are read faster without loader processes
     with Loader(split, batches, processes=here, pin_memory=world.device.type == "cuda") as loader:
         for _ in range(math.ceil(total / world.size)):
             for images, _ in islice(loader, 1):  # at the end, this process may have no batch left

@@ -24,7 +24,7 @@ CALLS, ENOUGH = 6, 0.1  # a measurement ends after this number of calls, or afte
 def loader_processes(run: Run, state: State, world: World) -> int:
     """Return the number of loader processes that is enough for training, at most this process's share of the cores."""
     most = default_loader_processes(run.source, world.local_size)
-    if most <= 1 or run.config.sync_bn:  # measuring a pass alone is not possible with synchronized BN
+    if most <= 1 or run.config.sync_bn:  # with synchronized BN, a process cannot measure a pass alone
         return most
     some = [(0, i) for i in range(min(IMAGES, len(run.source.train)))]
     try:

@@ -69,7 +69,8 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading reports waits for the device. So on a GPU they are not read at every step, and one window later.
+        # Reading the reports of steps (loss, error) waits for the device. So on a GPU they are read only every few steps
+        # (a window), and those of the latest window are left for the next time.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
         self.late = 0 if on_cpu else 1  # the number of closed windows of reports that are not read yet
@@ -120,7 +121,7 @@ class TrainingLoop:
         return self.state.position.seen == self.run.plan.images_per_epoch
 
     def after_steps(self, reports: StepReports, throughput: Throughput) -> None:
-        """Read reports of steps. Log, save, commit or stop if it is due."""
+        """Read the losses and errors of the last steps if it is time. Likewise log, save, commit or stop."""
         run, state, last = self.run, self.state, self.at_end_of_epoch()
         iteration, new_steps = run.plan.iteration_at(state.position), len(reports.added)
         self.watchdog.beat(place(run, state.position))

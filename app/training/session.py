@@ -47,7 +47,10 @@ from app.world.world import World, broadcast_object, broadcast_parameters, curre
 
 
 class Trainer:
-    """The data that a process keeps during all sessions of a run. `run()` trains."""
+    """The objects that a process keeps during a whole run. `run()` trains.
+
+    An elastic run has several sessions. A new one begins whenever processes have joined or died.
+    """
 
     def __init__(
         self, config: Config, device: torch.device, stop: StopRequest, watchdog: Watchdog, hooks: Hooks = NO_HOOKS
@@ -190,7 +193,7 @@ class Trainer:
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # batches of training are in memory while an evaluation begins
+        images = run.plan.per_worker + evaluation.BATCH  # when an evaluation begins, batches of both are in memory
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes

@@ -21,8 +21,8 @@ from app.base.launcher_environment import is_elastic
 from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
-_TRIES = 10  # the number of meetings that a process of an elastic run joins before it ends because it cannot connect
-_LOOK = 0.5  # seconds between two requests to the launcher that ask whether the meeting is over
+_TRIES = 10  # how often a process of an elastic run tries to connect to the others before it ends
+_LOOK = 0.5  # while the processes connect: seconds between two requests to the launcher whether one has died
 
 
 def init() -> None:
@@ -63,10 +63,10 @@ def _meet() -> None:
 
 @contextlib.contextmanager
 def _cut_when_over() -> Iterator[None]:
-    """Watch whether a meeting of an elastic run is over while the `with` block connects the processes.
+    """Let hvd.init(), which runs in the `with` block, fail soon if another process dies while the processes connect.
 
-    If the launcher says that it is over, shut down the internet sockets that were opened in the block. hvd.init() then
-    fails at once, instead of waiting for a process that has died.
+    A thread regularly asks the launcher whether all processes of this meeting are alive. If one has died, the thread
+    shuts down the internet sockets that were opened in the block. hvd.init() then fails at once, instead of waiting.
     """
     before, done = set(_sockets()), threading.Event()
 

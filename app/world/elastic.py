@@ -31,7 +31,7 @@ class _Committed(State):
         self.save, self.restore = save, restore
 
     def sync(self) -> None:
-        """Do nothing. Every process, new or old, runs the session from its start, and the session sends the state."""
+        """Do nothing. Horovod calls this to send the state to new processes, but each session does so at its start."""
 
 
 def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
@@ -75,4 +75,4 @@ def prepare_for_session(optimizer: Any, passes: int) -> None:
         passes: The number of backward passes of this process in a step.
     """
     optimizer.set_backward_passes_per_step(passes)
-    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: drops unfinished sums; the tensors do not change
+    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: this drops unfinished sums

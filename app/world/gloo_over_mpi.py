@@ -68,14 +68,21 @@ def prepare() -> Callable[[], None]:
 
 
 def _serve(server: ClosedServer, slots: list[SlotInfo]) -> tuple[str, int]:
-    """Start the store. Return the address at which the processes reach it, and its port."""
+    """Start the HTTP store at which the processes find each other. Return its address and its port."""
     port = server.start()
     server.init(slots)
     return server.environment_address(), port
 
 
 def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[str, str]:
-    """Return the environment variables that horovodrun would set. Their names are those in Horovod's gloo_run.py."""
+    """Return the environment variables that horovodrun would set for a process. Horovod's gloo_run.py has their names.
+
+    Args:
+        slot: The rank, the host and the local rank of the process.
+        store: The address of the HTTP store.
+        port: The port of the store.
+        interface: The network interface that gloo uses.
+    """
     return {
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",

@@ -43,7 +43,7 @@ def start(limit: float, timeout: float) -> None:
 
 
 def tell(where: str, stack: str) -> None:
-    """Send the guard the phase of this process and its stack."""
+    """Tell the guard process what this rank is doing, and its Python stack. The guard reports both if the rank dies."""
     if _process and _process.stdin:
         with contextlib.suppress(OSError):  # the guard has ended, or has not read the previous messages yet
             os.write(
@@ -64,10 +64,15 @@ def dismiss() -> None:
 
 
 def watch(pid: int, limit: float, timeout: float) -> None:
-    """Watch the process `pid` until it ends.
+    """Watch a rank from this process, its guard, until the rank ends. Kill the rank if it hangs.
 
-    The time without a message is counted only while the guard itself runs, so that a suspended host is not taken for a
-    rank that hangs.
+    The rank hangs if it sends no message for `limit` seconds. Time in which the guard itself does not run, for example
+    because the host is suspended, is not counted.
+
+    Args:
+        pid: The process id of the rank.
+        limit: The seconds without a message after which the rank is killed, or 0 for no limit.
+        timeout: The value of --stall-timeout, for the message.
     """
     silent, rest, where, stack = 0.0, b"", "the start", ""
     while True:

@@ -32,10 +32,10 @@ from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
-REQUEST_TIME = 30.0  # seconds without a byte after which a connection is ended whose request has not arrived
-MOST_ARRIVING = 64  # the largest number of connections whose requests have not arrived
+REQUEST_TIME = 30.0  # a connection is ended if its request is incomplete and no byte arrives for so many seconds
+MOST_ARRIVING = 64  # the largest number of open connections whose request is incomplete
 PLACE = "place"  # the scope in which a process of an elastic run asks for its rank in the next meeting
-RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # Horovod's names for its scopes
+RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # scopes (groups of keys) of Horovod's store
 _PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
 
 

@@ -18,8 +18,8 @@ from app.recipe.data_size import image_size
 _NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
 HOROVOD_DEFAULT = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
-SHORT_PASS_MS = 10.0  # if a pass is shorter, summing during it is useless, because the first sums end after it
-LONGEST_MS = 25.0  # the longest cycle that is set; other collectives, such as those of a commit, must wait for it
+SHORT_PASS_MS = 10.0  # if a pass is shorter, sums that start during the pass do not end before it, and save no time
+LONGEST_MS = 25.0  # the longest time of a cycle that is set; every collective waits for the end of a cycle
 CORE_PRODUCTS = 15e9  # the approximate number of multiplications per second of a core in convolutions
 
 
@@ -44,9 +44,9 @@ class Tuning:
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """Return the settings of a config. The time of a pass is estimated from the size of its network."""
+        """Return the settings of Horovod for a config. The time of a pass is estimated from the size of the network."""
         network = network_size(config, image_size(config), 3, 1000)
-        # A backward pass takes as long as two forward passes.
+        # Forward and backward computation together take as long as three forward computations.
         seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS
         return cls(config.fusion_mb, config.cycle_ms, config.allreduce, config.overlap, 1e3 * seconds)
 
