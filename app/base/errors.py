@@ -69,6 +69,6 @@ LOST = "lost the other processes"
 
 
 class Lost(UserError):
-    """Another process of the run has ended or cannot be reached. The text begins with LOST."""
+    """Another process of the run has ended or cannot be reached. The text begins with the constant LOST."""
 
     exit_code = FAILED

@@ -116,7 +116,7 @@ def _end_daemon(at_once: bool) -> None:
 
 
 def leave_silently(code: int) -> NoReturn:
-    """End this process without a message. The error is one that rank 0 prints.
+    """End this process without a message. This is for errors of all ranks, which rank 0 prints.
 
     It first waits a moment, because a launcher may end all ranks when the first rank exits, before rank 0 has printed.
     """
@@ -132,7 +132,7 @@ def _release_semaphores() -> None:
     Otherwise Python's resource tracker would print a warning about them after the last line of the run.
     """
     if util := sys.modules.get("multiprocessing.util"):
-        util._run_finalizers(0)  # multiprocessing calls this when Python exits
+        util._run_finalizers(0)  # multiprocessing registers this for Python's exit, which os._exit skips
 
 
 def end(code: int) -> NoReturn:
@@ -143,7 +143,7 @@ def end(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()  # mpi4py would do it during Python's shutdown
+        mpi.Finalize()  # mpi4py does this in Python's shutdown, which os._exit skips
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -68,7 +68,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
         report = train_step(state, passes.step(), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
-            report.tolist()  # the training loop also reads the report of each step on a CPU
+            report.tolist()  # as the training loop does on a CPU, so that the times are comparable
 
     passes = Passes(feed, forward_pass, here)
     for _ in range(WARM_UP):

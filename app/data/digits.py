@@ -19,7 +19,8 @@ from app.data.draws import bits, uniform
 
 CLASSES = tuple("0123456789")
 VALIDATION_PER_CLASS = 72  # the number of validation images in each class of about 180 images
-CLUTTERED_PER_CLASS = 36  # the same number for the scans from which `cluttered-digits` are made
+# The number of scans in each class that are used only for the validation images of `cluttered-digits`.
+CLUTTERED_PER_CLASS = 36
 SPLIT_SEED = 0  # the seed of the split into training and validation images; it is not the seed of a run
 
 CLUTTERED_SIZE = 20

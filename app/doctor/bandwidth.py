@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
-ARRIVE = 2.0  # the seconds in which the token must arrive with which a stream begins
+ARRIVE = 2.0  # a stream begins with a token; a connection without it is ended after so many seconds
 STREAM = 1.0  # the seconds for which a host sends
 ALLREDUCE = 0.5  # the intended seconds of an allreduce; the tensor is doubled until one takes at least half of this
 LARGEST = 2**28  # the size in bytes of the largest tensor

@@ -94,7 +94,8 @@ def exposed_seconds(size: float, backward: float, allreduce: Callable[[float], f
     while sent < size:
         ready = size if now >= backward else size * now / backward
         message = min(ready - sent, FUSION_BYTES)
-        sent = size if message == size - sent else sent + message  # rounding could otherwise leave a rest
+        # At the end `sent` is set to `size`, because the rounded sum of all messages may be smaller.
+        sent = size if message == size - sent else sent + message
         now = max(now + allreduce(message), min(now + CYCLE_SECONDS, backward))
     return max(0.0, now - backward)
 

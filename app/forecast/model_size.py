@@ -81,7 +81,7 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
-            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut; the backward pass needs only BN's input
+            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut, whose BN's output is not kept
         if entry.convolutions == 3:
             yield Conv(inputs, inner, 1, size)
             yield Conv(inner, inner, 3, smaller, groups=entry.groups)

@@ -73,8 +73,10 @@ def check_hosts(request: HostRequirements, answers: list[Answer]) -> list[HostFi
 
 
 def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFinding]:
-    """Return the findings of the checks that are made before each run. They do not need the facts for which torch
-    is imported or the data are read."""
+    """Return the findings of the checks that are made before each run.
+
+    These checks are fast: they neither import torch on the hosts nor read the data there.
+    """
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
     for check in (_listed_twice, _python, _packages, _app, _interface):

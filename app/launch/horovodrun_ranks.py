@@ -69,9 +69,10 @@ _horovods_mpi_run = launch.mpi_run
 
 
 def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[str]) -> None:
-    """Run horovodrun --mpi. Two of its settings are removed.
+    """Run Horovod's function for `horovodrun --mpi`, but change two things.
 
-    --mpi-args already contains the port and the key of ssh. If the user has set NCCL's interface, it stays.
+    It does not add the port and the key of ssh, because --mpi-args already contains them. It does not set
+    NCCL_SOCKET_IFNAME if the user has set this variable.
     """
     settings.ssh_port = settings.ssh_identity_file = None
     remote = set(nics or ()) != {"lo"}
@@ -212,7 +213,7 @@ class RankProcess:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def _request(self, process: subprocess.Popen[bytes]) -> None:
-        with contextlib.suppress(OSError):  # if the parent process has ended, its exit code says why
+        with contextlib.suppress(OSError):  # the rank's parent process has ended already; its exit code is reported
             process.stdin.write(self.rank.request(self.grace))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
 

@@ -44,7 +44,9 @@ from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
 _STARTS = 4  # how often an elastic run is started at most; it is started again if all its processes have died
-_FIRST_SPEAKS = 2.0  # seconds that other processes of an outer launcher wait, so that the first can print the message
+# If another launcher has started this command several times, only one process prints an error. The others wait this
+# number of seconds before they end.
+_FIRST_SPEAKS = 2.0
 _FAILURE_GRACE = 20  # the seconds in which the other ranks can end by themselves after one has reported its failure
 
 
@@ -89,7 +91,7 @@ def main(
 
 
 def _check_surroundings(command: list[str]) -> None:
-    """Raise UserError for faults that would end a run with a traceback after its start."""
+    """Raise UserError for faults of this machine or of the command line that would end a run with a traceback."""
     this_host.check_shared_memory()
     for word in command:
         if word != word.encode(errors="replace").decode():
@@ -296,7 +298,8 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     if cause := output.failure_with_code():
         return cause.code, _caused(cause)
     if launcher_code == 0:
-        return 0, "" if launch.elastic else output.kept_back  # an elastic run may have continued after a failure
+        # In an elastic run, the launcher's messages may be about a failure after which the run has continued.
+        return 0, "" if launch.elastic else output.kept_back
     killed = output.killed()
     cause = output.failure_with_reason(killed[0] if killed else None)
     if asked is None and cause:

@@ -103,7 +103,8 @@ class Output:
     def _piece(self, piece: str) -> None:
         """Process a piece of the output that ends in \\n or \\r.
 
-        It may contain several tags, because mpirun writes a tag whenever it has received output of a rank.
+        It may contain several tags. A tag such as "[1,3]<stdout>:" says which rank wrote the text after it. mpirun
+        writes a tag whenever it has received output of a rank, even in the middle of a line.
         """
         end = 0
         for tag in _TAG.finditer(piece):

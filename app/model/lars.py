@@ -40,7 +40,10 @@ class LARS(EagerSGD):
 
 
 def scale(parameters: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-    """Replace each gradient by lambda (g + beta w), without waiting for the device."""
+    """Replace the gradient g of each weight tensor w by lambda (g + beta w), without waiting for the device.
+
+    beta is the weight decay. lambda is the trust coefficient times |w| / (|g| + beta |w|), or 1 if a norm is 0.
+    """
     if not parameters:
         return
     decay, coefficient = group["trust_decay"], group["trust_coefficient"]

@@ -144,7 +144,7 @@ def _check_cache_of_compiler() -> None:
         return
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    folder = cache_dir()  # makes the folder
+    folder = cache_dir()  # this call also creates the folder
     status = Path(folder).lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
         raise UserError(

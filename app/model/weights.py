@@ -24,7 +24,7 @@ Form = tuple[tuple[int, ...], tuple[int, int] | None]
 
 
 def form(entry: Architecture) -> Form:
-    """Return the numbers by which the weights of a network of the registry are recognised."""
+    """Return numbers of blocks and channels by which the weights of this network are recognised."""
     width = entry.groups * entry.width_per_group
     return entry.blocks, (width, width // entry.groups) if entry.convolutions == 3 else None
 
@@ -152,7 +152,7 @@ def differences(own: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
 
 
 def remedy(weights: dict[str, Tensor], own: dict[str, Tensor], model: str) -> str:
-    """Return an advice about weights that do not fit a network, for a message."""
+    """Return what the user can do about weights that do not fit a network, for a message."""
     other, first = recognise(weights), "conv1.weight"
     if other not in ("", model):
         return f"the file contains a {other}: give --model {other}"

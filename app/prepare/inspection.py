@@ -79,7 +79,7 @@ def inspect(folder: str, processes: int) -> Report:
     return Report(root, images, len(classes.get("train", {})), tuple(findings))
 
 
-# The number of images of each class in each split, the images of each split, and other things that were found.
+# The number of images of each class in each split, the images of each split, and what else was found.
 Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]
 
 

@@ -214,7 +214,7 @@ def audit(config: Config, images: int) -> list[AuditFinding]:
 
 
 def audit_claim(config: Config, images: int) -> list[AuditFinding]:
-    """Return the audit of a run whose recipe has the name of one of the paper's, or an empty list for other runs."""
+    """Return the audit of a run if the name of its recipe says that it is the paper's, otherwise an empty list."""
     return audit(config, images) if config.recipe.startswith("paper-") else []
 
 

@@ -130,7 +130,7 @@ class Config:
         choices=("imagenet", "data"),
     )
     grey: bool = option(False, "data", "read the images of a folder as one grey channel (paper: three colours)")
-    data_root: str = option(  # free for the same reason as `data`
+    data_root: str = option(  # free, because a folder may be moved: its files are compared by checksums instead
         "", "data", "folder with the files of fashion-mnist, mnist, kmnist or cifar10", free=True
     )
     downsample: int = option(

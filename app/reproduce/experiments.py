@@ -16,8 +16,8 @@ from app.recipe.config import Config
 
 # The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
 LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
-# The same multiple for data sets on which the error rises at a smaller minibatch. docs/reproduce.md says how it was
-# chosen.
+# The large minibatch, as such a multiple, for data sets on which the error already rises at a smaller minibatch than
+# in the paper. docs/reproduce.md says how it was chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 PRECISE_BN = "gradual warmup, precise BN"
 SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch

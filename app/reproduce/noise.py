@@ -135,7 +135,7 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         if (groups := count // size) >= FEWEST_GROUPS
     ]
     of_worker = variances[0][1]
-    own = of_worker / count  # the variance of the mean over all workers
+    own = of_worker / count  # the variance of the mean gradient, by which |mean|^2 is too large on average
     gradient_square = mean_square - own
     return {
         "variances": variances,

@@ -31,7 +31,9 @@ from app.runs.layout import TENSORBOARD
 from app.runs.run import Run
 
 TRAIN, VALIDATION = "train", "validation"  # the names of the folders
-RESULT = "end_of_run"  # TensorBoard shows the first five curves in its table of runs, ordered by their names
+# The values at the end of a run have names that begin with this word. TensorBoard's table of runs shows only the first
+# five names in alphabetical order, so the word must come early.
+RESULT = "end_of_run"
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
@@ -78,7 +80,7 @@ class Board:
             self.training.add_custom_scalars(LAYOUT)
 
     def _limits(self, iteration: int, epochs: int) -> dict[str, int]:
-        """Return the last value to keep on each x axis: in steps, in images and in epochs."""
+        """Return where the values to keep end on each kind of x axis: in steps, in images and in epochs."""
         return {"steps": iteration, "images": iteration * self.plan.minibatch, "epochs": epochs}
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:

@@ -100,14 +100,14 @@ class _Owner:
         self.closed = threading.Event()
 
     def take(self) -> bool:
-        """Try to become the owner. Return whether it succeeded."""
+        """Try to become the owner of the folder. Return whether it succeeded."""
         before, end = self._content(), time.monotonic() + LIFE
         while before and time.monotonic() < end:
             time.sleep(TICK / 2)
             if self._content() != before:
                 return False
         self._write(0)
-        time.sleep(TICK)  # if two processes have written the file, the last one is the owner
+        time.sleep(TICK)  # another process may write the file at the same time; the last one to write is the owner
         if not self._content().startswith(self.me):
             return False
         threading.Thread(target=self._keep, name="folder owner", daemon=True).start()

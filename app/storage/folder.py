@@ -19,7 +19,7 @@ from app.storage.listing import ENDINGS, LAYOUT, Index, Listing, make_index, pri
 
 
 def list_folder(root: str) -> tuple[Index, Listing]:
-    """Return the images in a folder, and the other things that were found. No fingerprint is computed.
+    """Return the images in a folder, and what else was found. No fingerprint is computed.
 
     The progress is shown.
 

@@ -29,7 +29,7 @@ class Layout:
 
     Attributes:
         is_at: Returns whether a folder has this layout.
-        list: Returns the list of the images in a folder, and the other things that were found.
+        list: Returns the list of the images in a folder, and what else was found.
         archives: Returns the paths of the archives that contain the images.
     """
 
@@ -87,7 +87,7 @@ def make_list(root: str) -> tuple[Index, Listing]:
         root: The absolute path of the folder.
 
     Returns:
-        The index without its fingerprint, and the other things that were found.
+        The index without its fingerprint, and what else was found.
 
     Raises:
         UserError: See `read_index`.

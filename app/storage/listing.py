@@ -61,7 +61,7 @@ class Index:
 
 @dataclass
 class Listing:
-    """The other things that were found while the images were listed. Paths are bytes, as in the operating system.
+    """What was found besides the images while they were listed. Paths are bytes, as in the operating system.
 
     Attributes:
         watched: The state of each directory or archive that was read. The list is valid as long as these do not change.
@@ -105,7 +105,7 @@ def make_index(
         root: The data set, for messages.
         splits: The images of "train" and "val" by class. The index keeps the order of classes and images.
         make_files: Returns the files of a split from its name, its images and their labels.
-        listing: The other things that were found.
+        listing: What was found besides the images, such as faults.
 
     Raises:
         UserError: There is no image or an empty class, or the classes of train/ and val/ differ.

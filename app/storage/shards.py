@@ -74,7 +74,7 @@ def _words(name: str) -> set[str]:
 
 
 def list_shards(root: str) -> tuple[Index, Listing]:
-    """Return the images in the archives of a folder without a fingerprint, and the other things that were found.
+    """Return the images in the archives of a folder without a fingerprint, and what else was found.
 
     The progress is shown.
 

@@ -185,7 +185,8 @@ def _read_piece(copy: Copy, archive: int, offset: int) -> bytes:
     piece = os.pread(archive, wanted, offset)
     if len(piece) < wanted or state_of(os.fsencode(copy.archive)) != copy.state:
         raise NotCopied(f"{copy.archive} has changed")
-    if free_bytes(copy.path.parent, ROOM / 2) < wanted:  # the copies would have left ROOM free when they were started
+    # The copies alone leave the share ROOM of the disk free. If less than half of it is free, others have used it.
+    if free_bytes(copy.path.parent, ROOM / 2) < wanted:
         raise NotCopied(f"other programs have filled the disk of {copy.path.parent}")
     return piece
 
@@ -248,7 +249,7 @@ class _Progress:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Copy archives in the process that `start_staging` starts. If this fails, warn, because the run continues."""
+    """Copy archives in the process that `start_staging` starts. If this fails, only print a warning."""
     root, folder, parent, progress = argv
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # these signals are meant for the run, which ends this process

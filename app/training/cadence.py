@@ -64,7 +64,7 @@ class StepReports:
         self.run = run
         self.added: list[Tensor] = []
         self.windows: list[_Window] = []
-        self.steps: list[dict[str, float]] = []  # the steps that are not yet part of a line
+        self.steps: list[dict[str, float]] = []  # the steps that are not yet part of a line of the log
         self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:

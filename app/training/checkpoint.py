@@ -58,13 +58,14 @@ def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tens
     """
     state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:
-        if name.endswith("num_batches_tracked"):  # BN's own count depends on the number of processes
+        # BN counts forward passes, whose number depends on the number of processes.
+        if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(iteration)
     return state
 
 
 def restore(state: State, content: dict[str, Any]) -> None:
-    """Copy a snapshot into the state. Raises UserError if it belongs to another model."""
+    """Copy the content of a checkpoint into the state. Raises UserError if it belongs to another model."""
     try:
         state.network.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -74,7 +75,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError("the checkpoint is of another model: its momentum has other shapes")
     for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
-    if state.loss_scale is not None and content["loss_scale"]:  # it is missing if the run had another precision
+    if state.loss_scale is not None and content["loss_scale"]:  # only a run in fp16 has stored one
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
             tensor.fill_(number)
     state.position = Position(**content["position"])
@@ -84,14 +85,14 @@ def restore(state: State, content: dict[str, Any]) -> None:
 
 
 def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] | None) -> None:
-    """Copy the average of a snapshot into the state.
+    """Copy the average of the weights from a checkpoint into the state.
 
-    If the snapshot has none, because it is from a run without --ema, the average starts from the current weights.
+    A checkpoint of a run without --ema has no average. Then the average starts from the current weights.
 
     Args:
         state: The state.
         average: The average of the state.
-        kept: The "average" of the snapshot, or None.
+        kept: The "average" of the checkpoint, or None.
 
     Raises:
         UserError: The average belongs to another model.

@@ -30,12 +30,18 @@ def loader_processes(run: Run, state: State, world: World) -> int:
     try:
         decoding = seconds(lambda: run.source.train.__getitems__(some), world) / len(some)
     except CorruptImage:
-        return most  # training reports the image when it needs it
+        return most  # do not fail here: training reports the corrupt image when it reads it
     return enough(decoding, seconds_of_a_pass(run, state, world) / run.plan.per_worker, most)
 
 
 def enough(decoding: float, computing: float, most: int) -> int:
-    """Return the number of loader processes if decoding and computing an image take the given seconds."""
+    """Return how many loader processes are enough, so that training need not wait for images.
+
+    Args:
+        decoding: The seconds in which a loader process decodes an image.
+        computing: The seconds in which training uses an image.
+        most: The largest number of loader processes.
+    """
     return min(most, max(1, math.ceil(HEADROOM * decoding / computing)))
 
 

@@ -69,8 +69,8 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading the reports of steps (loss, error) waits for the device. So on a GPU they are read only every few steps
-        # (a window), and those of the latest window are left for the next time.
+        # Reading the reports of steps (loss, error) waits for the device. So on a GPU they are read only every few
+        # steps (a window), and those of the latest window are left for the next time.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
         self.late = 0 if on_cpu else 1  # the number of closed windows of reports that are not read yet
@@ -196,7 +196,7 @@ class TrainingLoop:
 
     @phase("saving")
     def save(self) -> None:
-        """Copy the state on rank 0 and write the copy while training continues. Do nothing if it is not finite."""
+        """Copy the state on rank 0 and write it while training continues, unless it contains NaN or infinity."""
         if self.writer is not None and self.state.finite():
             iteration = self.run.plan.iteration_at(self.state.position)
             # The log is synced first, because a run that continues from the checkpoint does not log these steps again.

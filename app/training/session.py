@@ -135,7 +135,7 @@ class Trainer:
         """End the process that copies archives. The next run continues an incomplete copy."""
         if self.staging is not None:
             self.staging.kill()
-            with suppress(subprocess.TimeoutExpired):  # the process may be waiting for a disk
+            with suppress(subprocess.TimeoutExpired):  # a killed process ends late if it is waiting for a disk
                 self.staging.wait(5)
 
     def find_folder(self) -> Path:

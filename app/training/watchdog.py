@@ -16,7 +16,8 @@ from app.base.phase import WAITING, advances, current_phase
 from app.world import guard
 
 GRACE = 5.0  # additional seconds for processes that wait for others, so that the process that hangs reports first
-ENDING = 10.0  # seconds to end a run, including GRACE; they are part of a --stall-timeout of a minute or more
+# The seconds that the end of a run takes, including GRACE. A --stall-timeout of a minute or more includes them.
+ENDING = 10.0
 _TICK = 1.0  # the seconds between two messages to the guard
 
 

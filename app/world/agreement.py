@@ -63,7 +63,7 @@ def together_for_long(function: Callable[[], T]) -> T:
     """
     work = _Work(function)
     others: list[int] = []
-    passed_on = 0  # how often this process has called `advance` because another process did
+    passed_on = 0  # how often this process has called `advance` because the function advanced on another process
     while True:
         work.join(SECONDS_BETWEEN_ROUNDS)
         done = not work.is_alive()

@@ -90,9 +90,8 @@ def _sockets() -> dict[int, int]:
     """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(
-            OSError
-        ):  # a descriptor may be closed after the listing, as the listing's own always is
+        # A listed descriptor may be closed by now. That by which os.listdir itself read the folder always is.
+        with contextlib.suppress(OSError):
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):
                 found[status.st_ino] = int(entry)

@@ -24,7 +24,7 @@ Commit = Callable[[], None]
 
 
 class _Committed(State):
-    """The object that Horovod's elastic mode saves and restores. It does not synchronise: the session does that."""
+    """The object by which Horovod's elastic mode saves and restores the state of a run."""
 
     def __init__(self, save: Callable[[], None], restore: Callable[[], None]) -> None:
         super().__init__(bcast_object=_broadcast, get_rank=hvd.rank)

@@ -53,7 +53,7 @@ def tell(where: str, stack: str) -> None:
 
 
 def dismiss() -> None:
-    """End the guard, because this process will report its own end or has nothing to report."""
+    """End the guard process, because this rank will report its own end or has nothing to report."""
     global _process
     if _process and _process.stdin:
         with contextlib.suppress(OSError):
@@ -83,7 +83,9 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                 break
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                with contextlib.suppress(ValueError):  # the rank does not wait until it has written all
+                with contextlib.suppress(
+                    ValueError
+                ):  # a message may be incomplete, because the rank writes without waiting
                     told = json.loads(line)
                     if told is None:
                         return
@@ -91,7 +93,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                     launcher_environment.set_rank(now)
             silent = 0.0
             continue
-        if os.getppid() != pid:  # a child of the rank may keep the pipe open after the rank has ended
+        if os.getppid() != pid:  # the rank has ended, but a child of it may still keep the pipe open
             break
         silent += _POLL
         if limit and silent > limit + MARGIN:

@@ -34,7 +34,7 @@ from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPSer
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
 REQUEST_TIME = 30.0  # a connection is ended if its request is incomplete and no byte arrives for so many seconds
 MOST_ARRIVING = 64  # the largest number of open connections whose request is incomplete
-PLACE = "place"  # the scope in which a process of an elastic run asks for its rank in the next meeting
+PLACE = "place"  # the scope (group of keys) in which a process of an elastic run asks for its next rank
 RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # scopes (groups of keys) of Horovod's store
 _PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
 

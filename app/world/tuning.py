@@ -72,10 +72,10 @@ class Tuning:
     def environment(self, nccl: bool) -> dict[str, str]:
         """Return the environment variables to set.
 
-        On a CPU, each of Horovod's cycles takes time from the cores that compute, and the last gradients wait for half
-        a cycle on average. For a pass that takes P, the lost time is smallest with cycles of sqrt(2 P cost). Horovod's
-        default of 1 ms is best for passes of 2 ms, and for any pass if each process has a spare core for Horovod's
-        thread.
+        Horovod looks for gradients to sum in regular cycles. On a CPU, each cycle takes time from the cores that
+        compute, and the last gradients wait for half a cycle on average. If a pass takes P and a cycle costs C, the
+        lost time is smallest with cycles of length sqrt(2 P C). Horovod's default length of 1 ms is best for passes of
+        2 ms, and for any pass if each process has a spare core for Horovod's thread.
 
         Args:
             nccl: Whether NCCL computes the sums.

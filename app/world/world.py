@@ -344,7 +344,10 @@ def _check_build(collectives: str, kind: str) -> None:
 
 
 def _choose_controller(collectives: str) -> None:
-    """Set the variables that hvd.init() reads. "auto" follows the user's variables if there is a choice."""
+    """Set the environment variables by which hvd.init() chooses MPI or gloo.
+
+    If both are possible, "auto" follows HOROVOD_* variables that the user has set.
+    """
     global _end_of_gloo_over_mpi
     started_by = launcher()
     if started_by == "horovodrun":  # horovodrun has set all variables

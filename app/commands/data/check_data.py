@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     from app.prepare.parallel import cores, stoppable
     from app.storage.index import read_index
 
-    pillow_fix.warn()  # checksums of the images in a folder are not known
+    pillow_fix.warn()  # the images may come from anyone, and Pillow-SIMD is safe only for images that you trust
     if values.skip_list:
         write_skip_list(values.skip_list, None)  # report a wrong path now, because the check may take hours
     with stoppable():

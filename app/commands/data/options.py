@@ -48,10 +48,10 @@ def check_quality(values: argparse.Namespace, resize: str) -> None:
 
 
 def write_images(write: Callable[..., str], values: argparse.Namespace, *arguments: object) -> None:
-    """Call a function that writes images, in several processes and perhaps smaller, and print the text that it returns.
+    """Call a function that writes images with the values of --resize, --quality and --processes. Print its result.
 
     Args:
-        write: The function. Its last two arguments are how images are made smaller, and the number of processes.
+        write: The function. Its last two arguments are a `Shrink` or None, and the number of processes.
         values: The options that `add_smaller_images` and `add_processes` have added.
         arguments: The other arguments of the function.
     """
