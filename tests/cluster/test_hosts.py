@@ -15,6 +15,8 @@ import pytest
 import torch
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
+from tests.support.programs import run_ranks
+
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "app.start"]
 SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
@@ -144,7 +146,7 @@ def test_the_environment_travels(launcher: str, network: Network, tmp_path: Path
         f"pathlib.Path({str(tmp_path)!r}, rank).write_text('\\n'.join(lines))\n"
         "time.sleep(1)\n"
     )
-    start = [sys.executable, str(ROOT / "tests" / "support" / "launch_program.py"), str(program)]
+    start = run_ranks(program)
     words = LAUNCHERS[launcher]
     where = ["--hostfile", str(network.folder / "hosts"), *SSH, *words[:2]]
     into = ["sh", "-c", 'cd "$0"; exec "$@"', str(folder)]

@@ -10,6 +10,7 @@ import pytest
 from network_hosts import SSH_PORT, Network
 
 from app.launch.explain import explain
+from tests.support.programs import run_ranks
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -122,7 +123,7 @@ def run_program(network: Network, text: str, hosts: str) -> tuple[int, str]:
     """Run a Python program as the ranks of a job under horovodrun. Return the exit code and stderr."""
     program = network.folder / "program.py"
     program.write_text(text)
-    start = [sys.executable, str(ROOT / "tests" / "support" / "launch_program.py"), str(program)]
+    start = run_ranks(program)
     done = network.hosts[0].run(*start, "-H", hosts, *SSH, "train", **ENVIRON)
     return done.returncode, done.stderr
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.browser import chromium, missing
-from tests.support.programs import APP, horovodrun
+from tests.support.fork_server import fork_of
+from tests.support.programs import horovodrun
 from tests.support.programs import run as run_to_its_end
 
 App = Callable[..., subprocess.CompletedProcess[str]]
@@ -16,10 +17,10 @@ App = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def app() -> App:
-    """Return a function that runs `python -m app ...` with `processes` ranks. The exit code must be `code`."""
+    """Return a function that runs the app with `processes` ranks, which are forks. The exit code must be `code`."""
 
     def run(*arguments: str | Path, processes: int = 1, code: int = 0) -> subprocess.CompletedProcess[str]:
-        return run_to_its_end(*horovodrun(processes, *APP, *arguments), code=code)
+        return run_to_its_end(*horovodrun(processes, *fork_of("-m", "app"), *arguments), code=code)
 
     return run
 

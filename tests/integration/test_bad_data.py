@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.app_server import AppServer
 from tests.support.bad_folders import BAD_FOLDERS, TRAIN, good_folder
+from tests.support.fork_server import start_app
 from tests.support.in_process import run_command
 
 AT_ONCE = 2  # training runs at the same time
@@ -25,16 +25,15 @@ def train_each(folders: dict[str, Path], options: dict[str, list[str]]) -> dict[
     logs = {name: folder.with_name(f"run-{folder.name}-log") for name, folder in folders.items()}
     outputs = {name: folder.with_name(f"run-{folder.name}") for name, folder in folders.items()}
     codes: dict[str, int] = {}
-    with AppServer() as apps:
-        for pair in zip_longest(*[iter(folders)] * AT_ONCE):
-            started = {
-                name: apps.start(
-                    "train", "--data", folders[name], "--output", outputs[name], *SMALL, *options[name], log=logs[name]
-                )
-                for name in pair
-                if name is not None
-            }
-            codes |= {name: apps.end(child) for name, child in started.items()}
+    for pair in zip_longest(*[iter(folders)] * AT_ONCE):
+        started = {
+            name: start_app(
+                "train", "--data", folders[name], "--output", outputs[name], *SMALL, *options[name], log=logs[name]
+            )
+            for name in pair
+            if name is not None
+        }
+        codes |= {name: child.wait() for name, child in started.items()}
     return {name: (codes[name], Path(f"{logs[name]}.err").read_text(), outputs[name]) for name in folders}
 
 

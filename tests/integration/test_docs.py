@@ -16,6 +16,7 @@ import pytest
 from app.commands import COMMANDS, check
 from app.launch.options import parse
 from app.recipe.config import Config, flag, option_fields, to_json
+from tests.support.fork_server import forked_app
 from tests.support.programs import environ
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def place(tmp_path: Path) -> Path:
     folder = tmp_path
     for name in ("tests", "docs", "hostfiles", ".venv"):
         (folder / name).symlink_to(ROOT / name)
-    (folder / "run.sh").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m app.start "$@"\n')
+    (folder / "run.sh").write_text(f'#!/usr/bin/env bash\nexec {shlex.join(forked_app())} "$@"\n')
     (folder / "run.sh").chmod(0o755)
     return folder
 

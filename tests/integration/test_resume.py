@@ -5,25 +5,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.support.app_server import AppServer
+from tests.support.fork import Fork
+from tests.support.fork_server import start_app
 
 EPOCHS = 14
 STEPS = 8 * EPOCHS  # an epoch has 8 steps of 128 of the 1,077 images
 INTERRUPTIONS = 20
 OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--width", "4", "--warmup-epochs", "2"]
-
-
-@pytest.fixture(scope="module")
-def apps() -> Iterator[AppServer]:
-    with AppServer() as server:
-        yield server
 
 
 def train(folder: Path, *options: str) -> list[str]:
@@ -38,13 +32,13 @@ def last_iteration(folder: Path) -> int:
         return 0
 
 
-def interrupt(apps: AppServer, folder: Path, child: int, number: int, iteration: int) -> int:
+def interrupt(folder: Path, child: Fork, number: int, iteration: int) -> int:
     """Wait until the run has reached an iteration, send the signal `number`, and return the exit code."""
     while last_iteration(folder) < iteration:
-        assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
+        assert not child.has_ended(), f"ended before with exit code {child.wait()}"
         time.sleep(0.001)
-    os.kill(child, number)
-    return apps.end(child)
+    os.kill(child.pid, number)
+    return child.wait()
 
 
 def tensors(folder: Path) -> dict[str, Any]:
@@ -71,37 +65,37 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(apps: AppServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
-    assert apps.end(apps.start(*train(folder))) == 0
+    assert start_app(*train(folder)).wait() == 0
     return folder
 
 
-def test_20_random_sigterms(apps: AppServer, alone: Path, tmp_path: Path) -> None:
+def test_20_random_sigterms(alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(20), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
-        child = apps.start(*train(folder))
-        assert interrupt(apps, folder, child, signal.SIGTERM, last_iteration(folder) + draw.randint(1, 6)) == 75
-    assert apps.end(apps.start(*train(folder))) == 0
+        child = start_app(*train(folder))
+        assert interrupt(folder, child, signal.SIGTERM, last_iteration(folder) + draw.randint(1, 6)) == 75
+    assert start_app(*train(folder)).wait() == 0
     assert_same_run(folder, alone)
 
 
-def test_20_random_sigkills(apps: AppServer, alone: Path, tmp_path: Path) -> None:
+def test_20_random_sigkills(alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(21), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
-        child = apps.start(*train(folder, "--checkpoint-every", "2"))
+        child = start_app(*train(folder, "--checkpoint-every", "2"))
         at = min(last_iteration(folder) + draw.randint(3, 7), STEPS)
-        assert interrupt(apps, folder, child, signal.SIGKILL, at) == -signal.SIGKILL
-    assert apps.end(apps.start(*train(folder))) == 0
+        assert interrupt(folder, child, signal.SIGKILL, at) == -signal.SIGKILL
+    assert start_app(*train(folder)).wait() == 0
     assert_same_run(folder, alone)
 
 
-def test_what_is_beyond_the_paper_resumes_too(apps: AppServer, tmp_path: Path) -> None:
+def test_what_is_beyond_the_paper_resumes_too(tmp_path: Path) -> None:
     """A run with LARS, cosine schedule, label smoothing and --precise-bn is interrupted once in the middle."""
     extra = ["--optimizer", "lars", "--schedule", "cosine", "--label-smoothing", "0.1", "--precise-bn", "160"]
     alone, folder = tmp_path / "alone", tmp_path / "run"
-    assert apps.end(apps.start(*train(alone, *extra))) == 0
-    child = apps.start(*train(folder, *extra))
-    assert interrupt(apps, folder, child, signal.SIGTERM, STEPS // 2) == 75
-    assert apps.end(apps.start(*train(folder, *extra))) == 0
+    assert start_app(*train(alone, *extra)).wait() == 0
+    child = start_app(*train(folder, *extra))
+    assert interrupt(folder, child, signal.SIGTERM, STEPS // 2) == 75
+    assert start_app(*train(folder, *extra)).wait() == 0
     assert_same_run(folder, alone)

@@ -23,9 +23,9 @@ from app.storage.files import ArchiveFiles, Files
 from app.storage.index import read_index
 from app.storage.listing import Index
 from app.storage.staging import Copy, NotCopied, copy_archives
-from tests.support.app_server import AppServer
 from tests.support.bad_folders import good_folder
 from tests.support.caches import make_old
+from tests.support.fork_server import start_app
 from tests.support.imagenet_archives import TRAIN, VALIDATION, make_archives
 from tests.support.in_process import failure_of
 from tests.support.programs import run
@@ -271,23 +271,22 @@ def test_a_run_reads_its_copies_and_ends_their_process(data: Path, disk: Path, t
     how = "--loader-processes 0 --device cpu --log-every 1"
     where = ["--data", data, "--stage", disk, "--output", tmp_path / "run"]
     log = tmp_path / "run/log.jsonl"
-    with AppServer() as apps:
-        child = apps.start("train", *recipe.split(), *how.split(), *where, log=tmp_path / "said")
-        process, paths = psutil.Process(child), {str(copy.path) for copy in copies_of(data, disk)}
+    child = start_app("train", *recipe.split(), *how.split(), *where, log=tmp_path / "said")
+    process, paths = psutil.Process(child.pid), {str(copy.path) for copy in copies_of(data, disk)}
 
-        def wait_for(condition: Callable[[], bool]) -> None:
-            while not condition():
-                assert not apps.has_ended(child), (tmp_path / "said.err").read_text()
-                time.sleep(0.01)
+    def wait_for(condition: Callable[[], bool]) -> None:
+        while not condition():
+            assert not child.has_ended(), (tmp_path / "said.err").read_text()
+            time.sleep(0.01)
 
-        try:
-            wait_for(lambda: paths <= {file.path for file in process.open_files()})
-            wipe_images(data)
-            begun = len(log.read_text().splitlines())
-            wait_for(lambda: len(log.read_text().splitlines()) > begun + 20)
-        finally:
-            os.kill(child, signal.SIGKILL)
-        assert apps.end(child) == -signal.SIGKILL
+    try:
+        wait_for(lambda: paths <= {file.path for file in process.open_files()})
+        wipe_images(data)
+        begun = len(log.read_text().splitlines())
+        wait_for(lambda: len(log.read_text().splitlines()) > begun + 20)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
     lines = (tmp_path / "said.err").read_text().splitlines()
     assert f"stage on {socket.gethostname()}: 2 of 2 archives are copied to" in lines[0]
     assert json.loads(log.read_text().splitlines()[0])["iteration"] == 1

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from app.storage.staging import copy_archives
-from tests.support.app_server import AppServer
+from tests.support.fork_server import forked_ranks, start_app
 from tests.support.imagenet_archives import make_archives
 from tests.support.in_process import succeed
-from tests.support.programs import run, run_ranks
+from tests.support.programs import run
 
 LAYOUTS = ("folder", "archives", "shards")
 EPOCHS, STEPS = 20, 60  # of the run that is killed; an epoch has 3 steps of 4 images
@@ -62,7 +62,7 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def test_networks_are_equal_on_any_number_of_processes(data: Path, tmp_path: Path, processes: int) -> None:
     launcher = ["--launcher", "none"] if processes == 1 else ["-np", str(processes), "--launcher", "horovodrun"]
     options = ["train", tmp_path, int(processes == 2), *(data / layout for layout in (*LAYOUTS, "staged"))]
-    rank = run_ranks("tests/integration/stored_alike_rank.py")
+    rank = forked_ranks("tests/integration/stored_alike_rank.py")
     run(*rank, *launcher, *options, XDG_CACHE_HOME=str(tmp_path / "cache"))
     folder, *others = (checkpoint(tmp_path / layout) for layout in (*LAYOUTS, "staged"))
     assert folder["position"] == {"epoch": 2, "seen": 0}
@@ -82,25 +82,24 @@ def logged(folder: Path) -> list[tuple[Any, ...]]:
 def test_a_killed_run_continues_on_the_same_images_stored_elsewhere(data: Path, tmp_path: Path) -> None:
     """A run begins on the archives and is killed twice. It continues on the shards, and then on the folder."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    with AppServer() as apps:
-        assert apps.end(apps.start("train", "--data", str(data / "folder"), "--output", str(alone), *OPTIONS)) == 0
-        where = ["--output", str(killed)]
-        for layout, until in (("archives", 20), ("shards", 40), ("folder", STEPS)):
-            child = apps.start("train", "--data", str(data / layout), *where, *OPTIONS, "--checkpoint-every", "2")
-            if until < STEPS:
-                while max((line[1] for line in logged(killed)), default=0) < until:
-                    assert not apps.has_ended(child), f"ended before with exit code {apps.end(child)}"
-                    time.sleep(0.001)
-                os.kill(child, signal.SIGKILL)
-                assert apps.end(child) == -signal.SIGKILL
-            else:
-                assert apps.end(child) == 0
-            where = ["--resume", str(killed)]
-        reports = []
-        for layout in LAYOUTS:
-            child = apps.start("evaluate", killed, "--data", data / layout, "--json", log=tmp_path / layout)
-            assert apps.end(child) == 0
-            reports.append((tmp_path / f"{layout}.out").read_text())
+    assert start_app("train", "--data", str(data / "folder"), "--output", str(alone), *OPTIONS).wait() == 0
+    where = ["--output", str(killed)]
+    for layout, until in (("archives", 20), ("shards", 40), ("folder", STEPS)):
+        child = start_app("train", "--data", str(data / layout), *where, *OPTIONS, "--checkpoint-every", "2")
+        if until < STEPS:
+            while max((line[1] for line in logged(killed)), default=0) < until:
+                assert not child.has_ended(), f"ended before with exit code {child.wait()}"
+                time.sleep(0.001)
+            os.kill(child.pid, signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+        else:
+            assert child.wait() == 0
+        where = ["--resume", str(killed)]
+    reports = []
+    for layout in LAYOUTS:
+        child = start_app("evaluate", killed, "--data", data / layout, "--json", log=tmp_path / layout)
+        assert child.wait() == 0
+        reports.append((tmp_path / f"{layout}.out").read_text())
     assert_equal(checkpoint(killed), checkpoint(alone))
     assert reports[0] == reports[1] == reports[2] and json.loads(reports[0])["images"] == 7
     assert logged(killed) == logged(alone) and len(logged(killed)) > STEPS

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.programs import RUN, run
+from tests.support.fork_server import forked_app
+from tests.support.programs import run
 
 
 def benchmark(folder: Path, *options: str) -> tuple[dict[str, Any], str]:
-    command = [*RUN, "-np", 2, "benchmark", "--device", "cpu", "--json", folder / "found"]
+    command = [*forked_app(), "-np", 2, "benchmark", "--device", "cpu", "--json", folder / "found"]
     done = run(*command, *options)
     return json.loads((folder / "found").read_text()), done.stdout
 

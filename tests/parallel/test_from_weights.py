@@ -1,7 +1,7 @@
 """A run that starts from weights has the same result on any number of processes, and after an interruption."""
 
 import json
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from tests.support.programs import LONGEST, run
+from tests.support.fork_server import forked_app
+from tests.support.programs import run
 
 # k = 4 workers of n = 8 images of 3 classes; 2 steps in an epoch.
 OPTIONS = [
@@ -22,9 +23,25 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+RESUMED = "iteration-000000003.pt"  # of 4 iterations
+ONLY_ENDS, ALL_STEPS = ["--checkpoint-every", "0"], ["--checkpoint-every", "1", "--keep", "9"]
+
+
+def before_its_end(run: Path, copy: Path) -> None:
+    """Copy a run as it was before its last iteration. The copy's file of weights does not exist."""
+    others = [path.name for path in (run / "checkpoints").glob("*.pt") if path.name != RESUMED]
+    assert len(others) > 3
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("result.json", *others))
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"init": str(copy / "gone.pth")}))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of from_weights_runs.py, on images of noise and torchvision's ResNet-18 of 1,000 classes."""
+    """The runs `1`, `2` and `4` on as many processes, and the run `resumed`, which continues a part of the run `1`.
+
+    They train on images of noise and start from torchvision's ResNet-18 of 1,000 classes.
+    """
     place, generator = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for split, count in (("train", 22), ("val", 5)):
         for name in "abc":
@@ -35,8 +52,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), place / "resnet18.pth")
     folder = tmp_path_factory.mktemp("runs")
-    where = ["--data", place, "--init", place / "resnet18.pth"]
-    run(sys.executable, "tests/parallel/from_weights_runs.py", folder, *where, *OPTIONS, longest=4 * LONGEST)
+    recipe = ["--data", place, "--init", place / "resnet18.pth", *OPTIONS]
+    for number, saved in ((4, ONLY_ENDS), (2, ONLY_ENDS), (1, ALL_STEPS)):
+        run(*forked_app(), "-np", number, "train", *recipe, *saved, "--output", folder / str(number))
+    before_its_end(folder / "1", folder / "resumed")
+    run(*forked_app(), "-np", 1, "train", "--resume", folder / "resumed", *ONLY_ENDS)
     return folder
 
 

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.model.networks import BasicBlock
-from tests.support.programs import run, run_ranks
+from tests.support.fork_server import forked_ranks
+from tests.support.programs import run
 
 
 def step(file: Path, *launch: str) -> dict[str, dict[str, Tensor]]:
-    run(*run_ranks("tests/parallel/gradient_rank.py"), *launch, "train", file)
+    run(*forked_ranks("tests/parallel/gradient_rank.py"), *launch, "train", file)
     return torch.load(file, weights_only=True)  # type: ignore[no-any-return]
 
 

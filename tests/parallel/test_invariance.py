@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.programs import run, run_ranks
+from tests.support.fork_server import forked_ranks
+from tests.support.programs import run
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ VARIANTS["none"] = ["fp64", "fp64-beyond", "fp32"]
 
 def train(images: Path, folder: Path, launcher: str, processes: int) -> Path:
     options = ["--launcher", launcher] if launcher == "none" else ["-np", str(processes), "--launcher", launcher]
-    run(*run_ranks("tests/parallel/invariance_rank.py"), *options, "train", images, folder, *VARIANTS[launcher])
+    run(*forked_ranks("tests/parallel/invariance_rank.py"), *options, "train", images, folder, *VARIANTS[launcher])
     return folder
 
 

@@ -6,13 +6,13 @@ The losses and the state must be those of fp64 on one process, and all processes
 from __future__ import annotations
 
 import json
-import sys
 from functools import cache
 from typing import Any
 
 import pytest
 
-from tests.support.programs import horovodrun, run, said
+from tests.support.fork_server import fork_of
+from tests.support.programs import ROOT, horovodrun, run, said
 
 STEPS = 4  # of step_rank.py
 CASES: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ TOLERANCE = {
 
 def launch(processes: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what rank 0 of step_rank.py prints about these cases."""
-    program = [sys.executable, "tests/parallel/step_rank.py", json.dumps(cases)]
+    program = fork_of(ROOT / "tests/parallel/step_rank.py", json.dumps(cases))
     found: dict[str, Any] = said(run(*horovodrun(processes, *program)).stdout)[0]
     return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.support.programs import RUN, run
+from tests.support.fork_server import forked_app
+from tests.support.programs import run
 
 OPTIONS = [
     "--data", "synthetic", "--image-size", "64", "--synthetic-images", "256", "--synthetic-classes", "10",
@@ -16,7 +17,7 @@ OPTIONS = [
 
 def test_sums_begin_before_backward_ends(tmp_path: Path) -> None:
     timeline = tmp_path / "timeline.json"
-    run(*RUN, "-np", 2, "train", *OPTIONS, "--output", tmp_path / "run", HOROVOD_TIMELINE=str(timeline))
+    run(*forked_app(), "-np", 2, "train", *OPTIONS, "--output", tmp_path / "run", HOROVOD_TIMELINE=str(timeline))
     events = json.loads(timeline.read_text())
     pids = {e["args"]["name"]: e["pid"] for e in events if e.get("name") == "process_name" and "name" in e["args"]}
     assert sum(name.startswith("allreduce.") for name in pids) >= 63  # 62 parameters and the BN statistics

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import run, said
+from tests.support.fork_server import fork_of
+from tests.support.programs import ROOT, run, said
 
 MPIRUN = [
     "mpirun",
@@ -27,7 +28,8 @@ def start_world(
     launcher: list[str], processes: int, collectives: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     count = ["-np", processes] if launcher else []
-    return run(*launcher, *count, sys.executable, "tests/parallel/world_rank.py", collectives, code=None, **variables)
+    rank = fork_of(ROOT / "tests/parallel/world_rank.py", collectives)
+    return run(*launcher, *count, *rank, code=None, **variables)
 
 
 @pytest.mark.parametrize(

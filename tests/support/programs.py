@@ -22,7 +22,12 @@ def environ(**variables: str) -> dict[str, str]:
 
 def run_ranks(program: str | Path) -> list[str]:
     """Return a command line that starts `program` as each rank. It is a Python file, relative to the project's root."""
-    return [sys.executable, str(ROOT / "tests/support/launch_program.py"), str(ROOT / program)]
+    return launch_program([sys.executable, str(ROOT / program)])
+
+
+def launch_program(words: list[str]) -> list[str]:
+    """Return a command line that starts another command line as each rank. It takes the options of ./run.sh."""
+    return [sys.executable, str(ROOT / "tests/support/launch_program.py"), json.dumps(words)]
 
 
 def horovodrun(processes: int, *command: object) -> list[str]:

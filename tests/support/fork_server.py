@@ -1,0 +1,163 @@
+"""A process that has imported the app, and forks a new process for each Fork that connects to it.
+
+Importing torch takes nearly all of the time in which a rank starts. `fork_of` returns the command line that starts a
+program as such a fork.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from app.launch.open_mpi import LIBRARY
+from tests.support.fork import Fork
+from tests.support.programs import ROOT, environ, launch_program
+
+
+def fork_of(*program: object) -> list[str]:
+    """Return the command line that starts a Python program as a fork of the fork server of this process.
+
+    Args:
+        program: "-m", "app" and its arguments, or the path of a program and its arguments.
+    """
+    client = str(ROOT / "tests/support/fork.py")
+    return [sys.executable, "-I", "-S", client, _server(), *map(str, program)]
+
+
+def forked_app() -> list[str]:
+    """Return a command line that takes the arguments of ./run.sh. Its ranks are forks. Its launchers are real."""
+    return launch_program(fork_of("-m", "app"))
+
+
+def forked_ranks(program: str | Path) -> list[str]:
+    """Return a command line like that of `run_ranks`, whose ranks are forks."""
+    return launch_program(fork_of(ROOT / program))
+
+
+def start_app(*argv: object, log: Path | str = "") -> Fork:
+    """Start `python -m app ARGV` as a fork.
+
+    Args:
+        argv: The command and its options.
+        log: The standard output of the app is written to `log`.out, and its standard error to `log`.err. Without it
+            they are lost.
+    """
+    out, err = (Path(f"{log}.{ending}" if log else os.devnull) for ending in ("out", "err"))
+    with Path(os.devnull).open() as nothing, out.open("w") as output, err.open("w") as errors:
+        streams = [file.fileno() for file in (nothing, output, errors)]
+        return Fork(_server(), ["-m", "app", *map(str, argv)], environ(), streams)
+
+
+@cache
+def _server() -> str:
+    """Start the server. Return the path of its socket."""
+    path = str(Path(tempfile.mkdtemp(prefix="fork-"), "socket"))
+    command = [sys.executable, "-m", "tests.support.fork_server", path]
+    # A library cannot be preloaded later. It does nothing in a process without OPEN_MPI_TOKEN.
+    variables = environ(**({"LD_PRELOAD": str(LIBRARY)} if LIBRARY.exists() else {}))
+    server = subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(server.communicate)  # the end of its input ends the server
+    assert server.stdout
+    server.stdout.readline()  # it listens
+    return path
+
+
+def serve(path: str) -> None:
+    """Fork a process for each connection, until the standard input of this process ends."""
+    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as waiting:
+        listening.bind(path)
+        listening.listen(64)
+        print(flush=True)
+        waiting.register(listening, selectors.EVENT_READ, None)
+        waiting.register(0, selectors.EVENT_READ, None)
+        while True:
+            for key, _ in waiting.select():
+                if key.fileobj == 0:
+                    return
+                if key.fileobj is listening:
+                    _fork(listening, waiting)
+                elif key.fd in waiting.get_map():  # not finished by the event before this one
+                    _finish(waiting, *key.data)
+
+
+def _fork(listening: socket.socket, waiting: selectors.BaseSelector) -> None:
+    connection, _ = listening.accept()
+    length, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    if child := os.fork():
+        for stream in streams:
+            os.close(stream)
+        connection.sendall(b"%d\n" % child)
+        ended = os.pidfd_open(child)
+        waiting.register(ended, selectors.EVENT_READ, (child, ended, connection))
+        waiting.register(connection, selectors.EVENT_READ, (child, ended, connection))
+        return
+    waiting.close()
+    listening.close()
+    connection.close()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    _run(json.loads(content))
+
+
+def _finish(waiting: selectors.BaseSelector, child: int, ended: int, connection: socket.socket) -> None:
+    """Send the exit code of a child that has ended. Kill the child if the other end of the connection has gone."""
+    os.kill(child, signal.SIGKILL)  # this has no effect on a process that has ended
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    waiting.unregister(ended)
+    waiting.unregister(connection)
+    os.close(ended)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"%d\n" % code)
+    connection.close()
+
+
+def _run(request: dict[str, Any]) -> None:
+    """Run the program in this new process, and end it."""
+    import torch
+
+    from app.base.failure import end
+
+    os.setsid()
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0)))
+    os.chdir(request["cwd"])
+    program, *argv = request["argv"]
+    try:
+        if program == "-m":
+            from app.__main__ import main
+
+            end(main(argv[1:]))
+        sys.argv = request["argv"]
+        sys.path.insert(0, str(Path(program).parent))
+        runpy.run_path(program, run_name="__main__")
+        end(0)
+    except SystemExit as leaving:
+        end(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        end(1)
+
+
+if __name__ == "__main__":
+    import app.__main__
+    import app.training.session
+    import app.world.world  # noqa: F401
+
+    serve(sys.argv[1])
