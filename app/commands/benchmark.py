@@ -20,7 +20,7 @@ MEASURED = "measure only the allreduce of this library, from 4 KiB to 64 MiB (de
 
 def make_parser() -> Parser:
     parser = run_parser("./run.sh benchmark", "Measure the step, the loader and the allreduce of a run.", EXAMPLE)
-    parser.conflict_handler = "resolve"  # `--collectives` has another meaning here than in other commands
+    parser.conflict_handler = "resolve"  # this command replaces the option `--collectives` of a run by its own
     group = parser.add_argument_group("benchmark")
     group.add_argument("--steps", type=int, default=30, help="number of steps in each measurement (default: 30)")
     group.add_argument("--input", action="store_true", help="measure only the loader")

@@ -157,7 +157,7 @@ def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
 
 
 def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
-    """Return the region that resizing the box reads. Its filter extends half an output pixel beyond the box."""
+    """Return the pixels that are needed to resize the box. The filter reads half an output pixel beyond the box."""
     beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
     first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
     end = [min(full[i], math.ceil(box[i + 2]) + beyond[i]) for i in (0, 1)]

@@ -371,7 +371,7 @@ def _without(words: list[str], word: str) -> list[str]:
 
 
 def _python_path(folder: Path) -> dict[str, str]:
-    """Return the PYTHONPATH with which `python -m app` works in a folder, or {} for the folder of this program."""
+    """Return the variable PYTHONPATH with which `python -m app` works in a folder, or {} if it needs none there."""
     if folder == _ROOT:
         return {}
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}

@@ -35,7 +35,8 @@ class Output:
 
     out: TextIO
     err: TextIO
-    elastic: bool = False  # in an elastic run any process may become rank 0, so standard output has no `[rank]`
+    # In an elastic run, standard output is shown without `[rank]`, because any process may become rank 0.
+    elastic: bool = False
     failures: list[Failure] = field(default_factory=list)
     traces: dict[int, list[str]] = field(default_factory=dict)
     launcher_said: str = ""
@@ -70,7 +71,10 @@ class Output:
         self._rest, self._lines = "", {}
 
     def failure_with_code(self) -> Failure | None:
-        """Return the first failure with an exit code other than FAILED. A rank that was asked to stop comes last."""
+        """Return the first failure whose exit code is not the general one (FAILED).
+
+        A rank that was asked to stop is returned only if there is no other such failure.
+        """
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
 

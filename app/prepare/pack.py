@@ -96,7 +96,7 @@ def pack(source: str, output: str, images: int, shrink: Shrink | None, processes
 
 
 def _can_be_labelled(index: Index) -> bool:
-    """Return whether all images of a split have different keys. WebDataset joins files with the same key."""
+    """Return whether a label file can be added for each image: WebDataset joins files by key, so keys must differ."""
     for files in (index.train, index.validation):
         keys = Counter(key_of(os.fsdecode(name)) for name in files.names.tolist())
         if max(keys.values()) > 1:

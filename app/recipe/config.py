@@ -46,7 +46,7 @@ FROM_0 = Limits("0 or more", lambda value: value >= 0)
 FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
 TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Limits("0 or more, below 1", lambda value: 0 <= value < 1)
-SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # a longer wait would overflow
+SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # Python cannot wait longer
 FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's default", lambda value: value >= 0 or value == -1)
 FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
 

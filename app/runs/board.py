@@ -37,7 +37,7 @@ RESULT = "end_of_run"
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
-# The first parts of the names that are written only once, at step 0 of the folder `train`.
+# Values that are written only once, at step 0 of the folder `train`: the first parts of their names.
 AT_THE_START = ("plan", "first_minibatch", "custom_scalars__config__")
 LAYOUT: dict[str, Any] = {
     "paper": {
@@ -144,7 +144,8 @@ def continued(folder: Path, limits: Mapping[str, int]) -> SummaryWriter:
 
     Args:
         folder: The folder of the event files.
-        limits: The last step to keep for each first part of a name. Values with other names are removed.
+        limits: The last step whose values are kept, by the first part of a value's name (the part before "/"). All
+            values with other names are removed.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
     kept = kept_events(old, limits) if limits else []

@@ -14,7 +14,7 @@ from app.recipe.plan import Position
 
 TRAIN, EVALUATION = "train", "eval"  # the kinds of records
 PLACE = ("epoch", "seen", "iteration")  # integers that every record has: the position of the run
-NUMBERS = {  # the other numbers that every record of a kind has
+NUMBERS = {  # the other numbers that every record has, by the kind of the record
     TRAIN: ("steps", "loss", "top1_error", "lr", "images_per_second"),
     EVALUATION: ("loss", "top1_error", "top5_error", "train_loss", "train_top1_error", "lr", "images_per_second"),
 }

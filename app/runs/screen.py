@@ -76,7 +76,7 @@ class Screen:
         self._print(json.dumps({"kind": "result", **result}) if self.mode == "json" else text)
 
     def conclude(self, text: str) -> None:
-        """Print the last line."""
+        """Print `text` as the last line of the run's output."""
         if self.mode != "json":
             self._print(text)
 

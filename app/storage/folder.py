@@ -65,8 +65,8 @@ def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int
     Args:
         top: The folder of a split.
         directory: The directory, relative to `top`.
-        listing: The object to which other things are added.
-        above: The device and inode of each folder that contains the directory.
+        listing: The object to which faults and files that are not images are added.
+        above: The device and inode of each folder that contains the directory, to find links that lead back to it.
     """
     path = os.path.join(top, directory)
     try:

@@ -39,7 +39,7 @@ class Cadence:
         return self.seconds > 0 and time.monotonic() - self.since > self.seconds
 
     def done(self) -> None:
-        """Count the seconds from now."""
+        """Start a new interval, because the action was done now."""
         self.since = time.monotonic()
 
 
@@ -72,7 +72,7 @@ class StepReports:
         self.added.append(report)
 
     def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:
-        """End a window after the steps that were added, without waiting for the device.
+        """Put the steps that were added since the last call into a window, without waiting for the device.
 
         Args:
             position: The run's position after these steps.

@@ -82,7 +82,7 @@ def moments_of_counts(counts: list[list[int]]) -> Moments:
 
 
 def read(cached: Path, channels: int) -> Moments | None:
-    """Return the moments that `keep` has written, or None if the file does not exist or is damaged."""
+    """Return the mean and deviation that `keep` has written, or None if the file does not exist or is damaged."""
     try:
         content = json.loads(cached.read_text())
         mean, std = (tuple(float(value) for value in content[name]) for name in ("mean", "std"))

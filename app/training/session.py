@@ -149,7 +149,8 @@ class Trainer:
 
         Rank 0 has either trained in an earlier session, or reads the newest checkpoint or the weights of --init.
         """
-        first = self.committed is None  # also true if the previous session was interrupted before its first commit
+        # If the previous session has ended before its first commit, nothing was kept, and this one counts as the first.
+        first = self.committed is None
         self.folder = run.folder
         if self.state is None:
             self.state = make_state(run, world)
@@ -159,7 +160,7 @@ class Trainer:
             self.started_from = on_root(partial(begin, run, self.state))
         kept = self.state.position, self.state.errors, self.state.average_errors
         self.state.position, self.state.errors, self.state.average_errors = broadcast_object(kept)
-        broadcast_parameters(self.state.tensors().items())  # Horovod: broadcast of rank 0's state
+        broadcast_parameters(self.state.tensors().items())  # all processes get rank 0's state
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:
@@ -208,7 +209,7 @@ class Trainer:
             self.committed.update(self.state)
 
     def restore(self) -> None:
-        """Go back to the last copy. If there is none, no commit has been made, and the state has not changed."""
+        """Set the state to its last copy in memory. If there is no copy yet, do nothing."""
         self.watchdog.beat()
         if self.committed is not None and self.state is not None:
             self.committed.restore(self.state)

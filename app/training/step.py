@@ -63,7 +63,8 @@ class Passes:
         """Yield the passes of the next step.
 
         Raises:
-            Exception: An error of the feed. It is raised when its batch is needed, although the batch was read before.
+            Exception: A batch could not be read. Batches are read in advance, but the error is raised when the batch
+                is needed.
         """
         for number in range(len(self.sizes)):
             if self.prepared is None:
@@ -139,10 +140,10 @@ def train_step(
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
-        # Horovod: the allreduce of a layer starts during the last backward pass
+        # Horovod starts the allreduce of a layer in the last backward pass, as soon as the gradient is ready.
         state.piggyback.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
     hooks.before_sums()
-    state.optimizer.synchronize()  # Horovod: waits for the sums
+    state.optimizer.synchronize()  # wait until Horovod has summed all gradients
     hooks.after_sums()
     with state.optimizer.skip_synchronize():
         if state.loss_scale is None:

@@ -15,7 +15,8 @@ from app.base.errors import FAILED
 from app.base.phase import WAITING, advances, current_phase
 from app.world import guard
 
-GRACE = 5.0  # additional seconds for processes that wait for others, so that the process that hangs reports first
+# Processes that wait for another one are ended this number of seconds later, so that the one that hangs reports first.
+GRACE = 5.0
 # The seconds that the end of a run takes, including GRACE. A --stall-timeout of a minute or more includes them.
 ENDING = 10.0
 _TICK = 1.0  # the seconds between two messages to the guard

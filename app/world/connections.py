@@ -38,7 +38,7 @@ def init() -> None:
         try:
             _meet()
             return
-        except ValueError:  # hvd.init() raises it, and has written the cause to stderr
+        except ValueError:  # hvd.init() raises it if it fails, after writing the cause to stderr
             shutdown()
             if not tries_left:
                 raise Lost(f"{LOST}: they could not be connected; Horovod's message above has the cause") from None

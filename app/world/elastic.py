@@ -35,7 +35,10 @@ class _Committed(State):
 
 
 def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
-    """Return rank 0's three numbers on every process: two times in whole seconds, and the kind of change of hosts."""
+    """Send rank 0's news about changed hosts to all processes. Horovod calls this with three numbers.
+
+    The numbers are two times in whole seconds, and the kind of the change.
+    """
     return broadcast_numbers([int(number) for number in numbers], "host_updates")
 
 
@@ -53,7 +56,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
     try:
         if is_elastic():
             rendezvous.close_services(os.environ["HOROVOD_GLOO_IFACE"])
-            # Horovod: elastic mode
+            # run_fn is Horovod's elastic mode. It calls the session again after each change of the processes.
             run_fn(lambda committed: session(committed.commit), _meet_again)(_Committed(save, restore))
         else:
             session(lambda: None)
@@ -75,4 +78,4 @@ def prepare_for_session(optimizer: Any, passes: int) -> None:
         passes: The number of backward passes of this process in a step.
     """
     optimizer.set_backward_passes_per_step(passes)
-    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: this drops unfinished sums
+    optimizer.load_state_dict(optimizer.state_dict())  # by this, Horovod drops sums that were not finished

@@ -162,9 +162,9 @@ class _NoClasses(pickle.Unpickler):
 
 
 def wait_for_place() -> int:
-    """Ask the launcher of an elastic run for this process's rank in the next meeting, and wait until it begins.
+    """Ask the launcher of an elastic run for this process's next rank, and wait for the answer.
 
-    The launcher answers when all processes that take part have asked. This function then sets Horovod's variables in
+    The launcher answers when all processes of the run have asked. This function then sets Horovod's variables in
     the environment.
 
     Returns:
@@ -180,7 +180,7 @@ def wait_for_place() -> int:
 
 
 def meeting_is_over() -> bool:
-    """Return whether the launcher of an elastic run tells the processes to stop connecting and to meet again."""
+    """Ask the launcher of an elastic run whether this process must stop connecting, because another one has died."""
     try:
         return _ask("meeting", "over", timeout=5)[0] == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):  # the launcher has ended, and this process will be ended anyway
@@ -203,9 +203,10 @@ _read = network.Wire.read
 
 
 def close_services(interface: str | None = None) -> None:
-    """Restrict Horovod's other services in this process. Their users already need the job's key.
+    """Restrict the servers that Horovod starts in this process in addition to its store.
 
-    The services refuse messages of more than LARGEST bytes.
+    They already answer only programs that have the job's key. Now they also refuse messages of more than LARGEST bytes,
+    and listen on one network interface.
 
     Args:
         interface: The network interface on which they listen, or None for all interfaces.
@@ -226,7 +227,7 @@ def _bound(server: socketserver.ThreadingTCPServer) -> tuple[socketserver.Thread
 def _read_limited(self: Any, stream: Any) -> Any:
     try:
         head = stream.read(36)  # 32 bytes of digest and 4 bytes with the length
-    except OSError:  # REQUEST_TIME is over
+    except OSError:  # no byte has arrived for REQUEST_TIME seconds
         raise EOFError from None
     if len(head) < 36:
         raise EOFError

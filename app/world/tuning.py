@@ -16,7 +16,7 @@ from app.recipe.config import Config
 from app.recipe.data_size import image_size
 
 _NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
-HOROVOD_DEFAULT = -1.0  # leave a setting to Horovod, or to the user's HOROVOD_* variables
+HOROVOD_DEFAULT = -1.0  # a setting with this value is left to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
 SHORT_PASS_MS = 10.0  # if a pass is shorter, sums that start during the pass do not end before it, and save no time
 LONGEST_MS = 25.0  # the longest time of a cycle that is set; every collective waits for the end of a cycle

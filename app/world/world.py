@@ -107,7 +107,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     this_host.check_name()
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
-    connections.init()  # Horovod: connects all ranks
+    connections.init()  # calls hvd.init(), which connects all ranks
     _limit_threads()
     if kind == "cpu":
         allocator.keep_freed_memory()
@@ -182,7 +182,7 @@ def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
         tensor: A tensor of any shape, which has the same shape and dtype on each process.
         name: The name of the collective, the same on each process.
     """
-    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum
+    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -207,25 +207,25 @@ class _SumWithGradient(torch.autograd.Function):
 
 def broadcast_object(obj: Any, root: int = 0) -> Any:
     """Return the object of the process `root` on every process. app.world.packing says which objects can be sent."""
-    # hvd.broadcast_object and hvd.allgather_object do the same, but they wait in another way (see _wait).
+    # hvd.broadcast_object does the same, but while it waits it takes a core from other threads (see _wait).
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
-    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: broadcast of an object
+    received = _done(hvd.broadcast_async(sent, root, "object"))
     return unpack(received.numpy().tobytes())
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
     """Return the integers of the process `root` on every process. All processes give equally many."""
     sent = torch.tensor(numbers)
-    received: list[int] = _done(hvd.broadcast_async(sent, root, name)).tolist()  # Horovod: broadcast of a few numbers
+    received: list[int] = _done(hvd.broadcast_async(sent, root, name)).tolist()
     return received
 
 
 def gather_objects(obj: Any) -> list[Any]:
     """Return a list with the objects of all processes, ordered by rank, on every process."""
     packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
-    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: allgather of objects
+    joined = _done(hvd.allgather_async(packed, "objects"))
     return unpack_all(joined.numpy().tobytes(), hvd.size())
 
 
@@ -238,7 +238,7 @@ def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 
         root: The rank whose tensors are sent.
     """
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
-    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]  # Horovod: broadcast of parameters
+    handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
         _done(handle)
         if sent.data_ptr() != tensor.data_ptr():
@@ -268,13 +268,13 @@ def distribute(
         The optimizer. Its attribute `waited` is the time in seconds for which it has waited for sums. Never call
         hvd.broadcast_optimizer_state with it.
     """
-    distributed = hvd.DistributedOptimizer(  # Horovod: sums gradients
+    distributed = hvd.DistributedOptimizer(
         optimizer,
         named_parameters=named_parameters,
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
-        groups=None if overlap or compression.mixed else 1,  # Horovod: all tensors of a group must have the same dtype
+        groups=None if overlap or compression.mixed else 1,  # the tensors of a group must have the same dtype
     )
     take_sums = distributed.synchronize
 
@@ -389,5 +389,5 @@ def _take_device(kind: str) -> torch.device:
     slot = local_slot()  # in an elastic run, each slot is listed as a separate host, so that every local rank is 0
     rank = hvd.local_rank() if slot is None else slot
     index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
-    torch.cuda.set_device(index)  # Horovod: one GPU per process
+    torch.cuda.set_device(index)
     return torch.device("cuda", index)
