@@ -77,9 +77,10 @@ def verdicts(rows: list[dict[str, Any]]) -> str:
     """Return a list with a line for each claim: the verdict, the difference, the test and its corrected p-value."""
     lines = []
     for row in rows:
-        p = f" ({row['test']}, p = {row['p_corrected']:.2g})" if row["p_corrected"] is not None else ""
-        difference = "" if row["difference"] is None else f", {row['difference']:+.2f} points"
-        lines.append(f"- {row['text']}: **{row['verdict']}**{difference}{p}")
+        test = row["test"].replace("TOST, ", "TOST with a margin of ")
+        p = f" ({test}, p = {row['p_corrected']:.2g})" if row["p_corrected"] is not None else ""
+        difference = "" if row["difference"] is None else f", with a difference of {row['difference']:+.2f} points"
+        lines.append(f'- "{row["text"]}" is **{row["verdict"]}**{difference}{p}')
     return "\n".join(lines)
 
 
