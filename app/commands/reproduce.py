@@ -66,7 +66,7 @@ def make_parser() -> Any:
         type=int,
         default=5,
         metavar="N",
-        help="number of runs of each cell; their seeds begin at --seed (default: 5)",
+        help="number of runs of each config, with different seeds from --seed on (default: 5)",
     )
     group.add_argument(
         "--jobs",

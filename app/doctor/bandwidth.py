@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 ARRIVE = 2.0  # a stream begins with a token; a connection without it is ended after so many seconds
 STREAM = 1.0  # the seconds for which a host sends
-ALLREDUCE = 0.5  # the intended seconds of an allreduce; the tensor is doubled until one takes at least half of this
-LARGEST = 2**28  # the size in bytes of the largest tensor
+ALLREDUCE = 0.5  # the intended seconds of an allreduce; its size is doubled until it takes at least half of this
+LARGEST = 2**28  # the size in bytes of the largest tensor that is summed
 REPEATS = 3  # the number of allreduces, of which the fastest is reported
 
 

@@ -32,7 +32,7 @@ _IFF_UP, _IFF_LOOPBACK = 1, 8
 
 
 def main(question: dict[str, Any]) -> None:
-    """Print the time at once, and then the facts. The program ends itself after the timeout."""
+    """Print this host's time at once, to compare clocks, and then the facts. End after the timeout in any case."""
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {

@@ -19,8 +19,8 @@ _addresses_of_interfaces = network.get_local_host_addresses
 def _local_addresses() -> set[str]:
     """Return the addresses of this host, including all loopback addresses.
 
-    discover.py uses loopback addresses as names for the slots of this machine. Otherwise Horovod would reach them by
-    ssh.
+    app/hosts/discover.py uses loopback addresses as names for the slots of this machine. Horovod must know that they
+    are addresses of this host. Otherwise it would start their processes by ssh.
     """
     return _addresses_of_interfaces() | {f"127.0.0.{number}" for number in range(1, 255)}
 
@@ -54,7 +54,7 @@ def close_to_strangers() -> None:
 
 
 def _serve_on(address: str, settings: Any) -> str:
-    """Make the next run use a store that listens on this address and requires a token."""
+    """Make Horovod use an HTTP store that listens on this address and requires a token. Return the address."""
     server = ClosedServer(address, settings.verbose)
     variables = gloo_run.create_run_env_vars
     gloo_run.RendezvousServer = lambda verbose: server

@@ -103,7 +103,7 @@ class Rank:
     command: list[str]
     user: Mapping[str, str]  # the environment of horovodrun
     horovod: Mapping[str, str]  # Horovod's variables, which tell the rank its number and the address of the store
-    slot: Any  # Horovod's SlotInfo
+    slot: Any  # Horovod's SlotInfo: the host, the rank and the local rank
 
     def is_here(self) -> bool:
         return network.resolve_host_address(self.slot.hostname) in network.get_local_host_addresses()

@@ -88,7 +88,8 @@ class Job:
         assert self._launcher and self._launcher.stdout
         pipe = self._launcher.stdout.fileno()
         ended_at = float("inf")
-        while time.monotonic() < ended_at + 1:  # orphans may keep the pipe open after the launcher has ended
+        # Read for at most a second after the end of the launcher, because orphans may keep the pipe open.
+        while time.monotonic() < ended_at + 1:
             ready = bool(select.select([pipe], [], [], 0.2)[0])
             chunk = os.read(pipe, 65536) if ready else b""
             if ready and not chunk:

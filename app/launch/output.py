@@ -81,7 +81,7 @@ class Output:
     def failure_with_reason(self, killed: int | None) -> Failure | None:
         """Return the first failure with a reason of its own, or None.
 
-        A failure has no reason of its own if the rank lost another rank or ended without a message.
+        A failure has no reason of its own if the rank lost its connection to another rank, or ended without a message.
 
         Args:
             killed: The rank that a signal ended, or None. Only a failure of this rank can explain its end.

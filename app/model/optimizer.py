@@ -71,7 +71,7 @@ def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> li
 
 
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return the parameters that SGD learns: all except the piggyback's."""
+    """Return the parameters that SGD learns: all except that of the piggyback, which holds BN's statistics."""
     return [p for group in optimizer.param_groups if group["learned"] for p in group["params"]]
 
 

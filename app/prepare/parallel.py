@@ -61,7 +61,7 @@ def in_parallel(
             "a process was killed, perhaps because memory was full: run it again with fewer --processes"
         ) from None
     finally:
-        if not finished:  # the results of the running tasks are not needed
+        if not finished:  # end running tasks, because nobody needs their results
             for process in multiprocessing.active_children():
                 process.kill()
         executor.shutdown(cancel_futures=True)

@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that compares two cells.
+    """A statement of the paper that compares the errors of two cells, which are configs that were trained.
 
     Attributes:
         text: The statement in words.
@@ -66,7 +66,8 @@ class Experiment:
 
     Attributes:
         title: The title of the results.
-        cells: Returns the cells, given the base and the number of training images.
+        cells: Returns the cells (the configs to train), given the config of the baseline and the number of training
+            images.
         claims: Returns the paper's claims about these cells.
     """
 
@@ -81,28 +82,28 @@ def large(base: Config) -> int:
 
 
 def at(base: Config, factor: float, **changes: Any) -> Config:
-    """Return the base with `factor` times its reference minibatch, and with other changes.
+    """Return the config of the baseline with `factor` times its reference minibatch, and with other changes.
 
-    n is also that of the base, unless the minibatch is smaller.
+    n does not change, unless the minibatch would be smaller than n.
     """
     minibatch = int(base.reference_minibatch * factor)
     return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
 
 
 def baseline(base: Config) -> Cell:
-    """Return the cell of the baseline. All its checkpoints are kept, because gradient-noise reads them."""
+    """Return the config to train for the baseline. All its checkpoints are kept, because gradient-noise reads them."""
     # Interruptions add checkpoints to those at the ends of epochs, so `keep` is twice the number of epochs.
     config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")
     return Cell("baseline", config, paper.TABLE_1["baseline"])
 
 
 def gradual(base: Config) -> Cell:
-    """Return the cell of the paper's method: the large minibatch with gradual warmup."""
+    """Return the config to train for the paper's method: the large minibatch with gradual warmup."""
     return Cell("gradual warmup", at(base, large(base)), paper.TABLE_1["gradual"])
 
 
 def table_1(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Table 1: the kinds of warmup at the large minibatch."""
+    """Return the configs to train for Table 1: the kinds of warmup at the large minibatch."""
     others = [
         Cell(f"{'no' if warmup == 'none' else warmup} warmup", at(base, large(base), warmup=warmup), row)
         for warmup, row in paper.TABLE_1.items()
@@ -120,7 +121,7 @@ TABLE_1_CLAIMS = [
 
 
 def figure_1(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Figures 1 and 3: the paper's minibatches for which the data have enough images."""
+    """Return the configs to train for Figures 1 and 3: the paper's minibatches for which there are enough images."""
     cells = []
     for row in paper.FIGURE_1:
         factor = row.minibatch / paper.REFERENCE_MINIBATCH
@@ -146,7 +147,7 @@ def figure_1_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def table_2a(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Table 2a: other learning rates, and other rules than linear scaling."""
+    """Return the configs to train for Table 2a: other learning rates, and other rules than linear scaling."""
     many, eta = large(base), base.reference_lr
     half, tenth, fifth = paper.TABLE_2A[:3]
     scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]
@@ -173,7 +174,7 @@ TABLE_2A_CLAIMS = [
 
 
 def table_2b(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Table 2b: the initial value of gamma in the last BN of each residual block."""
+    """Return the configs to train for Table 2b: the initial values of gamma in the last BN of each residual block."""
     ones, zeros, large_ones, large_zeros = paper.TABLE_2B
     return [
         Cell("baseline, gamma 1", at(base, 1, last_gamma=1.0), ones),
@@ -190,7 +191,7 @@ TABLE_2B_CLAIMS = [
 
 
 def figures_2_4(base: Config, images: int) -> list[Cell]:
-    """Return the cells of Figures 2, 3 and 4: those of Table 1 and Figure 1, and one with precise BN.
+    """Return the configs to train for Figures 2, 3 and 4: those of Table 1 and Figure 1, and one with precise BN.
 
     The caption of Figure 4 says that the validation error is noisy because BN's running statistics are. Precise BN
     measures these statistics before each evaluation.
@@ -218,7 +219,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Return cells that test the remarks of section 3: the paper's method, and a cell for each mistake."""
+    """Return the configs to train for the remarks of section 3: the paper's method, and one for each mistake."""
     many = large(base)
     return [
         gradual(base),
@@ -230,7 +231,7 @@ def remarks(base: Config, images: int) -> list[Cell]:
 
 
 def claims(base: Config, images: int) -> list[Cell]:
-    """Return the paper's method, and cells with methods that are often wrongly said to be the paper's."""
+    """Return the paper's method, and configs with methods that are often wrongly said to be the paper's."""
     many = large(base)
     decay = base.weight_decay
     return [
@@ -244,7 +245,7 @@ def claims(base: Config, images: int) -> list[Cell]:
 
 
 def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
-    """Return the claims that the first cell, which is the paper's method, is better than each of the others."""
+    """Return the claims that the first config, which is the paper's method, is better than each of the others."""
     return [
         Claim(f"better than {cell.name}", "lower", cells[0].name, cell.name)
         for cell in cells[1:]

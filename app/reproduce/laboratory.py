@@ -90,7 +90,7 @@ class Laboratory:
         write_records(records, (run.record() for run in done.values()))
 
     def runs_of(self, config: Config) -> list[CellRun]:
-        """Return the runs of a cell, one for each seed."""
+        """Return the runs of a config, one for each seed."""
         return [run_of(replace(config, seed=config.seed + i), self.runs, self.known) for i in range(self.seeds)]
 
     def train(self, runs: Iterable[CellRun]) -> None:

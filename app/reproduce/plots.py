@@ -59,7 +59,7 @@ def empty(width: float, height: float) -> Figure:
 
 
 def cells(results: dict[str, Any]) -> Figure:
-    """Return a plot that shows a table, with a row for each cell.
+    """Return a plot that shows a table, with a row for each config that was trained.
 
     The left half shows our runs as open dots, their mean, and a bar from the lowest to the highest error. The labels
     say how many runs diverged. The right half has its own axis and shows the paper's mean and standard deviation.
@@ -91,7 +91,7 @@ def cells(results: dict[str, Any]) -> Figure:
 
 
 def converged(row: dict[str, Any]) -> list[float]:
-    """Return the errors of a cell's runs that did not diverge."""
+    """Return the errors of the runs of a config (one for each seed) that did not diverge."""
     return [seed["error"] for seed in row["seeds"] if not seed["diverged"]]
 
 
@@ -158,7 +158,7 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
-        return {}  # the runs of these cells are not finished yet
+        return {}  # the runs of these two are not finished yet
     warmups = [name for name in ("no warmup", "constant warmup", "gradual warmup") if name in rows]
     sizes = [name for name in rows if name.startswith("kn = ")]
     return {
@@ -169,7 +169,7 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
 
 
 def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str, Any]], columns: int) -> Figure:
-    """Return a plot of training errors over epochs, with a panel for each cell.
+    """Return a plot of training errors over epochs, with a panel for each config except the baseline.
 
     Each panel also shows the baseline. The legends contain the final validation errors.
     """

@@ -18,7 +18,7 @@ from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
 CURVE_MARGIN = 1.0  # the margin for curves in %, because errors in the middle of a run vary more than at its end
-Runs = Mapping[str, Sequence[CellRun]]  # the runs of each cell, one for each seed, by the name of the cell
+Runs = Mapping[str, Sequence[CellRun]]  # the runs of each config, one for each seed, by the name of its row
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
 
 
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
-    """Return the results of a cell and of its runs, with errors in %.
+    """Return the results of a cell (a config that is trained with several seeds) and of its runs, with errors in %.
 
     A run whose loss became NaN or infinite has the error of guessing.
     """
@@ -110,7 +110,7 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def sample(row: dict[str, Any], of: str = "error") -> Sample:
-    """Return the errors of a cell's runs as a sample for the tests. `of` is "error" or "training_error"."""
+    """Return the errors of a config's runs as a sample for the tests. `of` is "error" or "training_error"."""
     return Sample.of([seed[of] for seed in row["seeds"]])
 
 
@@ -137,7 +137,10 @@ def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Compare two cells by the errors of their runs. If a run diverged, only the order of the errors is used."""
+    """Test a claim about two configs by the errors of their runs.
+
+    If a run diverged, only the order of the errors is used.
+    """
     one, other = sample(first, claim.of), sample(second, claim.of)
     found: dict[str, Any] = {"difference": round(other.mean - one.mean, 4)}
     if first["diverged"] or second["diverged"]:
@@ -150,7 +153,7 @@ def compare_errors(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 
 
 def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Compare two cells epoch by epoch.
+    """Test a claim about the error curves of two configs, epoch by epoch.
 
     Curves are equivalent if they are equivalent at every epoch, so the largest p-value counts. They are different if
     they differ at any epoch, so the smallest p-value counts, multiplied by the number of epochs (Bonferroni).
@@ -172,7 +175,10 @@ def compare_curves(claim: Claim, first: dict[str, Any], second: dict[str, Any]) 
 
 
 def judged(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the claims of a table with their verdicts. The p-values are corrected for the number of claims."""
+    """Return the claims of a table, each with the verdict whether our runs reproduce it.
+
+    The p-values are corrected for the number of claims.
+    """
     corrected = holm([claim["p"] for claim in claims])
     different = holm([claim["p_different"] for claim in claims])
     return [
@@ -194,7 +200,7 @@ def plain(p: float) -> float | None:
 
 
 def is_reference(row: dict[str, Any]) -> bool:
-    """Return whether a cell is trained at the reference minibatch."""
+    """Return whether a row of the results was trained with the reference minibatch."""
     return bool(row["minibatch"] == row["config"]["reference_minibatch"])
 
 

@@ -17,7 +17,7 @@ REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecid
 
 @dataclass(frozen=True)
 class Sample:
-    """The errors of a cell's runs in %: their number, mean and sample standard deviation."""
+    """The errors in % of runs that differ only in their seed: their number, mean and sample standard deviation."""
 
     count: int
     mean: float
@@ -95,10 +95,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(kind: str, difference: float, p: float, p_different: float) -> str:
-    """Judge a claim by its corrected p-values.
+    """Return whether a claim is reproduced, not reproduced or undecided, by its corrected p-values.
 
     Args:
-        kind: "lower" claims that the error of the first cell is lower than that of the second. "same" claims that the
+        kind: "lower" claims that the error of the first config is lower than that of the second. "same" claims that the
             two are equivalent.
         difference: The second mean minus the first, in % of error.
         p: The p-value of the claim's own test: Welch's or the rank test for "lower", the equivalence test for "same".

@@ -32,7 +32,7 @@ def about(results: dict[str, Any]) -> str:
 
 
 def cells_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a table with a line for each cell."""
+    """Return the table of results, with a line for each config that was trained with several seeds (a cell)."""
     lines = [
         "| | k | n | kn | rate | **ours** | training | seeds | paper's kn | rate | **paper** |",
         "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -38,7 +38,7 @@ _PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")
 
 
 def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the description as a dictionary of plain types."""
+    """Return the versions, the machine, the command line and the variables of this run, as plain types."""
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

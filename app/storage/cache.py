@@ -26,6 +26,7 @@ from app.storage.listing import Index, State, state_of
 
 FORMAT = 3  # the version of the cached file
 # A directory or archive that was changed less than this many ns ago may change again with the same modification time.
+# The list is then not stored.
 SETTLED_NS = 2_000_000_000
 
 

@@ -72,7 +72,7 @@ class StagedArchives(Archives):
     """Archives that are read from their copies if these are complete. The bytes are the same.
 
     Attributes:
-        copies: The copies, with the same numbers as their archives.
+        copies: The copies, in the order of their archives.
     """
 
     copies: Archives = field(kw_only=True)

@@ -150,7 +150,7 @@ def choose(copies: Sequence[Copy], free: int) -> tuple[list[Copy], list[Copy]]:
 
 
 def free_bytes(folder: Path, room: float = ROOM) -> int:
-    """Return how many bytes the copies may still take. `room` is the share of the disk that is left free."""
+    """Return how many bytes may be added to the disk of `folder`, so that the share `room` of it stays free."""
     disk = os.statvfs(folder)
     return int((disk.f_bavail - room * disk.f_blocks) * disk.f_frsize)
 
@@ -173,7 +173,7 @@ def copy_file(copy: Copy, report: Report) -> None:
                     report(len(piece))
     except (NotCopied, OSError) as error:
         if isinstance(error, NotCopied) or is_full(error):
-            copy.remove()  # leave the space to other programs
+            copy.remove()  # this copy cannot be completed, so it should not take space
         raise
     copy.part.replace(copy.path)
     copy.sums.unlink()

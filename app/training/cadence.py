@@ -76,7 +76,7 @@ class StepReports:
 
         Args:
             position: The run's position after these steps.
-            line: The speed and the norms [2] of the state, if a line of the log ends with this window.
+            line: The speed and the norms [2] of parameters and gradient, if a line of the log ends with this window.
         """
         values = torch.cat([*self.added, *([line[1]] if line else [])])
         self.windows.append(_Window(position, len(self.added), line and line[0], values))
@@ -107,7 +107,8 @@ class StepReports:
         """Return the lines of the log that were completed since the last call.
 
         Args:
-            everything: Whether to include windows that were not read yet, up to the first loss that is NaN or infinite.
+            everything: Whether to include steps whose reports were not read yet, up to the first loss that is NaN or
+                infinite.
         """
         for window in self.windows if everything else ():
             if not all(math.isfinite(row[LOSS]) for row in window.rows()):
@@ -135,7 +136,7 @@ class _Window:
         position: The run's position after these steps.
         steps: The number of steps.
         speed: The speed for the line of the log that ends with these steps, or None if no line does.
-        values: The reports of the steps, and the norms of the state if a line ends here.
+        values: The reports of the steps, and the norms of parameters and gradient if a line ends here.
     """
 
     def __init__(self, position: Position, steps: int, speed: Speed | None, values: Tensor) -> None:
@@ -151,7 +152,7 @@ class _Window:
         return self._on_host()[: self.steps * REPORT_SIZE].view(self.steps, REPORT_SIZE).tolist()
 
     def norms(self) -> dict[str, float]:
-        """Return the norms of the state after the steps."""
+        """Return the norms of the parameters and of the gradient after the steps."""
         values = self._on_host()[self.steps * REPORT_SIZE :].tolist()
         return dict(zip(("parameter_norm", "gradient_norm"), values, strict=True))
 

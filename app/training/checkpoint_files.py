@@ -21,7 +21,10 @@ PATIENCE = 300.0  # the longest time in seconds to wait for space on a full disk
 
 
 def patience(config: Config) -> float:
-    """Return the longest time in seconds to wait for space. It is below the stall timeout, because all ranks wait."""
+    """Return the longest time in seconds to wait for space.
+
+    All ranks wait meanwhile, so it is below --stall-timeout, after which they would be ended.
+    """
     return min(PATIENCE, config.stall_timeout / 2) if config.stall_timeout else PATIENCE
 
 

@@ -48,7 +48,8 @@ def evaluate(
         The evaluation over all processes. It is None on every process if any process was asked to stop.
     """
     images, classes = len(source.validation), len(source.classes)
-    # The outcome of each image, or 0 for images of other processes. It is on the device, so no batch waits for it.
+    # The prediction for each image (see `outcomes`), or 0 for images of other processes. It stays on the device, so
+    # that no batch waits for a copy.
     found = torch.zeros(images, dtype=torch.int64, device=world.device)
     loss = torch.zeros(1, dtype=torch.float64, device=world.device)
     batches = validation_batches(images=images, batch=BATCH, rank=world.rank, size=world.size)

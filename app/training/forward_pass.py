@@ -63,7 +63,7 @@ class ForwardPass:
 
 
 def make_forward_pass(run: Run, world: World) -> ForwardPass:
-    """Return the object that says how this process computes the network of a run."""
+    """Return how this process computes the network of a run: device, precision, and number of workers at once."""
     source, config = run.source, run.config
     mean, std = (torch.tensor(v, device=world.device, dtype=dtype(config)) for v in (source.mean, source.std))
     workers = workers_per_pass(config, run.plan, source, world)

@@ -73,7 +73,7 @@ class TrainingLoop:
         # steps (a window), and those of the latest window are left for the next time.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
-        self.late = 0 if on_cpu else 1  # the number of closed windows of reports that are not read yet
+        self.late = 0 if on_cpu else 1  # how many of the latest windows are left for the next time
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every)
@@ -217,7 +217,7 @@ class TrainingLoop:
             run_folder.mark_preempted(run.folder)
             return "saved" if written else f"not saved ({self.writer.failed})"
 
-        # The other processes wait here, because a launcher may end all processes when the first one ends.
+        # The other processes wait here until rank 0 has written. If one ended, a launcher might end all processes.
         saved = on_root(write_out)
         where = place(run, self.state.position)
         raise Preempted(f"stopped at {where} and {saved}; the same command continues it, or --resume {run.folder}")

@@ -71,7 +71,7 @@ class StateCopy:
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Set the state to what it was at the last update."""
+        """Set the state to what it was at the last call of `update`."""
         now = state.tensors()
         torch._foreach_copy_([now[name] for name in self.tensors], list(self.tensors.values()))
         state.position, state.errors, state.average_errors = self.position, [*self.errors], [*self.average_errors]

@@ -59,7 +59,10 @@ class Watchdog:
         guard.dismiss()
 
     def _watch(self) -> None:
-        """Count time in ticks, so that time in which this process or its host was suspended does not count."""
+        """Observe the main thread, and end this process if it has done nothing for too long.
+
+        Time is counted in ticks, so that time in which the process or its host was suspended does not count.
+        """
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
         advanced = advances()
         while not self.stopped.wait(tick):

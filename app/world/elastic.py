@@ -71,7 +71,7 @@ def _meet_again() -> None:
 
 
 def prepare_for_session(optimizer: Any, passes: int) -> None:
-    """Prepare a distributed optimizer for a new session, and drop its unfinished sums.
+    """Prepare a distributed optimizer for new processes of an elastic run, and drop its unfinished sums.
 
     Args:
         optimizer: The optimizer that `distribute` returned.

@@ -350,7 +350,7 @@ def _choose_controller(collectives: str) -> None:
     """
     global _end_of_gloo_over_mpi
     started_by = launcher()
-    if started_by == "horovodrun":  # horovodrun has set all variables
+    if started_by == "horovodrun":  # horovodrun has already set these variables for gloo
         if collectives == "mpi":
             raise UserError(
                 "--collectives mpi: these processes were started by horovodrun --gloo: use horovodrun --mpi or mpirun"
