@@ -1,14 +1,12 @@
-"""The program that an elastic run starts every second: `python -m app.hosts.discover SCRIPT`.
+"""The hosts of an elastic run, which a script of the user prints.
 
-It prints the hosts that the user's script prints. But it lists each slot of this machine as a separate host, with the
-names 127.0.0.1, 127.0.0.2 and so on. When a process dies, Horovod uses no slot of its host for some time. So a process
-that dies blocks only its own slot.
+Each slot of this machine is listed as a separate host, with the names 127.0.0.1, 127.0.0.2 and so on. When a process
+dies, Horovod uses no slot of its host for some time. So a process that dies blocks only its own slot.
 """
 
 from __future__ import annotations
 
 import subprocess
-import sys
 
 from app.base.errors import UserError
 from app.hosts import hostfile, this_host
@@ -47,18 +45,3 @@ def split_local(hosts: list[Host]) -> list[Host]:
         else:
             result.append(host)
     return result
-
-
-def main(script: str) -> int:
-    """Print one `host:slots` per line. If the script fails, the run continues, and Horovod asks again later."""
-    try:
-        hosts = split_local(discover(script))
-    except UserError as error:
-        print(f"warning: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(f"{host.name}:{host.slots}" for host in hosts))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -24,7 +24,7 @@ class Elastic:
 
     Attributes:
         least, most: The smallest and largest number of processes. None means that there is no largest number.
-        discovery: The shell command that prints the current hosts.
+        discovery: The path of the script that prints the current hosts.
     """
 
     least: int

@@ -6,8 +6,11 @@ import os
 from typing import Any
 
 from horovod.runner import gloo_run, launch
+from horovod.runner.elastic import discovery
+from horovod.runner.elastic.discovery import HostDiscovery
 from horovod.runner.util import network
 
+from app.hosts.discover import discover, split_local
 from app.launch import horovodrun_ranks
 from app.launch.elastic_driver import MeetingDriver
 from app.world import rendezvous
@@ -26,6 +29,23 @@ def _local_addresses() -> set[str]:
 
 
 network.get_local_host_addresses = _local_addresses
+
+
+class Discovery(HostDiscovery):
+    """The hosts that the user's script prints. Each slot of this machine counts as a separate host.
+
+    Horovod asks for the hosts every second. Its own class would start two Python processes each time.
+    """
+
+    def __init__(self, script: str, slots: int | None) -> None:
+        """Args are the script and, which is not used here, the number of slots of a host that is listed without one."""
+        self._script = script
+
+    def find_available_hosts_and_slots(self) -> dict[str, int]:
+        return {host.name: host.slots for host in split_local(discover(self._script))}
+
+
+discovery.HostDiscoveryScript = Discovery
 
 _execve = os.execve
 

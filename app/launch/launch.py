@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 import time
@@ -161,7 +160,7 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
         interface=options.interface,
         ssh_port=options.ssh_port,
         ssh_identity=options.ssh_identity,
-        elastic=Elastic(options.min_np or 1, most, shlex.join([sys.executable, "-m", "app.hosts.discover", script])),
+        elastic=Elastic(options.min_np or 1, most, script),
         additions=_python_path(Path.cwd()),
     )
 
