@@ -31,8 +31,8 @@ _TRACE = "app trace: "
 _TRAVEL_TIME = 0.2  # seconds to wait, so that this rank's line reaches `launch` before mpirun's own message
 _DAEMON_TIME = 4.0  # seconds in which Open MPI's daemon sends the remaining output of the ranks and ends
 
-# This function is called before the rank ends. guard.start sets it to a function that ends the guard, because the
-# guard would report the end of this rank a second time.
+# This function is called before the rank ends. guard.start sets it to a function that ends the guard process, because
+# the guard would report the end of this rank a second time.
 before_leaving: Callable[[], object] = int
 
 
@@ -99,7 +99,7 @@ def report(code: int, message: str, traceback: str = "") -> None:
 def _end_daemon(at_once: bool) -> None:
     """End Open MPI's daemon, which is the parent of this process.
 
-    The daemon is killed after `_DAEMON_TIME`, if mpirun has not ended it until then.
+    The daemon is killed after `_DAEMON_TIME`, if mpirun has not ended it by then.
 
     Args:
         at_once: Whether to send SIGTERM to the daemon now.

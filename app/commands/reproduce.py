@@ -33,7 +33,7 @@ class ReproduceOptions:
     Attributes:
         names: The experiments.
         base: The config of the baseline with the first seed.
-        seeds: The number of runs of each cell.
+        seeds: The number of runs of each config.
         jobs: The number of runs that are trained at the same time.
         output: The folder for the results.
         runs: The folder of all runs.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
-ARRIVE = 2.0  # a stream begins with a token; a connection without it is ended after so many seconds
+ARRIVE = 2.0  # a stream begins with a token; after this number of seconds, a connection without it is ended
 STREAM = 1.0  # the seconds for which a host sends
 ALLREDUCE = 0.5  # the intended seconds of an allreduce; its size is doubled until it takes at least half of this
 LARGEST = 2**28  # the size in bytes of the largest tensor that is summed
@@ -110,7 +110,10 @@ def _send(place: tuple[str, int, bytes]) -> None:
 
 
 def _receive(server: socket.socket, token: bytes) -> float:
-    """Return the bandwidth in Gbit/s of the first connection that begins with the token. Others are of strangers."""
+    """Return the bandwidth in Gbit/s of the first connection that begins with the token.
+
+    Other connections are ended, because they are not from this job.
+    """
     while True:
         connection, _ = server.accept()
         with connection, contextlib.suppress(TimeoutError, ConnectionError):

@@ -81,7 +81,8 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
-            yield Conv(inputs, outputs, 1, smaller, kept=1)  # the shortcut, whose BN's output is not kept
+            # The convolution of the shortcut. The backward pass needs the input of its BN, but not the output.
+            yield Conv(inputs, outputs, 1, smaller, kept=1)
         if entry.convolutions == 3:
             yield Conv(inputs, inner, 1, size)
             yield Conv(inner, inner, 3, smaller, groups=entry.groups)
@@ -131,7 +132,8 @@ def trained_size(config: Config, image_size: int, channels: int, classes: int) -
     last, rest = stages[-1][-1], stages[frozen:]
     before = stages[min(frozen, len(stages)) - 1][-1]
     size = half(before.size) if config.freeze == STEM and not MODELS[config.model].small else before.size  # after pool
-    inputs = before.outputs * size**2 if rest else last.outputs  # the last layer's inputs are means over the pixels
+    # The inputs of the last layer are means over the pixels: one number for each channel.
+    inputs = before.outputs * size**2 if rest else last.outputs
     return _size_of([c for each in rest for c in each], inputs, last, classes)
 
 

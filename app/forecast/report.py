@@ -52,7 +52,7 @@ def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
 def as_json(
     config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
 ) -> dict[str, Any]:
-    """Return the whole output as a JSON object, in SI units. trained: the part of the network that is trained."""
+    """Return the whole output as a JSON object, in SI units. `trained` is the size of the part that is trained."""
     rate = forecasts.rate
     return {
         "recipe": config.recipe,
@@ -80,7 +80,6 @@ def as_text(
     """Return lines about the steps at which the learning rate changes, the memory and the time.
 
     `plan` prints them after the lines of `describe` in app/recipe/plan.py.
-
 
     `trained` is the size of the part of the network that is trained.
     """

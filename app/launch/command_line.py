@@ -157,7 +157,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
 
 
 def _yielding() -> list[str]:
-    """Return the option that makes a waiting rank leave its core to loader processes and other ranks."""
+    """Return mpirun's option that makes a waiting rank leave its core to loader processes and other ranks."""
     return ["--mca", "mpi_yield_when_idle", "1"]
 
 

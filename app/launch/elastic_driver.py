@@ -53,7 +53,7 @@ class MeetingDriver(ElasticDriver):
         threading.Thread(target=self._lead, daemon=True).start()
 
     def wait_for_place(self, host: str, slot: int) -> None:
-        """Wait until a process gets a rank, because the next meeting begins, or until the run ends."""
+        """Wait until a process gets a rank, because all others have asked for one too, or until the run ends."""
         key = host, slot
         with self._changed:
             self._asking.add(key)
@@ -100,7 +100,7 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _is_over(self) -> bool:
-        """Return whether the current meeting is over, so that the next one must be opened.
+        """Return whether the current meeting of the processes is over, so that the next one must be opened.
 
         It is over if each of its processes has asked for a new rank or has ended. Before it has begun, it is over as
         soon as one of its processes has ended.

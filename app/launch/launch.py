@@ -297,7 +297,8 @@ def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Laun
     if cause := output.failure_with_code():
         return cause.code, _caused(cause)
     if launcher_code == 0:
-        # In an elastic run, the launcher's messages may be about a failure after which the run has continued.
+        # In an elastic run, the launcher's messages are not shown. They may be about a failure after which the run has
+        # continued.
         return 0, "" if launch.elastic else output.kept_back
     killed = output.killed()
     cause = output.failure_with_reason(killed[0] if killed else None)

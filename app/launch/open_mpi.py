@@ -21,8 +21,8 @@ _AGENTS = ("plm_rsh_agent", "pls_rsh_agent", "orte_rsh_agent", "orte_launch_agen
 def transports(remote: bool) -> str:
     """Return the value of Open MPI's parameter `btl` for the ranks: a list of the transports that they do not use.
 
-    A rank listens at a port for each of the two that use TCP. `ofi` is for MPI's one-sided communication, which Horovod
-    does not use. `tcp` is not needed on one machine.
+    A rank opens a port for `ofi` and one for `tcp`. `ofi` is for MPI's one-sided communication, which Horovod does not
+    use. `tcp` is not needed on one machine.
     """
     return "^openib,ofi" if remote else "^openib,ofi,tcp"
 

@@ -128,7 +128,7 @@ def compile_stages(network: nn.Module) -> None:
     import torch._dynamo
 
     # torch counts the compilations of all stages together. It compiles each stage again for each size of a batch,
-    # and would stop to compile at its default limit.
+    # and would stop compiling at its default limit.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for stage in network.children():
         if isinstance(stage, nn.Sequential):
@@ -138,7 +138,7 @@ def compile_stages(network: nn.Module) -> None:
 def _check_cache_of_compiler() -> None:
     """Raise UserError if others can write to the folder from which torch loads compiled code.
 
-    torch's default is a folder in /tmp with a name that everyone knows. Another user could make it first.
+    torch's default is a folder in /tmp with a name that everyone knows. Another user could create this folder first.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return

@@ -95,7 +95,7 @@ def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of the learned parameters. The last layer's rate is multiplied by its factor."""
+    """Set the learning rate of the learned parameters. That of the last layer is multiplied by --head-lr-factor."""
     for group in optimizer.param_groups:
         if group["learned"]:
             group["lr"] = lr * group["lr_factor"]

@@ -24,7 +24,7 @@ Form = tuple[tuple[int, ...], tuple[int, int] | None]
 
 
 def form(entry: Architecture) -> Form:
-    """Return numbers of blocks and channels by which the weights of this network are recognised."""
+    """Return the numbers of blocks and channels of a network, by which its weights are recognised."""
     width = entry.groups * entry.width_per_group
     return entry.blocks, (width, width // entry.groups) if entry.convolutions == 3 else None
 

@@ -193,7 +193,8 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _open_journal(root: str, elsewhere: str) -> Journal:
     """Open the journal of a folder in the user's cache directory.
 
-    If that directory cannot be used, the journal is in the folder `elsewhere`, and a later check decodes all images.
+    If that directory cannot be used, the journal is in the folder `elsewhere`. A later check then decodes all images
+    again.
     """
     path = cache_path(root, "check.jsonl")
     try:

@@ -16,8 +16,8 @@ from app.recipe.config import Config
 
 # The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
 LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
-# The large minibatch, as such a multiple, for data sets on which the error already rises at a smaller minibatch than
-# in the paper. docs/reproduce.md says how it was chosen.
+# On these data sets the error already rises at a smaller minibatch than in the paper, so their large minibatch is a
+# smaller multiple of the baseline's. docs/reproduce.md says how it was chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 PRECISE_BN = "gradual warmup, precise BN"
 SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch
@@ -26,7 +26,7 @@ PRECISE_BN_IMAGES = 8192  # the number of images from which precise BN measures 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table.
+    """One row of a table: a config that is trained with several seeds.
 
     Attributes:
         name: The name of the row.
@@ -253,7 +253,7 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """Return the baseline. The noise of the gradient is measured at checkpoints of its runs.
+    """Return the config to train: the baseline. The noise of the gradient is measured at checkpoints of its runs.
 
     See McCandlish et al. 2018, arXiv 1812.06162.
     """

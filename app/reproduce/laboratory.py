@@ -34,7 +34,7 @@ class Laboratory:
 
     Args:
         base: The config of the baseline with the first seed.
-        seeds: The number of runs of each cell.
+        seeds: The number of runs of each config.
         jobs: The number of runs that are trained at the same time.
         runs: The folder of all runs.
         launch: The launch options of each run. If it is empty, a run is one process on one core.

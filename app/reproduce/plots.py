@@ -158,7 +158,7 @@ def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
-        return {}  # the runs of these two are not finished yet
+        return {}  # not all runs that the plots need are finished
     warmups = [name for name in ("no warmup", "constant warmup", "gradual warmup") if name in rows]
     sizes = [name for name in rows if name.startswith("kn = ")]
     return {

@@ -1,4 +1,4 @@
-"""results.json: the errors of an experiment's runs next to the paper's results, with a verdict on each claim."""
+"""results.json: the errors of our runs next to the paper's, and whether they reproduce each claim of the paper."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
 
     Args:
         name: The name of the experiment.
-        cells: Its cells. A cell without runs is left out, and a claim about it is undecided.
-        runs: The finished runs of each cell.
+        cells: The configs that the experiment trains. A config without finished runs is left out, and a claim about it
+            is undecided.
+        runs: The finished runs of each config.
         results: The folder of the results. The paths of the runs are relative to it.
     """
     rows = [cell_result(cell, runs[cell.name], results) for cell in cells if runs[cell.name]]
@@ -117,7 +118,7 @@ def sample(row: dict[str, Any], of: str = "error") -> Sample:
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a claim with the result of its test. The p-values are not corrected yet.
 
-    "difference" is the mean of the second cell minus the mean of the first cell, in points of %. For curves it is the
+    "difference" is the mean error of the second config minus that of the first, in points of %. For curves it is the
     largest difference. "p" is the p-value of the claim's own test. "p_different" is the p-value of a test for a
     difference.
     """

@@ -69,7 +69,7 @@ def rank_test(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the two-sided p-value of the Mann-Whitney test. It is exact, even with ties: all permutations are tried.
 
     It replaces Welch's test if a run diverged, because the mean of an error of 10 % and one of 90 % is meaningless, but
-    the order of the errors is not. The result is nan if a cell has fewer than two runs.
+    the order of the errors is not. The result is nan if `first` or `second` has fewer than two values.
     """
     if min(len(first), len(second)) < 2:
         return math.nan

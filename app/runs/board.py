@@ -67,7 +67,7 @@ class Board:
         self.run, self.plan = run, run.plan
         begins = start == Position()
         folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
-        # The last evaluation to keep is that at the end of the last finished epoch.
+        # A continued run keeps the evaluations up to the end of the last finished epoch.
         evaluated = start.epoch * run.plan.iterations_per_epoch
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start

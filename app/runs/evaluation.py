@@ -60,7 +60,7 @@ class Evaluation:
         return sorted(found, key=lambda each: (-each[0], *each[1:]))
 
     def per_class(self) -> tuple[list[int], list[int], list[int]]:
-        """Return three numbers for each class: of its images, of its top-1 errors, and of its top-5 errors."""
+        """Return the number of images, of top-1 errors and of top-5 errors of each class, as three lists."""
         wrong = self.labels != self.predicted
         images, errors, missed = (
             torch.bincount(self.labels[chosen], minlength=self.classes).tolist()

@@ -74,7 +74,7 @@ def shown(name: str) -> str:
 
 
 def readable(name: str) -> str:
-    """Return the name of a file. Bytes that are not valid UTF-8 are replaced by escapes."""
+    """Return a file name in which bytes that are not valid UTF-8 are replaced by escapes, so that it can be drawn."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

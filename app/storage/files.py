@@ -169,7 +169,7 @@ class Archives:
         return descriptor
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files cannot be sent to another process. It opens the archives itself.
+        # Open files cannot be sent to another process. That process opens the archives again.
         return vars(self) | {"_open": {}}
 
     def __del__(self) -> None:

@@ -68,7 +68,7 @@ class TrainedNetwork:
         return next(self.network.parameters()).dtype
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
-        """Return the normalisation and the precision with which the network is computed on a device, as in its run."""
+        """Return how to compute the network on a device, with the normalisation and the precision of its run."""
         set_arithmetic(self.config)
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)

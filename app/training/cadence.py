@@ -83,7 +83,7 @@ class StepReports:
         self.added.clear()
 
     def read(self, late: int = 0) -> bool:
-        """Read the closed windows, except the newest `late` windows. This waits until their reports are on the host.
+        """Read the reports of all windows of steps except the newest `late`. Wait until these reports are on the host.
 
         All processes read the same windows at the same steps, so they act on them at the same time.
 

@@ -73,7 +73,7 @@ class TrainingLoop:
         # steps (a window), and those of the latest window are left for the next time.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
-        self.late = 0 if on_cpu else 1  # how many of the latest windows are left for the next time
+        self.late = 0 if on_cpu else 1  # how many of the latest windows of steps are not read yet
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every)
@@ -121,7 +121,7 @@ class TrainingLoop:
         return self.state.position.seen == self.run.plan.images_per_epoch
 
     def after_steps(self, reports: StepReports, throughput: Throughput) -> None:
-        """Read the losses and errors of the last steps if it is time. Likewise log, save, commit or stop."""
+        """Read the losses and errors of the last steps. Write the log, save, make a commit or stop if that is due."""
         run, state, last = self.run, self.state, self.at_end_of_epoch()
         iteration, new_steps = run.plan.iteration_at(state.position), len(reports.added)
         self.watchdog.beat(place(run, state.position))
@@ -234,7 +234,7 @@ def prepare_step(run: Run, state: State) -> None:
 
 
 def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
-    """Yield the same batches. Each of them tells the watchdog that the run continues, because a step may take long."""
+    """Yield the batches of `feed`. Tell the watchdog at each of them that the run continues: a step may take long."""
     for batch in feed:
         watchdog.beat()
         yield batch

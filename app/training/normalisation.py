@@ -93,7 +93,7 @@ def read(cached: Path, channels: int) -> Moments | None:
 
 
 def keep(moments: Moments, cached: Path) -> None:
-    """Write the moments to the cache. Errors are ignored, because the moments can be measured again at each start."""
+    """Write the mean and deviation to the cache. Errors are ignored, as both can be measured again at each start."""
     mean, std = moments
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)

@@ -64,10 +64,10 @@ class Trainer:
         self.writer: Writer | None = None
         self.committed: StateCopy | None = None
         self.staging: subprocess.Popen[bytes] | None = None
-        self.started_from = ""  # the text about --init that the first session prints
+        self.started_from = ""  # the line about the weights of --init, which is printed once
 
     def run(self) -> None:
-        """Train to the end of the run, in one or several sessions."""
+        """Train to the end of the run. After each change of its processes, a new session begins."""
         try:
             elastic.run_sessions(self.session, self.save, self.restore)
         except Lost as error:
@@ -83,7 +83,7 @@ class Trainer:
                 self.lock.close()
 
     def session(self, commit: elastic.Commit) -> None:
-        """Train in one session. Old processes and processes that have just joined do the same."""
+        """Train until the processes of the run change (a session). Old and new processes do the same."""
         self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
@@ -194,7 +194,7 @@ class Trainer:
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # when an evaluation begins, batches of both are in memory
+        images = run.plan.per_worker + evaluation.BATCH  # of training and of evaluation, which are in memory at once
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes

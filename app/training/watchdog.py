@@ -44,7 +44,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, place: str = "") -> None:
-        """Tell the watchdog that the run continues. `place` is its place, or "" for the same place as before."""
+        """Tell the watchdog that the run continues. `place` is the epoch and iteration, or "" if unchanged."""
         self.place, self.silent = place or self.place, 0.0
 
     def where(self, phase: str) -> str:

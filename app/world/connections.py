@@ -22,7 +22,7 @@ from app.base.phase import WAITING, phase
 from app.world import rendezvous
 
 _TRIES = 10  # how often a process of an elastic run tries to connect to the others before it ends
-_LOOK = 0.5  # while the processes connect: seconds between two requests to the launcher whether one has died
+_LOOK = 0.5  # while the processes connect, each asks the launcher after this number of seconds whether one has died
 
 
 def init() -> None:
@@ -65,7 +65,7 @@ def _meet() -> None:
 def _cut_when_over() -> Iterator[None]:
     """Let hvd.init(), which runs in the `with` block, fail soon if another process dies while the processes connect.
 
-    A thread regularly asks the launcher whether all processes of this meeting are alive. If one has died, the thread
+    A thread regularly asks the launcher whether all processes that connect are alive. If one has died, the thread
     shuts down the internet sockets that were opened in the block. hvd.init() then fails at once, instead of waiting.
     """
     before, done = set(_sockets()), threading.Event()
@@ -90,7 +90,7 @@ def _sockets() -> dict[int, int]:
     """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        # A listed descriptor may be closed by now. That by which os.listdir itself read the folder always is.
+        # A listed descriptor may be closed by now. One always is: os.listdir itself had opened it to read the folder.
         with contextlib.suppress(OSError):
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):

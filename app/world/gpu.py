@@ -113,7 +113,7 @@ def _runs(name: str, capability: tuple[int, int]) -> bool:
     architecture = _architecture(name)
     if architecture == capability:
         return True
-    if name.endswith(("a", "f")):  # this code runs only on its own architecture or family
+    if name.endswith(("a", "f")):  # code for sm_90a or sm_120f runs only on this architecture or family
         return False
     return architecture <= capability and (name.startswith("compute_") or architecture[0] == capability[0])
 

@@ -32,7 +32,7 @@ from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
-REQUEST_TIME = 30.0  # a connection is ended if its request is incomplete and no byte arrives for so many seconds
+REQUEST_TIME = 30.0  # a connection with an incomplete request is ended after this number of seconds without a byte
 MOST_ARRIVING = 64  # the largest number of open connections whose request is incomplete
 PLACE = "place"  # the scope (group of keys) in which a process of an elastic run asks for its next rank
 RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # scopes (groups of keys) of Horovod's store
@@ -61,7 +61,7 @@ class ClosedServer(RendezvousServer):
 
 
 class _Arriving:
-    """Limit the connections of a server that wait for a request. This class is mixed into that of its handlers.
+    """Limit the connections of a server that wait for a request. This is a mixin for the class of its handlers.
 
     Each connection has a thread and an open file, so strangers could use up both. If there are too many connections,
     the oldest is ended. The requests of the job arrive at once.

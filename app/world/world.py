@@ -274,7 +274,8 @@ def distribute(
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
-        groups=None if overlap or compression.mixed else 1,  # the tensors of a group must have the same dtype
+        # In a group, all sums start together. The tensors of a group must have the same dtype.
+        groups=None if overlap or compression.mixed else 1,
     )
     take_sums = distributed.synchronize
 
@@ -362,7 +363,8 @@ def _choose_controller(collectives: str) -> None:
     if started_by == "mpirun" and (wanted == "gloo" or not hvd.mpi_built()):
         _end_of_gloo_over_mpi = gloo_over_mpi.prepare()
     elif started_by == "mpirun" or collectives == "mpi":
-        # mpi4py starts MPI, and ends it when the process exits. If Horovod started MPI, stop() would end it.
+        # mpi4py starts MPI, and ends it when the process exits. If Horovod started MPI, stop() would end it, and
+        # it could not be started again.
         import mpi4py.MPI  # noqa: F401
 
         os.environ |= {"HOROVOD_CONTROLLER": "mpi", "HOROVOD_CPU_OPERATIONS": "mpi"}
