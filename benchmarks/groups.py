@@ -53,7 +53,7 @@ class Group:
         self.server.settimeout(0.5)
         environment = {**os.environ, **ENVIRONMENT, "METER_PORT": str(self.server.getsockname()[1])}
         environment |= NO_GPU if work.device == "cpu" else {}
-        # In the terminal's session, a background process that reads from the terminal would be stopped.
+        # The processes get no input, because the kernel stops a background process that reads from its terminal.
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self.said, "stderr": subprocess.STDOUT}
         self.launchers = [
             subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **options)

@@ -34,7 +34,7 @@ def memory(folder: str, epochs: int) -> list[float]:
     steps = images // BATCH
     order = (
         [(epoch, int(index)) for index in indices]
-        for epoch in range(epochs + 1)  # one more, because the processes read ahead
+        for epoch in range(epochs + 1)  # one epoch more, because the processes read ahead
         for indices in generator.permutation(images)[: steps * BATCH].reshape(steps, BATCH)
     )
     sizes = []
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000, help="number of images in an epoch (default: 10000)")
     parser.add_argument("--epochs", type=int, default=10, help="number of epochs (default: 10)")
-    parser.add_argument("--json", metavar="OUT", type=Path, help="file to write")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="file for the result")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         jpegs.write_folder(Path(folder), repeats=options.images // 200)

@@ -35,7 +35,7 @@ class Load:
         return min(max(0.0, busy - own) / (len(self.cores) * seconds), 1.0)
 
     def _now(self) -> tuple[float, float, float]:
-        """Return the time, the seconds that the cores were busy, and the processor seconds of the own processes."""
+        """Return the time, the busy seconds of the cores, and the processor seconds of the measured processes."""
         times = psutil.cpu_times(percpu=True)
         busy = sum(sum(times[core][:8]) - times[core].idle - times[core].iowait for core in self.cores)
         return time.monotonic(), busy, self.own() + time.process_time()

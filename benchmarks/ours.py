@@ -14,7 +14,7 @@ from benchmarks.meter import Meter
 
 
 class Metered(Hooks):
-    """Calls a `Meter` before each step."""
+    """The hooks of a training that calls a `Meter` before each step."""
 
     meter: Meter | None = None
 

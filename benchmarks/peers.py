@@ -46,20 +46,20 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]
         "--within",
         type=float,
         default=Limits().within,
-        help="distance from the median ratio to the ends of its interval at which a row ends, as a fraction of the"
+        help="a row ends when both ends of its interval are this near to the median ratio, as a fraction of the"
         " ratio (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=Limits().seconds, help="time limit of a row (default: %(default)s)"
+        "--seconds", type=float, default=Limits().seconds, help="time limit of a row in seconds (default: %(default)s)"
     )
     parser.add_argument("--cores", type=int, metavar="N", help="number of cores to use (default: all)")
     parser.add_argument(
-        "--anyway", action="store_true", help="measure although other processes use the cores; the result says so"
+        "--anyway", action="store_true", help="measure also if other processes use the cores; the result says so"
     )
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), help="device of the rows named gpu-*; on a CPU they are a trial"
+        "--device", choices=("cuda", "cpu"), help="device of the rows named gpu-*; a CPU only tests them"
     )
-    parser.add_argument("--json", metavar="OUT", help="file to write")
+    parser.add_argument("--json", metavar="OUT", help="file for the result")
     parser.add_argument("--compare", nargs=2, metavar="FILE", help="only compare two files that --json has written")
     options = parser.parse_args(argv)
     available = len(os.sched_getaffinity(0))

@@ -44,9 +44,9 @@ import torch
 from tests.support.jobs import Job
 from tests.support.programs import RUN
 
-# After a fault, sums are computed in another order, so their rounding differs. With a higher learning rate the
-# difference grows with each step: the relative difference of a momentum was 5e-10 after 3000 steps at a learning rate
-# of 0.1, but 2e-14 after 5000 steps at 0.01.
+# The learning rate is only 0.01, because after a fault sums are rounded differently, and with a higher rate the
+# difference grows with each step. The relative difference of a momentum was 2e-14 after 5000 steps at 0.01, but 5e-10
+# after 3000 steps at 0.1.
 RECIPE = [
     "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
     "--epochs", "2000", "--warmup-epochs", "300", "--reference-lr", "0.01", "--commit-every", "3", "--log-every", "1",
@@ -274,7 +274,7 @@ def damaged(run: Run) -> None:
         os.kill(pid, signal.SIGKILL)
     run.codes.append(run.job.end(PATIENCE).code)
     newest = sorted((run.folder / "checkpoints").glob("iteration-*.pt"))[-1]
-    os.truncate(newest, newest.stat().st_size // 2)  # last.pt is a link to the same file
+    os.truncate(newest, newest.stat().st_size // 2)  # this damages last.pt too, which is a link to the same file
     run.start()
     run.job.wait_for(lambda: "the newest good one" in run.job.output.read_text(), PATIENCE)
 
@@ -554,16 +554,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="minutes after which no more faults are caused")
     parser.add_argument("--json", type=Path, help="file for the consequences of each fault")
-    parser.add_argument("--at-once", type=int, choices=(1, 2), default=1, help="runs at the same time (default: 1)")
     parser.add_argument(
-        "--compared", type=int, default=700, metavar="EPOCHS", help="length of the run without faults (default: 700)"
+        "--at-once", type=int, choices=(1, 2), default=1, help="runs at the same time, 1 or 2 (default: 1)"
+    )
+    parser.add_argument(
+        "--compared", type=int, default=700, metavar="EPOCHS", help="epochs of the run without faults (default: 700)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the order and the moments of the faults")
     parser.add_argument("--saving", action="store_true", help="measure the writing of a ResNet-50 checkpoint too")
     parser.add_argument(
         "--table", type=Path, metavar="FILE", help="only write the table of docs/reliability.md from FILE"
     )
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help="part of a kind's name (default: all kinds)")
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="part of the names of faults to cause (default: all)")
     options = parser.parse_args()
     if options.table:
         write_table(options.table)

@@ -138,7 +138,9 @@ def decoder() -> str:
 def loader(limits: Limits, peer_side: str = "peer") -> dict[str, Any]:
     """Compare the program's loader with another one on stock Pillow, each with two loader processes.
 
-    peer_side: "peer" is torchvision's loader, "ours" is the program's, which shows what Pillow-SIMD gains.
+    Args:
+        limits: When the comparison ends.
+        peer_side: "peer" for torchvision's loader. "ours" for the program's own, to show what Pillow-SIMD gains.
     """
     from benchmarks import loaders
 

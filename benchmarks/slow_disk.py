@@ -96,7 +96,7 @@ class SlowDisk:
                 code, content = -(error.errno or errno.EIO), b""
             try:
                 os.writev(device, [struct.pack("<IiQ", 16 + len(content), code, unique), content])
-            except OSError:  # the request was interrupted
+            except OSError:  # the kernel has interrupted the request
                 continue
 
 
@@ -126,9 +126,9 @@ def main(argv: list[str]) -> None:
     """Mount the copy, print `mounted`, and answer requests until SIGTERM or SIGINT. Then unmount it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("mount_point", metavar="MOUNT_POINT", help="an empty folder")
+    parser.add_argument("mount_point", metavar="MOUNT_POINT", help="empty folder that shows the copy")
     parser.add_argument(
-        "--delay", type=float, default=1.0, metavar="MS", help="time of a request (default: %(default)s)"
+        "--delay", type=float, default=1.0, metavar="MS", help="milliseconds of a request (default: %(default)s)"
     )
     options = parser.parse_args(argv)
     library = ctypes.CDLL(None, use_errno=True)

@@ -207,14 +207,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Parse and check the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000, help="training images (default: %(default)s, 2.2 GB)")
-    parser.add_argument("--seconds", type=float, default=4, help="time of a measurement (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4, help="seconds of a measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
         "--delay",
         type=float,
         default=1.0,
         metavar="MS",
-        help="time of a request to the slow file system (default: %(default)s); 0: leave this case out",
+        help="milliseconds of a request to the slow file system (default: %(default)s); 0: leave this case out",
     )
     parser.add_argument(
         "--folder",
@@ -223,8 +223,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="folder in which the images are written and kept (default: a temporary folder)",
     )
     parser.add_argument("--readers", nargs="+", choices=list(READERS), help="readers to compare (default: all)")
-    parser.add_argument("--anyway", action="store_true", help="measure although other processes use the cores")
-    parser.add_argument("--json", type=Path, metavar="OUT", required=True, help="file to write")
+    parser.add_argument("--anyway", action="store_true", help="measure also if other processes use the cores")
+    parser.add_argument("--json", type=Path, metavar="OUT", required=True, help="file for the result")
     options = parser.parse_args(argv)
     if min(options.images, options.rounds) < 1 or options.seconds <= 0 or options.delay < 0:
         parser.error("--images, --rounds and --seconds must be above 0, and --delay not below 0")

@@ -36,7 +36,7 @@ def our_files(root: Path, processes: int, process: int) -> Iterator[int]:
 
 
 def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """Return such an iterator that reads with torchvision's ImageFolder."""
+    """Return an iterator as `our_files` does, which reads with torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(root / "train"), loader=lambda path: Path(path).read_bytes())
@@ -45,7 +45,10 @@ def torchvision_files(root: Path, processes: int, process: int) -> Iterator[int]
 
 
 def webdataset_files(root: Path, processes: int, process: int) -> Iterator[int]:
-    """Return such an iterator that reads with WebDataset: shards in random order, and a buffer of shuffled images."""
+    """Return an iterator as `our_files` does, which reads with WebDataset.
+
+    The shards are in random order, and images are shuffled within a buffer.
+    """
     return (1 for _ in _webdataset(root, process, processes))
 
 
@@ -58,7 +61,7 @@ def _webdataset(root: Path, process: int = 0, processes: int = 1) -> Any:
 
 @contextmanager
 def our_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """Yield an iterator over the sizes of the minibatches of one epoch, from the program's loader."""
+    """Yield an iterator that loads the minibatches of an epoch with the program's loader, and gives their sizes."""
     # Imported here, because processes that only read files do not need torch.
     from app.data.loader import Loader
     from app.data.sources import open_source
@@ -81,7 +84,7 @@ def _transforms() -> Any:
 
 @contextmanager
 def torchvision_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """Yield such an iterator for torchvision's ImageFolder and torch's DataLoader."""
+    """Yield an iterator as `our_batches` does, for torchvision's ImageFolder and torch's DataLoader."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
@@ -91,7 +94,7 @@ def torchvision_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
 
 @contextmanager
 def webdataset_batches(root: Path, processes: int) -> Iterator[Iterator[int]]:
-    """Yield such an iterator for WebDataset's loader, used as in its documentation, with the same transforms."""
+    """Yield an iterator as `our_batches` does, for WebDataset's loader with the same transforms as torchvision's."""
     import webdataset
 
     dataset = _webdataset(root).decode("pil").to_tuple("jpg;jpeg;png", "cls").map_tuple(_transforms(), int)

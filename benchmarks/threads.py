@@ -16,7 +16,7 @@ from benchmarks.groups import Group, Work
 from benchmarks.rows import ddp, example, ours
 
 EPOLL_WAIT = ("232", "281", "22")  # system call numbers of epoll_wait and epoll_pwait on x86-64, epoll_pwait on ARM
-TICKS = 100  # unit of the times in /proc: ticks per second
+TICKS = 100  # ticks in a second; /proc gives times in ticks
 
 
 def thread_times(pid: int) -> dict[str, tuple[str, float, float]]:

@@ -29,7 +29,8 @@ def main(rounds: int) -> None:
     sgd = torch.optim.SGD(network.parameters(), lr=1e-3)
     optimizer = world.distribute(sgd, network.named_parameters(), 1, Compression("none"))
     x = torch.randn(IMAGES, WIDTH)
-    waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]  # ours, then Horovod's
+    # The program's wait, then Horovod's.
+    waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]
 
     def steps_per_second(wait: Callable[[], None]) -> float:
         optimizer.synchronize = wait

@@ -19,7 +19,7 @@ for number, default in (
 
 @pytest.fixture(autouse=True, scope="module")
 def same_environment() -> Iterator[None]:
-    """Restore the environment variables after each file, because they tell Horovod how to start."""
+    """Restore the environment variables after each test file, because some of them tell Horovod how to start."""
     before = dict(os.environ)
     yield
     os.environ.clear()

@@ -20,10 +20,11 @@ IMAGE = "trainer"
 GPU_IMAGE = "trainer-gpu"
 NETWORK = "alone"  # a network whose containers cannot reach anything outside of it
 _BASE = "debian:bookworm-slim"
-_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the client that belongs to the daemon comes first
+_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the docker client of /usr/bin belongs to the daemon
 
 # Files with this text are put into the folder from which the image is built. No layer of the image may contain them.
-PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])  # joined here, because this file is in the image
+# This file is in the image, so it must not contain the text itself.
+PLANTED = "-".join(["THE", "SECRET", "OF", "THE", "FOLDER"])
 PLANTS = [
     "id_ed25519",
     ".env",
@@ -104,7 +105,7 @@ class Daemon:
         containers = self.docker("ps", "--all", "--quiet").split()
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
-        self.docker("network", "prune", "--force")  # otherwise its bridge would be left
+        self.docker("network", "prune", "--force")  # otherwise the bridge of the network would be left
         self._process.terminate()
         self._process.wait(60)
         if os.path.ismount(self.folder / "exec/netns/default"):
@@ -130,13 +131,13 @@ def make_base(daemon: Daemon) -> str:
 
 
 def make_network(daemon: Daemon) -> None:
-    """Make NETWORK, if APP_DOCKER_ROOT does not have it already."""
+    """Make the docker network NETWORK, unless APP_DOCKER_ROOT has it from an earlier run."""
     if not daemon.docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}"):
         daemon.docker("network", "create", "--internal", NETWORK)
 
 
 def build_image(daemon: Daemon, collectives: str = "cpu", tag: str = IMAGE) -> None:
-    """Build an image from the present content of the files that git tracks, with PLANTS among them."""
+    """Build an image from the files that git tracks and from PLANTS, which the image must not contain."""
     base, context = make_base(daemon), daemon.folder / f"context-{collectives}"
     context.mkdir()
     daemon.run("sh", "-c", f"git ls-files -z | xargs -0 tar -c | tar -x -C {context}")

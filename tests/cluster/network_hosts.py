@@ -59,7 +59,7 @@ def missing() -> str:
 
 
 class Host:
-    """A host.
+    """A host of a `Network`: Linux namespaces with an sshd as their first process.
 
     Attributes:
         pid: The process id of its sshd, outside of the host's namespaces.

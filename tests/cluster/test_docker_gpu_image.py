@@ -1,4 +1,4 @@
-"""The image for GPUs, built and started on a machine without a GPU. These tests take 25 minutes and 30 GB."""
+"""The image for GPUs, built and started on a machine without a GPU. The tests need 25 minutes and 30 GB."""
 
 import json
 from pathlib import Path

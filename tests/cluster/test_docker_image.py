@@ -1,6 +1,6 @@
 """The image of docker/Dockerfile: its content, the commands that it runs, and what it refuses.
 
-These tests take 15 minutes and 20 GB.
+These tests need 15 minutes and 20 GB of disk space.
 """
 
 import json

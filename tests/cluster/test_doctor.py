@@ -56,7 +56,7 @@ def ill() -> Iterator[Network]:
 
 
 def plant(host: Host, folder: Path) -> None:
-    """Make one fault of each kind with which the host still answers."""
+    """Make one fault of each kind after which doctor can still ask the host."""
     for name in ("data", "output"):
         (folder / name).mkdir()
     (folder / "data" / "1.jpg").write_bytes(b"image")
@@ -159,7 +159,7 @@ def test_no_other_fault_is_found(findings: list[dict[str, str]]) -> None:
 
 
 def beta_fails(network: Network, *options: str) -> dict[str, Any]:
-    """Run doctor on alpha. Return its only failed check, which must be the answer of beta."""
+    """Run doctor on the host alpha. The only check that fails must be `answer` of the host beta. Return it."""
     _, findings = examine(network.hosts[0], "-H", "alpha:1,beta:1", *options)
     [bad] = [each for each in findings if each["status"] == "FAIL"]
     assert (bad["host"], bad["check"]) == ("beta", "answer")

@@ -1,6 +1,6 @@
 """Runs on two hosts of network_hosts.py that a link of 1 Gbit/s connects.
 
-They must have the same parameters as on one host, and behave as documented when the link is interrupted.
+The runs must have the same parameters as on one host, and behave as documented when the link is interrupted.
 """
 
 import json
@@ -29,7 +29,7 @@ LAUNCHERS = {
     "mpirun with MPI": ["--launcher", "mpirun", "--collectives", "mpi"],
 }
 STALL = 15
-LONG_STALL = 60  # with a time-out this long, the run ends within it; with a shorter one it may take 10 s more
+LONG_STALL = 60  # with a time-out this long a run ends in time; with a shorter one it may take 10 s more
 TRAVELS = {
     "NCCL_DEBUG": "WARN",
     "NCCL_SOCKET_IFNAME": "^docker0",
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_ho
 def network() -> Iterator[Network]:
     network = Network("alpha", "beta")
     network.shape("1gbit")
-    (network.folder / "hosts").write_text("node.alpha slots = 2\nnode.beta:2\n")  # the names are equal up to the dot
+    (network.folder / "hosts").write_text("node.alpha slots = 2\nnode.beta:2\n")  # both names begin with `node.`
     yield network
     network.close()
 
@@ -111,7 +111,7 @@ def wait_for_steps(output: Path, more_than: int) -> None:
 
 
 def nothing_left(hosts: list[Host]) -> bool:
-    """Return whether no launcher and no rank is left. An sshd may keep an interrupted session for some time."""
+    """Return whether no launcher and no rank is left. Sessions of sshd do not count, because they may end later."""
     return not [line for host in hosts for line in host.processes("") if "sshd" not in line]
 
 

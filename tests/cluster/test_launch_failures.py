@@ -139,7 +139,7 @@ time.sleep(1000)
 
 
 def test_a_rank_on_another_host_is_ended_with_the_others(network: Network) -> None:
-    """The rank ignores SIGTERM, and ssh passes no signal on to it."""
+    """The rank ends, although it ignores SIGTERM and ssh passes no signal on to it."""
     code, errors = run_program(network, KILLED, "alpha:1,beta:1")
     assert code == 1
     assert errors.startswith("error: rank 0 on alpha was ended by SIGKILL")

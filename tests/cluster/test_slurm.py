@@ -1,4 +1,4 @@
-"""Slurm itself starts the ranks: no ssh is needed between the nodes. A cluster with two nodes on this machine."""
+"""Slurm starts the ranks of a run, so the nodes need no ssh. The tests make a cluster of two nodes on this machine."""
 
 import time
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_a_job_saves_its_state_before_the_time_limit_and_is_queued_again(cluster
     submit = f"sbatch --parsable {SMALL} --output {tmp_path}/output hostfiles/slurm-srun.sbatch"
     job = cluster.run(f"{submit} train --epochs 3000 --minibatch 128 --output {tmp_path}/run").strip()
     wait_for_epoch(tmp_path / "run")
-    cluster.run(f"scancel --signal=TERM {job}")  # what --signal=TERM@120 of the script does
+    cluster.run(f"scancel --signal=TERM {job}")  # Slurm does the same for --signal=TERM@120 of the script
     cluster.wait_for(f"scontrol show job {job}", "Restarts=1")
     cluster.run(f"scancel {job}")
     assert "saved" in (tmp_path / "output").read_text()

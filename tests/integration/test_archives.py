@@ -84,7 +84,8 @@ def test_a_list_counts_as_progress_and_shows_it(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     before = advances()
     read_index(str(archives))
-    assert advances() - before >= 12 + 7 + 3 + 19  # headers of images and classes, then the sizes for the fingerprint
+    # One for each of 19 images and 3 classes, then one for the size of each image.
+    assert advances() - before >= 12 + 7 + 3 + 19
     assert "listing the images: 12 of 12 images, " in capsys.readouterr().err
     folder, before = unpacked(tmp_path / "folder"), advances()
     read_index(str(folder))
@@ -92,7 +93,7 @@ def test_a_list_counts_as_progress_and_shows_it(
     assert "listing the images: 19 found, " in capsys.readouterr().err
     before = advances()
     read_index(str(archives))
-    assert advances() - before >= 3 + 19  # the states of the archives, and the sizes
+    assert advances() - before >= 3 + 19  # one for each archive, then one for the size of each image
 
 
 def test_a_second_start_reads_the_cache(archives: Path) -> None:
@@ -101,7 +102,8 @@ def test_a_second_start_reads_the_cache(archives: Path) -> None:
     assert str(archives / DEVKIT) in opened
     with reads() as opened:
         second = read_index(str(archives) + "/")
-    assert str(archives / DEVKIT) not in opened  # of the other archives, some images are read for the fingerprint
+    # The other archives are opened, because the fingerprint reads some images.
+    assert str(archives / DEVKIT) not in opened
     assert_same(second, first)
 
 
@@ -212,7 +214,7 @@ def test_check_data_and_the_skip_list(archives: Path, tmp_path: Path, capsys: py
 
 
 def test_doctor_compares_the_archives_of_hosts(archives: Path, tmp_path: Path) -> None:
-    """The digest is computed from the names and sizes of the files in the folder."""
+    """doctor compares digests of the data of hosts. A digest is computed from the names and sizes of the files."""
     facts = probe._data(str(archives))
     assert (facts["files"], facts["error"]) == (3, "")
     shutil.copytree(archives, tmp_path / "copy")

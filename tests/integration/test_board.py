@@ -149,7 +149,8 @@ def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_pat
     command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
     run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
     assert [line["epoch"] for line in log(run, "eval")] == [0]
-    assert [step for step, _ in scalars(run, "train")["steps/loss"]] == list(range(1, PER_EPOCH + 1))  # every step once
+    # Every step is there once.
+    assert [step for step, _ in scalars(run, "train")["steps/loss"]] == list(range(1, PER_EPOCH + 1))
     assert run_command("train", "--resume", run) == (0, "")
     assert [line["epoch"] for line in log(run, "eval")] == [0, 1]
     check_curves(run, 2)
@@ -161,11 +162,11 @@ def test_board_refuses_an_empty_folder(app: App, tmp_path: Path) -> None:
 
 
 def shown_by_tensorboard(run: Path, folder: str, tag: str, count: int) -> list[tuple[int, float]]:
-    """Return a curve that TensorBoard's server sends to the browser. Its code is not that of EventAccumulator."""
+    """Return a curve that TensorBoard's server sends to the browser. `scalars` reads the files by other code."""
     query = f"data/plugin/scalars/scalars?run=tensorboard/{folder}&tag={tag}"
     with served(run) as address:
         for _ in range(100):
-            with contextlib.suppress(OSError):  # error 404 until it has read the files
+            with contextlib.suppress(OSError):  # TensorBoard answers 404 until it has read the files
                 points = json.load(urllib.request.urlopen(address + query))
                 if len(points) >= count:
                     return [(step, value) for _, step, value in points]

@@ -122,7 +122,8 @@ def test_second_pass_reads_only_what_changed(folder: Path, cache: Path, capsys: 
     assert report_of(capsys, folder)["counts"]["unreadable"] == 1
     image.write_bytes(before)
     assert report_of(capsys, folder) == first
-    assert len(journal(cache).read_text().splitlines()) == 2 + 1  # train/ before, train/ after, val/
+    # The journal has two lines for train/, before and after the last change, and one for val/.
+    assert len(journal(cache).read_text().splitlines()) == 2 + 1
     report_of(capsys, folder)
     assert len(journal(cache).read_text().splitlines()) == 2
 

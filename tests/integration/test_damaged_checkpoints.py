@@ -106,7 +106,7 @@ def test_50_bit_flips_are_noticed_or_harmless(run: Path) -> None:
         if said:
             noticed += 1
             assert content["position"] == {"epoch": 1, "seen": 0}
-        else:  # the bit is in a part of the file that has no content
+        else:  # the changed bit is in a part of the file without data
             assert checkpoint.digest(content) == expected
     assert noticed > 25
 
@@ -205,7 +205,8 @@ def test_what_may_differ_freely_does(run: Path) -> None:
     numbered(unfinished(run))[0].unlink()
     (run / "checkpoints" / LAST_CHECKPOINT).unlink()
     assert run_command("train", "--resume", run, *free) == (0, "")
-    assert [path.name for path in numbered(run)] == ["iteration-000000016.pt"]  # because of --keep 1
+    # --keep 1 keeps only the newest checkpoint.
+    assert [path.name for path in numbered(run)] == ["iteration-000000016.pt"]
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
@@ -260,7 +261,8 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
     (small / "ballast").unlink()
     run = small / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("tensorboard", "result.json", "iteration-*"))
-    (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())  # the first epoch
+    # The checkpoint after the first epoch.
+    (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with contextlib.suppress(OSError), (small / "ballast").open("wb", buffering=0) as ballast:
         while True:

@@ -19,9 +19,9 @@ from tests.support.programs import RUN, environ
 
 SLOTS = 3
 PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "leave", "join", "kill rank 0"]
-# The sums of other numbers of processes are rounded differently. With a higher learning rate the difference grows with
-# each step: the relative difference of a momentum was 5e-10 after 3000 steps at a learning rate of 0.1, but 2e-14 after
-# 5000 steps at 0.01.
+# The learning rate is only 0.01, because other numbers of processes round sums differently, and with a higher rate the
+# difference grows with each step. The relative difference of a momentum was 2e-14 after 5000 steps at 0.01, but 5e-10
+# after 3000 steps at 0.1.
 RECIPE = [
     "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
     "--epochs", "900", "--warmup-epochs", "300", "--commit-every", "3", "--keep", "1000", "--stall-timeout", "200",
@@ -90,7 +90,7 @@ def processes(folder: Path) -> int:
 
 
 def settled(folder: Path, slots: int) -> int:
-    """Return the number of processes, or 0 while one of them still joins or leaves."""
+    """Return the number of processes of a run, or 0 while one of them still joins or leaves."""
     there = len(members(folder))
     return there if there == processes(folder) <= slots else 0
 
@@ -144,9 +144,9 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
         done.append(event)
         if event == "join":
             wait_for(lambda slots=slots: on_slot(folder, slots), "the new process to start")  # type: ignore[misc]
-            if done.count(event) == 2:  # once, kill the new process before it takes part
+            if done.count(event) == 2:  # one new process is killed before it takes part
                 os.kill(on_slot(folder, slots), signal.SIGKILL)
-        if event == "leave":  # the next event may kill a process, and one that stays must have the state
+        if event == "leave":  # if the next event kills a process, another one must have the state
             wait_for(lambda slots=slots: not on_slot(folder, slots + 1), "the slot to be left")  # type: ignore[misc]
         wait_for(lambda slots=slots: settled(folder, slots), f"processes after {event}")  # type: ignore[misc]
         before = iteration(folder)
@@ -157,7 +157,7 @@ def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path, started: list[
     wait_for(lambda: "the run starts again from its checkpoint" in log.read_text(), "the next start")
     seen = checkpoints(folder)
     wait_for(lambda: len(checkpoints(folder) - seen) >= 2, "two more epochs")
-    last = sorted(checkpoints(folder))[-2]  # complete, as there is a later one
+    last = sorted(checkpoints(folder))[-2]  # this checkpoint is complete, because there is a later one
     job.terminate()
     assert job.wait(60) == 75, log.read_text()
     assert not members(folder)

@@ -27,7 +27,7 @@ def run(app: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def statistics_by_torch(config: Config, model: dict[str, torch.Tensor], images: int, epoch: int) -> dict[str, Any]:
-    """Return the state of the network with statistics of torch's BN. Its momentum None is a mean over batches."""
+    """Return the state of the network with statistics of torch's BN. Its momentum None gives means over batches."""
     source = open_data(config)
     network = make_network(config, source.channels, len(source.classes), partial(nn.BatchNorm2d, momentum=None))
     network.double().load_state_dict(model)
@@ -50,11 +50,12 @@ def test_statistics_are_the_mean_over_workers_with_the_weights_of_the_epochs_end
     model = torch.load(run / "checkpoints/last.pt", weights_only=True)["model"]
     expected = statistics_by_torch(config, model, N, EPOCHS - 1)
     names = [name for name in model if name.endswith(("running_mean", "running_var"))]
-    assert len(names) == 18  # two for each of 9 BN layers
+    assert len(names) == 18  # a mean and a variance for each of 9 BN layers
     for name in names:
         assert torch.allclose(model[name], expected[name], rtol=1e-9, atol=1e-12), name
     fewer = statistics_by_torch(config, model, N - PER_WORKER, EPOCHS - 1)
-    assert any(not torch.allclose(model[name], fewer[name], rtol=1e-4) for name in names)  # the test can fail
+    # With one worker less, the statistics differ, so this test can fail.
+    assert any(not torch.allclose(model[name], fewer[name], rtol=1e-4) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,8 @@ def test_resize_shrinks_the_shorter_side_once(archives: Path, tmp_path: Path) ->
     sizes = {name: Image.open(out / "train/n01440764" / name).size for name in names[:3]}
     assert list(sizes.values()) == [(384, 256), (256, 769), (448, 256)]
     assert {Image.open(out / "train/n01440764" / name).mode for name in names[:3]} == {"RGB"}
-    assert (out / "train/n01440764" / names[3]).read_bytes() == images[names[3]]  # it is not larger, so it is unchanged
+    # This image is not larger than the given size, so it is unchanged.
+    assert (out / "train/n01440764" / names[3]).read_bytes() == images[names[3]]
     coarse = Image.open(io.BytesIO(images[names[0]])).resize((384, 256), Image.Resampling.BOX)
     shrunk = Image.open(out / "train/n01440764" / names[0])
     difference = [abs(a - b) for a, b in zip(coarse.tobytes(), shrunk.tobytes(), strict=True)]
@@ -201,7 +202,10 @@ def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
 
 
 def test_disk_is_asked_for_beforehand(archives: Path, tmp_path: Path) -> None:
-    """An archive whose header names a class of 4 TB is refused before anything is written. It is a sparse file."""
+    """An archive whose header names a class of 4 TB is refused before anything is written.
+
+    The archive of this test is a sparse file, which takes no space.
+    """
     size = 2**42
     entry = tarfile.TarInfo("n01440764.tar")
     entry.size = size
@@ -255,7 +259,8 @@ def class_with(more: dict[str, bytes]) -> bytes:
 
 GOOD_TRAIN = train_with(tar_of(training_images()["n01440764"]))
 IMAGE = picture(5)
-TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN  # without end blocks after the first member
+# An archive that contains a class twice. [:512] is the header of an empty member.
+TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN
 DAMAGED = GOOD_TRAIN[:600] + b"\xff" * 512 + GOOD_TRAIN[1112:]
 
 # Each name has the archive that is replaced, its new content (None: the archive is missing), and a regular expression
@@ -356,7 +361,7 @@ def test_image_that_cannot_be_resized_is_named(archives: Path, tmp_path: Path) -
     (archives / TRAIN).write_bytes(train_with(tar_of(images)))
     line = refused(archives, tmp_path / "out", "--resize", 256, processes=2, code=3)
     assert f"cannot decode {archives / TRAIN}: n01440764_3.JPEG" in line
-    prepare(archives, tmp_path / "other")  # without --resize it is not decoded
+    prepare(archives, tmp_path / "other")  # without --resize the image is not decoded, so it is no error
 
 
 def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_interrupted_and_started_again_nothing_is_done_twice(place: Path) -> Non
     for run in runs:
         evaluated = [line["epoch"] for line in map(json.loads, (run / "log.jsonl").open()) if line["kind"] == "eval"]
         assert evaluated == list(range(EPOCHS))  # each epoch is evaluated once
-        assert "stopped at epoch" in (place / "runs" / f"{run.name}.txt").read_text()  # it was interrupted
+        assert "stopped at epoch" in (place / "runs" / f"{run.name}.txt").read_text()  # the test interrupted this run
         assert json.loads((run / "reproduce.json").read_text())["seconds"] > 0
 
 
@@ -88,5 +88,5 @@ def test_results_hold_what_they_promise(place: Path) -> None:
     assert cell["mean"] == pytest.approx(sum(errors) / 2, abs=1e-3)
     assert cell["paper"]["mean"] == 23.6 and cell["minibatch"] == 32
     assert [[row["epoch"] for row in seed] for seed in found["noise"]] == 2 * [list(range(1, EPOCHS + 1))]
-    assert found["break"] is None  # there are no results of Figure 1
+    assert found["break"] is None  # the place where Figure 1 rises is unknown without its results
     assert "noise scale B (images)" in (place / "found/table.md").read_text()

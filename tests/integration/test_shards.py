@@ -57,7 +57,7 @@ def facts(root: Path) -> tuple[object, ...]:
 
 
 def in_class_folders(train: dict[str, bytes], val: dict[str, bytes]) -> dict[str, dict[str, bytes]]:
-    """Return two training archives and a validation archive, whose names show the split. Classes are in both."""
+    """Return two training archives and a validation archive. Their names show the split. Each has all classes."""
     return {
         "things-train-0.tar": dict(list(train.items())[::2]),
         "things-train-1.tar": dict(list(train.items())[1::2]),
@@ -147,7 +147,7 @@ def test_changed_added_and_removed_archives_are_seen(
     root = write(tmp_path / "shards", archives)
     first = facts(root)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "make_list", None)  # the list comes from the cache
+        patched.setattr(storage, "make_list", None)  # without make_list, the list has to come from the cache
         read_index(str(root))
     write(root, {"train/more.tar": {"cat/new.jpg": picture(77)}})
     assert len(read_index(str(root)).train) == 9
@@ -213,10 +213,10 @@ IMAGE = picture(5)
 GOOD = {"a/0.jpg": IMAGE, "a/1.jpg": picture(6)}
 BLOCKS_OF_END = len(tar_of({"a/0.jpg": IMAGE})) - 512 - -(-len(IMAGE) // 512) * 512
 WHOLE = tar_of(GOOD)
-SECOND = 512 + -(-len(IMAGE) // 512) * 512  # offset of the second member
+SECOND = 512 + -(-len(IMAGE) // 512) * 512  # offset of the second member of an archive, in bytes
 DAMAGED = WHOLE[:SECOND] + b"\xff" * 512 + WHOLE[SECOND + 512 :]
 
-# Each name has the training archive and a regular expression for the error message.
+# A dict from the name of a case to its training archive and a regular expression for the error message.
 BAD_ARCHIVES: dict[str, tuple[bytes, str]] = {
     "empty file": (b"", "damaged or not a tar archive"),
     "a web page": (b"<html>404 not found</html>" * 99, "damaged or not a tar archive"),
@@ -303,7 +303,7 @@ def test_packed_images_are_the_same_data_set(folder: Path, tmp_path: Path, capsy
         label = tar.extractfile(names[1]).read()  # type: ignore[union-attr]
     assert [name.split(".")[0] for name in names[::2]] == [name.split(".")[0] for name in names[1::2]]
     assert label == b"%d" % ["cat", "dog"].index(names[0].split("/")[1])
-    assert names[::2] != sorted(names[::2])  # the classes are mixed
+    assert names[::2] != sorted(names[::2])  # the images are not sorted by their class
 
 
 def test_packing_continues_and_leaves_other_folders_alone(folder: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_packing_continues_and_leaves_other_folders_alone(folder: Path, tmp_path
     succeed("pack", folder, out, "--images", 3, "--processes", 1)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     journal = (out / ".pack.jsonl").read_bytes()
-    (out / ".pack.jsonl").write_bytes(journal[: journal.index(b"train-00001")])  # the state after a kill
+    (out / ".pack.jsonl").write_bytes(journal[: journal.index(b"train-00001")])  # the journal as it is after a kill
     (out / "train-00002.tar").write_bytes(b"half")
     succeed("pack", folder, out, "--images", 3, "--processes", 1)
     kept = {path.name for path, time_ns in before.items() if path.stat().st_mtime_ns == time_ns}
@@ -352,7 +352,8 @@ def test_an_image_that_cannot_be_packed_is_named(folder: Path, tmp_path: Path) -
     (folder / "train/cat/1.JPEG").write_bytes(IMAGE[:-300])
     line = failure_of("pack", folder, tmp_path / "a", "--resize", 16, "--processes", 1, code=3)
     assert f"cannot decode the image {folder}/train/cat/1.JPEG" in line
-    succeed("pack", folder, tmp_path / "b", "--processes", 1)  # without --resize it is not decoded
+    # Without --resize the image is not decoded, so it is no error.
+    succeed("pack", folder, tmp_path / "b", "--processes", 1)
     (folder / "train/cat/1.JPEG").unlink()
     (folder / "train/cat/1.JPEG").symlink_to("nowhere")
     assert "cannot read the image" in failure_of("pack", folder, tmp_path / "c", "--processes", 1, code=3)

@@ -61,7 +61,7 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 
 def follow_page(module: str, trained: Path, place: Path) -> None:
-    """Run the block of the page that imports a module, for the run `trained`, in the folder `place`."""
+    """Run the program of docs/tracking.md that imports `module`, for the run `trained`, in the folder `place`."""
     (place / "runs").mkdir()
     (place / "runs/digits").symlink_to(trained)
     [block] = [each.split("```")[0] for each in PAGE.split("```python\n")[1:] if f"\nimport {module}\n" in each]

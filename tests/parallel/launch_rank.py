@@ -28,7 +28,7 @@ from app.world import world  # noqa: E402
 
 asked: list[int] = []
 if options.action in ("save", "talk"):  # as in training, a signal to one rank makes all ranks save and end
-    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes SIGUSR1 on; after SIGTERM it would kill the ranks
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes SIGUSR1 on, but kills after SIGTERM
         signal.signal(each, lambda number, frame: asked.append(number))
 
 here = world.start(collectives=options.collectives, device="cpu")
@@ -53,7 +53,7 @@ try:
             print("talking", flush=True)
         if step == 3 and options.action == "fail" and here.rank == here.size - 1:
             failure.leave(int(options.value), "data/val/cat/7.jpg is no image: delete it")
-        if step == 3 and options.action == "deaf":  # the last rank fails; the others ignore SIGTERM
+        if step == 3 and options.action == "deaf":  # the last rank fails, and the others ignore SIGTERM
             if here.rank == here.size - 1:
                 failure.leave(3, "no image")
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

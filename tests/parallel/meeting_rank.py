@@ -42,11 +42,11 @@ def publish_address() -> None:
     server = socket.create_server(("127.0.0.2", 0))
     port = server.getsockname()[1]
     address = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s", port, socket.inet_aton("127.0.0.2"))
-    gloos = address.ljust(128, b"\0") + bytes(8)  # a sockaddr_storage and the connection's number
+    gloos = address.ljust(128, b"\0") + bytes(8)  # gloo's format: a sockaddr_storage and a number
     store = "http://{HOROVOD_GLOO_RENDEZVOUS_ADDR}:{HOROVOD_GLOO_RENDEZVOUS_PORT}/global/0".format_map(os.environ)
     of_others = gloos * (meetings[-1][1] - 1)
     urllib.request.urlopen(urllib.request.Request(store, of_others, method="PUT")).close()
-    time.sleep(2)  # by then the other processes wait for the connection
+    time.sleep(2)  # after this, the other processes wait for the connection
 
 
 def connect_or_die() -> None:

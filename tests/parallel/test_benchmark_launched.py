@@ -1,4 +1,4 @@
-"""`benchmark` on two processes."""
+"""The command `benchmark` when it is launched on two processes."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def tokens(job: Job) -> set[str]:
 
 
 def launchers_store() -> tuple[int, str, Callable[[], None]]:
-    """Start the launcher's store. Return its port, the path of a key that it has, and what ends it."""
+    """Start the launcher's store. Return its port, the path of a key in it, and a function that ends it."""
     server = rendezvous.ClosedServer("127.0.0.1")
     port = server.start()
     server._httpd.cache["scope"] = {"key": b"value"}
@@ -137,7 +137,7 @@ def launchers_store() -> tuple[int, str, Callable[[], None]]:
 
 
 def service_of_a_rank() -> tuple[int, str, Callable[[], None]]:
-    """Start a service as each rank of an elastic run has it. It has no keys."""
+    """Start the service that each rank of an elastic run has. Return its port, no key, and a function that ends it."""
     rendezvous.close_services("lo")
     service = network.BasicService("service", secret.make_secret_key(), nics=None)
     return service.addresses()["lo"][0][1], "", service.shutdown
@@ -147,7 +147,7 @@ def service_of_a_rank() -> tuple[int, str, Callable[[], None]]:
 def test_connections_of_strangers_do_not_add_up(
     start: Callable[[], tuple[int, str, Callable[[], None]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest are ended, the job is still answered, and the server does not wait for them at its end."""
+    """The oldest connections are closed, the job still gets answers, and the end of the server waits for none."""
     monkeypatch.setattr(network.Wire, "read", network.Wire.read)
     monkeypatch.setattr(network, "find_port", network.find_port)
     monkeypatch.setattr(rendezvous, "MOST_ARRIVING", 5)

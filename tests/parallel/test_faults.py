@@ -111,7 +111,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ends(folders: Path) -> Iterator[dict[str, Future[End]]]:
-    """Start all jobs, and return the future end of each."""
+    """Start all jobs. Yield a dict from the name of a job to a future of its end."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {name: pool.submit(job, folders / name.replace(" ", "-")) for name, job in JOBS.items()}
 
@@ -193,7 +193,8 @@ def test_a_run_that_is_asked_to_leave(ends: dict[str, Future[End]], name: str) -
 def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End]], folders: Path) -> None:
     ends["asked in evaluation"].result()
     folder = folders / "asked-in-evaluation"
-    assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 16 * 64}  # 16 steps of 64, as there are 1077 images
+    # An epoch of 1,077 images has 16 steps of 64.
+    assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 16 * 64}
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: iteration(folder) > 16)
     job.signal("run.sh", signal.SIGINT)

@@ -16,7 +16,7 @@ from tests.support.programs import run
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 280 training and 52 validation images of 4 classes. An epoch has 4 steps of 64, and leaves out 24."""
+    """Write 280 training and 52 validation images of 4 classes. An epoch has 4 steps of 64 and leaves out 24 images."""
     folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split, count in (("train", 70), ("val", 13)):
         for name in "abcd":
@@ -84,7 +84,7 @@ def test_any_number_of_processes_gives_the_same_run(
 
 
 def test_the_comparison_sees_another_seed(alone: Path) -> None:
-    """The comparisons of the test above can fail: fp32 is not within 1e-10, and losses of other steps differ."""
+    """The comparisons can fail: fp32 differs from fp64 by more than 1e-10, and the losses of two steps differ."""
     with pytest.raises(AssertionError):
         assert_equal(checkpoint(alone / "fp32"), checkpoint(alone / "fp64"), 1e-10)
     first = losses(alone / "fp32")

@@ -18,8 +18,8 @@ HOST = socket.gethostname()
 COMMAND = run_ranks("tests/parallel/launch_rank.py")
 ENVIRON = environ()
 SECRET = b"planted-secret"
-# An environment with names that no shell accepts, with more than a command line can hold, with variables of another job
-# and with a proxy that does not answer.
+# Environment variables that must not disturb a launch: names that no shell accepts, more text than a command line can
+# hold, variables of another job, and a proxy that does not answer.
 ODD = {
     "A(x86)": "1",
     "my var": "1",
@@ -122,7 +122,7 @@ def test_rank_0_knows_the_terminal() -> None:
     termios.tcsetwinsize(theirs, (30, 97))
     job = subprocess.Popen(
         arguments("mpirun", "gloo", "say"),
-        env=ENVIRON | {"COLUMNS": "70"},  # must be ignored: it describes another terminal
+        env=ENVIRON | {"COLUMNS": "70"},  # the program must ignore this width, which is not that of its terminal
         stdout=theirs,
         stderr=subprocess.DEVNULL,
         close_fds=True,
@@ -170,7 +170,8 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
     assert seconds < 20
     start = time.monotonic()
     assert run("horovodrun", "gloo", "deaf") == (3, "", f"error: rank 1 on {HOST}: no image\n")
-    assert time.monotonic() - start < 60  # horovodrun.GRACE is 25; a busy machine starts slowly
+    # horovodrun ends ranks 25 s (GRACE) after a failure, and the start takes time too.
+    assert time.monotonic() - start < 60
 
 
 def test_more_processes_than_cores() -> None:
@@ -221,6 +222,6 @@ def test_nobody_reads_any_more() -> None:
         arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert job.stdout
-    assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # either rank may be the first
+    assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # either rank may print first
     job.stdout.close()
     assert job.wait(60) == 75

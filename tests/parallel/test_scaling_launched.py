@@ -1,4 +1,4 @@
-"""`scaling` on one and two processes."""
+"""The command `scaling` when it measures one and two processes."""
 
 import json
 from pathlib import Path

@@ -77,11 +77,11 @@ def connect(server: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 
 def wait_for_one_that_works_long(here: world.World) -> list[str]:
-    """Wait for rank 0, which works for longer than the time-out of the watchdogs but reports progress.
+    """Let rank 0 work for longer than the time-out of the watchdogs. It reports progress, so no watchdog ends a rank.
 
     After that, all ranks get the error that the last rank raises.
     """
-    watchdog.GRACE = 0.0  # so that the watchdogs of waiting ranks are not more tolerant
+    watchdog.GRACE = 0.0  # by default, the watchdog of a waiting rank gives it 5 more seconds
     agreement.SECONDS_BETWEEN_ROUNDS = 0.05
 
     def work() -> str:
@@ -106,8 +106,8 @@ def wait_for_one_that_works_long(here: world.World) -> list[str]:
 def main() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     before = connect(server)
-    started_by = launcher()  # gloo under mpirun sets the variables of horovodrun
-    for number in range(2):  # World can be started again after stop(); MPI must not be finalized by Horovod
+    started_by = launcher()  # asked before gloo under mpirun sets the variables of horovodrun
+    for number in range(2):  # the second start works only if Horovod has not finalized MPI
         here = world.start(collectives=sys.argv[1], device="auto" if sys.argv[1] == "nccl" else "cpu")
         names = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
         sums = {

@@ -17,7 +17,7 @@ def section(name: str) -> list[str]:
 
 def test_its_files_are_enough_for_set_up_and_for_the_program(tmp_path: Path) -> None:
     for line in section("files"):
-        source, destination = line.split()  # Apptainer ignores more than two words
+        source, destination = line.split()  # a line must have two words, because Apptainer ignores others
         target = tmp_path / destination.removeprefix("/trainer/")
         subprocess.run(["cp", "-fLr", ROOT / source, target], check=True)
     dockerfile = (ROOT / "docker/Dockerfile").read_text()

@@ -36,7 +36,7 @@ def measured(*ranks: tuple[float, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "words"),  # the times of PHASES for each rank
+    ("ranks", "words"),  # the times of the phases of a step (PHASES), for each rank
     [
         ([(0, 0, 3, 6, 0, 1), (0, 0, 3, 6, 0, 1)], "compute-bound: 90%"),
         ([(0, 0, 3, 6, 9, 0), (9, 0, 3, 6, 0, 0)], "input-bound: rank 1 on b waits for data for 50% of a step"),
@@ -51,7 +51,7 @@ def test_bottleneck(ranks: list[tuple[float, ...]], words: str) -> None:
 
 
 def test_steps_that_real_data_makes_slower_are_input_bound() -> None:
-    """If loader processes use the cores, the passes become slower. The rank does not wait for data then."""
+    """Loader processes that use the cores slow passes down. This counts as input, although no rank waits for it."""
     found = measured((0, 0, 3, 6, 0, 1)) | {"images_per_second": 157.0}
     text = bottleneck(found, 286.0, ("a",), 2)
     assert text.startswith("input-bound: 157 images/s on the real data, 286 on data in memory")

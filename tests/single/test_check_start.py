@@ -106,7 +106,7 @@ def test_options_that_do_not_fit(words: list[str], said: str, capfd: pytest.Capt
 def test_other_hosts_look_for_their_data_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """If no rank runs on this machine, its data are not checked. The next check, for ssh, then fails."""
+    """If no rank runs on this machine, its data are not checked. The start fails at the next check, for ssh."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1", "train", "--data", "/nowhere"], capfd)
     assert "no such data folder" in refusal(["-H", "192.0.2.1:1,localhost:1", "train", "--data", "/nowhere"], capfd)

@@ -6,7 +6,7 @@ from app.world.world import WrongHosts, check_hosts
 
 
 def test_the_hosts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_hosts(["a", "a"], ["boot1 a", "boot1 a"])  # no hosts were asked for
+    check_hosts(["a", "a"], ["boot1 a", "boot1 a"])  # the user has named no hosts, so any are right
     monkeypatch.setenv("APP_PROCESSES_PER_HOST", "2,1")
     check_hosts(["a", "a", "b"], ["boot1 a", "boot1 a", "boot2 b"])
     check_hosts(["b", "a", "a"], ["boot2 b", "boot1 a", "boot1 a"])  # a launcher may use another order

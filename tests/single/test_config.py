@@ -73,7 +73,7 @@ def test_a_file_is_held_to_types_choices_and_limits(
         train.parse(["--config", str(file)])
     assert str(refused.value).startswith(f"{file}: ") and says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
-    if isinstance(content, dict):  # checkpoints are read by this function
+    if isinstance(content, dict):  # this function reads the configs in checkpoints
         with pytest.raises(UserError):
             from_dict(content)
 
@@ -168,7 +168,7 @@ def test_any_file_gives_a_config_or_a_user_error(content: Any) -> None:
         holds(config)
 
 
-@settings(FUZZ, max_examples=500)  # fewer, because making the parser is slow
+@settings(FUZZ, max_examples=500)  # fewer cases than in other tests, because a parser is slow to make
 @given(st.lists(st.tuples(NAMES, NEARLY.map(str) | st.text(max_size=8) | st.floats().map(str)), max_size=4))
 def test_any_command_line_gives_a_config_or_a_user_error(options: list[tuple[str, str]]) -> None:
     words = [f"{flag(name)}={value}" for name, value in options if name != "resume"]

@@ -69,7 +69,7 @@ def test_what_pillow_has_to_decode() -> None:
     two = jpeg()[:-2] + b"\xff\xd0\xff\xc0" + jpeg()  # invalid markers after the last pixel
     for data in (b"", b"\xff\xd8\xff\xd9", png.getvalue(), jpeg("CMYK"), jpeg()[:-2], jpeg() + b"\0", unfinished, two):
         assert decode_region(data, SIZE, (0, 0, 20, 20)) is None
-    assert decode_region(jpeg(), (501, 388), (0, 0, 20, 20)) is None  # the real size is another one
+    assert decode_region(jpeg(), (501, 388), (0, 0, 20, 20)) is None  # the JPEG has another size than (501, 388)
     for outside in ((0, 0, 502, 1), (-1, 0, 5, 5), (5, 5, 5, 6)):
         with pytest.raises(ValueError, match="not within"):
             decode_region(jpeg(), SIZE, outside)
@@ -111,10 +111,10 @@ def test_mutated_images_have_pillows_outcome() -> None:
             continue
         accepted += 1
         left, top, right, bottom = region
-        with Image.open(io.BytesIO(data)) as image:  # read_image also opens the image with Pillow first
+        with Image.open(io.BytesIO(data)) as image:  # as read_image does, before it calls the decoder
             whole = np.asarray(image.convert("RGB"))
         assert np.array_equal(part, whole[top:bottom, left:right]), case
-    assert accepted  # at least some mutated images are still valid
+    assert accepted  # otherwise the loop would have compared nothing
 
 
 def test_no_memory_is_lost() -> None:
@@ -128,7 +128,7 @@ def test_no_memory_is_lost() -> None:
 
     before = decode(50)
     count = cases(1500) // 2
-    assert decode(count) - before < 2**21 + 16 * count  # one row of pixels per image would be 900 bytes
+    assert decode(count) - before < 2**21 + 16 * count  # a leak of one row of pixels in each image would be 900 bytes
 
 
 @pytest.mark.parametrize("crop", ["random", "central"])
@@ -142,11 +142,11 @@ def test_a_crop_is_pillow_s_of_the_whole_image(crop: str, size: int, tmp_path: P
     for row in uniform(3, 0, np.arange(30), CROP_DRAWS).tolist():
         box = random_crop(501, 387, row) if crop == "random" else central_crop(501, 387, size + 32, size)
         if min(box[2] - box[0], box[3] - box[1]) >= 2 * size:
-            continue  # read_image decodes such a large box at half its size
+            continue  # read_image would decode such a large box at half its size
         ours = read_image(str(path), lambda w, h, box=box: box, size)  # type: ignore[misc]
         reference = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=box))
         difference = np.abs(ours.astype(int) - reference)
-        assert difference.max() <= 1  # coordinates are rounded differently
+        assert difference.max() <= 1  # the decoder and Pillow round coordinates differently
         off += int((difference > 0).sum())
     assert off <= 30 * size * size * 3 * 1e-3
 
@@ -179,7 +179,7 @@ def test_a_file_cut_off_below_the_crop_is_named(tmp_path: Path) -> None:
 def test_where_it_is_not_compiled_pillow_decodes_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
-    (tmp_path / "_jpeg_region.py").write_text("raise ImportError")  # found before the compiled module
+    (tmp_path / "_jpeg_region.py").write_text("raise ImportError")  # Python finds this module before the compiled one
     program = (
         "import sys; from app.data.images import read_image; from app.data.crop_decoder import decode_region; "
         "part = decode_region(open(sys.argv[1], 'rb').read(), (501, 387), (0, 0, 9, 9)); "

@@ -17,7 +17,7 @@ from app.training.normalisation import count_values, moments_of_counts
 from tests.support.in_process import failure_of, succeed
 
 SIDE = 32
-IMAGES = 20  # training images
+IMAGES = 20  # the number of training images
 EPOCHS = 60
 
 

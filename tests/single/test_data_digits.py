@@ -1,4 +1,7 @@
-"""Compare `digits` with scikit-learn's data, `cluttered-digits` with Pillow's affine transform, both with a hash."""
+"""The images of `digits` are scikit-learn's, and those of `cluttered-digits` are transformed as by Pillow.
+
+The pixels of both data sets must also have a known hash.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +66,15 @@ def test_cluttered_digits_have_the_stated_numbers() -> None:
     train, validation = digits.cluttered_digits()
     assert train.images.shape == (16_384, 20, 20, 1) and validation.images.shape == (4_000, 20, 20, 1)
     assert train.images.dtype == np.uint8 and train.labels.dtype == np.int64
-    assert np.bincount(validation.labels).min() >= 390  # each class has at least 36 scans, which are used in turn
+    # The scans of a class are used in turn, so each class has about 400 of the 4,000 images.
+    assert np.bincount(validation.labels).min() >= 390
     assert np.bincount(train.labels).min() >= 16_384 * 138 // 1437 - 15
 
 
 def test_each_side_of_the_split_shows_its_own_digits_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training images contain only training scans, and validation images only validation scans.
 
-    For this test, all scans of a split have a grey value of their own.
+    The test gives all scans of a split the same grey value, which differs between the splits.
     """
     train, validation = digits.digits()
     marked = (

@@ -20,7 +20,7 @@ def test_reference_is_the_published_generator() -> None:
     assert [splitmix64(golden * i & MASK) for i in (1, 2)] == [
         0xE220A8397B1DCDAF,
         0x6E789E6AA1B965F4,
-    ]  # published values for seed 0
+    ]  # the published values of splitmix64 for seed 0
 
 
 def test_bits_equal_the_reference_for_any_seed() -> None:

@@ -106,7 +106,7 @@ def test_random_crop_keeps_the_paper_s_limits() -> None:
 
 def test_random_crop_falls_back_to_the_central_square() -> None:
     fallback = [random_crop(3000, 100, row) for row in uniform(5, 0, np.arange(200), CROP_DRAWS).tolist()]
-    assert fallback == [(1450, 0, 1550, 100)] * 200  # no crop with 8 % of the area fits
+    assert fallback == [(1450, 0, 1550, 100)] * 200  # in such a long image no crop with 8 % of the area fits
     assert random_crop(1, 1, [0.0] * CROP_DRAWS) == (0, 0, 1, 1)  # a crop has at least one pixel
 
 
@@ -141,7 +141,7 @@ def test_decoding_at_a_half_is_near_the_full_one(tmp_path: Path) -> None:
     photograph(1200, 1000, seed=3).save(path, quality=92)
     ours = read_image(str(path), lambda w, h: (101, 53, 1151, 953), 224)
     reference = F.resized_crop(Image.open(path).convert("RGB"), 53, 101, 900, 1050, [224, 224])
-    assert normalised_mad(ours, reference) <= 0.03  # the filter differs, the position does not
+    assert normalised_mad(ours, reference) <= 0.03  # the filters differ, but the crops are at the same position
     shifted = F.resized_crop(Image.open(path).convert("RGB"), 57, 105, 900, 1050, [224, 224])
     assert normalised_mad(ours, shifted) > 2 * normalised_mad(ours, reference)
 

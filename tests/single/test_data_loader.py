@@ -25,7 +25,7 @@ from app.data.sources import Source, open_source
 from app.data.splits import ArraySplit
 
 ROOT = Path(__file__).parents[2]
-IMAGES = 24  # in each of two classes
+IMAGES = 24  # the number of images in each of two classes
 pytestmark = pytest.mark.usefixtures("cache")
 
 
@@ -98,7 +98,7 @@ def test_half_of_the_images_are_flipped(tmp_path: Path) -> None:
     images, _ = opened(tmp_path / "ramp").train.__getitems__([(epoch, 0) for epoch in range(1000)])
     values = images[..., 0].float()
     rising = values[:, :, -1].mean(dim=1) > values[:, :, 0].mean(dim=1)
-    assert abs(rising.float().mean().item() - 0.5) < 0.06  # 3.8 standard deviations
+    assert abs(rising.float().mean().item() - 0.5) < 0.06  # the tolerance is 3.8 standard deviations
     assert CROP_DRAWS == 50
 
 

@@ -86,7 +86,7 @@ def test_the_files_are_found_in_each_place_and_hold_what_was_written(
 
 def test_what_is_missing_is_named_with_its_checksum_and_its_origin(tmp_path: Path) -> None:
     data = PUBLISHED["fashion-mnist"]
-    write(tmp_path, replace(data, files=data.files[:3]), [b""] * 3)  # three of the four files
+    write(tmp_path, replace(data, files=data.files[:3]), [b""] * 3)  # the fourth file is missing
     with pytest.raises(UserError) as error:
         read_published(data, str(tmp_path))
     for words in (NAMES[3], "bb300cfdad3c16e7a12a480ee83cd310", "zalandoresearch", "dataset-fashion-mnist"):
@@ -104,7 +104,8 @@ def test_a_damaged_file_is_refused(fashion: tuple[PublishedSet, list[bytes]], tm
 
 
 def test_files_that_are_no_idx_are_refused() -> None:
-    for content in (b"", b"\0\0\x0d\1\0\0\0\1\0\0\0\0", b"\0\0\x08\1\0\0\0\5\1\2\3"):  # empty, floats, truncated
+    # An empty file, one with floats, a truncated one.
+    for content in (b"", b"\0\0\x0d\1\0\0\0\1\0\0\0\0", b"\0\0\x08\1\0\0\0\5\1\2\3"):
         with pytest.raises(UserError, match="IDX"):
             read_idx(gzip.compress(content))
 
@@ -155,4 +156,4 @@ def test_half_of_the_clothes_are_mirrored_and_their_shifts_are_those_without() -
     mirrored = (flipping == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
     assert 340 < mirrored.sum() < 460
-    assert (mirrored[:400] != mirrored[400:]).any()  # each epoch draws again
+    assert (mirrored[:400] != mirrored[400:]).any()  # each epoch draws again which images are mirrored

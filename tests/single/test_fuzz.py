@@ -114,7 +114,7 @@ def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
         if checked:
             content["checksum"] = checkpoint.digest(content)
     torch.save(content, file)
-    with pytest.raises(UserError) as caught:  # no content is a complete checkpoint
+    with pytest.raises(UserError) as caught:  # no random content is a complete checkpoint
         checkpoint.read(file)
     one_line(caught.value)
 
@@ -129,7 +129,7 @@ def nested() -> list[Any]:
 @pytest.mark.parametrize(
     "odd",
     [
-        lambda: torch.zeros(1).expand(2**38),  # a terabyte in a file of a kilobyte
+        lambda: torch.zeros(1).expand(2**38),  # this tensor would take a terabyte, but its file has only a kilobyte
         lambda: torch.eye(3).to_sparse(),
         lambda: torch.eye(3).to_sparse_csr(),
         lambda: torch.zeros(3, device="meta"),

@@ -86,13 +86,13 @@ def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path) -> None:
     [
         ((7, 0), ["sm_75", "sm_80", "sm_90"], False),  # V100
         ((6, 0), ["sm_75", "sm_80", "sm_90"], False),  # P100
-        ((8, 9), ["sm_80", "sm_90"], True),  # the major version is the same
+        ((8, 9), ["sm_80", "sm_90"], True),  # code for 8.0 also runs on 8.9, which has the same major version
         ((8, 0), ["sm_86", "sm_90"], False),
         ((10, 3), ["sm_90", "sm_100"], True),
         ((12, 1), ["sm_90"], False),
-        ((12, 1), ["sm_90", "compute_90"], True),  # the driver translates PTX
+        ((12, 1), ["sm_90", "compute_90"], True),  # the driver can compile PTX code for newer GPUs
         ((9, 0), ["sm_90a"], True),
-        ((10, 3), ["sm_100a", "compute_100a"], False),  # "a" is code for exactly this architecture
+        ((10, 3), ["sm_100a", "compute_100a"], False),  # the suffix "a" means code for exactly this architecture
     ],
 )
 def test_machine_code_and_ptx_run_where_nvidia_says_that_they_run(
@@ -125,7 +125,7 @@ def test_a_process_that_sees_one_gpu_takes_it_whatever_its_local_rank() -> None:
 
 def test_two_ranks_with_one_gpu_are_found_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.find_shared(["a", "a", "b", "b"], ["gpu-1", "gpu-2", "gpu-1", "gpu-2"]) == ""
-    assert gpu.find_shared(["a", "a"], ["", ""]) == ""  # there are no GPUs
+    assert gpu.find_shared(["a", "a"], ["", ""]) == ""  # the two ranks have no GPU
     said = gpu.find_shared(["a", "b", "a", "b"], ["gpu-1", "gpu-1", "gpu-2", "gpu-1"])
     assert said.startswith("ranks 1, 3 have the same GPU of b: lower its slots or -np")
 

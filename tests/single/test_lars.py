@@ -82,7 +82,7 @@ def test_the_update_is_the_papers_formula(corrected: bool) -> None:
             if name in ("0.weight", "4.weight"):
                 ratio = ETA * w[name].norm() / (g.norm() + BETA * w[name].norm())
                 assert ratio < 1
-            else:  # gamma, beta and bias have no ratio, and gamma and beta no weight decay
+            else:  # LARS does not scale the steps of gamma, beta and biases
                 ratio = torch.tensor(1.0, dtype=torch.float64)
             decay = 0.0 if name.startswith("1.") else BETA
             kept = v[name] * (gamma / before if step and corrected else 1.0)
@@ -99,7 +99,7 @@ def test_layers_without_weights_or_gradient_have_the_ratio_1() -> None:
     step_on(state, data(0), PASS, K * N, False)
     first = state.network[4].weight
     assert torch.allclose(first.detach(), -CONFIG.reference_lr * first.grad, rtol=0, atol=1e-15)
-    assert not state.network[0].weight.grad.any()  # the next layer's weights are 0
+    assert not state.network[0].weight.grad.any()  # the gradient is 0, because the weights of the next layer are 0
     assert all(p.isfinite().all() for p in state.network.parameters())
 
 

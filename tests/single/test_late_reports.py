@@ -23,7 +23,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loop import TrainingLoop
 from app.training.state import State
 
-# 2 epochs of 8 steps, with a line in the log every 4 steps and a checkpoint every 6 steps.
+# Options for a run of 2 epochs of 8 steps, with a line in the log every 4 steps and a checkpoint every 6 steps.
 OPTIONS = [
     "--data", "synthetic", "--synthetic-images", "64", "--image-size", "8", "--resize", "8", "--model", "resnet8",
     "--width", "4", "--minibatch", "8", "--per-worker", "4", "--epochs", "2", "--log-every", "4",
@@ -96,7 +96,7 @@ def test_the_log_has_the_same_numbers(on_time: Path, tmp_path: Path, late: None)
 
 
 def test_a_run_that_is_asked_to_stop_logs_all_its_steps(on_time: Path, tmp_path: Path, late: None) -> None:
-    with pytest.raises(Preempted, match="iteration 6"):  # step 3 is in a window that is read after step 6
+    with pytest.raises(Preempted, match="iteration 6"):  # the signal of step 3 is in a window that is read after step 6
         run(tmp_path / "run", BeforeStep(3, stop=True))
     assert [(line["iteration"], line["steps"]) for line in lines(tmp_path / "run")] == [(4, 4), (6, 2)]
     train.main(["--resume", str(tmp_path / "run")])
@@ -108,6 +108,6 @@ def test_a_run_that_is_asked_to_stop_logs_all_its_steps(on_time: Path, tmp_path:
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_not_logged(tmp_path: Path, late: None) -> None:
-    with pytest.raises(NotFinite, match="loss is nan at epoch 0, iteration 4,"):  # in the fifth step
+    with pytest.raises(NotFinite, match="loss is nan at epoch 0, iteration 4,"):  # iteration 4 is the fifth step
         run(tmp_path / "run", BeforeStep(5, stop=False))
     assert [line["iteration"] for line in lines(tmp_path / "run")] == [4]

@@ -114,7 +114,8 @@ def test_parameter_groups_of_resnet50() -> None:
     assert [len(g["params"]) for g in optimizer.param_groups] == [53 + 2, 2 * 53, 1]
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 0, 0]
     assert piggyback.numel() == 2 * 26_560 + REPORT_SIZE  # 26,560 BN channels, each with a mean and a variance
-    assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032  # as in torchvision
+    # torchvision's ResNet-50 has as many parameters.
+    assert sum(p.numel() for g in (decayed, affine) for p in g["params"]) == 25_557_032
     assert statistics["lr"] == 0.1 and not statistics["nesterov"]
     assert len(momentum_buffers(optimizer)) == 161
     set_learning_rate(optimizer, 3.2)
@@ -126,10 +127,10 @@ def test_running_statistics_move_to_the_mean_over_workers() -> None:
     k, channels = 3, 5
     ours = WorkerBatchNorm2d(channels).double()
     piggyback = Piggyback(ours, k, REPORT_SIZE)
-    references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one for each worker
+    references = [nn.BatchNorm2d(channels).double() for _ in range(k)]  # one reference for each worker
     config = Config()
     optimizer = make_optimizer(ours, piggyback.parameter, config)
-    set_learning_rate(optimizer, 0.0)  # so that gamma and beta stay equal
+    set_learning_rate(optimizer, 0.0)  # with this rate, the gamma and beta of all copies stay equal
     for step in range(4):
         optimizer.zero_grad()
         for worker, reference in enumerate(references):

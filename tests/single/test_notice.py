@@ -90,7 +90,7 @@ def test_a_package_has_the_licence_that_notice_says(name: str) -> None:
     licence, files = notice()[name]
     assert files == (", ".join(sorted(in_licence_files(package))) or "none")
     stated = in_metadata(licence_of(package))
-    if "metadata:" in licence:  # The licence files differ from the metadata, and decide.
+    if "metadata:" in licence:  # The licence files differ from the metadata, and are right.
         licence, metadata = licence.split(" (metadata: ")
         assert stated == in_metadata(metadata)
         licence = licence if name != "matplotlib" else ""  # its licence resembles that of the PSF

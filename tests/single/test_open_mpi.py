@@ -54,7 +54,7 @@ def test_a_host_without_the_library(tmp_path: Path) -> None:
 def test_each_run_has_its_own_token_and_no_other_program_gets_it() -> None:
     first, second = open_mpi.closing({}, "lo"), open_mpi.closing({}, "lo")
     assert first["OPEN_MPI_TOKEN"] != second["OPEN_MPI_TOKEN"]
-    assert len(first["OPEN_MPI_TOKEN"]) == 64  # its length in open_mpi_token.c
+    assert len(first["OPEN_MPI_TOKEN"]) == 64  # app/setup/open_mpi_token.c expects 64 characters
     assert not travels("OPEN_MPI_TOKEN")
     assert not {"OPEN_MPI_TOKEN", "OPEN_MPI_INTERFACE"} & cleaned(first).keys()
     two = Launch("mpirun", 2, [Host("a", 1), Host("b", 1)], True, "mpi", ["train"])

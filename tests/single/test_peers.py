@@ -59,7 +59,8 @@ def test_too_few_pairs_have_no_interval() -> None:
 
 
 def test_a_row_ends_where_its_interval_is_narrow_enough() -> None:
-    ratios = [0.96, 0.97, 0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.03, 1.04]  # interval: 0.97 to 1.03
+    # The interval of their median is 0.97 to 1.03.
+    ratios = [0.96, 0.97, 0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02, 1.03, 1.04]
     pairs = [pair(ratio) for ratio in ratios]
     assert settled(pairs, 0.0301) and not settled(pairs, 0.0299)
     assert not settled(pairs[:-1], 1.0)  # there are fewer pairs than LEAST_PAIRS

@@ -92,7 +92,7 @@ def test_jitter_is_calibrated_on_352() -> None:
 
 
 def test_straggler_of_several_workers() -> None:
-    """The sum of 4 independent jitters has twice the standard deviation of one."""
+    """With 4 workers on each GPU the straggler is twice as long: 4 independent times vary twice as much as one."""
     work = Work(32, 138, 1, 1e8, 0.05)
     one, four = step_time(work, CLUSTER, 64), step_time(work, CLUSTER, 64, 4)
     assert four.straggler == pytest.approx(2 * one.straggler)
@@ -143,7 +143,7 @@ def test_own_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert (result["images"], result["k"], result["rows"]) == (1077, 8, [])
     assert plan(capsys, "--recipe", "digits", "--images", "12800")["iterations"] == 100 * 30
     gpus = [row["gpus"] for row in plan(capsys, "--recipe", "digits", "--images-per-second", "1000")["rows"]]
-    assert gpus == [8, 16, 32, 64]  # the data has images for 89 workers of 16
+    assert gpus == [8, 16, 32, 64]  # the data set has images for at most 89 workers of 16 images
 
 
 def test_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,12 +26,12 @@ def test_akiba_1024_p100() -> None:
 def test_ibm_256_p100() -> None:
     here = row(rate_of(50, 256) / 0.95, 8, 256)
     assert here.hours * 60 == pytest.approx(50, rel=0.06)
-    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # published: 0.95
+    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # the published efficiency is 0.95
 
 
 def test_tensorpack() -> None:
     assert row(rate_of(309, 32), 32, 128, n=64).hours * 60 == pytest.approx(83, rel=0.05)
-    # For 256 GPUs 69 minutes are published, which the model does not explain.
+    # The published time is 69 minutes. The model does not explain the difference.
     assert row(rate_of(100, 128), 128, 256).hours * 60 == pytest.approx(50.8, abs=0.1)
     assert row(138, 8, 256, cluster=RING).hours * 60 == pytest.approx(63.0, abs=0.1)
 

@@ -8,8 +8,8 @@ from app.base.errors import UserError
 from app.base.units import bandwidth, megabytes, seconds
 from app.forecast.interconnect import Cluster, Link, exposed_seconds, halving_doubling, ring, slowest_of
 
-STEPS = Link(math.inf, 1.0)  # with this link, the time is the number of messages in a row
-BYTES = Link(1.0, 0.0)  # with this link, the time is the number of bytes sent
+STEPS = Link(math.inf, 1.0)  # a message takes a second, so a time is the number of messages that follow one another
+BYTES = Link(1.0, 0.0)  # a byte takes a second, so a time is the number of bytes that are sent
 ETHERNET = Link(50e9 / 8, 15e-6)
 
 

@@ -98,7 +98,7 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
     found = weights_after(CONFIG, 5, lambda _: 0.1 * K)
     assert torch.allclose(found, reference(CONFIG, 5, lambda _: 0.1 * K), rtol=0, atol=1e-12)
     scaled_loss = reference(CONFIG, 5, lambda _: 0.1, loss_scale=K)
-    assert (found - scaled_loss).abs().max() > 1e-3  # the weight decay would be k times too small
+    assert (found - scaled_loss).abs().max() > 1e-3  # with the loss scaled, the weight decay is k times too small
     broken = replace(CONFIG, scaled="loss", warmup="none")
     rate, factor = learning_rate(broken, 0), loss_factor(broken, 0)
     assert (rate, factor) == (0.1, K)  # `--scaled loss` scales the loss by k instead of the learning rate
@@ -106,7 +106,7 @@ def test_remark_1_the_rate_is_scaled_not_the_loss() -> None:
     no_decay = replace(CONFIG, weight_decay=0.0)
     assert torch.allclose(
         reference(no_decay, 5, lambda _: 0.1, loss_scale=K), weights_after(no_decay, 5, lambda _: 0.1 * K), atol=1e-12
-    )  # without weight decay there is no difference
+    )  # without weight decay, the mistake would make no difference
 
 
 def form_10(config: Config, steps: int, corrected: bool) -> Tensor:
@@ -176,8 +176,9 @@ def test_remark_4_one_shuffle_is_cut_over_the_workers(size: int) -> None:
                 batch = batches[worker % size][(epoch * plan.iterations_per_epoch + step) * here + worker // size]
                 assert {e for e, _ in batch} == {epoch}
                 order += [index for _, index in batch]
-        assert len(set(order)) == len(order) == 64  # no image twice; the last 11 are left out
-        assert order == permutation(5, epoch, images)[:64].tolist()  # for any number of processes
+        assert len(set(order)) == len(order) == 64  # no image is used twice, and the last 11 of the order are left out
+        # The order does not depend on the number of processes.
+        assert order == permutation(5, epoch, images)[:64].tolist()
         orders.append(order)
     assert orders[0] != orders[1] != orders[2]
     assert permutation(5, 0, images).tolist() != permutation(6, 0, images).tolist()
@@ -198,7 +199,7 @@ def test_remark_4_broken_each_worker_shuffles_on_its_own() -> None:
     assert len(seen) == 64 and len(set(seen)) < 60
     assert whole[:8] != [[(0, i) for _, i in batch] for batch in whole[8:]]
     half = list(worker_batches(**options, rank=1, size=2, shuffle="worker"))  # type: ignore[arg-type]
-    assert half == whole[1::2]  # for any number of processes
+    assert half == whole[1::2]  # the order does not depend on the number of processes
     later = list(worker_batches(**{**options, "seen": 32}, rank=0, size=1, shuffle="worker"))  # type: ignore[arg-type]
     assert later == whole[4:]
 

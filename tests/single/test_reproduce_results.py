@@ -86,7 +86,10 @@ def test_holm_by_hand() -> None:
 
 
 def test_ranks_by_hand() -> None:
-    """If all of 5 errors are below 5 others, 2 of the 252 possible orders are as extreme. For 2 and 2, 2 of 6 are."""
+    """If 5 errors are all below 5 others, p = 2 / 252: only 2 of the 252 possible orders are as extreme.
+
+    For 2 and 2 errors, p = 2 / 6.
+    """
     assert rank_test([10, 10.1, 10.2, 10.3, 10.4], [11, 12, 90, 90, 90]) == pytest.approx(2 / 252)
     assert rank_test([10, 11], [90, 90]) == pytest.approx(2 / 6)
     assert rank_test([10, 90], [90, 90]) == pytest.approx(1.0)
@@ -184,7 +187,8 @@ def test_runs_that_all_diverged_leave_a_table() -> None:
     ("said", "training", "expected"),
     [
         ("the loss is nan", 0.1, (90.0, "the loss is nan")),
-        ("", 0.46, (12.0, "it ended with a training error of 46.0 %")),  # closer to 90 % (guessing) than to 0
+        # 46 % is closer to 90 %, the error of guessing, than to 0.
+        ("", 0.46, (12.0, "it ended with a training error of 46.0 %")),
         ("", 0.44, (12.0, "")),
     ],
 )
@@ -245,7 +249,7 @@ def test_what_is_finished_makes_results_without_training(tmp_path: Path) -> None
     found = json.loads((tmp_path / "out/table-1/results.json").read_text())
     assert [(row["name"], len(row["seeds"])) for row in found["cells"]] == [("baseline", 2), ("gradual warmup", 2)]
     assert [claim["verdict"] for claim in found["verdicts"]] == [REPRODUCED, UNDECIDED, UNDECIDED, UNDECIDED]
-    assert not (tmp_path / "out/remarks").exists()  # none of its claims can be tested
+    assert not (tmp_path / "out/remarks").exists()  # no claim of `remarks` can be tested with these runs
     assert len(read_records(tmp_path / "out/runs.jsonl")) == 4
     assert found["hours"] == 0.067 and found["processor"] == "a processor"
     assert (tmp_path / "out/figures-2-4/figure-4.png").exists()
@@ -262,7 +266,8 @@ def test_cells_with_diverged_runs_are_compared_by_ranks() -> None:
 
 
 def test_the_break() -> None:
-    assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}  # although 128 is worse, 256 is not
+    # 128 is worse than the baseline, but 256 is not; 512 and 1024 are.
+    assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}
     assert break_of(FIGURE_1[:3]) == {"flat": 64, "broken": None}
 
 
@@ -391,7 +396,8 @@ def test_the_noise_scale_of_known_gradients() -> None:
     assert found["gradient_square"] == pytest.approx(9, rel=0.1)
     assert found["noise_scale"] == pytest.approx(400 / 9, rel=0.1)
     assert found["slope"] == pytest.approx(-1, abs=0.05)
-    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]  # images of the minibatches
+    # The sizes of the minibatches, in images.
+    assert [size for size, _ in found["variances"]] == [4 * 2**i for i in range(7)]
     everything = torch.stack(list(gradients()))
     for size, value in found["variances"]:
         means = everything.view(-1, size // 4, 50).mean(1)

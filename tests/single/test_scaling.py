@@ -26,23 +26,25 @@ def test_efficiency_is_taken_round_by_round() -> None:
     found = second["synthetic"]
     assert found["images_per_second"] == 180 and second["minibatch"] == 64
     assert found["efficiency"] == pytest.approx((0.9 + 0.95 + 0.85) / 3)
-    half = t.ppf(0.975, 2) * 0.05 / 3**0.5  # 0.05 is the deviation of 0.9, 0.95 and 0.85
+    half = t.ppf(0.975, 2) * 0.05 / 3**0.5  # 0.05 is the standard deviation of 0.9, 0.95 and 0.85
     assert found["interval"] == pytest.approx([0.9 - half, 0.9 + half])
     assert second["real"]["efficiency"] == 1 and second["real"]["interval"] == pytest.approx([1, 1])
     assert interval([0.9]) is None
 
 
 def test_the_model_beside_it() -> None:
-    """With a perfect network, a step only waits for the slower of two workers, whose times are normal numbers."""
+    """The predicted speed depends on the network. If it costs nothing, a step only waits for the slower worker."""
     free = cluster_of(2, {"bandwidth": 1e18, "latency_seconds": 0.0})
     model = rows_of(MEASURED, 32, 1e6, free, FREE)[1]["synthetic"]["model"]
     assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)
-    slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})  # a megabyte takes a second
+    # On this network, the sum of the gradients (a megabyte) takes a second.
+    slow = cluster_of(2, {"bandwidth": 1e6, "latency_seconds": 0.0})
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, FREE)[1]["synthetic"]["model"]
-    # Computing takes 0.32 s and the allreduce 1 s. A part of the allreduce is hidden behind the backward pass.
+    # Computing takes 0.32 s and the allreduce 1 s. A step takes less than their sum, because a part of the allreduce
+    # is hidden behind the backward pass.
     assert 1.1 < seconds < 1.35
     seconds = 64 / rows_of(MEASURED, 32, 1e6, slow, {1: True, 2: False})[1]["synthetic"]["model"]
-    # If no core is free, nothing is hidden.
+    # If no core is free, no part of the allreduce is hidden behind the backward pass.
     assert seconds == pytest.approx(0.32 * (1 + JITTER * slowest_of(2)) + 1)
 
 

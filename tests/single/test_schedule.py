@@ -27,7 +27,7 @@ def rate_at(config: Config, iteration: int) -> float:
         (1, 0.10397435897435897),  # each iteration adds (3.2 - 0.1) / 780
         (390, 1.65),
         (779, 3.196025641025641),
-        (780, 3.2),  # 5 epochs of 156 steps
+        (780, 3.2),  # the end of the warmup, after 5 epochs of 156 steps
         (4679, 3.2),
         (4680, 0.32),  # epoch 30
         (9359, 0.32),
@@ -53,7 +53,8 @@ def test_schedules_beyond_the_paper_fall_from_the_warmups_end_to_zero(schedule: 
     config = Config(minibatch=8192, schedule=schedule)
     for quarter, rate in enumerate(rates):
         assert learning_rate(config, 5 + 85 * quarter / 4) == pytest.approx(rate, abs=1e-12)
-    assert learning_rate(config, 2.5) == learning_rate(Config(minibatch=8192), 2.5)  # the same warmup
+    # All schedules have the same warmup.
+    assert learning_rate(config, 2.5) == learning_rate(Config(minibatch=8192), 2.5)
     without = Config(minibatch=256, schedule=schedule)  # no warmup, as kn is the reference minibatch
     assert learning_rate(without, 0) == 0.1
     assert learning_rate(without, 45) == pytest.approx(0.05 if schedule == "cosine" else 0.025)

@@ -61,7 +61,7 @@ def test_nccl_is_compiled_when_asked_for_and_with_a_toolkit_that_fits_torch(tmp_
     fitting = toolkit_of(tmp_path / "fitting", f"{torchs}.0")
     other = toolkit_of(tmp_path / "other", f"{torchs - 1}.8")
     has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
-    for toolkit in (fitting, other):  # a toolkit of PyPI is used if none fits
+    for toolkit in (fitting, other):  # if no installed toolkit fits, set-up uses the one from PyPI
         for operations, build in (("cpu", "cpu"), ("nccl", "nccl"), ("auto", "nccl" if has_gpu else "cpu")):
             assert in_setup("choose_build", operations=operations, CUDA_HOME=toolkit).stdout == f"{build}\n"
 
@@ -106,13 +106,13 @@ def test_every_requirement_has_a_version_and_hashes(part: str) -> None:
         pins = [line.strip() for line in asked.read_text().splitlines() if re.match("[a-z]", line)]
         missing = [pin for pin in pins if pin.split("[")[0].split("==")[0] not in found]
         assert not missing, "run app/setup/lock.sh"
-        # cuda-toolkit 13.0.3 is the same version as 13.0.3.0.
+        # `in` also accepts the version 13.0.3.0 in these lines for the pin 13.0.3. The two are the same version.
         assert all(re.sub(r"\[.*\]", "", pin) in found[re.split(r"\[|==", pin)[0]] for pin in pins)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder with the scripts of set-up, a virtual environment and the wheel of a package `nothing`."""
+    """Return a folder with the scripts of set-up, a virtual environment and the wheel of a package named `nothing`."""
     folder = tmp_path / "project"
     shutil.copytree(SETUP.parent, folder / "app/setup")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
@@ -151,7 +151,10 @@ def test_set_up_refuses_a_file_without_the_pinned_hash(step: str, project: Path)
 
 
 def test_every_use_of_pip_in_set_up_needs_hashes_or_uses_no_index() -> None:
-    """pip may also install what set-up has just compiled. `lock.sh` is the tool that writes the hashes."""
+    """pip may install packages with known hashes, and without an index what set-up has just compiled.
+
+    `lock.sh` is left out, because it writes the hashes.
+    """
     uses = [
         line
         for path in SETUP.parent.glob("*.sh")

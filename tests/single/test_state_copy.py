@@ -64,7 +64,7 @@ def test_what_changed_since_the_copy_is_undone() -> None:
     kept.restore(state)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state.tensors().items())
     assert (state.position, state.errors) == (Position(3, 64), [(0.5, 0.1)])
-    state.errors.append((0.25, 0.05))  # must not change the copy
+    state.errors.append((0.25, 0.05))  # this must not change the copy
     kept.restore(state)
     assert state.errors == [(0.5, 0.1)]
 
@@ -76,5 +76,5 @@ def test_a_commit_is_one_copy_on_the_device() -> None:
     with Operations() as operations:
         kept.update(state)
     copies = {name: count for name, count in operations.seen.items() if "detach" not in name}
-    assert copies == {"aten._foreach_copy_.default": 1}  # `_to_copy` would copy to the host
+    assert copies == {"aten._foreach_copy_.default": 1}  # a call of `_to_copy` would be a copy to the host
     assert [tensor.data_ptr() for tensor in kept.tensors.values()] == places

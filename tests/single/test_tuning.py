@@ -22,7 +22,7 @@ def test_variables() -> None:
         "HOROVOD_CYCLE_TIME": "0.25",
         "NCCL_ALGO": "allreduce:ring",
     }
-    assert torch.cuda.nccl.version() >= (2, 24)  # such versions know "allreduce:ring"
+    assert torch.cuda.nccl.version() >= (2, 24)  # since 2.24, NCCL understands "allreduce:ring"
     assert [_nccl_algorithm("tree", version) for version in ((2, 21, 5), (2, 24, 3))] == ["Tree", "allreduce:tree"]
 
 
@@ -47,7 +47,7 @@ def test_cycles_follow_the_length_of_a_pass(monkeypatch: pytest.MonkeyPatch) -> 
     assert Tuning.of(Config(data="synthetic", model="resnet18")).environment(nccl=True) == {}
     assert cycle(data="synthetic", model="resnet50", image_size=224) == 25.0
     assert cycle(model="resnet50", data="synthetic", cycle_ms=2.0) == 2.0
-    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun can set this variable
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "5")  # horovodrun sets this variable for its option --cycle-time-ms
     assert Tuning.of(Config(model="resnet50", data="synthetic")).environment(nccl=False) == {}
 
 
@@ -61,12 +61,12 @@ def test_cycles_are_horovod_s_where_it_has_cores_of_its_own(monkeypatch: pytest.
         (CORES // 2, "1", True),
         (1, str(CORES - 1), True),
         (1, str(CORES), False),
-        (1, f"{CORES},1", False),  # OpenMP accepts a list for nested regions
+        (1, f"{CORES},1", False),  # OMP_NUM_THREADS may be a list, whose first number counts
     ):
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(processes))
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         assert tuning.environment(nccl=False).keys() == (set() if left else {"HOROVOD_CYCLE_TIME"})
-    monkeypatch.delenv("OMP_NUM_THREADS")  # torch then uses all cores
+    monkeypatch.delenv("OMP_NUM_THREADS")  # without this variable torch uses all cores
     assert "HOROVOD_CYCLE_TIME" in tuning.environment(nccl=False)
 
 
@@ -82,7 +82,7 @@ def test_sums_wait_for_the_end_of_a_short_pass_and_on_cores_in_use(monkeypatch: 
         (replace(small, overlap="on"), False, False, True),
     ):
         assert Tuning.of(config).overlaps(cuda, spare) is early
-    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # Horovod cannot group layers in elastic runs
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")  # an elastic run always sums layer by layer
     assert Tuning.of(replace(small, overlap="off")).overlaps(False, False)
 
 

@@ -29,7 +29,7 @@ CONFIG = Config(minibatch=K * N, per_worker=N, width=4, last_gamma=0.5, precisio
 def batches(step: int) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randint(0, 256, (K, N, 8, 8, 3), dtype=torch.uint8, generator=generator)
-    # This makes the BN statistics of the workers different.
+    # Each worker gets darker images than the one before it, so that their BN statistics differ.
     pixels = pixels // torch.arange(1, K + 1, dtype=torch.uint8)[:, None, None, None, None]
     return list(zip(pixels, torch.randint(0, 10, (K, N), generator=generator), strict=True))
 

@@ -103,7 +103,7 @@ def layout(spoil: Callable[[Path], object], kinds: set[str], says: str) -> Case:
 
 
 def refused(spoil: Callable[[Path], object], says: str) -> Case:
-    """Return a case in which both commands end with exit code 2 and the same message."""
+    """Return a case in which check-data and training both end with exit code 2 and the same message."""
     return Case(spoil, 2, set(), 2, says, says)
 
 
@@ -157,7 +157,7 @@ def other_names(folder: Path) -> None:
 
 
 def rename(old: str, new: bytes | str) -> Case:
-    """Return a case in which an image has an unusual name. Neither command finds a fault."""
+    """Return a case in which an image has an unusual name. check-data and training accept it."""
     return Case(lambda f: (f / old).rename(f / os.fsdecode(new)), 0, set(), 0, "")
 
 

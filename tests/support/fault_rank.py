@@ -67,7 +67,7 @@ class Fault(Hooks):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "die-unsaved":
             for thread in threading.enumerate():
-                if thread.name == "checkpoint":  # it still writes the checkpoint of the epoch's last step
+                if thread.name == "checkpoint":  # this thread still writes the checkpoint of the epoch's last step
                     thread.join()
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "stop":

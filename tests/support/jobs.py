@@ -68,7 +68,7 @@ class Job:
         assert condition(), self.output.read_text()
 
     def ranks(self) -> dict[int, int]:
-        """Return a dict from rank to process id. In an elastic run, the key is the first rank of the process."""
+        """Return a dict from rank to process id. In an elastic run, the key is the rank that the process had first."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:

@@ -70,7 +70,7 @@ def attack(place: str) -> list[str]:
 def speak(host: str, port: int, data: bytes) -> None:
     """Send `data` in the format of Horovod's services: a digest, a length and the message.
 
-    The digest is wrong. Once, the length is wrong too.
+    The digest is always wrong. The message is sent twice, first with a length that is wrong too.
     """
     for length in (2**31 - 1, len(data)):
         try:
@@ -84,7 +84,7 @@ def speak(host: str, port: int, data: bytes) -> None:
 def greet(host: str, port: int) -> list[bytes]:
     """Greet a port of Open MPI as a daemon of mpirun does. Return its answers.
 
-    The first greeting has a wrong job number. The answer to it begins with the right number, which the second has.
+    The first greeting has a wrong job number. Its answer begins with the right number, which the second greeting uses.
     """
     answers = []
     job = 0x12340000
