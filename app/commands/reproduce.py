@@ -113,7 +113,8 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     if not {"recipe", "data", "config"} & set(given):
         given["recipe"] = "fashion-mnist"
     elif "data" in given and not {"recipe", "config"} & set(given) and default_recipe(given["data"]) == FOLDER:
-        # `train` uses a recipe of its own for such folders, which is not the paper's. This command needs the paper's.
+        # For such a folder, `train` uses a recipe that does not claim to follow the paper. This command needs the
+        # paper's.
         given["recipe"] = "paper-256"
     base = resolve(given)
     if known and not Path(known).is_file():

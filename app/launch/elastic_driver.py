@@ -133,7 +133,7 @@ class MeetingDriver(ElasticDriver):
     def _get_host_assignments(self, current_hosts: Any) -> Any:
         """Return Horovod's assignment of ranks to hosts.
 
-        Hosts whose new processes have not started yet are left out if the other hosts have enough slots.
+        Hosts whose new processes have not asked for a rank yet are left out if the other hosts have enough slots.
         """
         late = {host for host, _ in self._early} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])

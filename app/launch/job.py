@@ -68,8 +68,8 @@ class Job:
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
         elif self.asked == signal.SIGPIPE:
-            # Ctrl-C has ended both this job and the reader of its output, such as tee. The end of the reader was
-            # noticed first. The user has asked only once, so the ranks still have time to save.
+            # Ctrl-C also ended the reader of the output, such as tee, and this was noticed first. The user has asked
+            # only once, so the ranks still have time to save.
             self.asked = signum
         else:
             self.end_within(0)

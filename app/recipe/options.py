@@ -162,7 +162,8 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     else:
         start = preset("digits")
     if base and "epochs" in given and "decay_epochs" not in given:
-        # The default of decay_epochs must follow from the `epochs` of the config file, not from those of the preset.
+        # Config files of earlier versions contain the default decay_epochs for their own `epochs`. It must follow from
+        # the `epochs` of the command line instead.
         start.pop("decay_epochs")
     config = from_dict({**start, **given})
     named = base or "data" in given  # then "imagenet" is a real folder, not the placeholder of a preset

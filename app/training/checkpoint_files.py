@@ -172,7 +172,7 @@ class Writer:
         self.error = self.unsaved = None
         found = numbered(self.folder)
         # Checkpoints of later steps are left from before the run continued at an earlier one. They are damaged, or the
-        # run has made other steps since.
+        # run has made these steps again.
         later = [other for other in found if other.name > path.name]
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

@@ -160,7 +160,7 @@ class Trainer:
             self.started_from = on_root(partial(begin, run, self.state))
         kept = self.state.position, self.state.errors, self.state.average_errors
         self.state.position, self.state.errors, self.state.average_errors = broadcast_object(kept)
-        broadcast_parameters(self.state.tensors().items())  # all processes get rank 0's state
+        broadcast_parameters(self.state.tensors().items())  # Horovod: all processes get rank 0's state
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:

@@ -140,10 +140,10 @@ def train_step(
         with torch.no_grad():
             wrong = (logits.argmax(1) != labels).sum().to(loss.dtype) / minibatch
             report = torch.stack([loss, wrong, torch.full_like(loss, stop)])
-        # Horovod starts the allreduce of a layer in the last backward pass, as soon as the gradient is ready.
+        # Horovod: the allreduce of a layer starts in the last backward pass, as soon as its gradient is ready.
         state.piggyback.attach(loss * loss_factor, report).backward(state.loss_scale and state.loss_scale.scale[0])
     hooks.before_sums()
-    state.optimizer.synchronize()  # wait until Horovod has summed all gradients
+    state.optimizer.synchronize()  # Horovod: wait until all gradients are summed
     hooks.after_sums()
     with state.optimizer.skip_synchronize():
         if state.loss_scale is None:

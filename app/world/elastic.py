@@ -56,7 +56,7 @@ def run_sessions(session: Callable[[Commit], None], save: Callable[[], None], re
     try:
         if is_elastic():
             rendezvous.close_services(os.environ["HOROVOD_GLOO_IFACE"])
-            # run_fn is Horovod's elastic mode. It calls the session again after each change of the processes.
+            # Horovod: run_fn is the elastic mode. It calls the session again after each change of the processes.
             run_fn(lambda committed: session(committed.commit), _meet_again)(_Committed(save, restore))
         else:
             session(lambda: None)
@@ -78,4 +78,4 @@ def prepare_for_session(optimizer: Any, passes: int) -> None:
         passes: The number of backward passes of this process in a step.
     """
     optimizer.set_backward_passes_per_step(passes)
-    optimizer.load_state_dict(optimizer.state_dict())  # by this, Horovod drops sums that were not finished
+    optimizer.load_state_dict(optimizer.state_dict())  # Horovod: this drops sums that were not finished

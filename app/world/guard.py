@@ -66,12 +66,12 @@ def dismiss() -> None:
 def watch(pid: int, limit: float, timeout: float) -> None:
     """Watch a rank from this process, its guard, until the rank ends. Kill the rank if it hangs.
 
-    The rank hangs if it sends no message for `limit` seconds. Time in which the guard itself does not run, for example
-    because the host is suspended, is not counted.
+    The rank hangs if it sends no message for `limit` + MARGIN seconds. Time in which the guard itself does not run, for
+    example because the host is suspended, is not counted.
 
     Args:
         pid: The process id of the rank.
-        limit: The seconds without a message after which the rank is killed, or 0 for no limit.
+        limit: The seconds without a message, without MARGIN, or 0 for no limit.
         timeout: The value of --stall-timeout, for the message.
     """
     silent, rest, where, stack = 0.0, b"", "the start", ""
@@ -83,9 +83,8 @@ def watch(pid: int, limit: float, timeout: float) -> None:
                 break
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                with contextlib.suppress(
-                    ValueError
-                ):  # a message may be incomplete, because the rank writes without waiting
+                # A message may be incomplete, because the rank writes without waiting.
+                with contextlib.suppress(ValueError):
                     told = json.loads(line)
                     if told is None:
                         return

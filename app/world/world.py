@@ -107,7 +107,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     this_host.check_name()
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
-    connections.init()  # calls hvd.init(), which connects all ranks
+    connections.init()  # Horovod: this calls hvd.init(), which connects all ranks
     _limit_threads()
     if kind == "cpu":
         allocator.keep_freed_memory()
@@ -182,7 +182,7 @@ def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
         tensor: A tensor of any shape, which has the same shape and dtype on each process.
         name: The name of the collective, the same on each process.
     """
-    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))
+    return _done(hvd.allreduce_async(tensor.contiguous(), op=hvd.Sum, name=name))  # Horovod: sum over processes
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
@@ -211,13 +211,14 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
     packed = bytearray(pack(obj)) if hvd.rank() == root else bytearray()
     size = _done(hvd.broadcast_async(torch.tensor([len(packed)]), root, "object.size"))
     sent = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(int(size), dtype=torch.uint8)
-    received = _done(hvd.broadcast_async(sent, root, "object"))
+    received = _done(hvd.broadcast_async(sent, root, "object"))  # Horovod: all processes get the object of `root`
     return unpack(received.numpy().tobytes())
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
     """Return the integers of the process `root` on every process. All processes give equally many."""
     sent = torch.tensor(numbers)
+    # Horovod: all processes get the numbers of the process `root`.
     received: list[int] = _done(hvd.broadcast_async(sent, root, name)).tolist()
     return received
 
@@ -225,7 +226,7 @@ def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]
 def gather_objects(obj: Any) -> list[Any]:
     """Return a list with the objects of all processes, ordered by rank, on every process."""
     packed = torch.frombuffer(bytearray(pack(obj)), dtype=torch.uint8)
-    joined = _done(hvd.allgather_async(packed, "objects"))
+    joined = _done(hvd.allgather_async(packed, "objects"))  # Horovod: each process gets the objects of all
     return unpack_all(joined.numpy().tobytes(), hvd.size())
 
 
@@ -238,6 +239,7 @@ def broadcast_parameters(named: Iterable[tuple[str, torch.Tensor]], root: int = 
         root: The rank whose tensors are sent.
     """
     pairs = [(tensor, tensor.detach().contiguous(), f"parameter.{name}") for name, tensor in named]
+    # Horovod: all processes get the tensors of the process `root`.
     handles = [hvd.broadcast_async_(sent, root, name) for _, sent, name in pairs]
     for handle, (tensor, sent, _) in zip(handles, pairs, strict=True):
         _done(handle)
@@ -268,13 +270,13 @@ def distribute(
         The optimizer. Its attribute `waited` is the time in seconds for which it has waited for sums. Never call
         hvd.broadcast_optimizer_state with it.
     """
-    distributed = hvd.DistributedOptimizer(
+    distributed = hvd.DistributedOptimizer(  # Horovod: this sums the gradients over all processes
         optimizer,
         named_parameters=named_parameters,
         compression=compression,
         backward_passes_per_step=passes,
         op=hvd.Sum,
-        # In a group, all sums start together. The tensors of a group must have the same dtype.
+        # Horovod: in a group, all sums start together. The tensors of a group must have the same dtype.
         groups=None if overlap or compression.mixed else 1,
     )
     take_sums = distributed.synchronize
@@ -391,5 +393,5 @@ def _take_device(kind: str) -> torch.device:
     slot = local_slot()  # in an elastic run, each slot is listed as a separate host, so that every local rank is 0
     rank = hvd.local_rank() if slot is None else slot
     index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
-    torch.cuda.set_device(index)
+    torch.cuda.set_device(index)  # Horovod: each process uses one GPU
     return torch.device("cuda", index)
