@@ -116,7 +116,7 @@ def threads(options: ScalingOptions) -> dict[str, str]:
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
-    """Return a ring of `np` processes whose links are such that the model gives the measured allreduce.
+    """Return a ring of `np` processes whose links are such that the model gives the measured times of an allreduce.
 
     In a ring, 2 (np - 1) messages follow one another. Each has 1 / np of the bytes.
     """

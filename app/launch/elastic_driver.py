@@ -36,11 +36,11 @@ class MeetingDriver(ElasticDriver):
         self._changed = threading.Condition()
         self._members: set[Key] = set()
         self._begun = False
-        self._number = 0  # the number of meetings that have been opened so far
+        self._number = 0  # the number of meetings (moments at which the processes connect) so far
         self._running: set[Key] = set()
-        self._asking: set[Key] = set()  # processes of the meeting that have asked for a rank and wait for it
+        self._asking: set[Key] = set()  # processes that have asked for their rank in the current meeting
         self._early: set[Key] = set()  # processes started for a later meeting that have not asked for a rank yet
-        self._ended: dict[Key, int] = {}  # the processes of the meeting that have ended, with their exit codes
+        self._ended: dict[Key, int] = {}  # processes of the current meeting that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
 
@@ -109,7 +109,7 @@ class MeetingDriver(ElasticDriver):
         return not missing or (not self._begun and bool(self._ended))
 
     def _open(self, least: int) -> None:
-        """Open a meeting: wait for enough slots, choose the processes that connect, and start the new ones."""
+        """Open a meeting, in which processes connect: wait for slots, choose the processes, and start the new ones."""
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:

@@ -59,7 +59,7 @@ class Piggyback:
         return result
 
     def report(self) -> Tensor:
-        """Return the sum of all workers' reports, such as their losses, [report_size], after the sum of gradients."""
+        """Return the sum of all workers' reports (loss, error), [report_size]. The gradients must be summed already."""
         assert self.parameter.grad is not None
         return self.parameter.grad[len(self.statistics) :]
 

@@ -33,7 +33,7 @@ from app.storage.index import layout_of, make_list
 from app.storage.listing import ENDINGS, Listing
 
 SPLITS = ("train", "val")
-CHUNK = 256  # the number of images in a chunk
+CHUNK = 256  # the number of images that have one record in the journal (a chunk)
 FORMAT = 1  # the version of the journal's records; increase it when check-data looks for other faults
 
 
@@ -149,7 +149,7 @@ def _compare_with_imagenet(classes: dict[str, dict[bytes, int]]) -> Iterator[Dat
 
 
 def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[dict[str, Any]]:
-    """Return the records of all chunks in order. The records of unchanged chunks come from the journal."""
+    """Return the records of all chunks of images in order. Those of unchanged chunks are read from the journal."""
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = _open_journal(root, elsewhere)
         known = {(r["split"], r["first"]): r for r in journal.records if _is_record(r)}

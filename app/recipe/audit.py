@@ -214,7 +214,7 @@ def audit(config: Config, images: int) -> list[AuditFinding]:
 
 
 def audit_claim(config: Config, images: int) -> list[AuditFinding]:
-    """Return the audit of a run if the name of its recipe says that it is the paper's, otherwise an empty list."""
+    """Return the audit of a run whose recipe is called "paper-...", or an empty list for another recipe."""
     return audit(config, images) if config.recipe.startswith("paper-") else []
 
 

@@ -1,4 +1,4 @@
-"""Names of options in other programs. The message about such an option names the option of this program."""
+"""Names of options in other programs. If a user gives one, the message names the option of this program."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def _read_piece(copy: Copy, archive: int, offset: int) -> bytes:
     piece = os.pread(archive, wanted, offset)
     if len(piece) < wanted or state_of(os.fsencode(copy.archive)) != copy.state:
         raise NotCopied(f"{copy.archive} has changed")
-    # The copies alone leave the share ROOM of the disk free. If less than half of it is free, others have used it.
+    # The copies alone leave the share ROOM of the disk free. If less than half is free, other programs use it.
     if free_bytes(copy.path.parent, ROOM / 2) < wanted:
         raise NotCopied(f"other programs have filled the disk of {copy.path.parent}")
     return piece

@@ -148,7 +148,7 @@ class _Window:
             self.copied.record()
 
     def rows(self) -> list[list[float]]:
-        """Return the report of each step. This waits until the reports are on the host."""
+        """Return the report (loss, error) of each step. This waits until the reports are on the host."""
         return self._on_host()[: self.steps * REPORT_SIZE].view(self.steps, REPORT_SIZE).tolist()
 
     def norms(self) -> dict[str, float]:

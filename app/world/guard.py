@@ -27,7 +27,7 @@ _process: subprocess.Popen[bytes] | None = None
 
 
 def start(limit: float, timeout: float) -> None:
-    """Start the guard of this process.
+    """Start the guard, a process that watches this process.
 
     Args:
         limit: The seconds without a message after which the guard ends this process, or 0 for no limit.
@@ -45,7 +45,7 @@ def start(limit: float, timeout: float) -> None:
 def tell(where: str, stack: str) -> None:
     """Tell the guard process what this rank is doing, and its Python stack. The guard reports both if the rank dies."""
     if _process and _process.stdin:
-        with contextlib.suppress(OSError):  # the guard has ended, or has not read the previous messages yet
+        with contextlib.suppress(OSError):  # the guard process has ended, or has not read the previous messages yet
             os.write(
                 _process.stdin.fileno(),
                 json.dumps([launcher_environment.launcher_rank(), where, stack]).encode() + b"\n",

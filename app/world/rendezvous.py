@@ -40,7 +40,7 @@ _PATIENCE = 600.0  # the longest time in seconds that a process waits for its ra
 
 
 class ClosedServer(RendezvousServer):
-    """Horovod's store, listening on one address and requiring a token."""
+    """Horovod's HTTP store, but it listens on one address only and requires a token."""
 
     def __init__(self, address: str, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -188,7 +188,7 @@ def meeting_is_over() -> bool:
 
 
 def _ask(scope: str, key: str, timeout: float) -> tuple[int, bytes]:
-    """Read a value from the launcher's store. Return the HTTP status and the value."""
+    """Read a value from the launcher's HTTP store. Return the HTTP status and the value."""
     server, _, token = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"].partition("/")
     connection = http.client.HTTPConnection(server, timeout=timeout)
     try:
