@@ -22,7 +22,8 @@ from benchmarks import jpegs
 
 
 def test_enough() -> None:
-    assert enough(decoding=0.003, computing=0.001, most=16) == 4  # 3 would be enough on average
+    # 3 are enough on average; one more makes up for slow images.
+    assert enough(decoding=0.003, computing=0.001, most=16) == 4
     assert enough(decoding=0.003, computing=0.1, most=16) == 1
     assert enough(decoding=0.003, computing=1e-5, most=16) == 16
 

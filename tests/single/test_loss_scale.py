@@ -35,7 +35,7 @@ def test_a_scale_changes_nothing_but_a_step_that_overflows_is_left_out() -> None
     try:
         plain, scaled = make(False), make(True)
         assert scaled.loss_scale is not None
-        for _ in range(3):  # scaling by a power of two is exact
+        for _ in range(3):  # the steps must be equal, because scaling by a power of two is exact
             reports = [step_on(state, [BATCH], PLAIN, 8, False).clone() for state in (plain, scaled)]
             assert torch.equal(*reports)
         assert all(torch.equal(a, scaled.tensors()[name]) for name, a in plain.tensors().items())

@@ -89,7 +89,8 @@ def test_paper_initialisation_of_resnet50() -> None:
     assert sum(m.weight.abs().max().item() == 0 for m in norms) == 16
     assert sum(bool((m.weight == 1).all()) for m in norms) == 53 - 16
     conv = ours.layer3[1].conv2  # type: ignore[index,union-attr]
-    assert abs(conv.weight.std().item() / (2 / (9 * 256)) ** 0.5 - 1) < 0.01  # He initialisation, fan out
+    # The standard deviation of He's initialisation with fan_out.
+    assert abs(conv.weight.std().item() / (2 / (9 * 256)) ** 0.5 - 1) < 0.01
     assert ours.layer2[0].conv2.stride == (2, 2)  # type: ignore[index,union-attr]  # v1.5: on the 3x3
     block = ours.layer1[1]  # type: ignore[index]
     x = torch.rand(2, 256, 8, 8)
@@ -100,7 +101,7 @@ def test_options_of_the_initialisation() -> None:
     ours = network(Config(model="resnet8", last_gamma=1.0, fc_std=0.1, conv_fan="fan_in"), channels=1, classes=10)
     assert all(bool((m.weight == 1).all()) for m in ours.modules() if isinstance(m, nn.BatchNorm2d))
     stem = ours.conv1.weight  # type: ignore[union-attr]
-    assert abs(stem.std().item() / (2 / 9) ** 0.5 - 1) < 0.2  # fan in is 9, fan out would be 144
+    assert abs(stem.std().item() / (2 / 9) ** 0.5 - 1) < 0.2  # this is for fan_in = 9; with fan_out it would be 144
     with pytest.raises(UserError, match="did you mean resnet50"):
         network(Config(model="resnet5"))
 

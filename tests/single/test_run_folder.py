@@ -42,7 +42,7 @@ def test_the_same_command_goes_on_after_a_preemption() -> None:
     assert run_folder.find_folder(Config()) == Path("runs/a")
     assert run_folder.find_folder(Config(seed=1)) == Path("runs/b")
     assert run_folder.find_folder(Config(seed=2)).name.startswith("digits-")
-    assert run_folder.find_folder(Config(log_every=3)) == Path("runs/a")  # --log-every may differ
+    assert run_folder.find_folder(Config(log_every=3)) == Path("runs/a")  # a run with another --log-every is continued
 
 
 def test_output_goes_on_with_an_unfinished_run_of_the_same_recipe_only() -> None:

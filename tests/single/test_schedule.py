@@ -99,7 +99,7 @@ def test_linear_scaling(minibatch: int, eta: float) -> None:
         ({"warmup": "constant"}, 0.1, 0.1, 3.2),
         ({"warmup": "none"}, 3.2, 3.2, 3.2),
         ({"scaling": "none"}, 0.1, 0.1, 0.1),
-        ({"scaling": "sqrt"}, 0.1, 0.5650884, 0.5656854),  # Table 2a: 0.1 * sqrt(32)
+        ({"scaling": "sqrt"}, 0.1, 0.5650884, 0.5656854),  # the paper's Table 2a has 0.1 * sqrt(32)
         ({"warmup_epochs": 2.5}, 0.1, 3.2, 3.2),
     ],
 )
