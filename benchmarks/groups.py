@@ -21,7 +21,7 @@ START_SECONDS = 180
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
-    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # a process that SIGSTOP stops lets the others wait
+    "HOROVOD_GLOO_TIMEOUT_SECONDS": "600",  # the ranks wait for a rank that SIGSTOP has stopped
 }
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 

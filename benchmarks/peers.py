@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]
         "--device", choices=("cuda", "cpu"), help="device of the rows named gpu-*; a CPU only tests them"
     )
     parser.add_argument("--json", metavar="OUT", help="file for the result")
-    parser.add_argument("--compare", nargs=2, metavar="FILE", help="only compare two files that --json has written")
+    parser.add_argument("--compare", nargs=2, metavar="FILE", help="compare two files of --json, and measure nothing")
     options = parser.parse_args(argv)
     available = len(os.sched_getaffinity(0))
     file = options.horovod_example

@@ -55,10 +55,10 @@ OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # options of the runs with 
 STALL = 20  # --stall-timeout of static runs in seconds
 STEPS = 16  # steps in an epoch: 1,077 images, 64 for each step
 MOST = 1e-10  # largest relative difference of any value of any tensor from the run without faults
-MOST_FAULTS = 12  # faults in one run, because an elastic run starts again by itself only three times
+MOST_FAULTS = 12  # most faults in a run, as an elastic run starts again by itself only three times
 PATIENCE = 300.0  # seconds for which the benchmark waits for anything that a run should do
 DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
-TMPFS = 32 * 2**20  # bytes, several times the size of all checkpoints of a run
+TMPFS = 32 * 2**20  # size of the tmpfs in bytes: several times that of all checkpoints of a run
 
 
 @dataclass(frozen=True)

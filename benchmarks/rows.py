@@ -21,7 +21,8 @@ from benchmarks.pairs import Limits, compare
 PYTHON = sys.executable
 HOROVODRUN = [str(Path(PYTHON).with_name("horovodrun")), "--gloo", "--network-interfaces", "lo", "-np"]
 SIDE, IMAGES = 64, 32  # side of an image in pixels; images of a worker
-BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)  # network, side, images of rows gpu-*: on a GPU, on a CPU
+# (network, side of an image, images of a step) of the rows gpu-* on a GPU and on a CPU.
+BIG, SMALL = ("resnet50", 224, 256), ("resnet18", 64, 32)
 
 
 class Row(NamedTuple):

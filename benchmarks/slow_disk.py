@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 THREADS = 32
-MOST_READ = 2**20  # largest number of bytes in a request, such as rsize of NFS
+MOST_READ = 2**20  # largest number of bytes in a request, like rsize of NFS
 VALID = 3  # seconds for which the kernel caches names and attributes
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH = 1, 2, 3, 14, 15, 17, 18, 25
 INIT, OPENDIR, READDIR, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET = 26, 27, 28, 29, 36, 38, 42
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
     """Mount the copy, print `mounted`, and answer requests until SIGTERM or SIGINT. Then unmount it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("mount_point", metavar="MOUNT_POINT", help="empty folder that shows the copy")
+    parser.add_argument("mount_point", metavar="MOUNT_POINT", help="empty folder on which the copy is mounted")
     parser.add_argument(
         "--delay", type=float, default=1.0, metavar="MS", help="milliseconds of a request (default: %(default)s)"
     )

@@ -206,7 +206,9 @@ def table(rates: dict[str, Any], places: list[str]) -> str:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Parse and check the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000, help="training images (default: %(default)s, 2.2 GB)")
+    parser.add_argument(
+        "--images", type=int, default=20_000, help="training images (default: %(default)s, which take 2.2 GB)"
+    )
     parser.add_argument("--seconds", type=float, default=4, help="seconds of a measurement (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(

@@ -29,7 +29,7 @@ def main(rounds: int) -> None:
     sgd = torch.optim.SGD(network.parameters(), lr=1e-3)
     optimizer = world.distribute(sgd, network.named_parameters(), 1, Compression("none"))
     x = torch.randn(IMAGES, WIDTH)
-    # The program's wait, then Horovod's.
+    # Functions that wait for a sum: the program's, then Horovod's.
     waits = [optimizer.synchronize, type(optimizer).synchronize.__get__(optimizer)]
 
     def steps_per_second(wait: Callable[[], None]) -> float:

@@ -84,7 +84,7 @@ def test_a_list_counts_as_progress_and_shows_it(
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     before = advances()
     read_index(str(archives))
-    # One for each of 19 images and 3 classes, then one for the size of each image.
+    # Progress advances once for each of 19 images and 3 classes, and once for the size of each image.
     assert advances() - before >= 12 + 7 + 3 + 19
     assert "listing the images: 12 of 12 images, " in capsys.readouterr().err
     folder, before = unpacked(tmp_path / "folder"), advances()
@@ -93,7 +93,7 @@ def test_a_list_counts_as_progress_and_shows_it(
     assert "listing the images: 19 found, " in capsys.readouterr().err
     before = advances()
     read_index(str(archives))
-    assert advances() - before >= 3 + 19  # one for each archive, then one for the size of each image
+    assert advances() - before >= 3 + 19  # once for each archive, and once for the size of each image
 
 
 def test_a_second_start_reads_the_cache(archives: Path) -> None:

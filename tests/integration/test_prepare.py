@@ -263,8 +263,8 @@ IMAGE = picture(5)
 TWICE = tar_of({"n01440764.tar": b""})[:512] + GOOD_TRAIN
 DAMAGED = GOOD_TRAIN[:600] + b"\xff" * 512 + GOOD_TRAIN[1112:]
 
-# Each name has the archive that is replaced, its new content (None: the archive is missing), and a regular expression
-# for the error message.
+# A dict from the name of a case to the archive that is replaced, its new content (None: the archive is missing), and a
+# regular expression for the error message.
 BAD_ARCHIVES: dict[str, tuple[str, bytes | None, str]] = {
     "no training archive": (TRAIN, None, f"there is no .*{TRAIN}"),
     "no validation archive": (VALIDATION, None, f"there is no .*{VALIDATION}"),
@@ -327,7 +327,7 @@ def test_bad_archives_end_in_one_line(name: str, archives: Path, tmp_path: Path)
     assert str(caught.value) == line and caught.value.exit_code == 2
 
 
-# Each name has the arguments after ARCHIVES and OUT, and a part of the error message.
+# A dict from the name of a case to the arguments after ARCHIVES and OUT, and a part of the error message.
 BAD_ARGUMENTS = {
     "resize to another size": (["--resize", "300"], "--resize is 300"),
     "quality without resize": (["--quality", "90"], "add --resize 256 or 512"),

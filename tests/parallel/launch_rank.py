@@ -28,7 +28,7 @@ from app.world import world  # noqa: E402
 
 asked: list[int] = []
 if options.action in ("save", "talk"):  # as in training, a signal to one rank makes all ranks save and end
-    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes SIGUSR1 on, but kills after SIGTERM
+    for each in (signal.SIGTERM, signal.SIGUSR1):  # mpirun passes SIGUSR1 on, but kills ranks on SIGTERM
         signal.signal(each, lambda number, frame: asked.append(number))
 
 here = world.start(collectives=options.collectives, device="cpu")

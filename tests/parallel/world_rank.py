@@ -106,7 +106,7 @@ def wait_for_one_that_works_long(here: world.World) -> list[str]:
 def main() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     before = connect(server)
-    started_by = launcher()  # asked before gloo under mpirun sets the variables of horovodrun
+    started_by = launcher()  # before world.start(), which under mpirun can set horovodrun's variables
     for number in range(2):  # the second start works only if Horovod has not finalized MPI
         here = world.start(collectives=sys.argv[1], device="auto" if sys.argv[1] == "nccl" else "cpu")
         names = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}

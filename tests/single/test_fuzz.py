@@ -114,7 +114,7 @@ def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
         if checked:
             content["checksum"] = checkpoint.digest(content)
     torch.save(content, file)
-    with pytest.raises(UserError) as caught:  # no random content is a complete checkpoint
+    with pytest.raises(UserError) as caught:  # random content is never a complete checkpoint
         checkpoint.read(file)
     one_line(caught.value)
 

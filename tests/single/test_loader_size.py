@@ -22,7 +22,7 @@ from benchmarks import jpegs
 
 
 def test_enough() -> None:
-    # 3 are enough on average; one more makes up for slow images.
+    # 3 are enough on average, and HEADROOM adds one.
     assert enough(decoding=0.003, computing=0.001, most=16) == 4
     assert enough(decoding=0.003, computing=0.1, most=16) == 1
     assert enough(decoding=0.003, computing=1e-5, most=16) == 16

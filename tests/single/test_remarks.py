@@ -128,7 +128,7 @@ def test_remark_2_torchs_momentum_needs_no_correction() -> None:
     uncorrected = form_10(plain, 10, corrected=False)
     assert (found - uncorrected).abs().max() > 1e-3
     broken = weights_after(replace(plain, momentum_correction=False), 10, warmup_rate)
-    assert torch.allclose(broken, uncorrected, rtol=0, atol=1e-12)  # `--no-momentum-correction` does this
+    assert torch.allclose(broken, uncorrected, rtol=0, atol=1e-12)  # this is what `--no-momentum-correction` computes
 
 
 def test_remark_3_the_loss_is_divided_by_kn() -> None:

@@ -172,7 +172,7 @@ FRAME = JPEG.index(b"\xff\xc0")
 NO_HEIGHT = JPEG[: FRAME + 5] + b"\0\0" + JPEG[FRAME + 7 :]
 
 BAD_FOLDERS: dict[str, Case] = {
-    # faults of the folder itself
+    # Faults of the folder itself.
     "no folder": refused(remove, "no such data folder"),
     "a file for a folder": refused(replace_by_file, "no such data folder"),
     "nothing in it": layout(lambda f: (remove(f / "train"), remove(f / "val")), {"layout"}, "has no train/"),
@@ -199,7 +199,7 @@ BAD_FOLDERS: dict[str, Case] = {
         lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is not a regular file"
     ),
     "files of other names": Case(other_names, 0, {"left-out"}, 0, ""),
-    # images at which a training run stops
+    # Folders with images at which a training run stops.
     "links to nowhere": Case(dangling, 1, {"unreadable"}, 3, "there is no image"),
     "link to itself": Case(own_link, 1, {"unreadable"}, 3, "levels of symbolic links"),
     "empty file": unreadable(b""),
@@ -219,7 +219,7 @@ BAD_FOLDERS: dict[str, Case] = {
     "JPEG cut in half in val/": truncated(JPEG[: len(JPEG) // 2], "val/dog/0.JPEG"),
     "PNG cut in half": truncated(encoded("PNG")[: len(encoded("PNG")) // 2], "train/dog/1.png"),
     "PNG of rubbish": truncated(png(60, 60, b"rubbish" * 99), "train/dog/1.png"),
-    # images that a training run accepts
+    # Folders with unusual images that a training run accepts, although check-data reports them.
     "grey": image(encoded("JPEG", "L"), {"not-rgb"}),
     "CMYK": image(encoded("JPEG", "CMYK"), {"not-rgb"}),
     "palette": image(encoded("PNG", "P"), {"not-rgb"}, place="train/dog/1.png"),

@@ -15,7 +15,7 @@ from tests.support.browser import chromium, served, wait_for_curves, wait_for_te
 from tests.support.programs import APP, run
 
 RUNS = {"digits-8x16": [], "digits-2x16": ["--minibatch", 32], "no-warmup": ["--warmup", "none"]}
-WIDTH, HEIGHT = 1280, 757  # of a picture, in pixels
+WIDTH, HEIGHT = 1280, 757  # the size of a picture in pixels
 
 
 def main(place: Path) -> None:
