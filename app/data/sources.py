@@ -288,7 +288,7 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
     from app.data.skip_list import leave_out
     from app.storage.files import ArchiveFiles
     from app.storage.index import read_index
-    from app.storage.stage import read_from_copies
+    from app.storage.staged import read_from_copies
 
     size, resize = folder_sizes(options)
     if resize < size:

@@ -2,7 +2,7 @@
 
 For `--stage DIR`, one process of each host makes the copies. A file is copied in pieces. Each piece is read back from
 the disk and compared, and its checksum is stored, so that an interrupted copy continues after its last good piece. A
-complete file gets the name under which app/storage/stage.py looks for it.
+complete file gets the name under which app/storage/staged.py looks for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.base.parent import end_with_parent
 from app.base.text import duration, some, volume
 from app.storage.index import LAYOUTS, layout_of
 from app.storage.listing import State, state_of
-from app.storage.stage import copy_paths, is_own
+from app.storage.staged import copy_paths, is_own
 
 PIECE = 2**23  # the size of a piece in bytes
 ROOM = 0.05  # the share of the disk that is left free

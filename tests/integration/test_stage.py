@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from app.data.sources import DataOptions, read_folder
-from app.storage import stage, staging
+from app.storage import staged, staging
 from app.storage.files import ArchiveFiles, Files
 from app.storage.index import read_index
 from app.storage.listing import Index
@@ -37,7 +37,7 @@ PIECE = 1024
 @pytest.fixture(autouse=True)
 def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "PIECE", PIECE)
-    monkeypatch.setattr(stage, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(staged, "SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def disk(tmp_path: Path) -> Path:
 
 def copies_of(data: Path, disk: Path) -> list[Copy]:
     archives = data / TRAIN, data / VALIDATION
-    paths = stage.copy_paths(str(data), [str(path) for path in archives], str(disk))
+    paths = staged.copy_paths(str(data), [str(path) for path in archives], str(disk))
     return [
         Copy(archive, Path(path), (archive.stat().st_size, archive.stat().st_mtime_ns))
         for archive, path in zip(archives, paths, strict=True)
     ]
 
 
-def staged(data: Path, disk: Path) -> Index:
+def staged_index(data: Path, disk: Path) -> Index:
     index, _ = read_folder(DataOptions(str(data), stage=str(disk)))
     return index
 
@@ -90,7 +90,7 @@ def wipe_images(data: Path) -> None:
 
 
 def test_images_are_read_from_the_copies_as_soon_as_these_are_complete(data: Path, disk: Path) -> None:
-    plain, index = read_index(str(data)), staged(data, disk)
+    plain, index = read_index(str(data)), staged_index(data, disk)
     train, validation = copies_of(data, disk)
     expected = contents(plain.train), contents(plain.validation)
     with reads() as opened:
@@ -108,7 +108,7 @@ def test_images_are_read_from_the_copies_as_soon_as_these_are_complete(data: Pat
     assert said[-1].startswith(f"all images are read from {train.path.parent}; copied in 0 s, ")
     assert 9 <= len(said) - 2 <= 10 and all(" left" in line and " copied, " in line for line in said[1:-1])
     assert {path.name for path in train.path.parent.iterdir()} == {train.path.name, validation.path.name, "lock"}
-    for again in (index, pickle.loads(pickle.dumps(index)), staged(data, disk)):
+    for again in (index, pickle.loads(pickle.dumps(index)), staged_index(data, disk)):
         assert again.fingerprint == plain.fingerprint
         wipe_images(data)
         assert (contents(again.train), contents(again.validation)) == expected
@@ -175,7 +175,7 @@ def test_a_disk_that_is_too_small(data: Path, small_disk: Path) -> None:
     free = os.statvfs(small_disk)
     assert 0.05 < free.f_bavail / free.f_blocks < 0.06
     with reads() as opened:
-        index = staged(data, small_disk)
+        index = staged_index(data, small_disk)
         assert contents(index.train) == contents(read_index(str(data)).train)
         contents(index.validation)
     assert {str(train.path), str(validation.archive)} < opened
@@ -217,7 +217,7 @@ def test_a_copy_that_cannot_be_read_is_left_with_one_warning(
     copy_archives(str(data), str(disk), bool)
     train, _ = copies_of(data, disk)
     os.truncate(train.path, 6 * PIECE)
-    indices = staged(data, disk), staged(data, disk)
+    indices = staged_index(data, disk), staged_index(data, disk)
     for index in indices:
         index.train.read(0)
     for index in indices:  # each index stands for a loader process
@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning(data: Path, tmp_path: Path)
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "app.storage.staging", data, tmp_path / "file", os.getpid(), 0]
     done = run(*command)
-    where = stage.copy_paths(str(data), ["x"], str(tmp_path / "file"))[0].rpartition("/")[0]
+    where = staged.copy_paths(str(data), ["x"], str(tmp_path / "file"))[0].rpartition("/")[0]
     assert done.stderr == (
         f"warning: stage on {socket.gethostname()}: {where}: Not a directory; what is not copied is read from {data}\n"
     )
@@ -296,11 +296,11 @@ def test_a_run_reads_its_copies_and_ends_their_process(data: Path, disk: Path, t
 def test_copies_of_another_user_are_not_read(data: Path, disk: Path) -> None:
     """Copies that belong to another user are not read, because the folder of --stage may be open to all users."""
     copy_archives(str(data), str(disk), print)
-    good = contents(staged(data, disk).train)
+    good = contents(staged_index(data, disk).train)
     train, _ = copies_of(data, disk)
     overwrite(train.path, bytes(train.state[0]))
     os.chown(train.path, 65534, 65534)
-    assert contents(staged(data, disk).train) == good
+    assert contents(staged_index(data, disk).train) == good
     os.chown(train.path.parent, 65534, 65534)
     with pytest.raises(NotCopied, match="belongs to another user"):
         copy_archives(str(data), str(disk), print)
