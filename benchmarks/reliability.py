@@ -387,7 +387,7 @@ class Soak:
         job.process.wait(60)
 
     def make_runs(self, groups: list[list[str]], seed: int) -> None:
-        """Make one run after another until the time is over. The runs take the groups of kinds in turn."""
+        """Make one run after another until the time is over. The runs get the groups of kinds of faults in turn."""
         draw, groups = random.Random(seed), [group for group in groups if group]
         waiting: list[list[str]] = [[] for _ in groups]
         for number in itertools.count():

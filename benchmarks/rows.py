@@ -97,7 +97,7 @@ def ddp(processes: int, network: str = "resnet18", data: str = str(SIDE), images
 
 
 def example(file: str, processes: int, network: str = "resnet18", data: str = str(SIDE), images: int = IMAGES) -> Work:
-    """Return Horovod's own example, `file`."""
+    """Return the work of Horovod's own example, whose path is `file`."""
     command = [*HOROVODRUN, str(processes), PYTHON, "-m", "benchmarks.example", file, network, data, str(images)]
     return Work([command], processes, images * processes)
 
@@ -137,7 +137,7 @@ def decoder() -> str:
 
 
 def loader(limits: Limits, peer_side: str = "peer") -> dict[str, Any]:
-    """Compare the program's loader with another one on stock Pillow, each with two loader processes.
+    """Compare the program's loader with another loader, which uses stock Pillow. Each has two loader processes.
 
     Args:
         limits: When the comparison ends.

@@ -1,4 +1,4 @@
-"""The messages of launchers that cannot start on two hosts of network_hosts.py, and what the program makes of them."""
+"""If a launcher cannot start on two hosts of network_hosts.py, the program explains the launcher's messages."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""A row of benchmarks/peers.py from its command line to its JSON."""
+"""Measure a row of benchmarks/peers.py by its command line, and check the JSON file."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_a_config_repeats_a_run(app: App, trained: Path, tmp_path: Path) -> None
 
 
 def test_folders_that_are_no_runs_are_left_out(trained: Path, tmp_path: Path, capsys: Any) -> None:
-    """`runs/*` also matches the folder of a start that was refused."""
+    """`report runs/*` leaves out folders without a run, such as that of a start that was refused."""
     (tmp_path / "refused").mkdir()
     (tmp_path / "refused/lock").touch()
     report.main([str(trained), str(tmp_path / "refused"), "--output", str(tmp_path / "out")])

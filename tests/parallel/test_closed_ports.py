@@ -147,7 +147,7 @@ def service_of_a_rank() -> tuple[int, str, Callable[[], None]]:
 def test_connections_of_strangers_do_not_add_up(
     start: Callable[[], tuple[int, str, Callable[[], None]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest connections are closed, the job still gets answers, and the end of the server waits for none."""
+    """The oldest connections of strangers are closed. The job still gets answers, and the server ends at once."""
     monkeypatch.setattr(network.Wire, "read", network.Wire.read)
     monkeypatch.setattr(network, "find_port", network.find_port)
     monkeypatch.setattr(rendezvous, "MOST_ARRIVING", 5)

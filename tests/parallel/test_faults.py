@@ -44,7 +44,7 @@ def elastic(folder: Path, slots: int) -> list[str]:
 
 
 def elastic_stopped(folder: Path) -> End:
-    """Run an elastic job whose rank 0 is stopped. When the other rank has continued for 20 steps, end the job."""
+    """Run an elastic job whose rank 0 gets SIGSTOP. When the other rank has continued for 20 steps, end the job."""
     job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
     job.wait_for(lambda: "has not answered" in job.output.read_text())
     before = iteration(folder)

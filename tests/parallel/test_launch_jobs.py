@@ -181,7 +181,7 @@ def test_more_processes_than_cores() -> None:
 
 
 def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    """SIGHUP and SIGINT are ignored, as under nohup and in the background of a script.
+    """A job is started with SIGHUP and SIGINT ignored, as under nohup and in the background of a script.
 
     Later the reader of the output ends, as `tee` does after Ctrl-C. SIGUSR1 must still stop the job.
     """

@@ -51,7 +51,7 @@ def test_bottleneck(ranks: list[tuple[float, ...]], words: str) -> None:
 
 
 def test_steps_that_real_data_makes_slower_are_input_bound() -> None:
-    """Loader processes that use the cores slow passes down. This counts as input, although no rank waits for it."""
+    """If loader processes use the cores, passes become slower, although no rank waits for images."""
     found = measured((0, 0, 3, 6, 0, 1)) | {"images_per_second": 157.0}
     text = bottleneck(found, 286.0, ("a",), 2)
     assert text.startswith("input-bound: 157 images/s on the real data, 286 on data in memory")

@@ -1,4 +1,4 @@
-"""The command lines for the launchers are equal to expected texts."""
+"""The command lines with which launchers are started are equal to expected texts."""
 
 import shlex
 from pathlib import Path

@@ -94,7 +94,7 @@ def test_a_launcher_around_the_launcher(outer: list[str], said: str) -> None:
 
 @pytest.mark.parametrize(("tasks", "code"), [("8", 2), ("1", 0)])
 def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None:
-    """Processes of srun are children of slurmstepd. Here a shell of this name takes its place."""
+    """run.sh recognises processes of srun by their parent slurmstepd. Here a shell of this name takes its place."""
     daemon = Path(shutil.copy("/bin/bash", tmp_path / "slurmstepd"))
     environ = os.environ | {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "0"}
     command = [str(daemon), "-c", '"$@"; exit $?', "sh", *TRAIN]

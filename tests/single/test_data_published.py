@@ -111,7 +111,10 @@ def test_files_that_are_no_idx_are_refused() -> None:
 
 
 def test_cifar10_is_read_from_its_archive(tmp_path: Path) -> None:
-    """A record is a label and then 1,024 bytes each of red, green and blue, row by row. A file here has two records."""
+    """In CIFAR-10's format, a record is a label and 1,024 bytes each of red, green and blue, row by row.
+
+    Each file of the test has two records.
+    """
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
     records = {name: RANDOM.integers(0, 256, (2, 3073), np.uint8) for name in names}
     file = io.BytesIO()

@@ -169,7 +169,7 @@ def test_synchronised_statistics_equal_those_of_the_whole_minibatch() -> None:
 
 
 def test_compiled_code_is_not_taken_from_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch keeps it in /tmp, in a folder that another user could make first."""
+    """torch keeps compiled code in /tmp, in a folder that another user could make first."""
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     compile_stages(nn.ModuleList())

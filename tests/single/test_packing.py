@@ -64,7 +64,7 @@ def test_bytes_that_would_run_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Path", "subprocess", "UserError.__init__", "pickle"])
 def test_names_of_our_own_modules_that_are_not_ours(name: str) -> None:
-    """Names that a module of the app has imported are refused, because they could run code."""
+    """A message may not name what a module of the app has only imported, because this could run code."""
     for module in ("app.base.errors", "app.world.packing", "app.base.failure"):
         with pytest.raises(pickle.UnpicklingError):
             unpack(f"c{module}\n{name}\n.".encode())

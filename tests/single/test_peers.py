@@ -91,7 +91,7 @@ def test_memory_is_the_peak() -> None:
 
 
 def test_load_is_that_of_other_processes() -> None:
-    """The load contains a process that uses a core for half a second, unless it belongs to the measurement."""
+    """The load of other processes contains a process that uses a core, unless it belongs to the measurement."""
     burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

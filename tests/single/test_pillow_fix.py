@@ -40,7 +40,7 @@ def test_commands_that_decode_images_of_strangers_say_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Commands print the warning before they start their work. In this test the work then fails."""
+    """Commands print the warning about Pillow-SIMD before they start their work, which fails in this test."""
     monkeypatch.setattr(PIL, "__version__", version)
     with pytest.raises((UserError, SystemExit)):
         command(words)

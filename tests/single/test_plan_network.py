@@ -28,7 +28,7 @@ def test_bytes(members: int, sent: float) -> None:
 
 
 def test_halving_doubling_is_three_times_the_ring() -> None:
-    """This factor is in section 4.2 of the paper. The tensor has the mean size of ResNet-50's 161 tensors."""
+    """Section 4.2 of the paper states this factor. The tensor has the mean size of ResNet-50's 161 tensors."""
     layer = 4 * 25.6e6 / 161
     assert ring(layer, 32, ETHERNET) / halving_doubling(layer, 32, ETHERNET) == pytest.approx(3, rel=0.1)
 

@@ -39,9 +39,9 @@ def test_figure_1_on_imagenet_is_the_papers() -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_beside_a_number_of_the_paper_trains_as_it_did(name: str) -> None:
-    """A cell with a row of the paper has its minibatch and learning rate.
+    """If a table shows a row of the paper beside a cell, the cell has the minibatch and learning rate of this row.
 
-    Of the paper's other choices, only those that the table compares may differ.
+    The cell follows all other choices of the paper, except those that the table compares.
     """
     compared = {"table-2b": {"last gamma"}, "table-1": {"warmup"}, "table-2a": {"reference", "scaling"}}
     for cell in cells(name):

@@ -25,7 +25,7 @@ def test_pages_show_the_stored_results(page: Path) -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_stored_results_are_those_of_the_stored_runs(name: str) -> None:
-    """Each stored validation error is that of a record in runs.jsonl, and each stored config that of today's code."""
+    """Each stored error is that of a record in runs.jsonl, and each stored config is what today's code makes."""
     records = read_records(RESULTS / "runs.jsonl")
     today = {cell.name: cell.config for cell in cells(name, OURS, OUR_IMAGES)}
     results = json.loads((RESULTS / name / "results.json").read_text())

@@ -132,7 +132,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("step", ["install_requirements", "install_test_tools"])
 def test_set_up_refuses_a_file_without_the_pinned_hash(step: str, project: Path) -> None:
-    """These are the steps of set-up themselves. pip finds the wheel in a folder and needs no network."""
+    """The test runs the steps of set-up themselves. pip finds the wheel in a folder and needs no network."""
     digest = hashlib.sha256((project / "nothing-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     cases = {
         "": "Hashes are required in --require-hashes mode",

@@ -10,7 +10,10 @@ from tests.support.programs import ROOT, environ
 
 
 def test_modules_of_the_folder_are_not_imported(tmp_path: Path) -> None:
-    """run.sh is copied to a folder where the set-up does nothing and `python` is that of the tests."""
+    """Modules in the folder in which run.sh is started are not imported, although Python would import them.
+
+    The test uses a copy of run.sh, with a set-up that does nothing and the `python` of the tests.
+    """
     project, strange = tmp_path / "project", tmp_path / "strange"
     for name, script in (
         ("app/setup/setup.sh", "exec python3 -c 'import json'"),

@@ -35,7 +35,7 @@ NAP = 0.03  # seconds by which "nap" makes each step longer
 
 
 class Fault(Hooks):
-    """Hooks that cause the fault in the process of the given rank."""
+    """The hooks of a training that cause a fault in the process of one rank."""
 
     def __init__(self, kind: str, rank: int, step: int) -> None:
         self.kind, self.rank, self.step = kind, rank, step

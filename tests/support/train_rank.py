@@ -1,4 +1,4 @@
-"""Train several recipes in turn, within one launch: a part of the programs of the ranks."""
+"""Train several recipes in turn within one launch. Programs that tests start as ranks use this module."""
 
 from __future__ import annotations
 
