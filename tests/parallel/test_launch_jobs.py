@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import forked_ranks
 from tests.support.programs import environ, run_ranks
 
 HOST = socket.gethostname()
-COMMAND = run_ranks("tests/parallel/launch_rank.py")
+COMMAND = run_ranks("tests/parallel/launch_rank.py")  # the tests of signals need ranks that are no forks
 ENVIRON = environ()
 SECRET = b"planted-secret"
 # Environment variables that must not disturb a launch: names that no shell accepts, more text than a command line can
@@ -38,11 +39,11 @@ LAUNCHERS = [("horovodrun", "gloo"), ("horovodrun", "mpi"), ("mpirun", "mpi"), (
 
 
 def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
-    return [*COMMAND, "-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
+    return ["-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
 
 
 def run(launcher: str, collectives: str, *action: str) -> tuple[int, str, str]:
-    command = arguments(launcher, collectives, *action)
+    command = [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
     done = subprocess.run(command, env=ENVIRON, capture_output=True, timeout=100, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -79,7 +80,10 @@ def signalled(
     Return the exit code, stderr, and the seconds from the signal to the end.
     """
     job = subprocess.Popen(
-        arguments(launcher, collectives, action, str(tmp_path)), env=ENVIRON | ODD, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments(launcher, collectives, action, str(tmp_path))],
+        env=ENVIRON | ODD,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     ranks = started(tmp_path)
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if SECRET in read(path)]
@@ -121,7 +125,7 @@ def test_rank_0_knows_the_terminal() -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (30, 97))
     job = subprocess.Popen(
-        arguments("mpirun", "gloo", "say"),
+        [*COMMAND, *arguments("mpirun", "gloo", "say")],
         env=ENVIRON | {"COLUMNS": "70"},  # the program must ignore this width, which is not that of its terminal
         stdout=theirs,
         stderr=subprocess.DEVNULL,
@@ -191,7 +195,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
-    command = arguments("horovodrun", "gloo", "save", str(tmp_path))
+    command = [*COMMAND, *arguments("horovodrun", "gloo", "save", str(tmp_path))]
     job = subprocess.Popen(command, env=ENVIRON, stdout=write, stderr=write, preexec_fn=ignore)
     os.close(write)
     ranks = started(tmp_path)
@@ -209,7 +213,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
 def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
     with Path("/dev/full").open("w") as full:
         job = subprocess.Popen(
-            arguments("mpirun", "gloo", "say"), env=ENVIRON, **{"stderr": subprocess.PIPE, place: full}
+            [*COMMAND, *arguments("mpirun", "gloo", "say")], env=ENVIRON, **{"stderr": subprocess.PIPE, place: full}
         )
         _, err = job.communicate(timeout=100)
     assert job.returncode == 0
@@ -219,7 +223,10 @@ def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
 def test_nobody_reads_any_more() -> None:
     """The run saves and ends when its output is closed, as in `2>&1 | head -1`."""
     job = subprocess.Popen(
-        arguments("horovodrun", "gloo", "talk"), env=ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, *arguments("horovodrun", "gloo", "talk")],
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert job.stdout
     assert job.stdout.readline() in (b"talking\n", b"[1] talking\n")  # either rank may print first

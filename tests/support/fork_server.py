@@ -143,6 +143,7 @@ def _run(request: dict[str, Any]) -> None:
         if program == "-m":
             from app.__main__ import main
 
+            sys.argv = [str(ROOT / "app/__main__.py"), *argv[1:]]
             end(main(argv[1:]))
         sys.argv = request["argv"]
         sys.path.insert(0, str(Path(program).parent))
