@@ -2,8 +2,9 @@
 
 python -m benchmarks.example FILE NETWORK SIDE|FOLDER IMAGES
 
-FILE is the example, which is run unchanged: this program replaces the functions of torch, torchvision and Horovod that
-the example calls. IMAGES is the number of images in a batch of one process.
+FILE is the example. Its text is not changed: this program replaces the functions of torch, torchvision and Horovod that
+the example calls. NETWORK is one of our networks. SIDE is the side in pixels of random images in memory, and FOLDER is
+a folder of real images. IMAGES is the number of images in a batch of one process.
 """
 
 from __future__ import annotations

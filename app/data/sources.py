@@ -245,7 +245,7 @@ def is_folder(data: str) -> bool:
 
 
 def size_of(options: DataOptions) -> DataSize:
-    """Return the size of a data set without reading its images.
+    """Return the numbers of images and classes and the size of the images, without reading any image.
 
     Raises:
         UserError: The options do not fit the data set, or a folder cannot be listed.

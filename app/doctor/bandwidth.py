@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ARRIVE = 2.0  # a stream begins with a token; after this number of seconds, a connection without it is ended
 STREAM = 1.0  # the seconds for which a host sends
-ALLREDUCE = 0.5  # the intended seconds of an allreduce; its size is doubled until it takes at least half of this
+ALLREDUCE = 0.5  # an allreduce should take up to these seconds; its size is doubled until it takes at least half
 LARGEST = 2**28  # the size in bytes of the largest tensor that is summed
 REPEATS = 3  # the number of allreduces, of which the fastest is reported
 

@@ -142,15 +142,15 @@ class FixedMinibatch:
 
 
 def forecast(work: Work, cluster: Cluster, gpus: int, images: int, epochs: int, workers: int) -> Row:
-    """Return the forecast for `gpus` GPUs.
+    """Return the forecast of a run's time, speed and memory with `gpus` GPUs.
 
     Args:
         work: What a worker does in a step.
         cluster: The servers and the network between them.
-        gpus: The number of GPUs. `gpus * work.images` must not be larger than `images`.
+        gpus: The number of GPUs. With one worker on each, a step must not need more than `images` images.
         images: The number of training images.
         epochs: The number of epochs of the recipe.
-        workers: k, the number of workers of a minibatch of the recipe.
+        workers: k, the number of workers in the recipe. `gpus` may be another number.
     """
     minibatch = gpus * work.images
     step = step_time(work, cluster, gpus)

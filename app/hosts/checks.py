@@ -18,7 +18,7 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB, MIB = 2**30, 2**20
 SHM_PER_SLOT = 128 * MIB  # for loader processes: 8 of them, each with 2 batches of 32 images of 224 x 224, need 80 MB
 OUTPUT = 2 * GIB  # the free space needed for checkpoints; one of a ResNet-50 with its momentum has 200 MB
-CLOCKS = 1.0  # the largest allowed difference between clocks in seconds; caches compare the times of files
+CLOCKS = 1.0  # the largest allowed difference in seconds between clocks, because caches compare times of files
 
 
 @dataclass(frozen=True)

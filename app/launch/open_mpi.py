@@ -41,7 +41,7 @@ def why_open(environ: Mapping[str, str], version: int) -> str:
 
 
 def closing(environ: Mapping[str, str], interface: str | None) -> dict[str, str]:
-    """Return the variables for mpirun that close the ports of its run.
+    """Return the environment variables with which mpirun, its daemons and the ranks refuse connections of strangers.
 
     Args:
         environ: The environment of the run.

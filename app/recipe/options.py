@@ -47,7 +47,14 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
-FIRST = ("data", "model", "epochs", "minibatch", "reference_lr", "output")  # the options of Config that `--help` shows
+FIRST = (
+    "data",
+    "model",
+    "epochs",
+    "minibatch",
+    "reference_lr",
+    "output",
+)  # `--help` shows only these options, and `--help-all` shows all
 FEW = 8  # the largest number of choices that the help shows in braces; more choices are only in the help text
 FIRST_TITLE = "the options that most runs need"
 

@@ -243,9 +243,10 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the mean noise over all seeds at each epoch, and the standard deviation of the noise scale.
+    """Return a row for each epoch, with means over the seeds.
 
-    The noise scale is None if that of any seed is larger than the number of images used.
+    Of the gradient noise scale (McCandlish et al. 2018), a row also has the standard deviation. Both are None if a seed
+    has no noise scale at this epoch.
     """
     rows = []
     for same in zip(*found, strict=True):

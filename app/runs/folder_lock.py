@@ -69,7 +69,7 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
 
 
 def _lock(file: IO[str]) -> bool | None:
-    """Lock a file. Return whether it was locked, or None if the file system has no locks."""
+    """Try to lock a file. Return whether this process has the lock now, or None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

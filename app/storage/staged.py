@@ -54,7 +54,7 @@ def is_own(path: str) -> bool:
 
 
 def read_from_copies(index: Index, root: str, folder: str) -> Index:
-    """Return an index whose images are read from copies of their archives in `folder`, once these are complete."""
+    """Return an index that reads each archive from its copy in `folder`, as soon as this copy is complete."""
     staged: dict[tuple[str, ...], StagedArchives] = {}
 
     def stage(files: Any) -> ArchiveFiles:

@@ -81,10 +81,10 @@ def start_staging(root: str, folder: str, progress: bool) -> subprocess.Popen[by
 
 
 def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
-    """Copy the archives of a data set that fit into `folder`, and remove copies of archives that have changed.
+    """Copy as many archives of a data set as fit into `folder`, and remove copies of archives that have changed.
 
-    If another process is copying them, wait for it first. If this function fails, the copies that are already complete
-    can still be used.
+    If another process is copying them, this function waits for it first. If it fails, the copies that are already
+    complete can still be used.
 
     Args:
         root: The data set.
@@ -92,7 +92,7 @@ def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
         say: Prints a line of progress.
 
     Raises:
-        NotCopied: See `copy_file`. Or the data set has no archives.
+        NotCopied: The data set has no archives, or `copy_file` could not make a copy.
         OSError: A file cannot be read or written.
     """
     archives = LAYOUTS[layout_of(os.path.abspath(root))].archives(os.path.abspath(root))  # noqa: PTH100

@@ -263,8 +263,8 @@ def imagenet_names() -> list[str]:
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
     """Return the names of classes with their description in words, if it is known.
 
-    The descriptions are in the file classes.json in the data folder, by the names of the classes. Without this file,
-    they are known for ImageNet only.
+    The file classes.json in the data folder gives the description of each class. Without this file, only the classes of
+    ImageNet have descriptions.
     """
     words = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -107,8 +107,8 @@ class StepReports:
         """Return the lines of the log that were completed since the last call.
 
         Args:
-            everything: Whether to include steps whose reports were not read yet, up to the first loss that is NaN or
-                infinite.
+            everything: Whether to read the losses of the last steps too, which may still be on the device. The lines
+                end at the first loss that is NaN or infinite.
         """
         for window in self.windows if everything else ():
             if not all(math.isfinite(row[LOSS]) for row in window.rows()):
@@ -157,7 +157,7 @@ class _Window:
         return dict(zip(("parameter_norm", "gradient_norm"), values, strict=True))
 
     def positions(self, run: Run) -> list[Position]:
-        """Return the position of each step."""
+        """Return the position of the run at the start of each of these steps."""
         last, of_epoch = run.plan.iteration_at(self.position), run.plan.iterations_per_epoch
         epochs = [divmod(number, of_epoch) for number in range(last - self.steps, last)]
         return [Position(epoch, step * run.plan.minibatch) for epoch, step in epochs]

@@ -16,7 +16,7 @@ from app.training.forward_pass import make_forward_pass
 from app.training.state import State
 from app.world.world import World
 
-HEADROOM = 1.25  # the factor by which more images are decoded than needed on average, because images differ
+HEADROOM = 1.25  # loader processes can decode 25 % more images/s than the average need, because some images take longer
 IMAGES = 16  # the largest number of images that the measurement decodes
 CALLS, ENOUGH = 6, 0.1  # a measurement ends after this number of calls, or after this number of seconds
 

@@ -73,7 +73,7 @@ class TrainingLoop:
         # steps (a window), and those of the latest window are left for the next time.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
-        self.late = 0 if on_cpu else 1  # how many of the latest windows of steps are not read yet
+        self.late = 0 if on_cpu else 1  # windows of steps that are read later: on a GPU, reading would wait
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every)

@@ -35,7 +35,8 @@ BATCH = 100  # the images of a batch; this number does not change the result
 def moments_of(source: Source, world: World) -> Moments:
     """Return the mean and standard deviation of the training images of a folder, cropped as in validation.
 
-    All processes must call it. It reads MOST images at equal distances, or all images if there are fewer.
+    All processes must call it. It reads all images, or if there are more than the constant MOST, that many images which
+    are spread evenly over the list of images.
 
     Raises:
         CorruptImage: One of these images cannot be decoded. All processes raise it.

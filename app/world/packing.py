@@ -23,7 +23,7 @@ def unpack(data: bytes) -> Any:
     """Return the object that was given to `pack`.
 
     Raises:
-        pickle.UnpicklingError: The bytes contain another class or function.
+        pickle.UnpicklingError: The bytes contain a class or function that `pack` does not write.
     """
     return _PlainUnpickler(io.BytesIO(data)).load()
 

@@ -20,7 +20,9 @@ IMAGE = "trainer"
 GPU_IMAGE = "trainer-gpu"
 NETWORK = "alone"  # a network whose containers cannot reach anything outside of it
 _BASE = "debian:bookworm-slim"
-_PATH = f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the docker client of /usr/bin belongs to the daemon
+_PATH = (
+    f"/usr/bin:/usr/sbin:{os.environ['PATH']}"  # the client in /usr/bin has the version of the daemon, others may not
+)
 
 # Files with this text are put into the folder from which the image is built. No layer of the image may contain them.
 # This file is in the image, so it must not contain the text itself.

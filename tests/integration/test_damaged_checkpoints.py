@@ -261,7 +261,7 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
     (small / "ballast").unlink()
     run = small / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("tensorboard", "result.json", "iteration-*"))
-    # The checkpoint after the first epoch.
+    # The last checkpoint is replaced by that of an earlier epoch, so that training goes on from there.
     (run / "checkpoints" / LAST_CHECKPOINT).write_bytes(numbered(trained)[1].read_bytes())
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with contextlib.suppress(OSError), (small / "ballast").open("wb", buffering=0) as ballast:
@@ -276,7 +276,7 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
 
 def test_a_refused_start_leaves_no_folder(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    # The launcher would refuse this command before it starts ranks. failure_of() runs the command as a rank does.
+    # The launcher looks for the data before it starts ranks. failure_of() runs only what a rank runs.
     line = failure_of("train", "--data", tmp_path / "nowhere", "--stall-timeout", "0")
     assert "no such data folder" in line
     assert not list(tmp_path.glob("runs/*"))

@@ -202,7 +202,7 @@ def test_one_at_a_time(archives: Path, tmp_path: Path) -> None:
 
 
 def test_disk_is_asked_for_beforehand(archives: Path, tmp_path: Path) -> None:
-    """An archive whose header names a class of 4 TB is refused before anything is written.
+    """An archive that needs 4 TB is refused before anything is written, because the disk has not enough space.
 
     The archive of this test is a sparse file, which takes no space.
     """

@@ -42,7 +42,10 @@ def small(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Make the official archives with 12 training and 7 validation images. They are old, so their list is kept."""
+    """Make small official archives, with 12 training and 7 validation images.
+
+    Their modification times are in the past, because the lists of newer archives are not kept in the cache.
+    """
     folder = make_archives(tmp_path / "archives")
     make_old(folder)
     return folder

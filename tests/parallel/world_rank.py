@@ -72,7 +72,7 @@ def close_connections(server: socket.socket, before: tuple[socket.socket, socket
 
 
 def connect(server: socket.socket) -> tuple[socket.socket, socket.socket]:
-    """Return the two ends of a new connection with a server of this process."""
+    """Connect this process to its own server. Return the two ends of the connection."""
     return socket.create_connection(server.getsockname()), server.accept()[0]
 
 

@@ -103,7 +103,7 @@ def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None
     assert ("srun has started this command 8 times" in done.stderr) == (code == 2)
     silent = subprocess.run(command, cwd=ROOT, env=environ | {"SLURM_PROCID": "1"}, capture_output=True, check=False)
     assert (silent.returncode, silent.stderr) == (code, b"")
-    # If srun's processes are to be the ranks, they need PMIx.
+    # With --launcher none, the processes of srun are the ranks, and PMIx must connect them.
     ranks = [*command[:4], *TRAIN[:3], "--launcher", "none", *TRAIN[3:]]
     done = subprocess.run(ranks, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == code

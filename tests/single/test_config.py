@@ -111,7 +111,7 @@ def test_configs_in_docs_results_load() -> None:
 
 
 def test_a_config_file_of_an_earlier_version_is_of_the_same_recipe() -> None:
-    """A config file of an earlier version has the same recipe, although it also has values that follow from others."""
+    """Earlier versions also stored values that follow from others. Their config files still give the same recipe."""
     new = Config(epochs=18)
     old = Config(epochs=18, decay_epochs=(6.0, 12.0, 16.0), image_size=8)
     assert differences(old, new) == {} == differences(new, old)

@@ -48,8 +48,8 @@ def test_interval_is_that_of_the_textbook(number: int, first: int, last: int) ->
     """
     found = median_ratio([2.0 * value for value in range(number, 0, -1)], [2.0] * number)
     assert (found.low, found.high) == (first, last) and found.median == (number + 1) / 2
-    # The true median is outside the interval if fewer than `first` values are on one side of it. This has a probability
-    # of at most 5 %. The next narrower interval would exceed it.
+    # The interval does not contain the true median if fewer than `first` values are on one side of it. This has a
+    # probability of at most 5 %. The next narrower interval would exceed it.
     assert 2 * binom.cdf(first - 1, number, 0.5) <= 0.05 < 2 * binom.cdf(first, number, 0.5)
 
 

@@ -1,4 +1,4 @@
-"""The program ends as usual if its output cannot be written, and it escapes control characters."""
+"""The exit code is the usual one if output cannot be written, and control characters in the output are escaped."""
 
 import os
 import signal
