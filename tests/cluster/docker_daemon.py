@@ -125,8 +125,10 @@ def make_base(daemon: Daemon) -> str:
     settings = daemon.folder / "settings"
     for path in filter(os.path.exists, _OWN_SETTINGS):
         (settings / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-        copy = shutil.copytree if Path(path).is_dir() else shutil.copy
-        copy(path, settings / path[1:])
+        if Path(path).is_dir():
+            shutil.copytree(path, settings / path[1:], dirs_exist_ok=True)
+        else:
+            shutil.copy(path, settings / path[1:])
     (settings / "Dockerfile").write_text(_OWN.format(base=_BASE))
     daemon.docker("build", "--tag", "base-for-tests", settings)
     return "base-for-tests"
