@@ -35,7 +35,7 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
 
     frozen = False  # whether training uses the running statistics and does not change them (freeze.py)
     mean: Tensor  # [workers_per_pass * channels]: all channels of the first worker, then those of the next
-    var: Tensor  # the unbiased variance, with the same shape and order
+    var: Tensor  # the unbiased variance, with the shape and order of `mean`
 
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__(channels, eps=eps)

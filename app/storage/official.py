@@ -107,12 +107,13 @@ def _validation(archive: str, devkit: Devkit) -> list[Member]:
 
 
 def list_official(root: str) -> tuple[Index, Listing]:
-    """Return the images in the archives as `prepare-imagenet` would unpack them, without a fingerprint.
+    """Return a list of the images in the archives, with the names that `prepare-imagenet` would give them.
 
-    The progress is shown.
+    The result has no fingerprint of the images yet, because that needs the content of some images. The progress is
+    shown.
 
     Raises:
-        UserError: See `open_official` and `images_of`. Or the classes of validation and training differ.
+        UserError: `open_official` or `images_of` has raised it, or the classes of validation and training differ.
     """
     listing = Listing()
     for path in (str(Path(root) / DEVKIT), *official_paths(root)):

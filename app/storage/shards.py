@@ -155,12 +155,12 @@ def _only(words: set[str]) -> str:
 
 
 def _labels_of(path: str, images: list[Member], members: list[Member], prefix: str) -> list[str] | None:
-    """Return the label of each image from its label file, or None if the images are in class folders.
+    """Return the labels of all images from their label files, or None if no image has a label file.
 
-    Class folders are used if no image has a label file.
+    In the second case, the class folders of the images are their labels.
 
     Raises:
-        UserError: An image has no label.
+        UserError: Some images have a label file and others have none.
     """
     files = {ending: {} for ending in (".cls", ".json")}  # type: dict[str, dict[str, Member]]
     for member in members:

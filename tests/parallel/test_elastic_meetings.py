@@ -23,6 +23,6 @@ def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: 
     job = Job(tmp_path / "run", [*launcher, "--host-discovery-script", str(script), *program])
     end = job.end(150)  # less than the 200 s for which gloo would wait for a process
     assert end.code == 0, end.text
-    said = json.loads((tmp_path / "said.json").read_text())  # written by the last process
+    said = json.loads((tmp_path / "said.json").read_text())  # the process that is left at the end writes it
     assert [size for _, size in said["meetings"]] == [4, 3, 2, 1], end.text
     assert set(said["sums"]) == {3.0, 1.0}

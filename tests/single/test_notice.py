@@ -93,7 +93,7 @@ def test_a_package_has_the_licence_that_notice_says(name: str) -> None:
     if "metadata:" in licence:  # The licence files differ from the metadata, and are right.
         licence, metadata = licence.split(" (metadata: ")
         assert stated == in_metadata(metadata)
-        # Matplotlib's own licence resembles that of the PSF, so no pattern fits.
+        # Matplotlib has a licence text of its own, which no pattern of this test finds in its licence files.
         licence = licence if name != "matplotlib" else ""
     else:
         assert stated == in_metadata(licence)

@@ -1,4 +1,4 @@
-"""The phase that a process records, and the messages in which it appears."""
+"""A process records what it is doing (its phase), and messages about a process that hangs or dies name its phase."""
 
 import threading
 

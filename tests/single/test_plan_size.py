@@ -1,4 +1,4 @@
-"""The sizes that `plan` computes are those of the networks and of the data."""
+"""`plan` computes sizes without torch. Its parameters, multiplications and images are as many as the real ones."""
 
 import pytest
 import torch
