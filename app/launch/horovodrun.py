@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from typing import Any
 
 from horovod.runner import gloo_run, launch
@@ -15,6 +18,8 @@ from app.launch import horovodrun_ranks
 from app.launch.elastic_driver import MeetingDriver
 from app.world import rendezvous
 from app.world.rendezvous import ClosedServer
+
+GRACE = 30.0  # the seconds in which ranks can save their state after ./run.sh was killed
 
 _addresses_of_interfaces = network.get_local_host_addresses
 
@@ -82,8 +87,26 @@ def _serve_on(address: str, settings: Any) -> str:
     return address
 
 
-if __name__ == "__main__":
+def _end_with_parent(parent: int) -> None:
+    """Wait until ./run.sh has ended. If this process is left then, end it and the processes that it has started.
+
+    If ./run.sh is killed, the kernel sends SIGTERM to this process, and Horovod ends the ranks. But a launcher that
+    waits for hosts of an elastic run would go on without end.
+    """
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(GRACE)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
     horovodrun_ranks.install()
     close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
+    if os.getsid(0) == os.getpid():  # ./run.sh has started this process, with a session of its own
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     launch.run_commandline()
+
+
+if __name__ == "__main__":
+    main()

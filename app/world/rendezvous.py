@@ -31,6 +31,7 @@ import psutil
 from horovod.runner.common.util import network
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
+MOST_WAITING = 1024  # connections that wait to be accepted; all ranks of a run may connect at the same time
 LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
 REQUEST_TIME = 30.0  # a connection with an incomplete request is ended after this number of seconds without a byte
 MOST_ARRIVING = 64  # the largest number of open connections whose request is incomplete
@@ -49,6 +50,7 @@ class ClosedServer(RendezvousServer):
 
     def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
         """Start answering requests. Return the port, which the system chooses."""
+        RendezvousHTTPServer.request_queue_size = MOST_WAITING
         self._httpd = RendezvousHTTPServer((self.address, 0), _closed(handler_cls, self.token), self._verbose)
         self._httpd.daemon_threads = True
         self._listen_thread = threading.Thread(target=self._httpd.serve_forever, daemon=True)

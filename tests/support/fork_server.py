@@ -88,7 +88,9 @@ def serve(path: str) -> None:
                     return
                 if key.fileobj is listening:
                     _fork(listening, waiting)
-                elif key.fd in waiting.get_map():  # not finished by the event before this one
+                elif any(
+                    key is each for each in waiting.get_map().values()
+                ):  # not finished by the event before this one
                     _finish(waiting, *key.data)
 
 
@@ -96,10 +98,14 @@ def _fork(listening: socket.socket, waiting: selectors.BaseSelector) -> None:
     connection, _ = listening.accept()
     length, streams, _, _ = socket.recv_fds(connection, 4, 3)
     content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
+    if not content:  # the other end has ended before it sent its request
+        connection.close()
+        return
     if child := os.fork():
         for stream in streams:
             os.close(stream)
-        connection.sendall(b"%d\n" % child)
+        with contextlib.suppress(OSError):  # if the other end has gone, the event of this connection ends the child
+            connection.sendall(b"%d\n" % child)
         ended = os.pidfd_open(child)
         waiting.register(ended, selectors.EVENT_READ, (child, ended, connection))
         waiting.register(connection, selectors.EVENT_READ, (child, ended, connection))
