@@ -145,6 +145,7 @@ def _app(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding
 def _mpirun(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     fix = "install the same Open MPI there: ./run.sh setup does"
     yield from _same("mpirun", there, lambda facts: facts["mpirun"].partition("\n")[0], fix)
+    closed = any(facts["mpi_token"] for _, facts in _facts(there))
     for host, facts in _facts(there):
         if facts["mpirun"] and "Open MPI" not in facts["mpirun"]:
             yield HostFinding(
@@ -154,7 +155,8 @@ def _mpirun(request: HostRequirements, there: list[Answer]) -> Iterator[HostFind
             yield HostFinding(host, "mpirun", FAIL, "no orted on the PATH of its ssh sessions", fix)
         elif facts["mpirun"] and facts["app"] and not facts["mpi_token"]:
             words = "it lacks the library that closes the ports of Open MPI to strangers"
-            yield HostFinding(host, "mpirun", WARN, words, "run ./run.sh setup there")
+            # If only some hosts have the library, a run on all of them ends with an error.
+            yield HostFinding(host, "mpirun", FAIL if closed else WARN, words, "run ./run.sh setup there")
 
 
 def _libraries(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:

@@ -16,6 +16,7 @@ from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
 TICK = 1.0  # the seconds between two changes of the file OWNER by the process that owns the folder
+_TRIES = 100  # how often a folder is made that another process removes
 LIFE = 8.0  # the seconds without a change after which the owner is assumed to have ended
 
 
@@ -51,8 +52,7 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
     made = not folder.exists()
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / LOCK).open("w")
+            file = _open_lock(folder)
         except OSError as error:
             raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
         locked = _lock(file)
@@ -66,6 +66,22 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
         if locked is not True and time.monotonic() > end:
             raise UserError(f"--output {folder} is being written by another run: name another folder")
         time.sleep(0.1)
+
+
+def _open_lock(folder: Path) -> IO[str]:
+    """Create a folder if necessary, and open its lock file.
+
+    The previous owner of the lock may remove the folder at the same time. Then this function tries again.
+    """
+    tries = 0
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return (folder / LOCK).open("w")
+        except (FileExistsError, FileNotFoundError):
+            tries += 1
+            if tries == _TRIES:
+                raise
 
 
 def _lock(file: IO[str]) -> bool | None:

@@ -1,5 +1,6 @@
 """The choice of a run's folder, and its lock, which only one run can hold at a time."""
 
+import contextlib
 import errno
 import json
 import os
@@ -97,6 +98,25 @@ def test_a_lock_that_its_owner_has_removed_is_taken_again() -> None:
     with pytest.raises(UserError, match="being written by another run"):
         lock_folder(Path("x"), patience=0)
     taken[0].close()
+
+
+def test_a_folder_that_another_process_removes_is_made_again() -> None:
+    folder, ended = Path("x"), threading.Event()
+
+    def remove() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                (folder / "lock").unlink()
+                folder.rmdir()
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    try:
+        for _ in range(3000):
+            folder_lock._open_lock(folder).close()
+    finally:
+        ended.set()
+        removing.join()
 
 
 def no_locks(*_: object) -> None:
