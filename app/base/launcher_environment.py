@@ -24,6 +24,8 @@ _WHOLE_NUMBERS = re.compile(
 _NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
 _THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP accepts a number for each nesting level
 
+_RANKS_OF_MPI = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")  # each MPI launcher sets one of these variables
+
 _rank_now: int | None = None
 
 
@@ -31,15 +33,15 @@ def _first(*names: str) -> int | None:
     return next((int(os.environ[name]) for name in names if name in os.environ), None)
 
 
-def launcher() -> str:
-    """Return how this process was started.
+def launcher(environ: Mapping[str, str] = os.environ) -> str:
+    """Return how the process with these environment variables was started.
 
     "horovodrun" is horovodrun with gloo, "mpirun" is any MPI launcher (also horovodrun --mpi), and "none" means that no
     launcher started it.
     """
-    if "HOROVOD_RANK" in os.environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
+    if "HOROVOD_RANK" in environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environ:
         return "horovodrun"
-    return "none" if _first("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") is None else "mpirun"
+    return "mpirun" if any(name in environ for name in _RANKS_OF_MPI) else "none"
 
 
 def set_rank(rank: int) -> None:
@@ -52,7 +54,7 @@ def launcher_rank() -> int:
     """Return the rank of this process, or 0 without a launcher."""
     if _rank_now is not None:
         return _rank_now
-    return _first("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") or 0
+    return _first("HOROVOD_RANK", *_RANKS_OF_MPI) or 0
 
 
 def local_size() -> int:

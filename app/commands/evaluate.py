@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import Preempted, UserError
-from app.data.sources import DataOptions, find_data_set, is_folder
+from app.data.sources import DataOptions, find_data_set, is_folder, read_folder
 from app.recipe.options import Parser
+from app.trained.preprocessing import check_classes, found_facts, read_preprocessing
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
 
@@ -86,9 +87,16 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def check_start(options: Namespace, processes: int) -> None:
-    """Raise UserError if the processes could not use the folder of images."""
-    if options.data and is_folder(options.data):
-        find_data_set(DataOptions(options.data, skip_list=options.skip_list))
+    """Raise UserError if the processes could not use the folder of images, or if it has other classes than an export.
+
+    The classes of a run or a checkpoint are only compared by the processes, because torch is needed to read them.
+    """
+    if not options.data or not is_folder(options.data):
+        return
+    data = DataOptions(options.data, skip_list=options.skip_list)
+    find_data_set(data)
+    if facts := found_facts(Path(options.weights)):
+        check_classes(options.data, read_folder(data)[0].classes, read_preprocessing(facts)["classes"])
 
 
 def main(argv: Sequence[str]) -> None:

@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
     options = parse(argv)
 
     from app.trained import exports
-    from app.trained.trained import facts_path, load
+    from app.trained.preprocessing import facts_path
+    from app.trained.trained import load
 
     trained, path = load(options.weights), Path(options.output)
     networks = {path: trained}

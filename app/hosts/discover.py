@@ -27,7 +27,9 @@ def discover(script: str) -> list[Host]:
     if found.returncode:
         words = (found.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
         raise UserError(f"--host-discovery-script {script} failed with exit code {found.returncode}: {words}")
-    return hostfile.parse_lines(found.stdout.decode(errors="replace").splitlines(), f"output of {script}")
+    hosts = hostfile.parse_lines(found.stdout.decode(errors="replace").splitlines(), f"output of {script}")
+    hostfile.launcher_hosts(hosts)  # this refuses the addresses on which no launcher can start a process
+    return hosts
 
 
 def split_local(hosts: list[Host]) -> list[Host]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from app.base.errors import UserError
-from app.base.launcher_environment import check_numbers, threads_asked_for
+from app.base.launcher_environment import check_numbers, launcher, threads_asked_for
 from app.hosts import slurm, this_host
 
 # A rank on another host gets these variables. It gets no others, because they may contain a password or a key.
@@ -106,7 +106,7 @@ def check_ranks_known(environ: Mapping[str, str]) -> None:
     MPI would start in each process as if it were alone, so that each would start a whole run.
     """
     found = outer_launcher(environ)
-    if found and found[0] == "srun" and not any(f"{kind}_RANK" in environ for kind in ("PMIX", "PMI", "HOROVOD")):
+    if found and found[0] == "srun" and launcher(environ) == "none":
         raise UserError(
             f"srun has started {found[1]} processes without MPI's connection between them, and each would start a whole"
             " run: start them with srun --mpi=pmix"

@@ -16,10 +16,9 @@ from horovod.runner.util import network
 from app.hosts.discover import discover, split_local
 from app.launch import horovodrun_ranks
 from app.launch.elastic_driver import MeetingDriver
+from app.launch.job import GRACE
 from app.world import rendezvous
 from app.world.rendezvous import ClosedServer
-
-GRACE = 30.0  # the seconds in which ranks can save their state after ./run.sh was killed
 
 _addresses_of_interfaces = network.get_local_host_addresses
 
@@ -87,7 +86,7 @@ def _serve_on(address: str, settings: Any) -> str:
     return address
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_after_parent(parent: int) -> None:
     """Wait until ./run.sh has ended. If this process is left then, end it and the processes that it has started.
 
     If ./run.sh is killed, the kernel sends SIGTERM to this process, and Horovod ends the ranks. But a launcher that
@@ -104,7 +103,7 @@ def main() -> None:
     close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
     if os.getsid(0) == os.getpid():  # ./run.sh has started this process, with a session of its own
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
     launch.run_commandline()
 
 

@@ -20,7 +20,7 @@ from app.model.networks import make_network
 from app.model.weights import recognise, state_dict_of
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
-from app.training.checkpoint import is_list_of
+from app.trained.preprocessing import check_classes, found_facts, imagenet_names, read_preprocessing
 from app.training.checkpoint_files import read_any
 from app.training.forward_pass import AUTOCAST, ForwardPass, set_arithmetic
 
@@ -179,10 +179,8 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
     """
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
-    facts = facts_path(path)
-    if not facts.is_file():  # earlier versions of `export` wrote net.json for net.pt
-        facts = path.with_suffix(".json")
-    known = read_preprocessing(facts) if facts.is_file() else {}
+    facts = found_facts(path)
+    known = read_preprocessing(facts) if facts else {}
     if weights["fc.weight"].ndim != 2 or weights["conv1.weight"].ndim != 4:
         raise UserError(f"{path} is not a state_dict of torchvision's ResNets: its layers have other shapes")
     count, channels = len(weights["fc.weight"]), weights["conv1.weight"].shape[1]
@@ -225,39 +223,6 @@ def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
         reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise UserError(f"the weights belong to another network than {config.model}: {reason}") from None
     return network.eval()
-
-
-def facts_path(path: Path) -> Path:
-    """Return the name of the JSON file that `export` writes next to a file of weights: net.pt.json for net.pt."""
-    return path.with_name(f"{path.name}.json")
-
-
-def read_preprocessing(path: Path) -> dict[str, Any]:
-    """Return the content of the JSON file that `export` writes next to weights. Raises UserError if it is wrong."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text())
-        found = {name: known[name] for name in ("classes", "image_size", "resize", "mean", "std")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__} {error}"
-    else:
-        sizes = (found["image_size"], found["resize"])
-        if (
-            is_list_of(str, found["classes"])
-            and all(is_list_of(float, found[name]) and found[name] for name in ("mean", "std"))
-            and len(found["mean"]) == len(found["std"])
-            and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-            and 0 < sizes[0] <= sizes[1]
-        ):
-            return found
-        reason = "its values have wrong types"
-    raise UserError(f"{path} is not what export writes ({reason}): export again, or remove it")
-
-
-def imagenet_names() -> list[str]:
-    """Return the names in words of ImageNet's 1,000 classes, in the order of their WordNet ids."""
-    from torchvision.models import ResNet50_Weights  # this takes about as long as importing torch
-
-    return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
@@ -306,17 +271,5 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
         raise UserError(
             f"{name} has images of {source.channels} channels, but the network was trained on {trained.channels}"
         )
-    if len(source.classes) != len(trained.classes):
-        raise UserError(
-            f"{name} has {len(source.classes)} classes, but the network was trained on {len(trained.classes)}"
-        )
-    known = {source.classes, tuple(imagenet_names()) if len(source.classes) == 1000 else ()}
-    if trained.classes_known and trained.classes not in known:
-        first = next(
-            i for i, pair in enumerate(zip(source.classes, trained.classes, strict=True)) if pair[0] != pair[1]
-        )
-        raise UserError(
-            f"{name} has other classes than the network was trained on: number {first} is {source.classes[first]},"
-            f" but it was {trained.classes[first]}"
-        )
+    check_classes(name, source.classes, trained.classes, trained.classes_known)
     return source

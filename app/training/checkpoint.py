@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from app.base.errors import UserError
+from app.base.values import is_list_of
 from app.model.moving_average import MovingAverage
 from app.model.optimizer import momentum_buffers
 from app.model.weights import is_plain
@@ -175,12 +176,6 @@ def read(path: Path) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} is not a checkpoint of this program: its {wrong[0]} is missing or of another kind")
     return content
-
-
-def is_list_of(kind: type, value: object) -> bool:
-    """Return whether a value is a list whose elements have a type. Integers count as float, but bool does not."""
-    kinds = (int, float) if kind is float else kind
-    return isinstance(value, list) and all(isinstance(each, kinds) and not isinstance(each, bool) for each in value)
 
 
 def _is_dict_of(kind: type, value: object) -> bool:

@@ -40,6 +40,9 @@ RANK_AND_SIZE, WORKER_ADDRESSES = "rank_and_size", "worker_addresses"  # scopes 
 _PATIENCE = 600.0  # the longest time in seconds that a process waits for its rank
 
 
+RendezvousHTTPServer.request_queue_size = MOST_WAITING
+
+
 class ClosedServer(RendezvousServer):
     """Horovod's HTTP store, but it listens on one address only and requires a token."""
 
@@ -50,7 +53,6 @@ class ClosedServer(RendezvousServer):
 
     def start(self, handler_cls: type[RendezvousHandler] = RendezvousHandler) -> int:
         """Start answering requests. Return the port, which the system chooses."""
-        RendezvousHTTPServer.request_queue_size = MOST_WAITING
         self._httpd = RendezvousHTTPServer((self.address, 0), _closed(handler_cls, self.token), self._verbose)
         self._httpd.daemon_threads = True
         self._listen_thread = threading.Thread(target=self._httpd.serve_forever, daemon=True)

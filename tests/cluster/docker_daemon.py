@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+
+from tests.support.jobs import wait_for
 
 ROOT = Path(__file__).parents[2]
 TOOLS = {"dockerd": "docker.io", "docker-compose": "docker-compose", "debootstrap": "debootstrap"}
@@ -51,14 +52,6 @@ def missing() -> str:
         return "a docker daemon needs root"
     absent = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=_PATH)]
     return f"needs: apt-get install {' '.join(absent)}" if absent else ""
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until the condition is true. Raise AssertionError if it is not true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
 
 
 class Daemon:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from docker_daemon import IMAGE, NETWORK, PLANTED, ROOT, Daemon, wait_for
+from docker_daemon import IMAGE, NETWORK, PLANTED, ROOT, Daemon
+
+from tests.support.jobs import wait_for
 
 ALONE = ["run", "--rm", "--network", NETWORK, "--env", "OMP_NUM_THREADS=1"]
 SECRET_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/]{40}")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from docker_daemon import ROOT, Daemon, wait_for
+from docker_daemon import ROOT, Daemon
+
+from tests.support.jobs import wait_for
 
 COMPOSE = ["docker-compose", "--project-name", "nodes", "--file", str(ROOT / "docker/compose.yaml")]
 RECIPE = ["train", "--precision", "fp64", "--width", "8", "--epochs", "2", "--log-every", "1"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
+from tests.support.jobs import wait_for
 from tests.support.programs import run_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -103,11 +104,7 @@ def steps(output: Path) -> int:
 
 
 def wait_for_steps(output: Path, more_than: int) -> None:
-    for _ in range(1200):
-        if steps(output) > more_than:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"the run stays at step {steps(output)}")
+    wait_for(lambda: steps(output) > more_than)
 
 
 def nothing_left(hosts: list[Host]) -> bool:

@@ -1,6 +1,5 @@
 """Slurm starts the ranks of a run, so the nodes need no ssh. The tests make a cluster of two nodes on this machine."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import pytest
 import slurm_cluster
 import torch
 from slurm_cluster import Cluster
+
+from tests.support.jobs import wait_for
 
 pytestmark = pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing())
 
@@ -24,10 +25,8 @@ def cluster() -> Iterator[Cluster]:
 
 
 def wait_for_epoch(run: Path) -> None:
-    end = time.monotonic() + 120
-    while not (run / "log.jsonl").exists() or '"eval"' not in (run / "log.jsonl").read_text():
-        assert time.monotonic() < end, "no epoch has ended"
-        time.sleep(0.2)
+    log = run / "log.jsonl"
+    wait_for(lambda: log.exists() and '"eval"' in log.read_text())
 
 
 def test_the_ranks_of_srun_train_like_those_of_mpirun(cluster: Cluster, tmp_path: Path) -> None:

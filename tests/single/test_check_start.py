@@ -110,3 +110,18 @@ def test_other_hosts_look_for_their_data_themselves(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1", "train", "--data", "/nowhere"], capfd)
     assert "no such data folder" in refusal(["-H", "192.0.2.1:1,localhost:1", "train", "--data", "/nowhere"], capfd)
+
+
+def test_an_export_with_other_classes(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "net.pt"
+    weights.touch()
+    facts = {"classes": ["cat", "emu"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
+    (tmp_path / "net.pt.json").write_text(json.dumps(facts))
+    said = refusal(["evaluate", str(weights), "--data", str(folder)], capfd)
+    assert said == (
+        f"error: {folder} has other classes than the network was trained on: number 1 is dog, but it was emu\n"
+    )
+    facts["classes"] = ["cat", "dog", "emu"]
+    (tmp_path / "net.pt.json").write_text(json.dumps(facts))
+    said = refusal(["evaluate", str(weights), "--data", str(folder)], capfd)
+    assert said == f"error: {folder} has 2 classes, but the network was trained on 3\n"

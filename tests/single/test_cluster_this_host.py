@@ -92,6 +92,9 @@ def test_the_output_of_a_discovery_script(tmp_path: Path) -> None:
     script.chmod(0o755)
     with pytest.raises(UserError, match="line 2: '\ufffd' is not a host name"):
         discover(str(script))
+    script.write_text("#!/bin/sh\necho '[fe80::1]:2'\n")
+    with pytest.raises(UserError, match="IPv6 address fe80::1: name it in /etc/hosts"):
+        discover(str(script))
     assert len(split_local([Host("localhost", 254)])) == 254
     with pytest.raises(UserError, match="up to 254 slots on this machine"):
         split_local([Host("localhost", 300)])

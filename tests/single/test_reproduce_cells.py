@@ -38,8 +38,8 @@ def test_figure_1_on_imagenet_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_cell_beside_a_number_of_the_paper_trains_as_it_did(name: str) -> None:
-    """If a table shows a row of the paper beside a cell, the cell has the minibatch and learning rate of this row.
+def test_every_cell_next_to_a_number_of_the_paper_trains_as_it_did(name: str) -> None:
+    """If a table shows a row of the paper next to a cell, the cell has the minibatch and learning rate of this row.
 
     The cell follows all other choices of the paper, except those that the table compares.
     """
