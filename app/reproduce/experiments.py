@@ -13,12 +13,17 @@ from typing import Any
 
 from app.recipe import paper
 from app.recipe.config import Config
+from app.recipe.presets import preset
 
 # The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
 LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
 # On these data sets the error already rises at a smaller minibatch than in the paper, so their large minibatch is a
 # smaller multiple of the baseline's. docs/reproduce.md says how it was chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
+# The learning rate at the reference minibatch and the warmup of LARS. docs/reproduce.md says how they were chosen. For
+# other data sets the rate is that of You et al. 2017.
+LARS_OF: dict[str, dict[str, float]] = {"fashion-mnist": {"reference_lr": 0.25, "warmup_epochs": 2.0}}
+SGD, LARS = "SGD", "LARS"  # the first word of the names of the rows of `beyond`
 PRECISE_BN = "gradual warmup, precise BN"
 SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch
 PRECISE_BN_IMAGES = 8192  # the number of images from which precise BN measures BN's statistics, as in pycls
@@ -252,6 +257,42 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
     ]  # fmt: skip
 
 
+def lars(base: Config, factor: float) -> Config:
+    """Return the config for LARS (You, Gitman and Ginsburg 2017) at `factor` times the reference minibatch.
+
+    It differs from the paper's method at the same minibatch only in the optimizer, its learning rate and its warmup.
+    """
+    published = {"reference_lr": preset("lars-32k")["reference_lr"], "warmup_epochs": base.warmup_epochs}
+    return at(base, factor, optimizer="lars", **LARS_OF.get(base.data, published))
+
+
+def beyond(base: Config, images: int) -> list[Cell]:
+    """Return the configs of Figure 1, and LARS from the large minibatch of the tables on."""
+    cells = figure_1(base, images)
+    factors = [cell.config.minibatch / base.reference_minibatch for cell in cells]
+    return [replace(cell, name=f"{SGD}, {cell.name}") for cell in cells] + [
+        Cell(f"{LARS}, {cell.name}", lars(base, factor))
+        for cell, factor in zip(cells, factors, strict=True)
+        if factor >= large(base)
+    ]
+
+
+def beyond_claims(cells: list[Cell]) -> list[Claim]:
+    """Return the claims that LARS is better than SGD where SGD breaks, and that its error is that of the baseline."""
+    config = cells[0].config
+    names = [cell.name for cell in cells]
+    first = f"{SGD}, kn = {config.reference_minibatch}"
+    claims = []
+    for cell in cells:
+        size = cell.config.minibatch
+        if cell.config.optimizer == "lars":
+            claims.append(Claim(f"LARS at kn = {size}: the same error as the baseline", "same", cell.name, first))
+            if size > large(config) * config.reference_minibatch:
+                other = names[names.index(f"{SGD}, kn = {size}")]
+                claims.append(Claim(f"LARS at kn = {size}: better than SGD", "lower", cell.name, other))
+    return claims
+
+
 def gradient_noise(base: Config, images: int) -> list[Cell]:
     """Return the config to train: the baseline. The noise of the gradient is measured at checkpoints of its runs.
 
@@ -268,5 +309,6 @@ EXPERIMENTS = {
     "figures-2-4": Experiment("Figures 2 to 4: curves", figures_2_4, lambda cells: FIGURES_2_4_CLAIMS),
     "remarks": Experiment("Section 3: the mistakes that the remarks warn of", remarks, worse_than_gradual),
     "claims": Experiment("What other descriptions of the paper recommend", claims, worse_than_gradual),
+    "beyond": Experiment("Beyond the break: Figure 1 with LARS", beyond, beyond_claims),
     "gradient-noise": Experiment("The noise of the gradient", gradient_noise, lambda cells: []),
 }

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from app.recipe import paper
-from app.reproduce.experiments import PRECISE_BN
+from app.reproduce.experiments import LARS, PRECISE_BN, SGD
 from app.reproduce.results import noise_summary, paper_row
 from app.reproduce.tables import value
 
@@ -44,6 +44,7 @@ def figures(results: dict[str, Any]) -> dict[str, Figure]:
     name = results["experiment"]
     special: dict[str, Callable[[], dict[str, Figure]]] = {
         "figure-1": lambda: {"figure-1": figure_1(results)},
+        "beyond": lambda: {"beyond": beyond(results)},
         "figures-2-4": lambda: figures_2_4(results),
         # If every run diverged, no noise was measured.
         "gradient-noise": lambda: {"gradient-noise": gradient_noise(results)} if results["noise"] else {},
@@ -104,19 +105,7 @@ def figure_1(results: dict[str, Any]) -> Figure:
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)
     rows = results["cells"]
-    known = [row for row in rows if converged(row)]
-    means = [statistics.fmean(converged(row)) for row in known]
-    low, high = [min(converged(row)) for row in known], [max(converged(row)) for row in known]
-    sizes = [row["minibatch"] for row in known]
-    left.fill_between(sizes, low, high, color="0.85", label="lowest to highest")
-    left.plot(sizes, means, label="mean", **OURS)
-    for row in rows:
-        left.plot(
-            [row["minibatch"]] * len(converged(row)), converged(row), label="a run" if row is rows[0] else "", **RUN
-        )
-    lost = [(row["minibatch"], seed["error"]) for row in rows for seed in row["seeds"] if seed["diverged"]]
-    if lost:
-        left.plot(*zip(*lost, strict=True), "x", color="black", label="a run that diverged")
+    draw_errors(left, rows, "", OURS)
     counts = sorted({len(row["seeds"]) for row in rows})
     left.set_title(f"ours: {rows[0]['config']['data']}, {' or '.join(map(str, counts))} seeds")
     papers = [row for row in map(paper_row, paper.FIGURE_1) if row and row["mean"] is not None]
@@ -127,6 +116,44 @@ def figure_1(results: dict[str, Any]) -> Figure:
     right.set_title("paper: ImageNet, 5 seeds")
     against_minibatch(left, [row["minibatch"] for row in rows])
     against_minibatch(right, sizes)
+    return figure
+
+
+def draw_errors(axes: Axes, rows: Sequence[dict[str, Any]], name: str, style: dict[str, Any]) -> None:
+    """Draw our runs against the minibatch, their mean, a band from the lowest to the highest error, and lost runs.
+
+    Args:
+        axes: The axes.
+        rows: The results of the configs.
+        name: The name of the curve in the legend, or "" if there is only one.
+        style: How the mean is drawn.
+    """
+    begin = f"{name}: " if name else ""
+    known = [row for row in rows if converged(row)]
+    means = [statistics.fmean(converged(row)) for row in known]
+    low, high = [min(converged(row)) for row in known], [max(converged(row)) for row in known]
+    sizes = [row["minibatch"] for row in known]
+    axes.fill_between(sizes, low, high, color="0.85", label=f"{begin}lowest to highest")
+    axes.plot(sizes, means, label=f"{begin}mean", **style)
+    mark = {**RUN, "marker": style["marker"]}
+    for row in rows:
+        label = f"{begin}a run" if row is rows[0] else ""
+        axes.plot([row["minibatch"]] * len(converged(row)), converged(row), label=label, **mark)
+    lost = [(row["minibatch"], seed["error"]) for row in rows for seed in row["seeds"] if seed["diverged"]]
+    if lost:
+        marker = "x" if style is OURS else "+"
+        axes.plot(*zip(*lost, strict=True), marker, color=style["color"], label=f"{begin}a run that diverged")
+
+
+def beyond(results: dict[str, Any]) -> Figure:
+    """Return a plot of the errors of SGD and of LARS against the minibatch."""
+    figure = empty(7.0, 4.2)
+    axes = figure.subplots()
+    rows = results["cells"]
+    for name, optimizer, style in ((SGD, "sgd", OURS), (LARS, "lars", PAPERS)):
+        draw_errors(axes, [row for row in rows if row["config"]["optimizer"] == optimizer], name, style)
+    axes.set_title(f"ours: {rows[0]['config']['data']}")
+    against_minibatch(axes, sorted({row["minibatch"] for row in rows}))
     return figure
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from app.recipe import paper
 from app.recipe.data_size import data_size
 from app.recipe.schedule import peak_lr
-from app.reproduce.experiments import EXPERIMENTS, Cell, Claim
+from app.reproduce.experiments import EXPERIMENTS, LARS, SGD, Cell, Claim
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
@@ -43,6 +43,8 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
     }
     if name == "figure-1" and any(is_reference(row) for row in rows):
         found["break"] = break_of(rows)
+    if name == "beyond" and any(is_reference(row) for row in rows):
+        found["breaks"] = breaks_of(rows)
     if name == "gradient-noise":
         found["noise"] = [run.record().noise for run in runs[cells[0].name] if not run.record().diverged]
     if name == "figures-2-4":
@@ -227,6 +229,15 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
             break
         broken = row["minibatch"]
     return {"flat": flat, "broken": broken}
+
+
+def breaks_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int | None]]:
+    """Return the result of `break_of` for SGD and for LARS. Both are compared with the baseline, which uses SGD."""
+    others = {SGD: "sgd", LARS: "lars"}
+    return {
+        name: break_of([row for row in rows if is_reference(row) or row["config"]["optimizer"] == optimizer])
+        for name, optimizer in others.items()
+    }
 
 
 def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:

@@ -17,6 +17,8 @@ def table(results: dict[str, Any]) -> str:
         parts.append(noise_text(results))
     elif "break" in results:
         parts.append(break_text(results["break"]))
+    elif "breaks" in results:
+        parts += [f"{name}: {break_text(found)}" for name, found in results["breaks"].items()]
     return "\n\n".join(parts) + "\n"
 
 

@@ -92,7 +92,7 @@ def test_a_broken_cell_differs_in_what_it_breaks_alone(name: str, cell: int, cha
 def test_runs_shared_between_tables_have_one_folder() -> None:
     everything = [c.config for name in EXPERIMENTS for c in cells(name, OURS, OUR_IMAGES)]
     folders = {run_of(config, Path("runs")).folder for config in everything}
-    assert len(everything) == 49 and len(folders) == 27
+    assert len(everything) == 62 and len(folders) == 31
     assert key(OURS) == key(replace(OURS, seed=3, keep=9, output="x", device="cpu", recipe="digits"))
     # A new option, whose default changes nothing, must not change the names of existing runs.
     assert key(OURS) == "2875bea50c43"
@@ -125,3 +125,26 @@ def test_the_command_line() -> None:
 def test_data_that_cannot_be_listed_are_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path / "none")):
         main(["table-1", "--data", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")])
+
+
+def test_beyond_has_lars_where_sgd_breaks() -> None:
+    found = cells("beyond")
+    plain, lars = ([c for c in found if c.name.startswith(name)] for name in ("SGD", "LARS"))
+    assert [c.config for c in plain] == [c.config for c in cells("figure-1")]
+    assert {c.config.minibatch: peak_lr(c.config) for c in lars} == {
+        8192: pytest.approx(2.9 / 4), 16384: pytest.approx(1.45), 32768: pytest.approx(2.9), 65536: pytest.approx(5.8),
+    }  # fmt: skip
+    same = {c.config.minibatch: c.config for c in plain}
+    for cell in lars:
+        other = same[cell.config.minibatch]
+        assert cell.config == replace(other, optimizer="lars", reference_lr=cell.config.reference_lr)
+
+
+def test_the_claims_of_beyond() -> None:
+    found = EXPERIMENTS["beyond"].claims(cells("beyond", OURS, OUR_IMAGES))
+    assert [(claim.kind, claim.first, claim.second) for claim in found] == [
+        ("same", "LARS, kn = 512", "SGD, kn = 32"),
+        ("same", "LARS, kn = 1024", "SGD, kn = 32"), ("lower", "LARS, kn = 1024", "SGD, kn = 1024"),
+        ("same", "LARS, kn = 2048", "SGD, kn = 32"), ("lower", "LARS, kn = 2048", "SGD, kn = 2048"),
+        ("same", "LARS, kn = 4096", "SGD, kn = 32"), ("lower", "LARS, kn = 4096", "SGD, kn = 4096"),
+    ]  # fmt: skip

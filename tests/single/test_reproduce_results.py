@@ -20,7 +20,7 @@ from app.reproduce import plots, tables
 from app.reproduce.experiments import EXPERIMENTS, Claim
 from app.reproduce.noise import noise, spread
 from app.reproduce.records import read_records, write_records
-from app.reproduce.results import break_of, claim_result, judged, noise_summary, seed_result
+from app.reproduce.results import break_of, breaks_of, claim_result, judged, noise_summary, seed_result
 from app.reproduce.runs import CellRun, run_of
 from app.reproduce.scheduler import duration
 from app.reproduce.statistics import (
@@ -159,6 +159,13 @@ def results(name: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any
     return {"experiment": name, **about, "cells": rows, "verdicts": [], **more}
 
 
+def of_lars(minibatch: int, errors: list[float]) -> dict[str, Any]:
+    return row(minibatch, errors, f"LARS, kn = {minibatch}") | {"config": asdict(replace(OURS, optimizer="lars"))}
+
+
+WITH_LARS = [*FIGURE_1, of_lars(512, [20.1, 20.2, 20.2]), of_lars(1024, [24.0, 24.2, 24.1])]
+
+
 def diverged() -> dict[str, Any]:
     """Return a cell in which two of three runs diverged."""
     found = row(32, [20.0, 90.0, 90.0])
@@ -269,6 +276,9 @@ def test_the_break() -> None:
     # All minibatches from 512 on are worse than the baseline. 128 is worse too, but 256 is not.
     assert break_of(FIGURE_1) == {"flat": 64, "broken": 512}
     assert break_of(FIGURE_1[:3]) == {"flat": 64, "broken": None}
+    assert breaks_of(WITH_LARS) == {"SGD": {"flat": 64, "broken": 512}, "LARS": {"flat": 512, "broken": 1024}}
+    text = tables.table(results("beyond", WITH_LARS, breaks=breaks_of(WITH_LARS)))
+    assert "LARS: The error is flat up to kn = 512" in text and "SGD: The error is flat up to kn = 64" in text
 
 
 def test_a_claims_entry() -> None:
@@ -335,6 +345,7 @@ def all_results() -> list[dict[str, Any]]:
         results("table-1", warmups()),
         results("figure-1", FIGURE_1, **{"break": break_of(FIGURE_1)}),
         results("figures-2-4", warmups() + FIGURE_1, curves=curves),
+        results("beyond", WITH_LARS, breaks=breaks_of(WITH_LARS)),
         results("gradient-noise", warmups()[:1], noise=noises(), **{"break": break_of(FIGURE_1)}),
     ]
 
