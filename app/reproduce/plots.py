@@ -248,6 +248,7 @@ def figure_4(
             f"validation, kn = {short(measured['minibatch'])}, precise BN",
         )
     axes.set(xlabel="epoch", ylabel="error (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return figure
