@@ -34,7 +34,7 @@ def filled(text: str) -> str:
 
 
 def content(name: str) -> str:
-    """Return the text for a mark: the cells and verdicts of the experiment `name`, or of all experiments for `all`."""
+    """Return the text for a marked place of a page: the tables of an experiment, or of all if `name` is "all"."""
     if name == "all":
         return "\n\n".join(section(name) for name in EXPERIMENTS if results_of(name))
     found = results_of(name)

@@ -269,7 +269,7 @@ def lars(base: Config, factor: float) -> Config:
 
 
 def beyond(base: Config, images: int) -> list[Cell]:
-    """Return the configs of Figure 1, and LARS from the large minibatch of the tables on."""
+    """Return the configs of Figure 1, and those of LARS at the tables' large minibatch and at all larger ones."""
     cells = figure_1(base, images)
     factors = [cell.config.minibatch / base.reference_minibatch for cell in cells]
     return [replace(cell, name=f"{SGD}, {cell.name}") for cell in cells] + [
