@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import Preempted, UserError
-from app.data.sources import DataOptions, find_data_set, is_folder, read_folder
+from app.data.sources import DataOptions, is_folder, read_folder
 from app.recipe.options import Parser
 from app.trained.preprocessing import check_classes, found_facts, read_preprocessing
 
@@ -93,10 +93,9 @@ def check_start(options: Namespace, processes: int) -> None:
     """
     if not options.data or not is_folder(options.data):
         return
-    data = DataOptions(options.data, skip_list=options.skip_list)
-    find_data_set(data)
+    index, _ = read_folder(DataOptions(options.data, skip_list=options.skip_list))
     if facts := found_facts(Path(options.weights)):
-        check_classes(options.data, read_folder(data)[0].classes, read_preprocessing(facts)["classes"])
+        check_classes(options.data, index.classes, read_preprocessing(facts)["classes"])
 
 
 def main(argv: Sequence[str]) -> None:

@@ -110,7 +110,14 @@ def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] 
 
 
 def say_cause(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
-    """Return the message of a cause for a host. `port` is the port that was given for ssh, or None."""
+    """Return the message for an error of ssh.
+
+    Args:
+        cause: The cause of the error.
+        match: The match of the cause's pattern in the words of ssh. The message contains its named groups.
+        host: The name of the host.
+        port: The port that the user gave for ssh, or None if the user gave none.
+    """
     groups = {name: value for name, value in match.groupdict().items() if value}
     entry = f"'[{host}]:{port}'" if port else host  # the name of the host in the file known_hosts
     return cause.text.format(**{"words": "timed out", "port": "22"} | groups | {"host": host, "entry": entry})

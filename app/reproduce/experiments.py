@@ -25,7 +25,9 @@ LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 LARS_OF: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"reference_lr": 0.2, "scaling": "sqrt", "trust_coefficient": 0.01, "warmup_epochs": 2.0}
 }
-SGD, LARS = "SGD", "LARS"  # the first word of the names of the rows of `beyond`
+# The optimizers that `beyond` compares: the first word of the names of the rows, and the value of --optimizer.
+SGD, LARS = "SGD", "LARS"
+OPTIMIZERS = {SGD: "sgd", LARS: "lars"}
 PRECISE_BN = "gradual warmup, precise BN"
 SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch
 PRECISE_BN_IMAGES = 8192  # the number of images from which precise BN measures BN's statistics, as in pycls
@@ -265,17 +267,16 @@ def lars(base: Config, factor: float) -> Config:
     It differs from the paper's method at the same minibatch only in the optimizer, its learning rate and its warmup.
     """
     published = {"reference_lr": preset("lars-32k")["reference_lr"]}
-    return at(base, factor, optimizer="lars", **LARS_OF.get(base.data, published))
+    return at(base, factor, optimizer=OPTIMIZERS[LARS], **LARS_OF.get(base.data, published))
 
 
 def beyond(base: Config, images: int) -> list[Cell]:
     """Return the configs of Figure 1, and those of LARS at the tables' large minibatch and at all larger ones."""
     cells = figure_1(base, images)
-    factors = [cell.config.minibatch / base.reference_minibatch for cell in cells]
     return [replace(cell, name=f"{SGD}, {cell.name}") for cell in cells] + [
-        Cell(f"{LARS}, {cell.name}", lars(base, factor))
-        for cell, factor in zip(cells, factors, strict=True)
-        if factor >= large(base)
+        Cell(f"{LARS}, {cell.name}", lars(base, cell.config.minibatch / base.reference_minibatch))
+        for cell in cells
+        if cell.config.minibatch >= large(base) * base.reference_minibatch
     ]
 
 
@@ -285,7 +286,7 @@ def beyond_claims(cells: list[Cell]) -> list[Claim]:
     Whether LARS has the error of the baseline is not a claim. `breaks_of` in app/reproduce/results.py tests this.
     """
     config = cells[0].config
-    sizes = [cell.config.minibatch for cell in cells if cell.config.optimizer == "lars"]
+    sizes = [cell.config.minibatch for cell in cells if cell.config.optimizer == OPTIMIZERS[LARS]]
     return [
         Claim(f"kn = {size}: LARS is better than SGD", "lower", f"{LARS}, kn = {size}", f"{SGD}, kn = {size}")
         for size in sizes

@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from app.recipe import paper
-from app.reproduce.experiments import LARS, PRECISE_BN, SGD
+from app.reproduce.experiments import LARS, OPTIMIZERS, PRECISE_BN, SGD
 from app.reproduce.results import noise_summary, paper_row
 from app.reproduce.tables import value
 
 OURS: dict[str, Any] = {"color": "black", "marker": "o", "linestyle": "-", "markersize": 5}
 PAPERS: dict[str, Any] = {"color": "0.4", "marker": "s", "linestyle": "--", "markersize": 5, "markerfacecolor": "white"}
+BAND: dict[str, Any] = {"color": "0.85"}
+SECOND_BAND: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.75", "hatch": "////"}
 RUN: dict[str, Any] = {"color": "0.25", "marker": "o", "linestyle": "", "markersize": 3.5, "markerfacecolor": "white"}
 ERROR = "top-1 validation error (%)"
 
@@ -133,7 +135,7 @@ def draw_errors(axes: Axes, rows: Sequence[dict[str, Any]], name: str, style: di
     means = [statistics.fmean(converged(row)) for row in known]
     low, high = [min(converged(row)) for row in known], [max(converged(row)) for row in known]
     sizes = [row["minibatch"] for row in known]
-    axes.fill_between(sizes, low, high, color="0.85", label=f"{begin}lowest to highest")
+    axes.fill_between(sizes, low, high, label=f"{begin}lowest to highest", **(BAND if style is OURS else SECOND_BAND))
     axes.plot(sizes, means, label=f"{begin}mean", **style)
     mark = {**RUN, "marker": style["marker"]}
     for row in rows:
@@ -150,8 +152,8 @@ def beyond(results: dict[str, Any]) -> Figure:
     figure = empty(7.0, 4.2)
     axes = figure.subplots()
     rows = results["cells"]
-    for name, optimizer, style in ((SGD, "sgd", OURS), (LARS, "lars", PAPERS)):
-        draw_errors(axes, [row for row in rows if row["config"]["optimizer"] == optimizer], name, style)
+    for name, style in ((SGD, OURS), (LARS, PAPERS)):
+        draw_errors(axes, [row for row in rows if row["config"]["optimizer"] == OPTIMIZERS[name]], name, style)
     axes.set_title(f"ours: {rows[0]['config']['data']}")
     against_minibatch(axes, sorted({row["minibatch"] for row in rows}))
     return figure
@@ -211,6 +213,8 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
         axes.legend(fontsize=7, frameon=False)
         axes.grid(alpha=0.3)
         axes.tick_params(labelbottom=number + columns >= len(others))
+    low, high = grid.flat[0].get_ylim()
+    grid.flat[0].set_ylim(low, high + 0.2 * (high - low))  # room for the legends above the curves
     for axes in list(grid.flat)[len(others) :]:
         axes.set_axis_off()
     figure.supxlabel("epoch (in the legends: final validation error in %)", fontsize=10)

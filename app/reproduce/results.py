@@ -13,7 +13,7 @@ from typing import Any
 from app.recipe import paper
 from app.recipe.data_size import data_size
 from app.recipe.schedule import peak_lr
-from app.reproduce.experiments import EXPERIMENTS, LARS, SGD, Cell, Claim
+from app.reproduce.experiments import EXPERIMENTS, OPTIMIZERS, Cell, Claim
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
@@ -233,10 +233,9 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
 
 def breaks_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int | None]]:
     """Return the result of `break_of` for SGD and for LARS. Both are compared with the baseline, which uses SGD."""
-    others = {SGD: "sgd", LARS: "lars"}
     return {
         name: break_of([row for row in rows if is_reference(row) or row["config"]["optimizer"] == optimizer])
-        for name, optimizer in others.items()
+        for name, optimizer in OPTIMIZERS.items()
     }
 
 

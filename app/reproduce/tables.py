@@ -101,8 +101,9 @@ def break_text(found: dict[str, int | None]) -> str:
     if found["broken"]:
         broken = f"from kn = {found['broken']} on all are worse"
     return (
-        f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch). Both tests are"
-        " corrected for the number of minibatches."
+        f"The error is flat up to kn = {found['flat']} (TOST against the baseline); {broken} (Welch's"
+        " t-test, or the exact Mann-Whitney test where a run diverged). Both tests are corrected for the number of"
+        " minibatches."
     )
 
 

@@ -56,7 +56,7 @@ def ill() -> Iterator[Network]:
 
 
 def plant(host: Host, folder: Path) -> None:
-    """Make one fault of each kind after which doctor can still ask the host."""
+    """Make one fault of each kind after which doctor can still query the host."""
     for name in ("data", "output"):
         (folder / name).mkdir()
     (folder / "data" / "1.jpg").write_bytes(b"image")

@@ -361,7 +361,7 @@ def test_image_that_cannot_be_resized_is_named(archives: Path, tmp_path: Path) -
     (archives / TRAIN).write_bytes(train_with(tar_of(images)))
     line = refused(archives, tmp_path / "out", "--resize", 256, processes=2, code=3)
     assert f"cannot decode {archives / TRAIN}: n01440764_3.JPEG" in line
-    prepare(archives, tmp_path / "other")  # without --resize the image is not decoded, so it is no error
+    prepare(archives, tmp_path / "other")  # without --resize no image is decoded, so the damaged one is not found
 
 
 def test_progress_lines_tell_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -352,7 +352,7 @@ def test_an_image_that_cannot_be_packed_is_named(folder: Path, tmp_path: Path) -
     (folder / "train/cat/1.JPEG").write_bytes(IMAGE[:-300])
     line = failure_of("pack", folder, tmp_path / "a", "--resize", 16, "--processes", 1, code=3)
     assert f"cannot decode the image {folder}/train/cat/1.JPEG" in line
-    # Without --resize the image is not decoded, so it is no error.
+    # Without --resize, `pack` does not decode the images, so it does not find the damaged one.
     succeed("pack", folder, tmp_path / "b", "--processes", 1)
     (folder / "train/cat/1.JPEG").unlink()
     (folder / "train/cat/1.JPEG").symlink_to("nowhere")

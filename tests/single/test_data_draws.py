@@ -1,4 +1,4 @@
-"""Random draws are equal to splitmix64 in Python's integers, and pass tests of uniformity and independence."""
+"""Random draws are equal to those of a splitmix64 written here in Python, and are uniform and independent."""
 
 from __future__ import annotations
 
