@@ -110,7 +110,7 @@ def settled(pairs: Sequence[tuple[Round, Round]], within: float) -> bool:
 
 
 def speed_ratio(pairs: Sequence[tuple[Round, Round]]) -> Ratio:
-    """Return the ratio of images per second."""
+    """Return the median over the pairs of our images per second divided by those of the peer."""
     return median_ratio([ours.speed for ours, _ in pairs], [peer.speed for _, peer in pairs])
 
 

@@ -1,6 +1,6 @@
 """Cause random faults in small training runs, and measure what each fault costs.
 
-`python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` trains on the digits in fp64 with 1 to 3 processes
+`python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` trains on the digits in fp64 with 1 to 4 processes
 on this machine. A run gets one fault after another, at random moments. The kinds of faults are in random order, and
 each kind is used once before any kind is used again. If a fault ends the run, the program gives the same command again.
 After each fault it checks three things:
@@ -134,7 +134,7 @@ class Run:
             script.write_text(f"#!/bin/sh\ncat '{self.hosts}'\n")
             script.chmod(0o755)
             self.list_slots(2)
-            self.words = ["--min-np", "1", "--max-np", "3", "--host-discovery-script", str(script), "train"]
+            self.words = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script), "train"]
         elif os.geteuid() == 0:
             tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", str(folder / "checkpoints")]
             subprocess.run(tmpfs, check=True)
@@ -301,7 +301,7 @@ def resized(slots: int, run: Run) -> None:
 
 
 def killed_while_meeting(run: Run) -> None:
-    """Kill two of three processes. The second is killed while the processes that are left connect again."""
+    """Kill two processes. The second is killed while the processes that are left connect again."""
     for pid in run.draw.sample(run.trainers(), 2):
         os.kill(pid, signal.SIGKILL)
         time.sleep(run.draw.uniform(0, 1))
@@ -336,9 +336,12 @@ class Kind(NamedTuple):
 
 
 TERM, KILL, INT, STOP = signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP
+HUP, USR1 = signal.SIGHUP, signal.SIGUSR1
 KINDS = {
     "SIGTERM to run.sh": Kind(0, partial(signalled, TERM, "run.sh", 75)),
     "SIGINT to run.sh": Kind(0, partial(signalled, INT, "run.sh", 75)),
+    "SIGHUP to run.sh": Kind(0, partial(signalled, HUP, "run.sh", 75)),
+    "SIGUSR1 to run.sh": Kind(0, partial(signalled, USR1, "run.sh", 75)),
     "SIGTERM to the launcher": Kind(0, partial(signalled, TERM, "the launcher", 75)),
     "SIGTERM to rank 0": Kind(0, partial(signalled, TERM, "rank 0", 75)),
     "SIGTERM to rank 1": Kind(0, partial(signalled, TERM, "rank 1", 75)),
@@ -353,7 +356,10 @@ KINDS = {
     "elastic: SIGKILL of rank 1 of 2": Kind(2, partial(elastic_killed, 1)),
     "elastic: SIGKILL of rank 0 of 3": Kind(3, partial(elastic_killed, 0)),
     "elastic: SIGKILL of rank 1 of 3": Kind(3, partial(elastic_killed, 1)),
-    "elastic: SIGKILL while the others meet": Kind(3, killed_while_meeting),
+    "elastic: SIGKILL of rank 0 of 4": Kind(4, partial(elastic_killed, 0)),
+    "elastic: SIGKILL of rank 1 of 4": Kind(4, partial(elastic_killed, 1)),
+    "elastic: SIGKILL of 2 of 3 while they meet": Kind(3, killed_while_meeting),
+    "elastic: SIGKILL of 2 of 4 while they meet": Kind(4, killed_while_meeting),
     "elastic: SIGKILL of a process that joins": Kind(1, killed_while_joining),
     "elastic: SIGKILL of all": Kind(2, all_killed),
     "elastic: a process joins": Kind(1, partial(resized, 2)),
@@ -429,9 +435,9 @@ class Soak:
                 self.options.json.write_text(json.dumps(self.result, indent=2) + "\n")
 
     def make_fault(self, run: Run, kind: str) -> Try | None:
-        """Cause one fault in a run, wait for the end of the next epoch, and check the run.
+        """Cause a fault in a run, wait for the end of the next epoch, and compare the run with the one without faults.
 
-        Return None if the run without faults is too short for a comparison after the fault.
+        Return the consequences of the fault, or None if the run without faults ended before the fault.
         """
         at = latest(run.folder)
         try:

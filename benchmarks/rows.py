@@ -85,7 +85,7 @@ def alone(processes: int, workers: int) -> Work:
 
 
 def bare() -> Work:
-    """Return the work of a training loop of plain PyTorch, without Horovod, in one process."""
+    """Return the command line of a training loop of plain PyTorch, without Horovod, in one process."""
     return Work([[PYTHON, "-m", "benchmarks.plain", "resnet18", str(SIDE), str(IMAGES)]], 1, IMAGES)
 
 

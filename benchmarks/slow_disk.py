@@ -126,7 +126,9 @@ def main(argv: list[str]) -> None:
     """Mount the copy, print `mounted`, and answer requests until SIGTERM or SIGINT. Then unmount it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("mount_point", metavar="MOUNT_POINT", help="empty folder on which the copy is mounted")
+    parser.add_argument(
+        "mount_point", metavar="MOUNT_POINT", help="empty folder on which the slow copy of FOLDER is mounted"
+    )
     parser.add_argument(
         "--delay", type=float, default=1.0, metavar="MS", help="milliseconds of a request (default: %(default)s)"
     )

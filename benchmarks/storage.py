@@ -190,7 +190,10 @@ def index_memory() -> dict[str, Any]:
 
 
 def own_memory(files: Files | None, results: Any) -> None:
-    """Send the memory of this process in bytes, without memory that it shares (USS). It holds the list `files`."""
+    """Send the bytes of memory that only this process uses (USS) through `results`.
+
+    They include the list `files`, because the process has it as an argument. None stands for no list.
+    """
     results.put(psutil.Process().memory_full_info().uss)
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 
 def is_list_of(kind: type, value: object) -> bool:
-    """Return whether a value is a list whose elements have a type. Integers count as float, but bool does not."""
+    """Return whether a value is a list whose elements are of type `kind`. An int is also a float. A bool is neither."""
     kinds = (int, float) if kind is float else kind
     return isinstance(value, list) and all(isinstance(each, kinds) and not isinstance(each, bool) for each in value)

@@ -47,9 +47,10 @@ class Stopwatch(Hooks):
         self._mark("optimizer")
 
     def watch_feed(self, feed: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the same batches.
+        """Yield the batches of `feed`, and measure the wait for each.
 
-        The time before a batch is requested is counted as part of the backward pass of the previous batch.
+        A batch is requested when the backward pass of the previous batch has ended. So the time since the end of the
+        forward pass is the time of the backward pass.
         """
         while True:
             self._mark("backward")

@@ -91,7 +91,7 @@ def _compose_piece(
         where = (rows, (top[:, None] + within)[:, :, None], (left[:, None] + within)[:, None, :])
         canvas[where] = np.maximum(canvas[where], part)
     draws = uniform(stream, FRAGMENTS, piece, 4)
-    # Shift the centre so little that a digit, which has up to 8 * 1.75 pixels, stays nearly completely visible.
+    # Limit the shift of the centre. A digit has up to 8 * 1.75 pixels on a side, and must stay nearly all visible.
     centre = (size - 1) / 2 + (size - 8 * SCALE[1]) * (draws[:, 0:2] - 0.5)
     np.maximum(canvas, _sample(scans, shown, centre, draws[:, 2], draws[:, 3], size), out=canvas)
     # The sum of four uniform draws of 16 bits is nearly normal, with variance 4/12, and needs no logarithm.

@@ -129,7 +129,7 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return the pixels that are needed for resizing, in RGB, and the box in their coordinates."""
+    """Return the pixels in RGB from which the crop is resized, and the box of the crop in their coordinates."""
     with open_image(data) as image:
         full = image.size
         box = choose_box(*full)

@@ -39,7 +39,7 @@ def open_arrays(
         options: The options about the data.
         train, validation: The images and labels of the two splits.
         classes: The names of the classes.
-        flips: Whether a mirrored image still shows its class, so that the paper's augmentation mirrors it.
+        flips: Whether a mirrored image still belongs to its class. If so, the paper's augmentation mirrors images.
         moments: The mean and standard deviation of each channel. The default is those of all training images.
     """
     side = train.images.shape[1]

@@ -34,7 +34,8 @@ class Augmentation(NamedTuple):
 
     Attributes:
         text: Its description for help texts.
-        crops: Whether images from files are cropped with random scale and aspect ratio.
+        crops: Whether images from files are cropped with random scale and aspect ratio. Images in memory are moved by
+            up to one pixel instead.
         moves: Whether images are moved by up to an eighth of their side. The uncovered part becomes black.
         flips: Whether half of the images are mirrored.
     """
@@ -260,10 +261,10 @@ def size_of(options: DataOptions) -> DataSize:
 
 
 def find_data_set(options: DataOptions) -> DataSize:
-    """Return the size of a data set, and check that its files exist. No image is read.
+    """Return the `DataSize` of a data set, and check that its files exist. No image is read.
 
     Raises:
-        UserError: See `open_source`. Faults that only reading the images can show are not found.
+        UserError: See `open_source`. Damaged images are not found.
     """
     size = size_of(options)
     entry = SOURCES.get(options.data)

@@ -109,9 +109,9 @@ def moved(
 
 
 class SyntheticSplit(Split):
-    """Images of noise in any number and size, to measure speed. Making one takes no longer than a copy.
+    """Images of noise in any number and size, to measure speed.
 
-    An image is a part of a block of random bytes.
+    An image is a part of a block of random bytes, so that making it takes no longer than copying it.
     """
 
     BLOCK = 2**22

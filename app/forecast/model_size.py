@@ -43,11 +43,11 @@ class Conv:
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """The size of a network. All values are numbers, not bytes.
+    """The size of a network. All attributes are counts of values, tensors or multiplications, and none is in bytes.
 
     Attributes:
         parameters: The number of trained parameters.
-        statistics: The number of BN's running statistics.
+        statistics: The number of values in the running means and variances of all BN layers.
         tensors: The number of tensors that an allreduce sums: one per trained parameter, and one with all statistics.
         activations: The number of values per image that are stored for the backward pass.
         products: The number of multiplications per image in the convolutions of a forward pass.

@@ -305,7 +305,7 @@ def _same(
     status: str = FAIL,
     empty: str = "",
 ) -> Iterator[HostFinding]:
-    """Yield a finding for each host that says whether it has the same value as most hosts.
+    """Compare a value between the hosts. Yield a finding for each host: whether it has the same value as most hosts.
 
     Args:
         check: The name of the check.
@@ -313,7 +313,7 @@ def _same(
         of: Returns the value of a host from its facts.
         fix: What to do on a host with another value.
         status: The status of a host with another value.
-        empty: The text for an empty value if it is not a fault, or "" if it is one.
+        empty: The text for an empty value. If it is "", an empty value is a fault.
     """
     values = {host: of(facts) for host, facts in _facts(there)}
     most = Counter(value for value in values.values() if value or empty).most_common(1)

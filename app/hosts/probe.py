@@ -1,9 +1,14 @@
 """Print the facts about a host as JSON. app.hosts.remote sends this program to `python3 -` on the host.
 
 It needs only Python 3.7, so that it also works on a host without the app. The argument of `main` is a dictionary with
-these keys: root, python and site (the paths of the app's folder, the interpreter and the folder of packages on the
-user's machine, which should be the same on this host), hosts (the names of all hosts), data and output (folders), deep
-(whether to import torch and Horovod and to read the data) and timeout (in seconds).
+these keys:
+
+- root, python and site: the paths of the app's folder, of the interpreter and of the folder of packages on the user's
+  machine. They should be the same on this host.
+- hosts: the names of all hosts.
+- data and output: the folder of the images and the folder of the runs.
+- deep: whether to import torch and Horovod and to read the data.
+- timeout: a time in seconds.
 """
 
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207
@@ -161,7 +166,7 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Return facts about the output folder, or about the nearest existing folder above it."""
+    """Return facts about the disk of the output folder. If the folder does not exist, use the nearest one above."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)

@@ -14,7 +14,8 @@ from app.hosts.ssh import SSH
 from app.launch import open_mpi
 from app.launch.environment import travels
 
-# An elastic run does not use the slot of a dead process for some time. These are its shortest and longest seconds.
+# An elastic run does not use the slot of a dead process for some time. These are the shortest and the longest such time
+# in seconds.
 _COOLDOWN = ["5", "60"]
 
 
@@ -83,7 +84,7 @@ class Launcher:
     Attributes:
         text: Its description for --help.
         command: Returns its command line.
-        module: The module of this program that is started instead of the first word of the command, or "".
+        module: A module of app/. If it is not "", Python runs it in place of the first word of the command.
         open_mpi: Whether Open MPI starts the processes, whatever library computes the collectives.
         elastic: Whether it can start elastic runs.
         one_interface: Whether the network interface between the hosts must have the same name on all hosts.

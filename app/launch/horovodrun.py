@@ -36,9 +36,10 @@ network.get_local_host_addresses = _local_addresses
 
 
 class Discovery(HostDiscovery):
-    """The hosts that the user's script prints. Each slot of this machine counts as a separate host.
+    """The hosts that the user's script prints. Each local slot is a separate host (see app/hosts/discover.py).
 
-    Horovod asks for the hosts every second. Its own class would start two Python processes each time.
+    Horovod asks for the hosts every second. Its own class would start two Python processes each time. This one only
+    runs the script.
     """
 
     def __init__(self, script: str, slots: int | None) -> None:
@@ -102,7 +103,7 @@ def main() -> None:
     horovodrun_ranks.install()
     close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
-    if os.getsid(0) == os.getpid():  # ./run.sh has started this process, with a session of its own
+    if os.getsid(0) == os.getpid():  # ./run.sh has started this process in a new session
         threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
     launch.run_commandline()
 

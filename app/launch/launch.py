@@ -288,7 +288,7 @@ def _grace(failures: list[Failure], launch: Launch) -> float:
     """
     codes = {each.code for each in failures}
     if launch.elastic and codes == {FAILED}:
-        return float("inf")  # an elastic run continues without the ranks that have failed
+        return float("inf")  # no limit, because an elastic run continues without the ranks that have failed
     return GRACE if codes == {PREEMPTED} else _FAILURE_GRACE
 
 

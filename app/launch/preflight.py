@@ -69,7 +69,11 @@ def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
 
 
 class Search:
-    """Ask the other hosts of a failing job, in a thread, whether they answer. `found` names those that do not."""
+    """A thread that looks for hosts of a failing job that cannot be reached by ssh any more.
+
+    Attributes:
+        found: A text that names these hosts, or "".
+    """
 
     def __init__(self, launch: Launch) -> None:
         self.found = ""

@@ -29,7 +29,7 @@ LARS_OF: dict[str, dict[str, Any]] = {
 SGD, LARS = "SGD", "LARS"
 OPTIMIZERS = {SGD: "sgd", LARS: "lars"}
 PRECISE_BN = "gradual warmup, precise BN"
-SMALLEST_STEPS = 8  # the number of steps in an epoch below which Figure 1 leaves out a minibatch
+SMALLEST_STEPS = 8  # Figure 1 leaves out a minibatch if an epoch would have fewer steps
 PRECISE_BN_IMAGES = 8192  # the number of images from which precise BN measures BN's statistics, as in pycls
 
 
@@ -156,7 +156,7 @@ def figure_1_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def table_2a(base: Config, images: int) -> list[Cell]:
-    """Return the configs to train for Table 2a: other learning rates, and other rules than linear scaling."""
+    """Return the configs of Table 2a: other learning rates than eta and k eta, and other rules than linear scaling."""
     many, eta = large(base), base.reference_lr
     half, tenth, fifth = paper.TABLE_2A[:3]
     scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]

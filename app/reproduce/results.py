@@ -99,7 +99,7 @@ def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
 
 
 def paper_row(row: paper.PublishedResult | None) -> dict[str, Any] | None:
-    """Return a row of the paper's tables as plain data."""
+    """Return a row of the paper's tables as a dict for JSON, or None if the paper has no such row."""
     if row is None:
         return None
     error = {"mean": None, "std": None} if row.error is None else asdict(row.error)

@@ -49,7 +49,7 @@ class CellRun:
 
     @property
     def measured(self) -> bool:
-        """Whether the noise of the run's gradient was measured, or cannot be measured because the run diverged."""
+        """Whether no noise of the gradient is left to measure. A run that diverged has none that can be measured."""
         record = self.record() if self.done else None
         return record is not None and (record.noise is not None or bool(record.diverged))
 

@@ -96,7 +96,7 @@ def _lock(file: IO[str]) -> bool | None:
 
 
 def _is_still_there(file: IO[str], path: Path) -> bool:
-    """Return whether an open file still has its name. The last owner of the lock may have removed it."""
+    """Return whether `path` is still the open file. The previous owner of the lock may have removed the file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -107,7 +107,10 @@ def read_lines(path: Path, say: Callable[[str], object] = warn) -> list[Record]:
 
 
 def parse(content: bytes, path: Path, say: Callable[[str], object]) -> list[tuple[bytes, Record]]:
-    """Return each line of a file that is a record, as bytes and as a record. An incomplete last line is left out."""
+    """Return a pair for each line that is a record: the line as bytes, and the record.
+
+    An incomplete last line is left out. If other lines are left out, `say` is called with a message that names `path`.
+    """
     *lines, _ = content.split(b"\n")
     records = [(line, parse_record(line)) for line in lines]
     bad = [number for number, (_, record) in enumerate(records, 1) if record is None]

@@ -86,7 +86,7 @@ def new_folder(recipe: str) -> Path:
 
 
 def mark_preempted(folder: Path) -> None:
-    """Mark a run as stopped, so that `find_folder` finds it even without --output and --resume."""
+    """Mark a run as preempted, so that `find_folder` finds it if the same command is started again without --output."""
     with contextlib.suppress(OSError):  # the disk may be full
         (folder / PREEMPTED).touch()
 

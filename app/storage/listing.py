@@ -1,4 +1,4 @@
-"""The list of a data set's images in any layout, and the rules that all such lists follow."""
+"""The list of a data set's images, in folders or in archives, and the rules that all such lists follow."""
 
 from __future__ import annotations
 

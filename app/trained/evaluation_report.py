@@ -43,7 +43,7 @@ def confusion_table(result: Evaluation, classes: Sequence[str]) -> list[str]:
 
 
 def per_class(result: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a dictionary with the name, the number of images and the errors of each class.
+    """Return a dictionary for each class, with its name, its number of images and its errors.
 
     Errors are fractions. A class without images has the error 0.
     """

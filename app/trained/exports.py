@@ -59,7 +59,7 @@ def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any
 def largest_difference(trained: TrainedNetwork, path: Path) -> float:
     """Return the largest difference between the logits of onnxruntime and of torch for three random images.
 
-    If the largest logit is above 1, the difference is divided by it.
+    If the largest absolute value of torch's logits is above 1, the difference is divided by it.
     """
     import onnxruntime
 

@@ -38,7 +38,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
 
 
 def found_facts(path: Path) -> Path | None:
-    """Return the JSON file next to a file of weights, or None if there is none."""
+    """Return the path of the JSON file next to a file of weights, or None if there is none."""
     names = (facts_path(path), path.with_suffix(".json"))  # earlier versions of `export` wrote net.json for net.pt
     return next((name for name in names if name.is_file()), None)
 

@@ -157,7 +157,7 @@ class _Window:
         return dict(zip(("parameter_norm", "gradient_norm"), values, strict=True))
 
     def positions(self, run: Run) -> list[Position]:
-        """Return the position of the run at the start of each of these steps."""
+        """Return the position of the run at the start of each step of this window."""
         last, of_epoch = run.plan.iteration_at(self.position), run.plan.iterations_per_epoch
         epochs = [divmod(number, of_epoch) for number in range(last - self.steps, last)]
         return [Position(epoch, step * run.plan.minibatch) for epoch, step in epochs]

@@ -1,4 +1,4 @@
-"""How a process computes the network: on which device, in which precision, and for how many workers at once."""
+"""How a process computes the network: on which device, in which precision, and how many workers in one pass."""
 
 from __future__ import annotations
 

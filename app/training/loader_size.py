@@ -46,9 +46,10 @@ def enough(decoding: float, computing: float, most: int) -> int:
 
 
 def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
-    """Return the seconds of a forward and backward pass per worker, with random images. The state is not changed.
+    """Return the seconds of a forward and backward pass for the n images of a worker. The state is not changed.
 
-    As in training, a pass may contain several workers, which then take less time each.
+    The images are random. As in training, several workers (of the paper) may be computed in one pass. The time of the
+    pass is then divided by their number.
     """
     forward_pass, side = make_forward_pass(run, world), run.source.image_size
     workers = forward_pass.workers_per_pass

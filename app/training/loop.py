@@ -135,7 +135,7 @@ class TrainingLoop:
             if reports.steps and self.world.rank == 0:
                 reports.close(state.position, self.line(throughput))
                 reports.read()
-        # Log the steps before a checkpoint first, because a run that continues from it does not make them again.
+        # Log all finished steps before the checkpoint is written: a run that continues from it does not repeat them.
         for line in reports.take(everything=saving or committing):
             self.log.train(*line)
         if stopping:

@@ -44,7 +44,10 @@ class Tuning:
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """Return the settings of Horovod for a config. The time of a pass is estimated from the size of the network."""
+        """Return the settings of Horovod for a config.
+
+        Some depend on the time of a forward and backward pass, which is estimated from the size of the network.
+        """
         network = network_size(config, image_size(config), 3, 1000)
         # Forward and backward computation together take as long as three forward computations.
         seconds = 3 * network.products * config.per_worker / CORE_PRODUCTS

@@ -76,7 +76,7 @@ class Host:
         _wait_for(lambda: "listening" in (folder / "sshd.log").read_text(), f"the sshd of {name}")
 
     def enter(self, *command: str) -> list[str]:
-        """Return the command line that runs a command on this host."""
+        """Return the command line that runs a command on the host of this object."""
         return ["nsenter", "--target", str(self.pid), *_NAMESPACES, *command]
 
     def run(self, *command: str, timeout: float = 200, **environ: str) -> subprocess.CompletedProcess[str]:

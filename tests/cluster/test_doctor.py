@@ -22,7 +22,7 @@ SSH = ["--ssh-port", str(SSH_PORT), "--ssh-identity", "/root/.ssh/id"]
 CORES = len(os.sched_getaffinity(0))
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-# A library that makes the clock of later programs 100 s fast.
+# A library that makes the clock 100 s fast for every program that loads it.
 CLOCK = """
 #include <time.h>
 #include <unistd.h>

@@ -27,7 +27,7 @@ LINE = re.compile(r"^(?: {4})?((?:\w+=\S+ )*\./run\.sh\b.*)$", re.MULTILINE)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Return the kind and the text of each marked block of a page, in order."""
+    """Return the kind and the text of each block of a page whose first line is ```sh run or ```python run, in order."""
     return [(m[1], m[2]) for m in BLOCK.finditer(page.read_text())]
 
 

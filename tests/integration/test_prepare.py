@@ -122,7 +122,7 @@ def test_goes_on_from_any_point(archives: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_started_again(how: signal.Signals, tmp_path: Path) -> None:
-    """When the command is killed, no process is left. The next start keeps the images and unpacks the others."""
+    """When the command is killed, no process is left. The next start unpacks only the images that are missing."""
     folder, out, count = make_archives(tmp_path / "archives"), tmp_path / "out", 40
     many = {f"n01440764_{number}.JPEG": picture(0, (1600, 1200)) for number in range(count)}
     train = {"n01440764.tar": tar_of(many), "n01443537.tar": tar_of({"n01443537_1.JPEG": picture(1)})}

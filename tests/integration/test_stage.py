@@ -151,7 +151,7 @@ def test_only_what_fits_is_copied_and_room_is_left(data: Path, disk: Path) -> No
     assert staging.choose([train, validation], need - 1) == ([train], [validation])
     assert staging.choose([train, validation], train.state[0] - 1) == ([validation], [train])
     train.path.parent.mkdir(parents=True)
-    train.part.write_bytes(bytes(5 * PIECE))  # the existing part needs no more space
+    train.part.write_bytes(bytes(5 * PIECE))  # this part is already on the disk
     assert staging.choose([train, validation], need - 5 * PIECE) == ([train, validation], [])
 
 

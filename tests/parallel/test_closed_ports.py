@@ -1,6 +1,6 @@
 """Another user of the machine learns no secret from the ports and processes of a run, and cannot disturb the run.
 
-tests/cluster/test_strangers.py tests the same for runs on two hosts.
+The same is tested for a run on two hosts in tests/cluster/test_strangers.py.
 """
 
 import contextlib

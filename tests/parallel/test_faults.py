@@ -193,7 +193,7 @@ def test_a_run_that_is_asked_to_leave(ends: dict[str, Future[End]], name: str) -
 def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End]], folders: Path) -> None:
     ends["asked in evaluation"].result()
     folder = folders / "asked-in-evaluation"
-    # An epoch of 1,077 images has 16 steps of 64.
+    # This is the end of the epoch. Its 1,077 images are 16 steps of 64, and the images that are left over are not used.
     assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 16 * 64}
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: iteration(folder) > 16)

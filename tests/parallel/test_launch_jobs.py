@@ -185,9 +185,9 @@ def test_more_processes_than_cores() -> None:
 
 
 def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    """A job is started with SIGHUP and SIGINT ignored, as under nohup and in the background of a script.
+    """Start a job with SIGHUP and SIGINT ignored, as under nohup or in the background of a script. It must ignore both.
 
-    Later the reader of the output ends, as `tee` does after Ctrl-C. SIGUSR1 must still stop the job.
+    Later the reader of the output ends, as `tee` does after Ctrl-C. The job must continue, and end after SIGUSR1.
     """
     read, write = os.pipe()
 

@@ -125,7 +125,7 @@ def table(run: Path) -> list[dict[str, float]]:
 
 
 def test_epochs_csv_has_the_evaluations_and_goes_on_with_the_run(run: Path, tmp_path: Path) -> None:
-    """A run that is resumed from the end of its second epoch has the same lines as a run without interruption."""
+    """The epochs.csv of a run that is resumed after its second epoch is equal to that of a run without interruption."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if line["kind"] == "eval"]
     rows = table(run)

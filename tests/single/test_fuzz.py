@@ -107,7 +107,7 @@ PARTS = ["format", "model", "momentum", "loss_scale", "position", "errors", "con
 @settings(TIMES, max_examples=cases(200))
 @given(content=st.one_of(JSON, st.dictionaries(st.sampled_from(PARTS), JSON, max_size=13)), checked=st.booleans())
 def test_checkpoints(content: Any, checked: bool, tmp_path: Path) -> None:
-    """A checkpoint with any content is refused in one line, also if its checksum is right."""
+    """A checkpoint with random content is refused with a message of one line, even if its checksum is right."""
     file = tmp_path / "last.pt"
     if isinstance(content, dict):
         content = {"format": checkpoint.FORMAT, **content}

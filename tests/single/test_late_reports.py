@@ -96,7 +96,7 @@ def test_the_log_has_the_same_numbers(on_time: Path, tmp_path: Path, late: None)
 
 
 def test_a_run_that_is_asked_to_stop_logs_all_its_steps(on_time: Path, tmp_path: Path, late: None) -> None:
-    with pytest.raises(Preempted, match="iteration 6"):  # the signal of step 3 is in a window that is read after step 6
+    with pytest.raises(Preempted, match="iteration 6"):  # the report of step 3 has the signal, and is read after step 6
         run(tmp_path / "run", BeforeStep(3, stop=True))
     assert [(line["iteration"], line["steps"]) for line in lines(tmp_path / "run")] == [(4, 4), (6, 2)]
     train.main(["--resume", str(tmp_path / "run")])

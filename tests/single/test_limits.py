@@ -28,7 +28,7 @@ def header_bomb(size: int) -> bytes:
 
 
 def peak_of_refusal(path: Path, read: object) -> int:
-    """Call `read`, which must refuse the file in one line. Return the largest number of bytes that Python allocated."""
+    """Call `read`, which must refuse the file with a message of one line. Return the peak of memory in bytes."""
     tracemalloc.start()
     with pytest.raises(UserError) as error:
         read(str(path))  # type: ignore[operator]

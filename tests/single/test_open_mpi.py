@@ -1,6 +1,7 @@
-"""The variables that close the ports of Open MPI reach mpirun and its daemons, and never a command line.
+"""mpirun and its daemons get the environment variables that close Open MPI's ports to other users.
 
-tests/parallel/test_closed_ports.py and tests/cluster/test_strangers.py attack the ports.
+The variables are never on a command line, because other users can read it. tests/parallel/test_closed_ports.py and
+tests/cluster/test_strangers.py test whether the ports are really closed.
 """
 
 import os

@@ -42,9 +42,9 @@ def test_ratio_of_two_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("number", "first", "last"), [(6, 1, 6), (8, 1, 8), (11, 2, 10), (25, 8, 18)])
 def test_interval_is_that_of_the_textbook(number: int, first: int, last: int) -> None:
-    """Of `number` sorted values, the values number `first` and `last` are the ends of the median's 95 % interval.
+    """The 95 % interval of the median of `number` sorted values reaches from value `first` to value `last`.
 
-    The numbers are from Conover, Practical Nonparametric Statistics.
+    Values are counted from 1. The numbers are from Conover, Practical Nonparametric Statistics.
     """
     found = median_ratio([2.0 * value for value in range(number, 0, -1)], [2.0] * number)
     assert (found.low, found.high) == (first, last) and found.median == (number + 1) / 2

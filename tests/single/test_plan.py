@@ -122,7 +122,10 @@ def test_slower(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], tm
 
 
 def test_gpus_per_host(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--gpus-per-host` decides the number of servers. The speed of a GPU counts as measured on one server."""
+    """`--gpus-per-host` decides the number of servers.
+
+    The speed of a GPU is taken as one that was measured with all GPUs of a server, so there the efficiency is 1.
+    """
     result = plan(capsys, *PAPER[:-1], "--gpus-per-host", "4", "--gpus", "4,9")
     assert [row["hosts"] for row in result["rows"]] == [1, 3]
     assert result["rate"]["measured_on_gpus"] == 4

@@ -26,7 +26,7 @@ def test_akiba_1024_p100() -> None:
 def test_ibm_256_p100() -> None:
     here = row(rate_of(50, 256) / 0.95, 8, 256)
     assert here.hours * 60 == pytest.approx(50, rel=0.06)
-    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # the published efficiency is 0.95
+    assert here.efficiency == pytest.approx(0.90, abs=0.01)  # IBM measured 0.95
 
 
 def test_tensorpack() -> None:

@@ -33,7 +33,7 @@ def test_efficiency_is_taken_round_by_round() -> None:
 
 
 def test_the_model_beside_it() -> None:
-    """The predicted speed depends on the network. If it costs nothing, a step only waits for the slower worker."""
+    """The predicted speed depends on the interconnect. If it takes no time, a step only waits for the slower worker."""
     free = cluster_of(2, {"bandwidth": 1e18, "latency_seconds": 0.0})
     model = rows_of(MEASURED, 32, 1e6, free, FREE)[1]["synthetic"]["model"]
     assert model == pytest.approx(200 / (1 + JITTER * slowest_of(2)), rel=1e-3)

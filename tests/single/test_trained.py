@@ -161,7 +161,7 @@ def test_classes_in_words(tmp_path: Path) -> None:
 
 
 def test_an_export_knows_its_classes(small: Path, tmp_path: Path) -> None:
-    """A folder with other class names than those of the network is refused, even if their number is the same."""
+    """A folder of images with other class names than an exported network is refused, even if there are as many."""
     for split in ("train", "val"):
         for name in "abce":
             (tmp_path / split / name).mkdir(parents=True)

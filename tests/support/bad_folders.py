@@ -199,7 +199,7 @@ BAD_FOLDERS: dict[str, Case] = {
         lambda f: os.mkfifo(f / "train/dog/a.jpg"), {"unlistable"}, "train/dog/a.jpg is not a regular file"
     ),
     "files of other names": Case(other_names, 0, {"left-out"}, 0, ""),
-    # Folders with images at which a training run stops.
+    # A training run stops at each of the following folders with an error about a file.
     "links to nowhere": Case(dangling, 1, {"unreadable"}, 3, "there is no image"),
     "link to itself": Case(own_link, 1, {"unreadable"}, 3, "levels of symbolic links"),
     "empty file": unreadable(b""),

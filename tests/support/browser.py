@@ -55,7 +55,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Start `board` for a folder, and yield its address."""
+    """Start `./run.sh board` for a folder, yield the address of its page, and stop it afterwards."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

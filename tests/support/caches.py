@@ -22,7 +22,10 @@ def make_old(folder: Path) -> None:
 
 
 def cached_index(cache: Path) -> tuple[Path, bytes, dict[str, NDArray[Any]]]:
-    """Return the only list of files in a cache: the path, the content and the arrays of its file."""
+    """Return the path, the content and the arrays of the .npz file in which a cache stores the list of images.
+
+    The cache must have exactly one such file.
+    """
     (file,) = cache.rglob("*.npz")
     with np.load(file) as opened:
         return file, file.read_bytes(), {name: opened[name] for name in opened.files}

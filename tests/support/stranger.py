@@ -68,9 +68,9 @@ def attack(place: str) -> list[str]:
 
 
 def speak(host: str, port: int, data: bytes) -> None:
-    """Send `data` in the format of Horovod's services: a digest, a length and the message.
+    """Send `data` twice in the format of Horovod's services: a digest, the length of the data, and the data.
 
-    The digest is always wrong. The message is sent twice, first with a length that is wrong too.
+    The digest is wrong both times. The length is wrong only the first time.
     """
     for length in (2**31 - 1, len(data)):
         try:
