@@ -3,14 +3,17 @@
 `python -m benchmarks.reliability --minutes N --json FILE [KIND ...]` trains on the digits in fp64 with 1 to 4 processes
 on this machine. A run gets one fault after another, at random moments. The kinds of faults are in random order, and
 each kind is used once before any kind is used again. If a fault ends the run, the program gives the same command again.
-After each fault it checks three things:
+After each fault it checks these things:
 
 - The checkpoint at the end of the next epoch must be equal to that of a run without faults.
-- No step may be missing in the log, or be in it twice.
-- If the run has ended, none of its processes may be left over.
+- The log must have each step and each evaluation of the run without faults once, with the same losses. So every image
+  was used once.
+- If the fault has ended the command, its last line must name the cause within a time limit, and none of its processes
+  may be left over.
+- The run must make new steps within a time limit.
 
-"Seconds lost" is the longest time after the fault in which the run made no new step. Nearly all of this time is needed
-to start processes.
+At the end of a run, its TensorBoard curves must have each step once. "Seconds lost" is the longest time after the fault
+in which the run made no new step. Nearly all of this time is needed to start processes.
 
 A run is either elastic or static, that is, with a fixed number of processes. `--at-once 2` makes one run of each at the
 same time. `--table FILE` writes the table of docs/reliability.md from the JSON file. The fault of a full disk needs
@@ -22,43 +25,33 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import random
 import re
 import shutil
 import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from benchmarks.faults import KINDS, RECIPE, Kind, Run, latest
 from tests.support.jobs import Job
 from tests.support.programs import RUN
 
-# The learning rate is only 0.01, because after a fault sums are rounded differently, and with a higher rate the
-# difference grows with each step. The relative difference of a momentum was 2e-14 after 5000 steps at 0.01, but 5e-10
-# after 3000 steps at 0.1.
-RECIPE = [
-    "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
-    "--epochs", "2000", "--warmup-epochs", "300", "--reference-lr", "0.01", "--commit-every", "3", "--log-every", "1",
-]  # fmt: skip
-OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # options of the runs with faults
-STALL = 20  # --stall-timeout of static runs in seconds
 STEPS = 16  # steps in an epoch: 1,077 images, 64 for each step
 MOST = 1e-10  # largest relative difference of any value of any tensor from the run without faults
+MOST_LOSS = 1e-6  # the same for a loss in the log
 MOST_FAULTS = 12  # most faults in a run, as an elastic run starts again by itself only three times
-PATIENCE = 300.0  # seconds for which the benchmark waits for anything that a run should do
 DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
-TMPFS = 32 * 2**20  # size of the tmpfs in bytes: several times that of all checkpoints of a run
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,13 @@ class Try:
         kind: The kind of the fault, a key of KINDS.
         iteration: The iteration of the run at the moment of the fault.
         survived: Whether the run passed all checks afterwards.
-        lost: The number of steps that are missing in the log.
-        twice: The number of steps that are in the log twice.
-        left: The number of processes that were left over after the run had ended.
+        lost: The number of steps and evaluations that are missing in the log.
+        twice: The number of steps and evaluations that are in the log more than once.
+        wrong: The number of steps and evaluations in the log that have another loss than in the run without faults.
+        left: The number of processes that were left over after the command had ended.
         difference: The largest relative difference of a tensor from the run without faults.
         seconds: The longest time without a new step.
-        exit_codes: The exit code of each command that ended because of the fault.
+        ended: The seconds from the fault to the end of the command that the fault has ended, or 0.
         words: Why the run did not survive.
     """
 
@@ -83,288 +77,12 @@ class Try:
     survived: bool
     lost: int = 0
     twice: int = 0
+    wrong: int = 0
     left: int = 0
     difference: float = 0.0
     seconds: float = 0.0
-    exit_codes: tuple[int, ...] = ()
+    ended: float = 0.0
     words: str = ""
-
-
-def latest(folder: Path) -> int:
-    """Return the iteration in the last line of a run's log, or 0 if there is none."""
-    try:
-        with (folder / "log.jsonl").open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            found = re.findall(rb'"iteration": (\d+)', log.read())
-    except OSError:
-        return 0
-    return int(found[-1]) if found else 0
-
-
-def processes_of(folder: Path) -> dict[int, list[bytes]]:
-    """Return the processes that have the folder on their command line, as a dict from process id to command line."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(folder).encode() in words:
-            found[int(process.name)] = words
-    return found
-
-
-class Run:
-    """A training run that gets faults, one after the other.
-
-    Args:
-        folder: The folder of the run.
-        elastic: Whether the run is elastic, or else has two processes.
-        draw: The source of random numbers.
-    """
-
-    def __init__(self, folder: Path, elastic: bool, draw: random.Random) -> None:
-        self.folder, self.draw = folder, draw
-        self.hosts = folder.with_name("hosts")
-        folder.parent.mkdir(parents=True)
-        (folder / "checkpoints").mkdir(parents=True)
-        self.words = ["-np", "2", "train", "--stall-timeout", str(STALL)]
-        if elastic:
-            script = folder.with_name("discover.sh")
-            script.write_text(f"#!/bin/sh\ncat '{self.hosts}'\n")
-            script.chmod(0o755)
-            self.list_slots(2)
-            self.words = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script), "train"]
-        elif os.geteuid() == 0:
-            tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", str(folder / "checkpoints")]
-            subprocess.run(tmpfs, check=True)
-        self.codes, self.left, self.checked = list[int](), 0, 0
-        self.longest, self.highest, self.since = 0.0, 0, 0.0
-        self.start()
-
-    def start(self) -> None:
-        self.job = Job(self.folder, [*RUN, *self.words, *RECIPE, *OFTEN, "--output", str(self.folder)])
-
-    # Methods that cause faults
-
-    def list_slots(self, slots: int) -> None:
-        self.hosts.write_text(f"localhost:{slots}\n")
-
-    def settle(self, slots: int) -> None:
-        """Change an elastic run to `slots` processes, and wait until they are on the first slots of this machine.
-
-        A process on another slot still has to leave. If the only other process died before that, the state of the run
-        would be lost.
-        """
-        self.list_slots(slots)
-        self.go_on(lambda: self.slots() == list(range(1, slots + 1)) and self.planned() == slots)
-
-    def slots(self) -> list[int]:
-        """Return the slots of this machine that have a process. The host of slot N is the address 127.0.0.N."""
-        found: list[int] = []
-        for pid in self.trainers():
-            try:
-                variables = Path(f"/proc/{pid}/environ").read_bytes()
-            except OSError:
-                continue
-            found += map(int, re.findall(rb"HOROVOD_HOSTNAME=127\.0\.0\.(\d+)\0", variables))
-        return sorted(found)
-
-    def planned(self) -> int:
-        """Return the number of processes in the run's plan.json, or 0 if there is none."""
-        try:
-            return int(json.loads((self.folder / "plan.json").read_text())["processes"])
-        except (OSError, ValueError):
-            return 0
-
-    def trainers(self) -> list[int]:
-        """Return the process ids of the ranks. Rank 0, which holds the lock of the folder, comes first."""
-        found = [pid for pid, words in processes_of(self.folder).items() if words[1:4] == [b"-m", b"app", b"train"]]
-        return sorted(found, key=lambda pid: not self.is_rank_0(pid))
-
-    def is_rank_0(self, pid: int) -> bool:
-        try:
-            return any(fd.readlink() == self.folder / "lock" for fd in Path(f"/proc/{pid}/fd").iterdir())
-        except OSError:
-            return False
-
-    def target(self, name: str) -> int:
-        """Return the process id of "run.sh", "the launcher", "rank 0" or "rank 1"."""
-        if name == "run.sh":
-            return self.job.process.pid
-        return self.job.launcher() if name == "the launcher" else self.trainers()[int(name.split()[1])]
-
-    def restart(self) -> None:
-        """Wait for the end of the job, and give the same command again."""
-        self.codes.append(self.job.end(PATIENCE).code)
-        end = time.monotonic() + 60  # ranks need some time to end after their launcher was killed
-        while (left := processes_of(self.folder)) and time.monotonic() < end:
-            time.sleep(0.1)
-        self.left += len(left)
-        self.start()
-
-    # Methods that watch the run
-
-    def begin(self) -> int:
-        """Wait for a random moment, which may be within a step or the writing of a checkpoint. Return the iteration."""
-        at = latest(self.folder) + self.draw.randint(5, 40)
-        self.go_on(lambda: self.highest >= at)
-        time.sleep(self.draw.uniform(0, 0.5))
-        self.codes, self.left = [], 0
-        self.longest, self.highest, self.since = 0.0, latest(self.folder), time.monotonic()
-        return self.highest
-
-    def go_on(self, done: Callable[[], object]) -> None:
-        """Watch the steps of the run until done() is true."""
-        end = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < end, f"waited {PATIENCE:g} s: {self.job.output.read_text()[-3000:]}"
-            assert self.job.alive(), f"the run has ended: {self.job.output.read_text()[-3000:]}"
-            self.look()
-            time.sleep(0.02)
-        self.look()
-
-    def look(self) -> None:
-        now, found = time.monotonic(), latest(self.folder)
-        if found > self.highest:
-            self.longest = max(self.longest, now - self.since)
-            self.highest, self.since = found, now
-
-    def steps_until(self, end: int) -> tuple[int, int]:
-        """Return how many steps are missing in the log, and how many are in it twice.
-
-        Only the steps up to `end` that no earlier call has checked are counted.
-        """
-        lines = [json.loads(line) for line in (self.folder / "log.jsonl").read_text().splitlines()]
-        steps = [n for line in lines if line["kind"] == "train" and self.checked < (n := line["iteration"]) <= end]
-        lost, twice = end - self.checked - len(set(steps)), len(steps) - len(set(steps))
-        self.checked = end
-        return lost, twice
-
-    def close(self) -> int:
-        """End the run. Return the number of its processes that were left over."""
-        self.job.process.terminate()
-        try:
-            self.job.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.job.process.kill()
-            self.job.process.wait()
-        time.sleep(0.5)
-        left = processes_of(self.folder)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        if (self.folder / "checkpoints").is_mount():
-            subprocess.run(["umount", "--lazy", self.folder / "checkpoints"], check=True)
-        return len(left)
-
-
-# The faults
-
-
-def signalled(number: signal.Signals, to: str, code: int, run: Run) -> None:
-    """Send a signal after which the run must end with the exit code `code`, and start the run again."""
-    os.kill(run.target(to), number)
-    run.restart()
-    assert run.codes == [code], f"exit codes {run.codes}: {run.job.output.read_text()[-3000:]}"
-
-
-def damaged(run: Run) -> None:
-    """Kill both processes, cut the newest checkpoint in half, and start the run again."""
-    for pid in run.trainers():
-        os.kill(pid, signal.SIGKILL)
-    run.codes.append(run.job.end(PATIENCE).code)
-    newest = sorted((run.folder / "checkpoints").glob("iteration-*.pt"))[-1]
-    os.truncate(newest, newest.stat().st_size // 2)  # this damages last.pt too, which is a link to the same file
-    run.start()
-    run.job.wait_for(lambda: "the newest good one" in run.job.output.read_text(), PATIENCE)
-
-
-def full_disk(run: Run) -> None:
-    """Fill the disk until the writing of a checkpoint has failed, then free it."""
-    filler = run.folder / "checkpoints" / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-    run.go_on(lambda: "could not be written" in run.job.output.read_text())
-    filler.unlink()
-
-
-def elastic_killed(rank: int, run: Run) -> None:
-    os.kill(run.trainers()[rank], signal.SIGKILL)
-
-
-def resized(slots: int, run: Run) -> None:
-    run.settle(slots)
-
-
-def killed_while_meeting(run: Run) -> None:
-    """Kill two processes. The second is killed while the processes that are left connect again."""
-    for pid in run.draw.sample(run.trainers(), 2):
-        os.kill(pid, signal.SIGKILL)
-        time.sleep(run.draw.uniform(0, 1))
-
-
-def killed_while_joining(run: Run) -> None:
-    """Let a process join the run, and kill it before it takes part."""
-    before = set(run.trainers())
-    run.list_slots(2)
-    run.go_on(lambda: set(run.trainers()) - before)
-    time.sleep(run.draw.uniform(0, 3))
-    for pid in set(run.trainers()) - before:
-        os.kill(pid, signal.SIGKILL)
-
-
-def all_killed(run: Run) -> None:
-    """Kill all processes at once. The run must start again by itself."""
-    for pid in run.trainers():
-        os.kill(pid, signal.SIGKILL)
-
-
-class Kind(NamedTuple):
-    """A kind of fault.
-
-    Attributes:
-        slots: The number of processes of an elastic run before the fault, or 0 for a static run of two processes.
-        do: The function that causes the fault.
-    """
-
-    slots: int
-    do: Callable[[Run], None]
-
-
-TERM, KILL, INT, STOP = signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGSTOP
-HUP, USR1 = signal.SIGHUP, signal.SIGUSR1
-KINDS = {
-    "SIGTERM to run.sh": Kind(0, partial(signalled, TERM, "run.sh", 75)),
-    "SIGINT to run.sh": Kind(0, partial(signalled, INT, "run.sh", 75)),
-    "SIGHUP to run.sh": Kind(0, partial(signalled, HUP, "run.sh", 75)),
-    "SIGUSR1 to run.sh": Kind(0, partial(signalled, USR1, "run.sh", 75)),
-    "SIGTERM to the launcher": Kind(0, partial(signalled, TERM, "the launcher", 75)),
-    "SIGTERM to rank 0": Kind(0, partial(signalled, TERM, "rank 0", 75)),
-    "SIGTERM to rank 1": Kind(0, partial(signalled, TERM, "rank 1", 75)),
-    "SIGKILL of run.sh": Kind(0, partial(signalled, KILL, "run.sh", -9)),
-    "SIGKILL of the launcher": Kind(0, partial(signalled, KILL, "the launcher", 1)),
-    "SIGKILL of rank 0": Kind(0, partial(signalled, KILL, "rank 0", 1)),
-    "SIGKILL of rank 1": Kind(0, partial(signalled, KILL, "rank 1", 1)),
-    "SIGSTOP of rank 1": Kind(0, partial(signalled, STOP, "rank 1", 1)),
-    "newest checkpoint damaged": Kind(0, damaged),
-    "disk full for a while": Kind(0, full_disk),
-    "elastic: SIGKILL of rank 0 of 2": Kind(2, partial(elastic_killed, 0)),
-    "elastic: SIGKILL of rank 1 of 2": Kind(2, partial(elastic_killed, 1)),
-    "elastic: SIGKILL of rank 0 of 3": Kind(3, partial(elastic_killed, 0)),
-    "elastic: SIGKILL of rank 1 of 3": Kind(3, partial(elastic_killed, 1)),
-    "elastic: SIGKILL of rank 0 of 4": Kind(4, partial(elastic_killed, 0)),
-    "elastic: SIGKILL of rank 1 of 4": Kind(4, partial(elastic_killed, 1)),
-    "elastic: SIGKILL of 2 of 3 while they meet": Kind(3, killed_while_meeting),
-    "elastic: SIGKILL of 2 of 4 while they meet": Kind(4, killed_while_meeting),
-    "elastic: SIGKILL of a process that joins": Kind(1, killed_while_joining),
-    "elastic: SIGKILL of all": Kind(2, all_killed),
-    "elastic: a process joins": Kind(1, partial(resized, 2)),
-    "elastic: a process leaves": Kind(2, partial(resized, 1)),
-}
 
 
 class Soak:
@@ -379,6 +97,8 @@ class Soak:
         self.lock, self.stopped = threading.Lock(), threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.stopped.set())
+        for number in (signal.SIGHUP, signal.SIGUSR1):  # under nohup the runs would inherit that they are ignored
+            signal.signal(number, lambda *_: None)
 
     def is_over(self) -> bool:
         return self.stopped.is_set() or time.monotonic() > self.end
@@ -386,7 +106,18 @@ class Soak:
     def run_alone(self) -> None:
         """Train with one process and without faults. The other runs must have the same checkpoints."""
         job = Job(
-            self.alone, [*RUN, "--launcher", "none", "train", *RECIPE, "--keep", "1000", "--output", str(self.alone)]
+            self.alone,
+            [
+                *RUN,
+                "--launcher",
+                "none",
+                "train",
+                *RECIPE,
+                "--keep",
+                str(2 * self.options.compared),
+                "--output",
+                str(self.alone),
+            ],
         )
         job.wait_for(lambda: self.stopped.is_set() or latest(self.alone) > self.options.compared * STEPS, 3600)
         job.process.terminate()
@@ -414,17 +145,21 @@ class Soak:
         """
         run = Run(folder, KINDS[kinds[0]].slots > 0, draw)
         survived, faults = True, 0
-        while survived and faults < MOST_FAULTS and not self.is_over():
-            waiting += [] if waiting else draw.sample(kinds, len(kinds))
-            found = self.make_fault(run, waiting[-1])
-            if found is None or self.stopped.is_set():
-                break
-            waiting.pop()
-            survived, faults = found.survived, faults + 1
-            self.keep(found)
-        if left := run.close():
-            self.keep(Try("the end of a run", run.highest, False, left=left))
-        return survived and not left
+        try:
+            while survived and faults < MOST_FAULTS and not self.is_over():
+                waiting += [] if waiting else draw.sample(kinds, len(kinds))
+                found = self.make_fault(run, waiting[-1])
+                if found is None or self.stopped.is_set():
+                    break
+                waiting.pop()
+                survived, faults = found.survived, faults + 1
+                self.keep(found)
+        finally:
+            left = run.close()
+        words = curve_faults(folder) if survived else ""
+        if left or words:
+            self.keep(Try("the end of a run", run.highest, False, left=left, words=words))
+        return survived and not left and not words
 
     def keep(self, found: Try) -> None:
         with self.lock:
@@ -434,38 +169,95 @@ class Soak:
                 self.result["tries"] = [asdict(each) for each in self.tries]
                 self.options.json.write_text(json.dumps(self.result, indent=2) + "\n")
 
-    def make_fault(self, run: Run, kind: str) -> Try | None:
+    def make_fault(self, run: Run, name: str) -> Try | None:
         """Cause a fault in a run, wait for the end of the next epoch, and compare the run with the one without faults.
 
         Return the consequences of the fault, or None if the run without faults ended before the fault.
         """
-        at = latest(run.folder)
+        at, kind = latest(run.folder), KINDS[name]
         try:
-            if KINDS[kind].slots:
-                run.settle(KINDS[kind].slots)
+            if kind.slots:
+                run.settle(kind.slots)
             at = run.begin()
             if at > self.options.compared * STEPS * 6 / 7:
                 return None
-            KINDS[kind].do(run)
+            kind.do(run)
+            ended = run.ends[0].seconds if run.ends else 0.0
             run.go_on(lambda: run.highest > at)
             end = STEPS * (run.highest // STEPS + 1)
             compared = run.folder / "checkpoints" / f"iteration-{end:09}.pt"
-            run.go_on(lambda: compared.exists() and run.highest > end)
+            # A checkpoint that is due within the epoch, too, is written twice. The next one waits for both.
+            run.go_on(lambda: compared.exists() and run.highest > end + 5)
             found = difference(compared, self.alone / "checkpoints" / compared.name)
-            lost, twice = run.steps_until(end)
-            survived = found <= MOST and not lost and not twice and not run.left
-            return Try(kind, at, survived, lost, twice, run.left, found, run.longest, tuple(run.codes))
-        except (AssertionError, subprocess.TimeoutExpired, OSError, ValueError, IndexError) as error:
-            return Try(kind, at, False, left=run.left, exit_codes=tuple(run.codes), words=str(error)[-3000:])
+            lost, twice, wrong = compare_logs(run.folder, self.alone, end)
+            words = words_of(run, kind, ended)
+            survived = found <= MOST and not (lost or twice or wrong or run.left or words)
+            return Try(name, at, survived, lost, twice, wrong, run.left, found, run.longest, ended, words)
+        except Exception as error:  # reading a damaged checkpoint or log raises any type
+            words = f"{type(error).__name__}: {error}"[-3000:]
+            return Try(name, at, False, left=run.left, seconds=run.longest, words=words)
+
+
+def words_of(run: Run, kind: Kind, ended: float) -> str:
+    """Return what is wrong with the message and the times of a fault, or "" if all is right."""
+    last = run.ends[0].last if run.ends and kind.says else ""
+    if run.ends and kind.says and not re.search(kind.says, last):
+        return f"the last line does not match {kind.says!r}: {last}"
+    if ended > kind.ends:
+        return f"the command ended after {ended:.0f} s: {last}"
+    if run.longest > kind.most:
+        return f"there was no new step for {run.longest:.0f} s: {run.output()[-3000:]}"
+    return ""
+
+
+def read_log(folder: Path, end: int) -> list[dict[str, Any]]:
+    """Return the complete lines of a run's log up to the iteration `end`."""
+    lines = (folder / "log.jsonl").read_text().rpartition("\n")[0].splitlines()
+    return [line for line in map(json.loads, lines) if line["iteration"] <= end]
+
+
+def compare_logs(folder: Path, alone: Path, end: int) -> tuple[int, int, int]:
+    """Compare the logs of two runs up to the iteration `end`.
+
+    Returns:
+        How many lines of `alone` are missing in the log of `folder`, how many are in it more than once, and how many
+        have another loss.
+    """
+    lines = [
+        (line["kind"], line["iteration"], line["epoch"], line["seen"], line["loss"]) for line in read_log(folder, end)
+    ]
+    expected = {(x["kind"], x["iteration"], x["epoch"], x["seen"]): x["loss"] for x in read_log(alone, end)}
+    counts = Counter(line[:4] for line in lines)
+    wrong = sum(
+        not math.isclose(loss, expected.get(tuple(place), math.nan), rel_tol=MOST_LOSS) for *place, loss in lines
+    )
+    return len(expected.keys() - counts.keys()), counts.total() - len(counts), wrong
+
+
+def curve_faults(folder: Path) -> str:
+    """Return what is wrong with the TensorBoard curves of a run that has ended, or "" if each step is in them once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, distance in (("train", 1), ("validation", STEPS)):
+        board = EventAccumulator(str(folder / "tensorboard" / name), size_guidance={"scalars": 0}).Reload()
+        steps = [event.step for event in board.Scalars("steps/loss")]
+        if steps != list(range(distance, len(steps) * distance + 1, distance)):
+            odd = [(a, b) for a, b in itertools.pairwise([0, *steps]) if b != a + distance]
+            return f"TensorBoard, {name}: these neighbours are not {distance} steps apart: {odd[:5]}"
+    return ""
 
 
 def difference(one: Path, other: Path) -> float:
-    """Return the largest relative difference between the tensors of two checkpoints, or 1 if their positions differ."""
+    """Return the largest relative difference between the tensors of two checkpoints.
+
+    It is infinite if a value is not finite, or if the positions or the errors of the two differ.
+    """
     a, b = (torch.load(path, weights_only=True) for path in (one, other))
     pairs = [(a["model"][name], b["model"][name]) for name in b["model"]]
     pairs += list(zip(a["momentum"], b["momentum"], strict=True))
-    largest = max(float((x - y).abs().max() / y.abs().max().clamp(min=1e-30)) for x, y in pairs)
-    return largest if a["position"] == b["position"] else 1.0
+    found = [float((x - y).abs().max() / y.abs().max().clamp(min=1e-30)) for x, y in pairs]
+    same = a["position"] == b["position"] and a["errors"] == b["errors"]
+    return max(found) if same and all(map(math.isfinite, found)) else math.inf
 
 
 def time_of_saving(folder: Path) -> dict[str, float]:
@@ -507,8 +299,8 @@ def time_of_saving(folder: Path) -> dict[str, float]:
 
 def table(tries: list[Try]) -> str:
     """Return a Markdown table with a line for each kind of fault, and a line for all faults."""
-    head = ["fault", "tried", "survived", "images lost", "seen twice", "processes left over"]
-    lines = [f"| {' | '.join(head)} | seconds lost: quartiles, most |", "|---|---|---|---|---|---|---|"]
+    head = ["fault", "tried", "survived", "log lines missing", "twice", "with another loss", "processes left over"]
+    lines = [f"| {' | '.join(head)} | seconds lost: quartiles, most |", "|---" * (len(head) + 1) + "|"]
     kinds = list(dict.fromkeys(each.kind for each in tries))
     groups = {kind: [each for each in tries if each.kind == kind] for kind in sorted(kinds)} | {"all": tries}
     for kind, rows in groups.items():
@@ -517,8 +309,9 @@ def table(tries: list[Try]) -> str:
         counts = [
             len(rows),
             sum(r.survived for r in rows),
-            64 * sum(r.lost for r in rows),
-            64 * sum(r.twice for r in rows),
+            sum(r.lost for r in rows),
+            sum(r.twice for r in rows),
+            sum(r.wrong for r in rows),
             sum(r.left for r in rows),
         ]
         span = ", ".join(f"{each:.1f}" for each in [*quartiles, max(seconds)])
@@ -531,7 +324,7 @@ def write_table(file: Path) -> None:
     found = json.loads(file.read_text())
     text = table([Try(**each) for each in found["tries"]])
     largest = max(each["difference"] for each in found["tries"])
-    text += f"\n\nLargest relative difference of any tensor from the undisturbed run: {largest:.0e}."
+    text += f"\n\nLargest relative difference of any tensor from the run without faults: {largest:.0e}."
     before, first, rest = DOCS.read_text().partition("<!-- table -->\n")
     _, second, after = rest.partition("<!-- end of the table -->")
     assert first and second, f"{DOCS} has no marks for the table"

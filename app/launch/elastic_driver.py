@@ -17,7 +17,10 @@ from typing import Any
 from horovod.runner.elastic.driver import DISCOVER_HOSTS_FREQUENCY_SECS, ElasticDriver
 from horovod.runner.elastic.worker import HostUpdateResult
 
+from app.base.errors import FAILED
+
 Key = tuple[str, int]  # a host and one of its slots
+_LEAVING_TIME = 30.0  # the longest time in seconds for which a meeting waits for the end of processes that have left it
 
 
 class MeetingDriver(ElasticDriver):
@@ -40,6 +43,8 @@ class MeetingDriver(ElasticDriver):
         self._running: set[Key] = set()
         self._asking: set[Key] = set()  # processes that have asked for their rank in the current meeting
         self._early: set[Key] = set()  # processes started for a later meeting that have not asked for a rank yet
+        self._leaving: set[Key] = set()  # processes that no longer take part, and have not ended yet
+        self._dismissals: dict[Key, threading.Event] = {}  # events that end the processes
         self._ended: dict[Key, int] = {}  # processes of the current meeting that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
@@ -110,11 +115,14 @@ class MeetingDriver(ElasticDriver):
 
     def _open(self, least: int) -> None:
         """Open a meeting, in which processes connect: wait for slots, choose the processes, and start the new ones."""
+        with self._changed:  # a slot that was removed and added again gets a new process when the old one has ended
+            self._changed.wait_for(lambda: self.finished() or not self._leaving, _LEAVING_TIME)
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:
-            slots = list(self._rank_assignments.values())
+            slots, old = list(self._rank_assignments.values()), self._members
             self._members = {_key(slot) for slot in slots}
+            self._leaving |= (old - self._members) & self._running
             self._begun = False
             self._number += 1
             self._ended.clear()
@@ -147,9 +155,11 @@ class MeetingDriver(ElasticDriver):
     # Processes
 
     def _start_worker_process(self, slot_info: Any) -> None:
-        events = [self._shutdown, self._host_manager.get_host_event(slot_info.hostname)]
+        dismissal = threading.Event()
+        events = [self._shutdown, self._host_manager.get_host_event(slot_info.hostname), dismissal]
         with self._changed:
             self._running.add(_key(slot_info))
+            self._dismissals[_key(slot_info)] = dismissal
 
         def run() -> None:
             code, when = self._create_worker_fn(slot_info, events)
@@ -162,12 +172,14 @@ class MeetingDriver(ElasticDriver):
     def _has_ended(self, key: Key, code: int, when: float) -> None:
         with self._changed:
             early = key in self._early and all(host != key[0] for host, _ in self._members)
-            for keys in (self._running, self._asking, self._early):
+            if key in self._leaving:
+                code = FAILED  # its exit code 0 does not mean that the training has ended
+            for keys in (self._running, self._asking, self._early, self._leaving):
                 keys.discard(key)
+            self._changed.notify_all()
             number = self._number
             if key in self._members:
                 self._ended[key] = code
-                self._changed.notify_all()
                 self._changed.wait_for(lambda: self.finished() or self._number != number)
                 if self.finished() and self._number == number:
                     self._results.add_result(f"{key[0]}[{key[1]}]", (code, when))
@@ -200,6 +212,7 @@ class MeetingDriver(ElasticDriver):
         The message is sent every second until they change, because processes that are connecting do not receive it.
         """
         hosts = self._host_manager.current_hosts
+        self._dismiss_new()
         if hosts.count_available_slots() >= self._min_num_proc:
             with self._changed:
                 slots = super()._get_host_assignments(hosts)[1]
@@ -213,6 +226,16 @@ class MeetingDriver(ElasticDriver):
         if client and not (self._notifier and self._notifier.is_alive()):
             self._notifier = threading.Thread(target=self._tell, args=(client,), daemon=True)
             self._notifier.start()
+
+    def _dismiss_new(self) -> None:
+        """End new processes whose slots were removed before they took part."""
+        with self._changed:
+            gone = {key for key in (self._early | self._asking) - self._members if not self._has_slot(key)}
+            for key in gone & self._early:
+                self._dismissals[key].set()
+            self._early -= gone
+            self._asking -= gone  # they get the answer that they do not take part
+            self._changed.notify_all()
 
     def _tell(self, client: Any) -> None:
         """Send the message about changed hosts. It runs in a thread, because a lost host may delay it by minutes."""

@@ -238,6 +238,8 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
         if folder and not any(word.startswith(("--output", "--resume")) for word in launch.program):
             command = [*command, "--output", folder]
             launch = replace(launch, program=[*launch.program, "--output", folder])
+        if launch.elastic:  # otherwise horovodrun would wait for hosts that have left since the first start
+            command[command.index("-np") + 1] = str(launch.elastic.least)
     say_last(words)
     return code
 

@@ -11,6 +11,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - change: The rank changes one value of one tensor. STEP 0 stands for the moment after the broadcast at the start.
 - slow: Each validation batch takes a second on all ranks.
 - nap: Each step takes longer on all ranks, so that a run leaves the cores to what it waits for.
+- linger: The same, and a process that leaves an elastic run takes 6 s to end.
 - none: There is no fault.
 """
 
@@ -26,6 +27,7 @@ import psutil
 import torch
 
 from app.__main__ import main
+from app.base import failure
 from app.base.failure import end
 from app.base.launcher_environment import launcher_rank
 from app.training.hooks import Hooks
@@ -43,7 +45,7 @@ class Fault(Hooks):
 
     def before_step(self, state: State) -> None:
         self.steps += 1
-        if self.kind == "nap":
+        if self.kind in ("nap", "linger"):
             time.sleep(NAP)
         if self.due() and self.kind != "die-unsaved":
             self.happen(state)
@@ -86,6 +88,8 @@ class Fault(Hooks):
 def fault(text: str) -> Fault:
     """Return the hooks for a text `KIND:RANK:STEP`."""
     kind, rank, step = text.split(":")
+    if kind == "linger":
+        failure._TRAVEL_TIME = 1.2  # leave_silently waits five times as long
     return Fault(kind, int(rank), int(step))
 
 
