@@ -61,7 +61,8 @@ def _values(name: str, section: str, text: str, here: str = "the same", **expect
     """Return a choice of the paper that is defined by the values of some fields of a config.
 
     Args:
-        name, section, text, here: The fields of `Choice`.
+        name, section, here: The attributes of `Choice`.
+        text: Its attribute `paper`.
         expected: The fields of the config, with the values that they have if the config follows the paper.
     """
 

@@ -137,7 +137,7 @@ def test_a_copy_that_was_killed_continues_after_its_last_good_piece(data: Path, 
     assert train.part.read_bytes() == whole[: 6 * PIECE] and not train.path.exists()
     overwrite(train.part, b"?", 4 * PIECE + 7)  # the fifth piece is damaged
     train.sums.write_text(train.sums.read_text()[:-9])  # the last checksum is incomplete
-    overwrite(train.archive, bytes(PIECE), PIECE)  # must not be copied again
+    overwrite(train.archive, bytes(PIECE), PIECE)  # the second piece is already copied, and must not be copied again
     reported: list[int] = []
     staging.copy_file(train, reported.append)
     assert train.path.read_bytes() == whole

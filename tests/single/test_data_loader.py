@@ -118,7 +118,8 @@ def test_batches_are_read_no_further_ahead_than_needed(folder: Path) -> None:
         assert 3 <= len(asked) <= most
 
 
-TORCHS_WAIT = 100  # seconds, instead of 5, for which torch would wait for a loader process that was not told to end
+# Torch waits 5 s for a loader process that was not told to end. With this number of seconds, the tests notice it.
+TORCHS_WAIT = 100
 
 
 def running(loader: Loader) -> list[int]:

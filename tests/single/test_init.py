@@ -58,7 +58,7 @@ def options_of(folder: Path, weights: Path | str) -> list[Any]:
 
 
 class First(Hooks):
-    """A hook that keeps the state of the network and some of its features before the first step."""
+    """A hook that keeps the state of the network and the result of `features` before the first step."""
 
     def __init__(self) -> None:
         self.state: dict[str, torch.Tensor] = {}

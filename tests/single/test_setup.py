@@ -112,7 +112,7 @@ def test_every_requirement_has_a_version_and_hashes(part: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Return a folder with the scripts of set-up, a virtual environment and the wheel of a package named `nothing`."""
+    """Return a folder with the scripts of set-up, a virtual environment, and a wheel of an empty package, `nothing`."""
     folder = tmp_path / "project"
     shutil.copytree(SETUP.parent, folder / "app/setup")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)

@@ -75,7 +75,7 @@ def _server() -> str:
 
 
 def serve(path: str) -> None:
-    """Fork a process for each connection, until the standard input of this process ends."""
+    """Fork a process for each connection to the Unix socket `path`, until the standard input of this process ends."""
     with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as waiting:
         listening.bind(path)
         listening.listen(64)
