@@ -295,7 +295,7 @@ def beyond_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """Return the config to train: the baseline. Then the noise of the gradient is measured at the checkpoints of its runs.
+    """Return the config to train: the baseline. Then the noise of the gradient is measured at its checkpoints.
 
     See McCandlish et al. 2018, arXiv 1812.06162.
     """
