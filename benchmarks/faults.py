@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.elastic import holds_lock, list_slots, make_script, planned, slot_of
 from tests.support.jobs import End, Job
 from tests.support.programs import RUN
 
@@ -83,11 +84,9 @@ class Run:
         (folder / "checkpoints").mkdir(parents=True)
         self.words = ["-np", "2", "train", "--stall-timeout", str(STALL)]
         if elastic:
-            script = folder.with_name("discover.sh")
-            script.write_text(f"#!/bin/sh\ncat '{self.hosts}'\n")
-            script.chmod(0o755)
             self.list_slots(2)
-            self.words = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script), "train"]
+            script = str(make_script(self.hosts))
+            self.words = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", script, "train"]
         elif os.geteuid() == 0:
             tmpfs = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS}", "tmpfs", str(folder / "checkpoints")]
             subprocess.run(tmpfs, check=True)
@@ -102,10 +101,8 @@ class Run:
     # Methods that cause faults
 
     def list_slots(self, slots: int) -> None:
-        """Change the number of slots of this machine that the discovery script prints."""
-        self.listed, new = slots, self.hosts.with_name("hosts.new")
-        new.write_text(f"localhost:{slots}\n")
-        new.replace(self.hosts)  # at once, so that the script never prints an empty file
+        self.listed = slots
+        list_slots(self.hosts, slots)
 
     def settle(self, slots: int) -> None:
         """Change an elastic run to `slots` processes, and wait until they are on the first slots of this machine.
@@ -115,38 +112,16 @@ class Run:
         """
         for count in (self.listed, slots):
             self.list_slots(count)
-            self.go_on(lambda n=count: self.slots() == list(range(1, n + 1)) and self.planned() == n)  # type: ignore[misc]
+            self.go_on(lambda n=count: self.slots() == list(range(1, n + 1)) and planned(self.folder) == n)  # type: ignore[misc]
 
     def slots(self) -> list[int]:
-        """Return the slots of this machine that have a process. The host of slot N is the address 127.0.0.N."""
-        found: list[int] = []
-        for pid in self.trainers():
-            with contextlib.suppress(OSError):
-                variables = Path(f"/proc/{pid}/environ").read_bytes()
-                found += map(int, re.findall(rb"HOROVOD_HOSTNAME=127\.0\.0\.(\d+)\0", variables))
-        return sorted(found)
-
-    def planned(self) -> int:
-        """Return the number of processes in the run's plan.json, or 0 if there is none."""
-        try:
-            found = re.search(r'"processes": (\d+)', (self.folder / "plan.json").read_text())
-        except OSError:
-            return 0
-        return int(found[1]) if found else 0
+        """Return the slots of this machine that have a process."""
+        return sorted(filter(None, map(slot_of, self.trainers())))
 
     def trainers(self) -> list[int]:
         """Return the process ids of the ranks. Rank 0, which holds the lock of the folder, comes first."""
         found = [pid for pid, words in processes_of(self.folder).items() if words[1:4] == [b"-m", b"app", b"train"]]
-        return sorted(found, key=lambda pid: not self.is_rank_0(pid))
-
-    def is_rank_0(self, pid: int) -> bool:
-        lock = self.folder / "lock"
-        with contextlib.suppress(OSError):  # the process has ended
-            for file in Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(OSError):  # the file was closed
-                    if file.readlink() == lock:
-                        return True
-        return False
+        return sorted(found, key=lambda pid: not holds_lock(pid, self.folder))
 
     def target(self, name: str) -> int:
         """Return the process id of "run.sh", "the launcher", "rank 0" or "rank 1"."""
@@ -154,8 +129,8 @@ class Run:
             return self.job.process.pid
         return self.job.launcher() if name == "the launcher" else self.trainers()[int(name.split()[1])]
 
-    def restart(self) -> None:
-        """Wait for the end of the job, and give the same command again."""
+    def wait_for_end(self, code: int) -> None:
+        """Wait for the end of the job and of its processes. Fail if its exit code is not `code`."""
         self.watch(lambda: not self.job.alive())
         self.ends.append(self.job.end())
         end = time.monotonic() + 60  # ranks need some time to end after their launcher was killed
@@ -163,7 +138,7 @@ class Run:
             self.look()
             time.sleep(0.1)
         self.left += len(left)
-        self.start()
+        assert self.ends[-1].code == code, f"exit code {self.ends[-1].code}: {self.ends[-1].text[-3000:]}"
 
     # Methods that watch the run
 
@@ -228,15 +203,14 @@ class Run:
 def signalled(number: signal.Signals, to: str, code: int, run: Run) -> None:
     """Send a signal after which the run must end with the exit code `code`, and start the run again."""
     os.kill(run.target(to), number)
-    run.restart()
-    assert run.ends[0].code == code, f"exit code {run.ends[0].code}: {run.ends[0].text[-3000:]}"
+    run.wait_for_end(code)
+    run.start()
 
 
 def damaged(run: Run) -> None:
     """Kill both processes, cut the newest checkpoint in half, and start the run again."""
     kill(run.trainers())
-    run.watch(lambda: not run.job.alive())
-    run.ends.append(run.job.end())
+    run.wait_for_end(1)
     newest = sorted((run.folder / "checkpoints").glob("iteration-*.pt"))[-1]
     os.truncate(newest, newest.stat().st_size // 2)  # this damages last.pt too, which is a link to the same file
     run.start()
@@ -297,6 +271,7 @@ class Kind(NamedTuple):
         says: A pattern that the last line must match of a command that the fault ends, or "" if it prints nothing.
         ends: The largest number of seconds until this command ends.
         most: The largest number of seconds without a new step.
+        again: How often an elastic run starts again from its checkpoint.
     """
 
     slots: int
@@ -304,6 +279,7 @@ class Kind(NamedTuple):
     says: str = ""
     ends: float = 30
     most: float = 110  # less than the 120 s for which Horovod waits for a process that does not answer
+    again: int = 0
 
 
 def killed(to: str) -> Kind:
@@ -340,7 +316,7 @@ def kinds() -> Iterator[tuple[str, Kind]]:
     for slots in (3, 4):
         yield f"elastic: SIGKILL of 2 of {slots} while they meet", Kind(slots, killed_while_meeting)
     yield "elastic: SIGKILL of a process that joins", Kind(1, killed_while_joining)
-    yield "elastic: SIGKILL of all", Kind(2, all_killed, most=200)
+    yield "elastic: SIGKILL of all", Kind(2, all_killed, most=200, again=1)
     yield "elastic: a process joins", Kind(1, partial(resized, 2))
     yield "elastic: a process leaves", Kind(2, partial(resized, 1))
 

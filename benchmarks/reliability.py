@@ -12,8 +12,9 @@ After each fault it checks these things:
   may be left over.
 - The run must make new steps within a time limit.
 
-At the end of a run, its TensorBoard curves must have each step once. "Seconds lost" is the longest time after the fault
-in which the run made no new step. Nearly all of this time is needed to start processes.
+At the end of a run, its TensorBoard curves must have each step and each evaluation of the log once. "Seconds lost" is
+the longest time after the fault in which the run made no new step. Nearly all of this time is needed to start
+processes.
 
 A run is either elastic or static, that is, with a fixed number of processes. `--at-once 2` makes one run of each at the
 same time. `--table FILE` writes the table of docs/reliability.md from the JSON file. The fault of a full disk needs
@@ -32,6 +33,7 @@ import re
 import shutil
 import signal
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -50,6 +52,7 @@ from tests.support.programs import RUN
 STEPS = 16  # steps in an epoch: 1,077 images, 64 for each step
 MOST = 1e-10  # largest relative difference of any value of any tensor from the run without faults
 MOST_LOSS = 1e-6  # the same for a loss in the log
+STARTS_AGAIN = "the run starts again from its checkpoint"
 MOST_FAULTS = 12  # most faults in a run, as an elastic run starts again by itself only three times
 DOCS = Path(__file__).parents[1] / "docs" / "reliability.md"
 
@@ -93,7 +96,7 @@ class Soak:
         self.alone = folder / "alone" / "run"
         self.tries: list[Try] = []
         self.result: dict[str, Any] = {"seed": options.seed}
-        self.end = time.monotonic() + 60 * options.minutes
+        self.end = math.inf
         self.lock, self.stopped = threading.Lock(), threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.stopped.set())
@@ -146,7 +149,7 @@ class Soak:
         run = Run(folder, KINDS[kinds[0]].slots > 0, draw)
         survived, faults = True, 0
         try:
-            while survived and faults < MOST_FAULTS and not self.is_over():
+            while survived and faults < min(MOST_FAULTS, 2 * len(kinds)) and not self.is_over():
                 waiting += [] if waiting else draw.sample(kinds, len(kinds))
                 found = self.make_fault(run, waiting[-1])
                 if found is None or self.stopped.is_set():
@@ -156,7 +159,7 @@ class Soak:
                 self.keep(found)
         finally:
             left = run.close()
-        words = curve_faults(folder) if survived else ""
+        words = curve_faults(folder) if survived and faults else ""
         if left or words:
             self.keep(Try("the end of a run", run.highest, False, left=left, words=words))
         return survived and not left and not words
@@ -179,6 +182,7 @@ class Soak:
             if kind.slots:
                 run.settle(kind.slots)
             at = run.begin()
+            starts = run.output().count(STARTS_AGAIN)
             if at > self.options.compared * STEPS * 6 / 7:
                 return None
             kind.do(run)
@@ -190,7 +194,7 @@ class Soak:
             run.go_on(lambda: compared.exists() and run.highest > end + 5)
             found = difference(compared, self.alone / "checkpoints" / compared.name)
             lost, twice, wrong = compare_logs(run.folder, self.alone, end)
-            words = words_of(run, kind, ended)
+            words = words_of(run, kind, ended, run.output().count(STARTS_AGAIN) - starts)
             survived = found <= MOST and not (lost or twice or wrong or run.left or words)
             return Try(name, at, survived, lost, twice, wrong, run.left, found, run.longest, ended, words)
         except Exception as error:  # reading a damaged checkpoint or log raises any type
@@ -198,8 +202,17 @@ class Soak:
             return Try(name, at, False, left=run.left, seconds=run.longest, words=words)
 
 
-def words_of(run: Run, kind: Kind, ended: float) -> str:
-    """Return what is wrong with the message and the times of a fault, or "" if all is right."""
+def words_of(run: Run, kind: Kind, ended: float, again: int) -> str:
+    """Return what is wrong with the messages and the times after a fault, or "" if all is right.
+
+    Args:
+        run: The run.
+        kind: The kind of the fault.
+        ended: The seconds until the fault has ended the command, or 0.
+        again: How often an elastic run has started again from its checkpoint.
+    """
+    if kind.slots and again != kind.again:
+        return f"the run has started again from its checkpoint {again} times, not {kind.again} times"
     last = run.ends[0].last if run.ends and kind.says else ""
     if run.ends and kind.says and not re.search(kind.says, last):
         return f"the last line does not match {kind.says!r}: {last}"
@@ -235,15 +248,17 @@ def compare_logs(folder: Path, alone: Path, end: int) -> tuple[int, int, int]:
 
 
 def curve_faults(folder: Path) -> str:
-    """Return what is wrong with the TensorBoard curves of a run that has ended, or "" if each step is in them once."""
+    """Return what is wrong with the TensorBoard curves of a run that has ended, or "" if they have the log's steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for name, distance in (("train", 1), ("validation", STEPS)):
+    lines = read_log(folder, sys.maxsize)
+    for name, kind in (("train", "train"), ("validation", "eval")):
         board = EventAccumulator(str(folder / "tensorboard" / name), size_guidance={"scalars": 0}).Reload()
-        steps = [event.step for event in board.Scalars("steps/loss")]
-        if steps != list(range(distance, len(steps) * distance + 1, distance)):
-            odd = [(a, b) for a, b in itertools.pairwise([0, *steps]) if b != a + distance]
-            return f"TensorBoard, {name}: these neighbours are not {distance} steps apart: {odd[:5]}"
+        has_curve = "steps/loss" in board.Tags()["scalars"]
+        steps = Counter(event.step for event in board.Scalars("steps/loss")) if has_curve else Counter()
+        logged = Counter(line["iteration"] for line in lines if line["kind"] == kind)
+        if steps != logged:
+            return f"TensorBoard, {name}: missing steps {logged - steps}, too many steps {steps - logged}"
     return ""
 
 

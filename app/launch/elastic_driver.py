@@ -43,7 +43,7 @@ class MeetingDriver(ElasticDriver):
         self._running: set[Key] = set()
         self._asking: set[Key] = set()  # processes that have asked for their rank in the current meeting
         self._early: set[Key] = set()  # processes started for a later meeting that have not asked for a rank yet
-        self._leaving: set[Key] = set()  # processes that no longer take part, and have not ended yet
+        self._leaving: set[Key] = set()  # processes that must end, because their slots were removed, and still run
         self._dismissals: dict[Key, threading.Event] = {}  # events that end the processes
         self._ended: dict[Key, int] = {}  # processes of the current meeting that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
@@ -61,6 +61,8 @@ class MeetingDriver(ElasticDriver):
         """Wait until a process gets a rank, because all others have asked for one too, or until the run ends."""
         key = host, slot
         with self._changed:
+            if key in self._leaving - self._members:  # it must end, so it does not take part any more
+                return
             self._asking.add(key)
             self._early.discard(key)
             self._changed.notify_all()
@@ -94,6 +96,9 @@ class MeetingDriver(ElasticDriver):
             if any(code == 0 for code in ended.values()) or len(ended) == len(self._members):
                 self.stop()  # the training has ended, or no process is left that has its state
             elif self._begun or ended:
+                self._wait_for_leaving()
+                if self.finished() or self._ended != ended:
+                    continue
                 for host, _ in ended:
                     self._host_manager.blacklist(host)
                 try:
@@ -103,6 +108,16 @@ class MeetingDriver(ElasticDriver):
                     self.stop()
             else:
                 self._begin()
+
+    def _wait_for_leaving(self) -> None:
+        """Wait until processes that leave have ended, if their slots have been added again.
+
+        A new process is started on such a slot. The exit code of the old one does not mean that the training has ended.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.finished() or not any(map(self._has_slot, self._leaving)), _LEAVING_TIME
+            )
 
     def _is_over(self) -> bool:
         """Return whether the current meeting of the processes is over, so that the next one must be opened.
@@ -115,18 +130,16 @@ class MeetingDriver(ElasticDriver):
 
     def _open(self, least: int) -> None:
         """Open a meeting, in which processes connect: wait for slots, choose the processes, and start the new ones."""
-        with self._changed:  # a slot that was removed and added again gets a new process when the old one has ended
-            self._changed.wait_for(lambda: self.finished() or not self._leaving, _LEAVING_TIME)
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:
             slots, old = list(self._rank_assignments.values()), self._members
             self._members = {_key(slot) for slot in slots}
-            self._leaving |= (old - self._members) & self._running
             self._begun = False
             self._number += 1
             self._ended.clear()
             self._asking &= self._members | {key for key in self._asking if self._has_slot(key)}
+            self._leaving |= (old - self._members) & self._running - self._asking
             self._early -= self._members
             missing = [slot for slot in slots if _key(slot) not in self._running]
             self._changed.notify_all()
@@ -141,9 +154,11 @@ class MeetingDriver(ElasticDriver):
     def _get_host_assignments(self, current_hosts: Any) -> Any:
         """Return Horovod's assignment of ranks to hosts.
 
-        Hosts whose new processes have not asked for a rank yet are left out if the other hosts have enough slots.
+        Hosts whose new processes have not asked for a rank yet, or whose old processes have not ended yet, are left out
+        if the other hosts have enough slots.
         """
-        late = {host for host, _ in self._early} - {host for host, _ in self._members}
+        with self._changed:
+            late = {host for host, _ in self._early | self._leaving} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
         enough = ready.count_available_slots() >= self._min_num_proc
         return super()._get_host_assignments(ready if enough else current_hosts)
@@ -176,6 +191,7 @@ class MeetingDriver(ElasticDriver):
                 code = FAILED  # its exit code 0 does not mean that the training has ended
             for keys in (self._running, self._asking, self._early, self._leaving):
                 keys.discard(key)
+            self._dismissals.pop(key, None)
             self._changed.notify_all()
             number = self._number
             if key in self._members:
@@ -202,7 +218,10 @@ class MeetingDriver(ElasticDriver):
                 with self._wait_hosts_cond:
                     self._wait_hosts_cond.notify_all()
             if self._begun:
-                self._look_for_changes()
+                try:
+                    self._look_for_changes()
+                except Exception:  # a host may be put on the blacklist while it is looked at
+                    logging.exception("the hosts are looked at again")
             first = False
             self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
 
@@ -218,7 +237,7 @@ class MeetingDriver(ElasticDriver):
                 slots = super()._get_host_assignments(hosts)[1]
                 new = [slot for slot in slots if _key(slot) not in self._running | self._members]
                 self._early |= {_key(slot) for slot in new}
-            self._start_worker_processes(new)
+                self._start_worker_processes(new)
             if {_key(slot) for slot in self._get_host_assignments(hosts)[1]} == self._members:
                 return
         coordinator = self.get_coordinator_info()
@@ -235,6 +254,7 @@ class MeetingDriver(ElasticDriver):
                 self._dismissals[key].set()
             self._early -= gone
             self._asking -= gone  # they get the answer that they do not take part
+            self._leaving |= gone & self._running
             self._changed.notify_all()
 
     def _tell(self, client: Any) -> None:

@@ -145,7 +145,9 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
         asked = [*(events or []), *([others] if others else [])]
         code = RankProcess(rank, settings, grace).run(asked)
-        if code:
+        # The first event of an elastic run means that horovodrun must end, and the others that this rank must.
+        dismissed = settings.elastic and not asked[0].is_set() and any(event.is_set() for event in asked)
+        if code and not dismissed:  # otherwise its end would be taken for the cause of a later failure of the run
             _write(1, f"Process {slot.rank} exit with status code {code}.\n".encode())
         if code and others:
             others.set()

@@ -221,7 +221,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
     """Run the job to its end and return the exit code.
 
     An elastic run whose processes have all died is started again and continues from its checkpoint, up to _STARTS times
-    in total.
+    in total. It then needs no more slots than --min-np, because hosts may have left.
     """
     for start in range(1, _STARTS + 1):
         # mpirun passes SIGUSR1 on to every rank and waits. On SIGTERM it would kill the ranks a second later.
@@ -238,7 +238,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
         if folder and not any(word.startswith(("--output", "--resume")) for word in launch.program):
             command = [*command, "--output", folder]
             launch = replace(launch, program=[*launch.program, "--output", folder])
-        if launch.elastic:  # otherwise horovodrun would wait for hosts that have left since the first start
+        if launch.elastic:  # with the first number, horovodrun would wait for hosts that have left
             command[command.index("-np") + 1] = str(launch.elastic.least)
     say_last(words)
     return code

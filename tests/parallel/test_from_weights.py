@@ -56,7 +56,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, saved in ((4, ONLY_ENDS), (2, ONLY_ENDS), (1, AND_THIS)):
         run(*forked_app(), "-np", number, "train", *recipe, *saved, "--output", folder / str(number))
     before_its_end(folder / "1", folder / "resumed")
-    (place / "resnet18.pth").unlink()
     run(*forked_app(), "-np", 1, "train", "--resume", folder / "resumed", *ONLY_ENDS)
     return folder
 

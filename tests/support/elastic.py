@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -27,6 +28,51 @@ RECIPE = [
 PATIENCE = 110
 
 
+def make_script(hosts: Path) -> Path:
+    """Write a discovery script that prints the file `hosts`. Return its path."""
+    script = hosts.with_name("discover.sh")
+    script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
+    script.chmod(0o755)
+    return script
+
+
+def list_slots(hosts: Path, slots: int) -> None:
+    """Change the number of slots of this machine that the discovery script prints."""
+    new = hosts.with_name("hosts.new")
+    new.write_text(f"localhost:{slots}\n")
+    new.replace(hosts)  # at once, so that the script never prints an empty file
+
+
+def holds_lock(pid: int, folder: Path) -> bool:
+    """Return whether a process holds the lock of a run's folder. Rank 0 does."""
+    with contextlib.suppress(OSError):  # the process has ended
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # the file was closed
+                if file.readlink() == folder / "lock":
+                    return True
+    return False
+
+
+def slot_of(pid: int) -> int:
+    """Return the slot of this machine, counted from 1, that a process has. The host of slot N is 127.0.0.N.
+
+    Return 0 if the process has ended or has no slot.
+    """
+    try:
+        found = re.search(rb"HOROVOD_HOSTNAME=127\.0\.0\.(\d+)\0", Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def planned(folder: Path) -> int:
+    """Return the number of processes in a run's plan.json, or 0 if there is none."""
+    try:
+        return int(json.loads((folder / "plan.json").read_text())["processes"])
+    except (OSError, ValueError):
+        return 0
+
+
 class ElasticRun:
     """An elastic run of RECIPE with 1 to `most` processes. It is ended at the end of a `with` block.
 
@@ -44,11 +90,8 @@ class ElasticRun:
 
     def __init__(self, place: Path, slots: int, most: int, fault: str) -> None:
         self.folder, self.log, self.hosts = place / "elastic", place / "elastic.log", place / "hosts"
-        script = place / "discover.sh"
-        script.write_text(f"#!/bin/sh\ncat '{self.hosts}'\n")
-        script.chmod(0o755)
         self.list_slots(slots)
-        options = ["--min-np", "1", "--max-np", str(most), "--host-discovery-script", str(script)]
+        options = ["--min-np", "1", "--max-np", str(most), "--host-discovery-script", str(make_script(self.hosts))]
         words = [*FAULTY, *options, *RECIPE, "--output", str(self.folder)]
         with self.log.open("w") as out:
             self.job = subprocess.Popen(words, env=environ(FAULT=fault), stdout=out, stderr=out)
@@ -70,10 +113,7 @@ class ElasticRun:
             time.sleep(0.05)
 
     def list_slots(self, slots: int) -> None:
-        """Change the number of slots of this machine that the discovery script prints."""
-        new = self.hosts.with_name("hosts.new")
-        new.write_text(f"localhost:{slots}\n")
-        new.replace(self.hosts)  # at once, so that the script never prints an empty file
+        list_slots(self.hosts, slots)
 
     def members(self) -> list[int]:
         """Return the process ids of the ranks."""
@@ -88,31 +128,15 @@ class ElasticRun:
         return found
 
     def rank_0(self) -> int | None:
-        """Return the process id of rank 0, which holds the lock of the folder."""
-        for pid in self.members():
-            with contextlib.suppress(OSError):  # the process has ended
-                for fd in Path(f"/proc/{pid}/fd").iterdir():
-                    with contextlib.suppress(OSError):  # the file was closed
-                        if fd.readlink() == self.folder / "lock":
-                            return pid
-        return None
+        """Return the process id of rank 0."""
+        return next((pid for pid in self.members() if holds_lock(pid, self.folder)), None)
 
     def on_slot(self, slot: int) -> int:
-        """Return the process id on a slot, or 0. Slots count from 1. The host of slot N is 127.0.0.N."""
-        for pid in self.members():
-            with contextlib.suppress(OSError):
-                if f"HOROVOD_HOSTNAME=127.0.0.{slot}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
-                    b"\0"
-                ):
-                    return pid
-        return 0
+        """Return the process id on a slot, or 0."""
+        return next((pid for pid in self.members() if slot_of(pid) == slot), 0)
 
     def processes(self) -> int:
-        """Return the number of processes in the run's plan.json, or 0 if there is none."""
-        try:
-            return int(json.loads((self.folder / "plan.json").read_text())["processes"])
-        except (OSError, ValueError):
-            return 0
+        return planned(self.folder)
 
     def settled(self, slots: int) -> int:
         """Return the number of processes of the run, or 0 while one of them still joins or leaves."""

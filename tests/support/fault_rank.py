@@ -11,7 +11,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - change: The rank changes one value of one tensor. STEP 0 stands for the moment after the broadcast at the start.
 - slow: Each validation batch takes a second on all ranks.
 - nap: Each step takes longer on all ranks, so that a run leaves the cores to what it waits for.
-- linger: The same, and a process that leaves an elastic run takes 6 s to end.
+- linger: The same, and a process that leaves an elastic run takes 10 s to end.
 - none: There is no fault.
 """
 
@@ -89,7 +89,7 @@ def fault(text: str) -> Fault:
     """Return the hooks for a text `KIND:RANK:STEP`."""
     kind, rank, step = text.split(":")
     if kind == "linger":
-        failure._TRAVEL_TIME = 1.2  # leave_silently waits five times as long
+        failure._TRAVEL_TIME = 2.0  # leave_silently waits five times as long
     return Fault(kind, int(rank), int(step))
 
 
