@@ -57,16 +57,20 @@ class MeetingDriver(ElasticDriver):
         self._open(num_proc)
         threading.Thread(target=self._lead, daemon=True).start()
 
-    def wait_for_place(self, host: str, slot: int) -> None:
-        """Wait until a process gets a rank, because all others have asked for one too, or until the run ends."""
+    def wait_for_place(self, host: str, slot: int) -> bool:
+        """Wait until a process gets a rank, because all others have asked for one too, or until the run ends.
+
+        Return False at once if the process must end, because its slot was removed.
+        """
         key = host, slot
         with self._changed:
-            if key in self._leaving - self._members:  # it must end, so it does not take part any more
-                return
+            if key in self._leaving:
+                return False
             self._asking.add(key)
             self._early.discard(key)
             self._changed.notify_all()
             self._changed.wait_for(lambda: key not in self._asking or self.finished())
+            return key not in self._leaving
 
     def meeting_is_over(self) -> bool:
         """Return whether processes must stop connecting, because one of them has died or asks for a rank again."""
@@ -79,10 +83,12 @@ class MeetingDriver(ElasticDriver):
         return super().get_results()
 
     def stop(self, error_message: str | None = None) -> None:
-        """End the run."""
-        super().stop(error_message)
+        """End the run. Processes that still start and ask for a rank get the answer that they do not take part."""
+        self._results.set_error_message(error_message)
+        self._shutdown.set()
         with self._changed:
             self._changed.notify_all()
+        self._discovery_thread.join()
 
     # Meetings
 
@@ -99,8 +105,7 @@ class MeetingDriver(ElasticDriver):
                 self._wait_for_leaving()
                 if self.finished() or self._ended != ended:
                     continue
-                for host, _ in ended:
-                    self._host_manager.blacklist(host)
+                self._blacklist({host for host, _ in ended})
                 try:
                     self._open(self._min_num_proc)
                 except Exception:
@@ -108,6 +113,16 @@ class MeetingDriver(ElasticDriver):
                     self.stop()
             else:
                 self._begin()
+
+    def _blacklist(self, hosts: set[str]) -> None:
+        """Use no slot of hosts on which a process has died, for some time. The host manager ends their processes."""
+        for host in hosts:
+            self._host_manager.blacklist(host)
+        with self._changed:
+            self._leaving |= {key for key in self._running if key[0] in hosts}
+            self._asking -= self._leaving
+            self._early -= self._leaving
+            self._changed.notify_all()
 
     def _wait_for_leaving(self) -> None:
         """Wait until processes that leave have ended, if their slots have been added again.
@@ -138,8 +153,9 @@ class MeetingDriver(ElasticDriver):
             self._begun = False
             self._number += 1
             self._ended.clear()
-            self._asking &= self._members | {key for key in self._asking if self._has_slot(key)}
-            self._leaving |= (old - self._members) & self._running - self._asking
+            asked = set(self._asking)
+            self._asking &= self._members | {key for key in asked - old if self._has_slot(key)}
+            self._leaving |= ((old | asked) - self._members) & (self._running - self._asking)
             self._early -= self._members
             missing = [slot for slot in slots if _key(slot) not in self._running]
             self._changed.notify_all()
@@ -157,11 +173,24 @@ class MeetingDriver(ElasticDriver):
         Hosts whose new processes have not asked for a rank yet, or whose old processes have not ended yet, are left out
         if the other hosts have enough slots.
         """
+        current_hosts = self._in_order(current_hosts)
         with self._changed:
             late = {host for host, _ in self._early | self._leaving} - {host for host, _ in self._members}
         ready = _Hosts(current_hosts, [host for host in current_hosts.host_assignment_order if host not in late])
         enough = ready.count_available_slots() >= self._min_num_proc
         return super()._get_host_assignments(ready if enough else current_hosts)
+
+    def _in_order(self, hosts: Any) -> _Hosts:
+        """Return the hosts with those of the members first, in the order that they have.
+
+        Rank 0 must stay rank 0, because it has the lock of the run's folder. Horovod moves a host to the end if the
+        discovery script has once not printed it.
+        """
+        with self._changed:
+            alive = {host for host, _ in self._members & (self._running - self._leaving)}
+        known = [host for host in self._host_assignments if host in alive]
+        order = sorted(hosts.host_assignment_order, key=lambda host: known.index(host) if host in known else len(known))
+        return _Hosts(hosts, order)
 
     def _has_slot(self, key: Key) -> bool:
         hosts = self._host_manager.current_hosts
@@ -234,7 +263,7 @@ class MeetingDriver(ElasticDriver):
         self._dismiss_new()
         if hosts.count_available_slots() >= self._min_num_proc:
             with self._changed:
-                slots = super()._get_host_assignments(hosts)[1]
+                slots = super()._get_host_assignments(self._in_order(hosts))[1]
                 new = [slot for slot in slots if _key(slot) not in self._running | self._members]
                 self._early |= {_key(slot) for slot in new}
                 self._start_worker_processes(new)

@@ -179,7 +179,8 @@ class RankProcess:
                 break
             time.sleep(delay)
             code = self._run_once(asked)
-        if not self.here and (code == _SSH_FAILED or (code and not self.started.is_set())):
+        ended_here = any(event.is_set() for event in asked)
+        if not self.here and not ended_here and (code == _SSH_FAILED or (code and not self.started.is_set())):
             lost = "the ssh connection to it was lost" if self.started.is_set() else "ssh to it failed"
             cause = failed_because(self.host, self._said(), code, self.port)
             failure = Failure(self.rank.slot.rank, self.host, FAILED, f"{lost}: {cause}")

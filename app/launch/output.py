@@ -150,6 +150,10 @@ class Output:
         else:
             if stream == "out" and line.startswith("output: "):
                 self.folder = line.removeprefix("output: ").strip()
+                if self.elastic:  # a new session begins, so the run has survived the failures before it
+                    self.failures = [each for each in self.failures if each.code != FAILED]
+                    self.launcher_said = ""
+                    self.traces.clear()
             plain = rank == 0 or (self.elastic and stream == "out")
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
 

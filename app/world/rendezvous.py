@@ -29,6 +29,7 @@ from typing import Any
 
 import psutil
 from horovod.runner.common.util import network
+from horovod.runner.common.util.hosts import INVALID_SLOT_INFO
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 MOST_WAITING = 1024  # connections that wait to be accepted; all ranks of a run may connect at the same time
@@ -132,8 +133,8 @@ def elastic_handler(driver: Any) -> type[RendezvousHandler]:
         def _get_value(self, scope: str, key: str) -> bytes | None:
             if scope in (PLACE, RANK_AND_SIZE):
                 host, _, slot = key.rpartition(":")
-                if scope == PLACE:
-                    driver.wait_for_place(host, int(slot))
+                if scope == PLACE and not driver.wait_for_place(host, int(slot)):
+                    return INVALID_SLOT_INFO.to_response_string().encode()
                 found: bytes = driver.get_slot_info(host, int(slot)).to_response_string().encode()
                 return found
             if driver.meeting_is_over():

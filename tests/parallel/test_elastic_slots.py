@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -44,3 +45,24 @@ def test_a_slot_that_is_removed_and_added_gets_a_new_process(tmp_path: Path) -> 
         run.wait_for(lambda: iteration(run.folder) > steps, "steps of both")
         assert "the run starts again" not in run.log.read_text()
     assert run.job.returncode == 75, run.log.read_text()
+
+
+def test_ranks_stay_if_the_slot_of_rank_0_is_missing_for_a_moment(tmp_path: Path) -> None:
+    """The slot is back before the processes connect again. A new rank 0 would wait for the lock of the run's folder."""
+    options = ["--minibatch", "8", "--per-worker", "4", "--commit-every", "1000"]  # so only the ends of epochs commit
+    epoch = 1077 // 8  # steps
+    with ElasticRun(tmp_path, 2, 2, "nap:0:0", *options) as run:
+        run.wait_for(lambda: run.settled(2) == 2 and run.checkpoints(), "two processes")
+        if run.rank_0() != run.on_slot(2):
+            os.kill(run.on_slot(1), signal.SIGKILL)
+            run.wait_for(lambda: run.processes() == 1, "a session without it")
+            run.wait_for(lambda: run.settled(2) == 2, "another second process")
+        first = run.rank_0()
+        run.wait_for(lambda: 0 < iteration(run.folder) % epoch < epoch // 4, "a moment long before the next commit")
+        run.list_slots(1)
+        time.sleep(1.5)  # the launcher asks for the slots every second
+        run.list_slots(2)
+        steps = iteration(run.folder) + epoch
+        run.wait_for(lambda: iteration(run.folder) > steps, "steps after the next commit")
+        assert first == run.rank_0() == run.on_slot(2) and run.settled(2) == 2
+        assert "the run starts again" not in run.log.read_text()

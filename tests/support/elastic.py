@@ -81,6 +81,7 @@ class ElasticRun:
         slots: The number of slots at the start.
         most: The value of --max-np.
         fault: The fault of tests/support/fault_rank.py.
+        more: More options of `train`.
 
     Attributes:
         folder: The folder of the run.
@@ -88,11 +89,11 @@ class ElasticRun:
         job: The process of the command.
     """
 
-    def __init__(self, place: Path, slots: int, most: int, fault: str) -> None:
+    def __init__(self, place: Path, slots: int, most: int, fault: str, *more: str) -> None:
         self.folder, self.log, self.hosts = place / "elastic", place / "elastic.log", place / "hosts"
         self.list_slots(slots)
         options = ["--min-np", "1", "--max-np", str(most), "--host-discovery-script", str(make_script(self.hosts))]
-        words = [*FAULTY, *options, *RECIPE, "--output", str(self.folder)]
+        words = [*FAULTY, *options, *RECIPE, *more, "--output", str(self.folder)]
         with self.log.open("w") as out:
             self.job = subprocess.Popen(words, env=environ(FAULT=fault), stdout=out, stderr=out)
 
