@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import signal
 import subprocess
 import time
@@ -14,33 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.elastic import holds_lock, list_slots, make_script, planned, slot_of
-from tests.support.jobs import End, Job
+from tests.support.elastic import SMALL, holds_lock, list_slots, make_script, planned, slot_of
+from tests.support.jobs import End, Job, iteration
 from tests.support.programs import RUN
 
-# The learning rate is only 0.01, because after a fault sums are rounded differently, and with a higher rate the
-# difference grows with each step. The relative difference of a momentum buffer was 2e-14 after 5000 steps at 0.01, but
-# 5e-10 after 3000 steps at 0.1.
-RECIPE = [
-    "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
-    "--epochs", "2000", "--warmup-epochs", "300", "--reference-lr", "0.01", "--commit-every", "3", "--log-every", "1",
-]  # fmt: skip
+RECIPE = [*SMALL, "--epochs", "2000", "--log-every", "1"]
 OFTEN = ["--checkpoint-every", "5", "--keep", "30"]  # options of the runs with faults
 STALL = 40  # --stall-timeout of static runs in seconds
 PATIENCE = 300.0  # seconds for which the benchmark waits for anything that a run should do
 TMPFS = 32 * 2**20  # size of the tmpfs in bytes: several times that of all checkpoints of a run
 MARK = "FAULT"  # this environment variable, with the folder of the run as its value, marks the processes of a run
-
-
-def latest(folder: Path) -> int:
-    """Return the iteration in the last line of a run's log, or 0 if there is none."""
-    try:
-        with (folder / "log.jsonl").open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            found = re.findall(rb'"iteration": (\d+)', log.read())
-    except OSError:
-        return 0
-    return int(found[-1]) if found else 0
 
 
 def processes_of(folder: Path) -> dict[int, list[bytes]]:
@@ -144,11 +126,11 @@ class Run:
 
     def begin(self) -> int:
         """Wait for a random moment, which may be within a step or the writing of a checkpoint. Return the iteration."""
-        at = max(latest(self.folder), 15) + self.draw.randint(5, 40)  # after 15 steps there are several checkpoints
+        at = max(iteration(self.folder), 15) + self.draw.randint(5, 40)  # after 15 steps there are several checkpoints
         self.go_on(lambda: self.highest >= at)
         time.sleep(self.draw.uniform(0, 0.5))
         self.ends, self.left = [], 0
-        self.longest, self.highest = 0.0, latest(self.folder)
+        self.longest, self.highest = 0.0, iteration(self.folder)
         self.since = self.job.since = time.monotonic()  # so the seconds of an `End` are counted from the fault
         return self.highest
 
@@ -172,7 +154,7 @@ class Run:
         self.watch(lambda: time.monotonic() > end)
 
     def look(self) -> None:
-        now, found = time.monotonic(), latest(self.folder)
+        now, found = time.monotonic(), iteration(self.folder)
         if found > self.highest:
             self.longest = max(self.longest, now - self.since)
             self.highest, self.since = found, now

@@ -45,8 +45,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.faults import KINDS, RECIPE, Kind, Run, latest
-from tests.support.jobs import Job
+from benchmarks.faults import KINDS, RECIPE, Kind, Run
+from tests.support.jobs import Job, iteration
 from tests.support.programs import RUN
 
 STEPS = 16  # steps in an epoch: 1,077 images, 64 for each step
@@ -108,21 +108,10 @@ class Soak:
 
     def run_alone(self) -> None:
         """Train with one process and without faults. The other runs must have the same checkpoints."""
-        job = Job(
-            self.alone,
-            [
-                *RUN,
-                "--launcher",
-                "none",
-                "train",
-                *RECIPE,
-                "--keep",
-                str(2 * self.options.compared),
-                "--output",
-                str(self.alone),
-            ],
-        )
-        job.wait_for(lambda: self.stopped.is_set() or latest(self.alone) > self.options.compared * STEPS, 3600)
+        keep = ["--keep", str(2 * self.options.compared)]
+        words = [*RUN, "--launcher", "none", "train", *RECIPE, *keep, "--output", str(self.alone)]
+        job = Job(self.alone, words)
+        job.wait_for(lambda: self.stopped.is_set() or iteration(self.alone) > self.options.compared * STEPS, 3600)
         job.process.terminate()
         job.process.wait(60)
 
@@ -177,7 +166,7 @@ class Soak:
 
         Return the consequences of the fault, or None if the run without faults ended before the fault.
         """
-        at, kind = latest(run.folder), KINDS[name]
+        at, kind = iteration(run.folder), KINDS[name]
         try:
             if kind.slots:
                 run.settle(kind.slots)

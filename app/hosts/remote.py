@@ -152,7 +152,8 @@ def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answ
 def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None, str]:
     """Return the seconds by which the host's clock is ahead, the host's facts, and the last line of other output.
 
-    The last line is usually an error message."""
+    The last line is usually an error message.
+    """
     assert process.stdin and process.stdout
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(program)

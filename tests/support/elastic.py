@@ -17,11 +17,11 @@ from tests.support.programs import environ
 # The learning rate is only 0.01, because other numbers of processes round sums differently, and with a higher rate the
 # difference grows with each step. The relative difference of a momentum buffer was 2e-14 after 5000 steps at 0.01, but
 # 5e-10 after 3000 steps at 0.1.
-RECIPE = [
-    "train", "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
-    "--epochs", "900", "--warmup-epochs", "300", "--commit-every", "3", "--keep", "1000", "--stall-timeout", "200",
-    "--reference-lr", "0.01",
+SMALL = [
+    "--device", "cpu", "--precision", "fp64", "--width", "4", "--minibatch", "64", "--per-worker", "8",
+    "--warmup-epochs", "300", "--reference-lr", "0.01", "--commit-every", "3",
 ]  # fmt: skip
+RECIPE = ["train", *SMALL, "--epochs", "900", "--keep", "1000", "--stall-timeout", "200"]
 
 # Horovod waits 120 s for a process that does not answer. No wait of a test may take that long, because the run must not
 # wait for a process that has died.

@@ -43,9 +43,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def iteration(folder: Path) -> int:
-    """Return the last iteration in the log of a run, or 0 if there is none."""
-    log = folder / "log.jsonl"
-    found = re.findall(r'"iteration": (\d+)', log.read_text()) if log.exists() else []
+    """Return the iteration in the last line of a run's log, or 0 if there is none. Only the end of the log is read."""
+    try:
+        with (folder / "log.jsonl").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            found = re.findall(rb'"iteration": (\d+)', log.read())
+    except OSError:
+        return 0
     return int(found[-1]) if found else 0
 
 
