@@ -43,9 +43,7 @@ class MeetingDriver(ElasticDriver):
         self._running: set[Key] = set()
         self._asking: set[Key] = set()  # processes that have asked for their rank in the current meeting
         self._early: set[Key] = set()  # processes started for a later meeting that have not asked for a rank yet
-        self._leaving: set[Key] = (
-            set()
-        )  # processes that must end, because their slots are no longer used, and still run
+        self._leaving: set[Key] = set()  # processes that must end, because their slots are not used, and still run
         self._dismissals: dict[Key, threading.Event] = {}  # events that end the processes
         self._ended: dict[Key, int] = {}  # processes of the current meeting that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
