@@ -144,7 +144,11 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
 
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
         asked = [*(events or []), *([others] if others else [])]
-        code = RankProcess(rank, settings, grace).run(asked)
+        process = RankProcess(rank, settings, grace)
+        try:
+            code = process.run(asked)
+        except OSError as error:  # for example, this process has too many open files; the other ranks must not wait
+            code = process.report(f"its process could not be started: {error}")
         # The first event of an elastic run means that horovodrun must end, and the others that this rank must.
         dismissed = settings.elastic and not asked[0].is_set() and any(event.is_set() for event in asked)
         if code and not dismissed:  # otherwise its end would be taken for the cause of a later failure of the run
@@ -182,11 +186,13 @@ class RankProcess:
         ended_here = any(event.is_set() for event in asked)
         if not self.here and not ended_here and (code == _SSH_FAILED or (code and not self.started.is_set())):
             lost = "the ssh connection to it was lost" if self.started.is_set() else "ssh to it failed"
-            cause = failed_because(self.host, self._said(), code, self.port)
-            failure = Failure(self.rank.slot.rank, self.host, FAILED, f"{lost}: {cause}")
-            self._pass_on("stderr", f"{failure}\n".encode())
-            code = FAILED
+            code = self.report(f"{lost}: {failed_because(self.host, self._said(), code, self.port)}")
         return code
+
+    def report(self, cause: str) -> int:
+        """Write why the rank has failed, as a line of its output, and return its exit code."""
+        self._pass_on("stderr", f"{Failure(self.rank.slot.rank, self.host, FAILED, cause)}\n".encode())
+        return FAILED
 
     def _said(self) -> str:
         return self.words.decode(errors="replace")

@@ -135,3 +135,28 @@ def test_horovodrun_refuses_a_changed_host_key_and_asks_for_no_password() -> Non
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split("ConnectTimeout=10")[0] == "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o "
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_a_rank_that_horovodrun_cannot_start_is_a_failure(elastic: bool) -> None:
+    """Otherwise the other ranks would wait for it."""
+    program = f"""if True:
+        import resource, threading
+        from horovod.runner.common.util.hosts import SlotInfo
+        from horovod.runner.common.util.settings import BaseSettings
+        from app.launch.horovodrun_ranks import Rank, _starter
+        slot = SlotInfo("localhost", rank=3, local_rank=3, cross_rank=0, size=4, local_size=4, cross_size=1)
+        start = _starter(BaseSettings(elastic={elastic}), 1)
+        rank = Rank(["true"], {{}}, {{}}, slot)
+        print(start(rank, slot, [threading.Event()])[0], flush=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+        print(start(rank, slot, [threading.Event()])[0], flush=True)
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    started, line, end, code = done.stdout.splitlines()
+    assert started == "0"
+    assert line == (
+        "[3]<stderr>:app failed: rank 3 on localhost, code 1: its process could not be started: "
+        "[Errno 24] Too many open files"
+    )
+    assert (end, code) == ("Process 3 exit with status code 1.", "1")
