@@ -64,7 +64,11 @@ class Piggyback:
         return self.parameter.grad[len(self.statistics) :]
 
     def worker_statistics(self) -> Tensor:
-        """Return the sum of the statistics of the workers in the last forward pass, in the order of `statistics`."""
+        """Return the statistics of the last forward pass, summed over the workers of the pass.
+
+        They are one tensor with the means and the variances of all batch normalizations. Its values have the same order
+        as in `self.statistics`.
+        """
         found = [value.view(m.workers_per_pass, -1) for m in self.norms for value in (m.mean, m.var)]
         return torch.cat(found, 1).sum(0)
 

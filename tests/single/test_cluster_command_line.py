@@ -60,7 +60,7 @@ COMMON = (
     "--map-by slot:OVERSUBSCRIBE --bind-to none --tag-output "
     "--mca pml ob1 --mca btl '^openib,ofi' --mca mpi_yield_when_idle 1"
 )
-ON_ONE = COMMON.replace("'^openib,ofi'", "'^openib,ofi,tcp'")  # on one host, no rank needs a TCP port
+ON_ONE = COMMON.replace("'^openib,ofi'", "'^openib,ofi,tcp'")  # "^" excludes transports; on one host no rank needs TCP
 TRAVELS = "-x HOROVOD_FUSION_THRESHOLD -x NCCL_DEBUG -x OMP_NUM_THREADS"
 
 

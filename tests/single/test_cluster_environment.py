@@ -160,3 +160,21 @@ def test_a_rank_that_horovodrun_cannot_start_is_a_failure(elastic: bool) -> None
         "[Errno 24] Too many open files"
     )
     assert (end, code) == ("Process 3 exit with status code 1.", "1")
+
+
+def test_a_rank_that_horovodrun_was_asked_to_end_is_no_failure() -> None:
+    """Otherwise a later failure of an elastic run would be taken for a consequence of the end of this rank."""
+    program = """if True:
+        import threading
+        from horovod.runner.common.util.hosts import SlotInfo
+        from horovod.runner.common.util.settings import BaseSettings
+        from app.launch.horovodrun_ranks import Rank, _starter
+        slot = SlotInfo("localhost", rank=3, local_rank=3, cross_rank=0, size=4, local_size=4, cross_size=1)
+        start = _starter(BaseSettings(elastic=True), 1)
+        for asked in (1, 0):  # the events ask this rank to end, and all ranks
+            events = [threading.Event(), threading.Event()]
+            threading.Timer(1, events[asked].set).start()
+            print(start(Rank(["sleep", "100"], {}, {}, slot), slot, events)[0], flush=True)
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["143", "Process 3 exit with status code 143.", "143"]

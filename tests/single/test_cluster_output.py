@@ -114,3 +114,15 @@ def test_the_line_of_a_failure() -> None:
     assert parse("app failed: rank x on y, code 2: z") is None
     assert parse_trace("app trace:   File\n") == "  File"
     assert parse_trace("Traceback\n") is None
+
+
+def test_a_failure_that_an_elastic_run_has_survived_is_not_the_cause_of_a_later_one() -> None:
+    output = Output(io.StringIO(), io.StringIO(), elastic=True)
+    output.feed(
+        b"[0]<stdout>:output: runs/a\n[1]<stderr>:app failed: rank 1 on node2, code 1: 7.jpg is no image\n"
+        b"Process 1 exit with status code 137.\n"
+    )
+    assert output.failure_with_reason(None) == Failure(1, "node2", 1, "7.jpg is no image")
+    assert output.killed() == (1, None, 9)
+    output.feed(b"[0]<stdout>:output: runs/a\n")  # the other processes have connected again
+    assert output.failure_with_reason(None) is None and output.killed() is None

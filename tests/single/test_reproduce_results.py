@@ -167,7 +167,7 @@ WITH_LARS = [*FIGURE_1, of_lars(512, [20.1, 20.2, 20.2]), of_lars(1024, [24.0, 2
 
 
 def diverged() -> dict[str, Any]:
-    """Return a cell in which two of three runs diverged."""
+    """Return the results of a cell in which two of three runs diverged."""
     found = row(32, [20.0, 90.0, 90.0])
     for seed in found["seeds"][1:]:
         seed["diverged"] = "the loss is not finite"

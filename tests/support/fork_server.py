@@ -104,7 +104,7 @@ def _fork(listening: socket.socket, waiting: selectors.BaseSelector) -> None:
     if child := os.fork():
         for stream in streams:
             os.close(stream)
-        with contextlib.suppress(OSError):  # if the other end has gone, the event of this connection ends the child
+        with contextlib.suppress(OSError):  # the other end has closed the connection, so _finish will end the child
             connection.sendall(b"%d\n" % child)
         ended = os.pidfd_open(child)
         waiting.register(ended, selectors.EVENT_READ, (child, ended, connection))
