@@ -101,5 +101,5 @@ def exposed_seconds(size: float, backward: float, allreduce: Callable[[float], f
 
 
 def slowest_of(workers: int) -> float:
-    """Return the expected maximum of `workers` standard normal numbers (Blom 1958). It is 0 for one worker."""
+    """Return the expected maximum of `workers` standard normal numbers, by Blom's approximation (1958)."""
     return NormalDist().inv_cdf((workers - 0.375) / (workers + 0.25))

@@ -56,7 +56,10 @@ class LastLayer(nn.Linear):
 
 
 class SmallResNet(nn.Module):
-    """The network of He et al. 2015, section 4.2: a 3x3 stem and three stages, for images of about 8 to 64 pixels."""
+    """A network for images of about 8 to 64 pixels, with a 3x3 stem and three stages, after He et al. 2015, section 4.2.
+
+    Where a stage changes the size, the shortcut is a 1x1 convolution, as in the networks for ImageNet.
+    """
 
     def __init__(self, blocks: tuple[int, ...], width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
         super().__init__()

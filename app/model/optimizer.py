@@ -71,7 +71,10 @@ def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> li
 
 
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    """Return the parameters that SGD learns: all except that of the piggyback, which holds BN's statistics."""
+    """Return the parameters that SGD learns.
+
+    One parameter is not learned: that of app.model.piggyback, by which BN's statistics travel with the gradients.
+    """
     return [p for group in optimizer.param_groups if group["learned"] for p in group["params"]]
 
 

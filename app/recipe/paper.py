@@ -142,7 +142,8 @@ TABLE_3A = (
     Detected("16k", Value(35.1, 0.3), Value(33.2, 0.3)),
 )
 
-# Table 3b: Mask R-CNN by the number of GPUs: (its minibatch, 1000 times its learning rate, its iterations)
+# Table 3b: Mask R-CNN by the number of GPUs: ((its minibatch, 1000 times its learning
+# rate, its iterations), its average precision)
 TABLE_3B = {
     1: ((2, 2.5, 1_280_000), Detected("1 GPU", Value(35.7), Value(33.6))),
     2: ((4, 5.0, 640_000), Detected("2 GPUs", Value(35.7), Value(33.7))),

@@ -22,7 +22,10 @@ CALLS, ENOUGH = 6, 0.1  # a measurement ends after this number of calls, or afte
 
 
 def loader_processes(run: Run, state: State, world: World) -> int:
-    """Return the number of loader processes that is enough for training, at most this process's share of the cores."""
+    """Return the number of loader processes that is enough for training, at most this process's share of the cores.
+
+    If it cannot be measured, because BN is synchronized or an image is corrupt, it is this share.
+    """
     most = default_loader_processes(run.source, world.local_size)
     if most <= 1 or run.config.sync_bn:  # with synchronized BN, a process cannot measure a pass alone
         return most

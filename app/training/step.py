@@ -110,8 +110,8 @@ def train_step(
 ) -> Tensor:  # fmt: skip
     """Make one step with this process's share of the minibatch.
 
-    The report is summed by the same allreduce as the gradients. So every process gets it, and the step needs no other
-    communication. Reading the values of the report waits for the device, but this function does not read them.
+    The report is summed by the same allreduce as the gradients, so that every process gets it. The step needs no other
+    communication, except with synchronized BN. Reading the values of the report waits for the device, but this function does not read them.
 
     Args:
         state: The run's state. The learning rate must already be set.
@@ -127,7 +127,7 @@ def train_step(
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class
-        is wrong, and the number of workers whose process was asked to stop.
+        is wrong, and the number of passes whose process was asked to stop.
     """
     state.optimizer.zero_grad()
     for workers, x, labels in passes:
