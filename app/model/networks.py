@@ -56,7 +56,7 @@ class LastLayer(nn.Linear):
 
 
 class SmallResNet(nn.Module):
-    """A network for images of about 8 to 64 pixels, with a 3x3 stem and three stages, after He et al. 2015, section 4.2.
+    """A network for images of about 8 to 64 pixels, after He et al. 2015, section 4.2: a 3x3 stem and three stages.
 
     Where a stage changes the size, the shortcut is a 1x1 convolution, as in the networks for ImageNet.
     """

@@ -111,7 +111,8 @@ def train_step(
     """Make one step with this process's share of the minibatch.
 
     The report is summed by the same allreduce as the gradients, so that every process gets it. The step needs no other
-    communication, except with synchronized BN. Reading the values of the report waits for the device, but this function does not read them.
+    communication, except with synchronized BN. Reading the values of the report waits for the device, but this function
+    does not read them.
 
     Args:
         state: The run's state. The learning rate must already be set.
