@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,20 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file so that it is always complete (see `write_whole`). Raises OSError."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    """Replace a text file so that it is always complete (see `write_whole`). Raises OSError.
+
+    Names of files may contain bytes that are not UTF-8. They are written as escapes, such as \\udce9.
+    """
+    write_whole(path, lambda file: file.write(text.encode(errors="backslashreplace")))
+
+
+def make_output(folder: Path) -> None:
+    """Create the folder of --output if it does not exist. Raises UserError if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--output {folder} cannot be written: {error.strerror}; give another folder") from None
 
 
 def sync_folder(folder: Path) -> None:

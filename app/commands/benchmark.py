@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from app.base.errors import UserError
 from app.recipe import data_size
@@ -36,6 +37,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
         raise UserError(f"--steps {options.steps}: give 1 or more")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise UserError(f"--json {options.json}: there is no folder {Path(options.json).absolute().parent}")
+    if options.json and Path(options.json).is_dir():
+        raise UserError(f"--json {options.json} is a folder: give a file")
     given = {name: value for name, value in vars(options).items() if name not in OWN}
     return resolve({**given, "collectives": options.collectives or "auto"}), options
 
@@ -53,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
     from app.bench.benchmark import lines, run_benchmark
     from app.world import world
+    from app.world.agreement import on_root
     from app.world.tuning import Tuning
 
     tuning = Tuning.of(config)
@@ -61,6 +65,14 @@ def main(argv: Sequence[str]) -> None:
     found = run_benchmark(config, here, steps=options.steps, only=only)
     if here.rank == 0:
         print(*here.describe(), *lines(found), sep="\n", flush=True)
-        if options.json:
-            Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+    if options.json:
+        on_root(lambda: write(Path(options.json), found))
     world.stop()
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write the results as JSON. Raises UserError."""
+    try:
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}; give another file") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import Preempted, UserError
+from app.base.files import make_output
 from app.data.sources import DataOptions, is_folder, read_folder
 from app.recipe.options import Parser
 from app.trained.preprocessing import check_classes, found_facts, read_preprocessing
@@ -116,7 +117,8 @@ def main(argv: Sequence[str]) -> None:
     source = together(
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )
-    on_root(lambda: report.make_folder(options.output))
+    if options.output:
+        on_root(lambda: make_output(Path(options.output)))
     if here.rank == 0 and source.warnings:
         print("\n".join(source.warnings), file=sys.stderr)
     processes = options.loader_processes
@@ -129,6 +131,8 @@ def main(argv: Sequence[str]) -> None:
     if here.rank == 0:
         classes = in_words(source.classes, source.name)
         print(report.as_json(result, source.classes) if options.json else report.as_text(result, classes), flush=True)
-        if options.output:
-            report.write(Path(options.output), result, source.classes, classes)
+    if options.output:
+        on_root(
+            lambda: report.write(Path(options.output), result, source.classes, in_words(source.classes, source.name))
+        )
     world.stop()

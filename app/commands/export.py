@@ -59,7 +59,9 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _refuse_to_overwrite(path: Path, weights: Path) -> None:
-    """Raise UserError if --output or the JSON file next to it would replace a file that is not an export."""
+    """Raise UserError if --output or the JSON file next to it would replace something that is not an export."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder: give a file")
     if path.exists() and ((weights.exists() and path.samefile(weights)) or path.absolute().parent.name == CHECKPOINTS):
         raise UserError(f"--output {path} would overwrite the weights themselves: give another file")
     facts = path.with_name(f"{path.name}.json")
@@ -95,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
                 exports.write_safetensors(network, file)
             else:
                 exports.write_state_dict(network, file)
-            facts_path(file).write_text(json.dumps(facts, indent=2) + "\n")
+            exports.write_file(facts_path(file), (json.dumps(facts, indent=2) + "\n").encode())
         except OSError as error:
             raise UserError(f"--output {file} cannot be written: {error.strerror or error}") from None
         print(f"{file}: {facts['model']}, {len(network.classes)} classes; {facts_path(file)} says how to use it")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.base.errors import UserError
+from app.base.files import make_output
 from app.recipe.options import Parser
 from app.runs.layout import CONFIG, check_is_run, is_run
 
@@ -48,8 +49,8 @@ def main(argv: Sequence[str]) -> None:
     records = [read_record(Path(run)) for run in dict.fromkeys(options.runs)]
     drawn = {name: to_png(figure) for name, figure in pictures(records).items()}
     folder = Path(options.output)
+    make_output(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in drawn.items():
             (folder / f"{name}.png").write_bytes(content)
         (folder / "report.html").write_text(page(records, drawn), encoding="utf-8", errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Format the result of an evaluation as text, as JSON and as a picture."""
+"""Format the result of an evaluation as text, as JSON and as a picture, and write it to files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
+from app.base.files import write_text, write_whole
 from app.runs.evaluation import Evaluation
 
 SHOWN = 10  # the largest number of classes, and of confusions, on the screen
@@ -65,14 +66,6 @@ def as_json(result: Evaluation, classes: Sequence[str]) -> str:
     return json.dumps({**values, "confusion": None if matrix is None else matrix.tolist()})
 
 
-def make_folder(name: str) -> None:
-    """Create the folder of --output. Raises UserError if this fails."""
-    try:
-        Path(name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {name} cannot be made: {error.strerror}; give another folder") from None
-
-
 def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Sequence[str]) -> None:
     """Write evaluation.json, classes.txt, confusion.txt and, for up to 1,000 classes, confusion.png.
 
@@ -81,12 +74,25 @@ def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Seque
         result: The evaluation.
         classes: The names of the classes.
         words: The same names with ImageNet's descriptions in words, for the text files.
+
+    Raises:
+        UserError: A file cannot be written, for example because the disk is full.
     """
     from app.runs.figures import confusion_figure, to_png
 
-    (folder / "evaluation.json").write_text(as_json(result, classes) + "\n")
-    (folder / "classes.txt").write_text("\n".join(class_table(result, words)) + "\n")
-    (folder / "confusion.txt").write_text("\n".join(confusion_table(result, words)) + "\n")
+    texts = {
+        "evaluation.json": as_json(result, classes),
+        "classes.txt": "\n".join(class_table(result, words)),
+        "confusion.txt": "\n".join(confusion_table(result, words)),
+    }
     matrix = result.confusion
-    if matrix is not None:
-        (folder / "confusion.png").write_bytes(to_png(confusion_figure(matrix.numpy(), classes)))
+    try:
+        for name, text in texts.items():
+            write_text(folder / name, text + "\n")
+        if matrix is not None:
+            picture = to_png(confusion_figure(matrix.numpy(), classes))
+            write_whole(folder / "confusion.png", lambda file: file.write(picture))
+    except OSError as error:
+        raise UserError(
+            f"--output {folder} cannot be written: {error.strerror}; free some space there, or give another folder"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ import torch
 from torch import Tensor
 
 from app.base.errors import UserError
+from app.base.files import write_whole
 from app.recipe.models import MODELS
 from app.trained.trained import TrainedNetwork
 
 TOLERANCE = 1e-4  # the largest allowed difference between the logits of onnxruntime and torch
+
+
+def write_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, or leave an earlier export as it is if this fails. Raises OSError."""
+    write_whole(path.resolve(), lambda file: file.write(content))  # if the path is a link, it stays one
 
 
 def weights_of(trained: TrainedNetwork) -> dict[str, Tensor]:
@@ -24,13 +31,15 @@ def weights_of(trained: TrainedNetwork) -> dict[str, Tensor]:
 
 
 def write_state_dict(trained: TrainedNetwork, path: Path) -> None:
-    torch.save(weights_of(trained), path)
+    buffer = io.BytesIO()  # torch.save reports a full disk as RuntimeError, so that Python writes the file instead
+    torch.save(weights_of(trained), buffer)
+    write_file(path, buffer.getbuffer())
 
 
 def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(weights_of(trained), path, metadata={"format": "pt"})
+    write_file(path, save(weights_of(trained), metadata={"format": "pt"}))
 
 
 def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any]:
@@ -44,20 +53,26 @@ def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any
     """
     network = trained.network.float()
     shape = (trained.channels, trained.image_size, trained.image_size)
-    torch.onnx.export(
-        network, (torch.zeros(2, *shape),), path, input_names=["images"], output_names=["logits"], opset_version=opset,
-        dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, external_data=False, verbose=False,
+    program = torch.onnx.export(
+        network, (torch.zeros(2, *shape),), input_names=["images"], output_names=["logits"], opset_version=opset,
+        dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, verbose=False,
     )  # fmt: skip
-    difference = largest_difference(trained, path)
+    assert program is not None
+    content = program.model_proto.SerializeToString()
+    difference = largest_difference(trained, content)
     if not difference <= TOLERANCE:
         raise UserError(
-            f"{path} computes logits that differ from the network's by up to {difference:.2g}: do not use it"
+            f"--output {path} is not written, because its logits would differ from the network's by up to"
+            f" {difference:.2g}: try another --opset, or another format"
         )
+    write_file(path, content)
     return {"opset": opset, "input": ["n", *shape], "largest_difference_to_torch": difference}
 
 
-def largest_difference(trained: TrainedNetwork, path: Path) -> float:
+def largest_difference(trained: TrainedNetwork, content: bytes) -> float:
     """Return the largest difference between the logits of onnxruntime and of torch for three random images.
+
+    `content` is the network as ONNX.
 
     If the largest absolute value of torch's logits is above 1, the difference is divided by it.
     """
@@ -66,7 +81,7 @@ def largest_difference(trained: TrainedNetwork, path: Path) -> float:
     images = torch.randn(3, trained.channels, trained.image_size, trained.image_size, generator=torch.Generator())
     with torch.inference_mode():
         expected = trained.network.float()(images).numpy()
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"images": images.numpy()})
     return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
 
@@ -85,8 +100,7 @@ def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
     if not hasattr(trained.network, "layer4"):
         raise UserError(f"detectron2 has no {trained.config.model}: export a resnet18, 34, 50, 101 or 152")
     model = {detectron2_name(name): value.numpy() for name, value in weights_of(trained).items()}
-    with path.open("wb") as file:
-        pickle.dump({"model": model, "__author__": "torchvision", "matching_heuristics": True}, file)
+    write_file(path, pickle.dumps({"model": model, "__author__": "torchvision", "matching_heuristics": True}))
     entry = MODELS[trained.config.model]
     return {
         "config": {

@@ -56,12 +56,19 @@ def test_exported_weights_need_data_and_fit_it(app: App, trained: Path, tmp_path
     assert "channels" in app("evaluate", trained, "--data", "synthetic", code=2).stderr
 
 
+def test_a_full_disk_costs_no_result(app: App, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json.tmp").symlink_to("/dev/full")
+    shown = app("evaluate", trained, "--output", tmp_path, processes=2, code=2)
+    assert "top-1 error" in shown.stdout
+    assert shown.stderr.count("No space left on device") == 1 and "Traceback" not in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["{bad}"], "holds no tensors that can be read safely"),
         (["{run}", "--data", "/nowhere"], "no such data folder: /nowhere"),
-        (["{run}", "--output", "{bad}/x"], "cannot be made: Not a directory"),
+        (["{run}", "--output", "{bad}/x"], "cannot be written: Not a directory"),
     ],
 )
 def test_bad_input_is_one_line(options: list[str], says: str, app: App, trained: Path, tmp_path: Path) -> None:

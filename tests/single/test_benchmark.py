@@ -12,7 +12,7 @@ from app.base.errors import UserError
 from app.bench.bottleneck import bottleneck
 from app.bench.measure import fit, over_ranks
 from app.bench.stopwatch import PHASES
-from app.commands.benchmark import parse
+from app.commands.benchmark import parse, write
 from tests.support.programs import APP, run
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,13 @@ def test_fit_finds_latency_and_bandwidth() -> None:
     assert fit(points) == pytest.approx((2e-4, 3e9), rel=1e-9)
     # The fit minimises relative errors, so the smallest size counts as much as the largest.
     assert fit([(4096.0, 0.001), (2**26, 0.5)])[0] == pytest.approx(0.001, rel=0.05)
+
+
+def test_results_that_cannot_be_written() -> None:
+    with pytest.raises(UserError, match=r"--json /dev/full cannot be written: No space left on device"):
+        write(Path("/dev/full"), {})
+    with pytest.raises(UserError, match="--json / is a folder: give a file"):
+        parse(["--json", "/"])
 
 
 def test_over_ranks() -> None:

@@ -2,11 +2,14 @@
 
 import json
 import tracemalloc
+from pathlib import Path
 
+import pytest
 import torch
 
+from app.base.errors import UserError
 from app.runs.evaluation import Evaluation
-from app.trained.evaluation_report import as_json, as_text
+from app.trained.evaluation_report import as_json, as_text, write
 from app.training.evaluation import outcomes
 
 CLASSES, IMAGES = 12, 200
@@ -40,6 +43,20 @@ def test_counts() -> None:
         sum(rank > 4 for rank, of in zip(ranks, labels.tolist(), strict=True) if of == label)
         for label in range(CLASSES)
     ]
+
+
+def test_a_class_whose_name_is_not_utf8_and_a_full_disk(tmp_path: Path) -> None:
+    labels = torch.arange(6) % 2
+    found = Evaluation(labels, labels.clone().fill_(1), torch.zeros(6, dtype=torch.bool), 2, 0.0)
+    names = ["caf\udce9", "th\u00e9"]  # the first is how Python reads a folder whose name has the byte 0xe9
+    write(tmp_path, found, names, names)
+    assert (tmp_path / "confusion.txt").read_text("utf-8") == "       3 times  caf\\udce9 taken for th\u00e9\n"
+    assert "caf\\udce9" in (tmp_path / "classes.txt").read_text("utf-8")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["classes"][0]["name"] == names[0]
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "confusion.png.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"--output .* cannot be written: No space left on device; free some space"):
+        write(tmp_path, found, names, names)
 
 
 def test_twenty_one_thousand_classes_take_little_memory() -> None:

@@ -21,6 +21,7 @@ from app.model.networks import make_network
 from app.recipe.config import Config
 from app.recipe.models import MODELS
 from app.trained import exports
+from app.trained.preprocessing import facts_path
 from app.trained.trained import architecture, in_words, load, validation_source
 from app.training import checkpoint
 from tests.support.networks import with_statistics
@@ -139,6 +140,25 @@ def test_export_and_back(small: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert facts == {"out.pt.json": "state_dict", "out.safetensors.json": "safetensors"}
 
 
+@pytest.mark.parametrize("name", ["out.pt", "out.safetensors", "out.onnx"])
+def test_an_export_onto_a_full_disk_leaves_the_earlier_one(name: str, small: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("earlier")
+    for written in (path.with_name(f"{name}.tmp"), path.with_name(f"{name}.json.tmp")):
+        written.symlink_to("/dev/full")  # the first file fails in the first round, and the second file in the second
+        with pytest.raises(UserError, match=rf"--output {path} cannot be written: No space left on device"):
+            export.main([str(small), "--output", str(path)])
+        assert not written.is_symlink() and not facts_path(path).exists()
+        if written.name == f"{name}.tmp":
+            assert path.read_text() == "earlier"
+
+
+def test_an_export_through_a_link_keeps_the_link(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.pt").symlink_to("target.pt")
+    export.main([str(small), "--output", str(tmp_path / "link.pt")])
+    assert (tmp_path / "link.pt").is_symlink() and torch.load(tmp_path / "target.pt")
+
+
 def test_predict(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
@@ -240,6 +260,7 @@ def bad_files(folder: Path, small: Path) -> None:
     (folder / "text.png").write_text("no image")
     (folder / "text.safetensors").write_text("no tensors")
     (folder / "empty").mkdir()
+    (folder / "folder.pt").mkdir()
     torch.save(torch.zeros(3), folder / "tensor.pt")
     torch.save({"weight": torch.zeros(3)}, folder / "linear.pt")
     torch.save({"format": 99}, folder / "newer.pt")
@@ -287,6 +308,7 @@ BAD = [  # command, options, a part of the message; {} is the folder of `bad_fil
     (export, "{s}", "give --output FILE"),
     (export, "{s} --output {}/x.zip", "ends in .pt, .safetensors, .onnx, .pkl"),
     (export, "{s} --output {}/none/x.pt", "no folder"),
+    (export, "{s} --output {}/folder.pt", "folder.pt is a folder: give a file"),
     (export, "{s} --output {}/x.pkl", "detectron2 has no resnet8"),
     (export, "{s} --output {}/x.onnx --opset 3", "--opset 3"),
     (export, "{}/none.pt --output {}/x.pt", "No such file"),
