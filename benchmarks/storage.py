@@ -213,7 +213,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--images", type=int, default=20_000, help="training images (default: %(default)s, which take 2.2 GB)"
     )
     parser.add_argument("--seconds", type=float, default=4, help="seconds of a measurement (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is repeated (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind (default: %(default)s)")
     parser.add_argument(
         "--delay",
         type=float,
