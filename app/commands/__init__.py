@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from app.base.errors import UserError
 from app.base.program import Command
@@ -44,27 +45,40 @@ def check(argv: Sequence[str]) -> None:
 
     `--help` prints the help and exits. Raises UserError if an argument is wrong.
     """
-    module = importlib.import_module(module_of(argv[0]))
-    try:
-        module.parse(argv[1:])
-    except OSError as error:  # the operating system refuses a path that is too long or a loop of links
-        raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
-    except ValueError:
-        raise UserError("a path contains a null byte: give another path") from None
+    with _bad_paths():
+        importlib.import_module(module_of(argv[0])).parse(argv[1:])
 
 
-def check_start(argv: Sequence[str], processes: int) -> None:
+def check_start(argv: Sequence[str], processes: int, writes: bool) -> None:
     """Check what the processes of a command would check at their start, as far as possible before they are started.
 
-    It is called on a host where they will run. A command without a function `check_start` has no such check.
+    It is called on a host where they will run. A command can have two functions for this: `check_start` looks at the
+    data, and `check_output` at the files that rank 0 will write.
 
     Args:
         argv: The command and its options.
         processes: The number of processes.
+        writes: Whether rank 0 will run on this host.
 
     Raises:
         UserError: The processes would fail at their start.
     """
     module = importlib.import_module(module_of(argv[0]))
-    if hasattr(module, "check_start"):
-        module.check_start(module.parse(argv[1:]), processes)
+    with _bad_paths():
+        if hasattr(module, "check_start"):
+            module.check_start(module.parse(argv[1:]), processes)
+        if writes and hasattr(module, "check_output"):
+            module.check_output(module.parse(argv[1:]))
+
+
+@contextmanager
+def _bad_paths() -> Iterator[None]:
+    """Raise UserError if the operating system or Python refuses a path of the command line."""
+    try:
+        yield
+    except OSError as error:  # for example a path that is too long, a loop of links, or a folder of another user
+        raise UserError(f"{str(error.filename)[:60]}: {error.strerror}; give another path") from None
+    except ValueError as error:
+        if "null byte" not in str(error):
+            raise
+        raise UserError("a path contains a null byte: give another path") from None

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from app.base.errors import Preempted, UserError
 from app.base.files import make_output
-from app.data.sources import DataOptions, is_folder, read_folder
+from app.data.sources import find_data_set, is_folder, read_folder
+from app.recipe.config import Config, read_config
+from app.recipe.data_size import data_options, image_size
 from app.recipe.options import Parser
-from app.trained.preprocessing import check_classes, found_facts, read_preprocessing
+from app.runs.layout import CONFIG, is_run
+from app.trained.preprocessing import NO_AVERAGES, NO_DATA, check_classes, found_facts, read_preprocessing
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
 
@@ -88,15 +92,37 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def check_start(options: Namespace, processes: int) -> None:
-    """Raise UserError if the processes could not use the folder of images, or if it has other classes than an export.
+    """Raise UserError if the processes could not use the data, or if the weights lack what the options need.
 
-    The classes of a run or a checkpoint are only compared by the processes, because torch is needed to read them.
+    The content of a checkpoint and the classes of a run are only looked at by the processes, because torch is needed to
+    read them.
     """
-    if not options.data or not is_folder(options.data):
+    weights = Path(options.weights)
+    config = read_config(weights / CONFIG) if is_run(weights) else None
+    facts = found_facts(weights) if weights.is_file() else None
+    export = read_preprocessing(facts) if facts else None
+    if options.ema and (export or (config and not config.ema)):
+        raise UserError(NO_AVERAGES)
+    data = options.data or (config.data if config else "")
+    if not data:
+        if export:
+            raise UserError(NO_DATA)
         return
-    index, _ = read_folder(DataOptions(options.data, skip_list=options.skip_list))
-    if facts := found_facts(Path(options.weights)):
-        check_classes(options.data, index.classes, read_preprocessing(facts)["classes"])
+    trained = export["image_size"] if export else image_size(config) if config else 0
+    size = options.image_size or trained
+    wanted = replace(
+        data_options(config or Config()), data=data, image_size=size, resize=options.resize if size else 0,
+        skip_list=options.skip_list,
+    )  # fmt: skip
+    find_data_set(wanted)
+    if export and is_folder(data):
+        check_classes(data, read_folder(wanted)[0].classes, export["classes"])
+
+
+def check_output(options: Namespace) -> None:
+    """Raise UserError if the folder of --output cannot be written."""
+    if options.output:
+        make_output(Path(options.output))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -117,8 +143,7 @@ def main(argv: Sequence[str]) -> None:
     source = together(
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )
-    if options.output:
-        on_root(lambda: make_output(Path(options.output)))
+    on_root(lambda: check_output(options))
     if here.rank == 0 and source.warnings:
         print("\n".join(source.warnings), file=sys.stderr)
     processes = options.loader_processes

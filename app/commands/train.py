@@ -14,13 +14,15 @@ from app.recipe.config import Config, read_config
 from app.recipe.data_size import check_start
 from app.recipe.options import Parser, resolve, run_parser
 from app.runs.layout import CHECKPOINTS, CONFIG
-from app.runs.run_folder import find_folder, resumed_folder
+from app.runs.run_folder import check_folder, find_folder, resumed_folder
 from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from app.training.hooks import Hooks
 
-__all__ = ["check_start", "main", "make_parser", "parse"]
+__all__ = ["check_output", "check_start", "main", "make_parser", "parse"]
+
+check_output = check_folder
 
 EXAMPLE = "./run.sh -np 8 train --recipe paper-256 --data /imagenet"
 

@@ -54,7 +54,7 @@ def main(
     commands: Mapping[str, Command],
     program: list[str],
     check: Callable[[list[str]], object] | None = None,
-    check_start: Callable[[list[str], int], object] | None = None,
+    check_start: Callable[[list[str], int, bool], object] | None = None,
 ) -> int:
     """Run `[launcher options] [COMMAND] [OPTIONS]` and return the exit code.
 
@@ -63,7 +63,8 @@ def main(
         commands: The commands by name.
         program: The command line that a rank runs. The command and its options are appended.
         check: Raises UserError if a command's options are wrong, without running the command.
-        check_start: Raises UserError if a command cannot start with a number of processes on this host.
+        check_start: Raises UserError if a command cannot start with a number of processes on this host. Its last
+            argument says whether rank 0 will run here.
     """
     environ = dict(os.environ)
     try:
@@ -171,14 +172,17 @@ def _leave_early(number: int, frame: FrameType | None) -> None:
     os._exit(PREEMPTED)
 
 
-def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: Callable[[int], object] | None) -> int:
+def _launch(
+    launch: Launch, environ: dict[str, str], dry_run: bool, check_here: Callable[[int, bool], object] | None
+) -> int:
     """Start the job, or print its command line, and return the exit code.
 
     Args:
         launch: What to start.
         environ: The environment of the job.
         dry_run: Whether to print the command line only.
-        check_here: Raises UserError if a number of processes cannot start on this host.
+        check_here: Raises UserError if a number of processes cannot start on this host. Its last argument says whether
+            rank 0 will run here.
     """
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
@@ -188,8 +192,9 @@ def _launch(launch: Launch, environ: dict[str, str], dry_run: bool, check_here: 
         print(shell_line(command_line(launch, environ, open_mpi=version, root=root), additions))
         return 0
     handle(_leave_early)
-    if check_here is not None and any(this_host.is_here(host.name) for host in launch.hosts):
-        check_here(launch.processes)
+    here = [this_host.is_here(host.name) for host in launch.hosts]
+    if check_here is not None and any(here):
+        check_here(launch.processes, all(here) if launch.elastic else here[0])
     if launch.remote and not launch.elastic:
         launch = replace(launch, interface=check_hosts(launch) or launch.interface)
         counts = hostfile.processes_on(launch.hosts, launch.processes)
@@ -344,7 +349,7 @@ def _run_alone(
     program: list[str],
     distributed: bool,
     environ: dict[str, str],
-    check_start: Callable[[list[str], int], object] | None,
+    check_start: Callable[[list[str], int, bool], object] | None,
 ) -> int:
     """Replace this process by a process that runs the command.
 
@@ -361,7 +366,7 @@ def _run_alone(
     if distributed and not outer_launcher(environ):
         environ = cleaned(environ)
         if check_start is not None:
-            check_start(command, 1)
+            check_start(command, 1, True)
     sys.stdout.flush()
     os.execve(program[0], [*program, *command], environ | _python_path(Path.cwd()))
 

@@ -54,7 +54,9 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
         try:
             file = _open_lock(folder)
         except OSError as error:
-            raise UserError(f"--output {folder} cannot be written: {error.strerror}; name another folder") from None
+            raise UserError(
+                f"{folder} cannot be written: {error.strerror}; name another folder with --output"
+            ) from None
         locked = _lock(file)
         if locked is None:  # the file system has no locks
             owner = _Owner(folder / OWNER)
@@ -64,7 +66,10 @@ def lock_folder(folder: Path, patience: float) -> FolderLock:
             return FolderLock(folder, made, file, None)
         file.close()
         if locked is not True and time.monotonic() > end:
-            raise UserError(f"--output {folder} is being written by another run: name another folder")
+            raise UserError(
+                f"{folder} is being written by another run: wait until it has ended, or start a new run with another"
+                " --output"
+            )
         time.sleep(0.1)
 
 

@@ -18,6 +18,7 @@ from app.recipe.comparison import check_same_recipe, differences
 from app.recipe.config import Config, read_config, to_json
 from app.recipe.plan import Plan
 from app.runs.environment import environment
+from app.runs.folder_lock import lock_folder
 from app.runs.layout import AUDIT, CONFIG, ENVIRONMENT, LOG, PLAN, PREEMPTED, RESULT, check_is_run
 
 RUNS = Path("runs")
@@ -44,6 +45,11 @@ def find_folder(config: Config) -> Path:
     if (folder / CONFIG).exists():
         check_same_recipe(read_config(folder / CONFIG), config, f"the run in --output {folder}")
     return folder
+
+
+def check_folder(config: Config) -> None:
+    """Raise UserError if a run cannot use its folder, as `find_folder` and `lock_folder` do. Nothing is left there."""
+    lock_folder(find_folder(config), patience=2).close()
 
 
 def resumed_folder(name: str) -> Path:

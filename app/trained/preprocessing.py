@@ -10,6 +10,9 @@ from typing import Any
 from app.base.errors import UserError
 from app.base.values import is_list_of
 
+NO_AVERAGES = "there are no averaged weights, because the run had no --ema: leave --ema out"
+NO_DATA = "the weights do not say on which data they were trained: give --data FOLDER, which contains train/ and val/"
+
 
 def facts_path(path: Path) -> Path:
     """Return the name of the JSON file that `export` writes next to a file of weights: net.pt.json for net.pt."""

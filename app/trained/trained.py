@@ -20,7 +20,14 @@ from app.model.networks import make_network
 from app.model.weights import recognise, state_dict_of
 from app.recipe.config import Config, from_dict
 from app.recipe.data_size import data_options
-from app.trained.preprocessing import check_classes, found_facts, imagenet_names, read_preprocessing
+from app.trained.preprocessing import (
+    NO_AVERAGES,
+    NO_DATA,
+    check_classes,
+    found_facts,
+    imagenet_names,
+    read_preprocessing,
+)
 from app.training.checkpoint_files import read_any
 from app.training.forward_pass import AUTOCAST, ForwardPass, set_arithmetic
 
@@ -56,7 +63,7 @@ class TrainedNetwork:
     def averaged(self) -> TrainedNetwork:
         """Return a copy with the averaged weights as its network. Raises UserError if the run did not have --ema."""
         if self.average is None:
-            raise UserError("there are no averaged weights, because the run had no --ema: leave --ema out")
+            raise UserError(NO_AVERAGES)
         return replace(self, network=self.average)
 
     @property
@@ -257,9 +264,7 @@ def validation_source(trained: TrainedNetwork, data: str, image_size: int, resiz
     """
     name = data or trained.data
     if not name:
-        raise UserError(
-            "the weights do not say on which data they were trained: give --data FOLDER, which contains train/ and val/"
-        )
+        raise UserError(NO_DATA)
     size = image_size or trained.image_size
     options = replace(
         data_options(trained.config), data=name, image_size=size,

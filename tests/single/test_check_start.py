@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from app import start
+from app.recipe.config import from_dict, to_json
+from app.recipe.presets import preset
+from app.runs.folder_lock import lock_folder
 
 SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
 
@@ -101,6 +105,67 @@ def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFi
 def test_options_that_do_not_fit(words: list[str], said: str, capfd: pytest.CaptureFixture[str]) -> None:
     found = refusal(words, capfd)
     assert found.startswith(said) and found.count("\n") == 1
+
+
+def make_run(folder: Path, **changed: object) -> Path:
+    """Make a folder that looks like an unfinished run of `train` with other options than the default ones."""
+    folder.mkdir()
+    (folder / "config.json").write_text(to_json(replace(from_dict(preset("digits")), **changed)))  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.mark.parametrize("launcher", [[], ["--launcher", "mpirun"]])
+def test_the_folder_of_a_run(launcher: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(*words: object) -> str:
+        return refusal([*launcher, "train", *map(str, words)], capfd)
+
+    run = make_run(tmp_path / "run", seed=3)
+    assert said("--output", run) == (
+        f"error: the run in --output {run} is of another recipe: --seed was 3, now 0 (to continue anyway:"
+        " --allow-change seed)\n"
+    )
+    lock = lock_folder(run, patience=0)
+    for words in (["--resume", run], ["--output", run, "--seed", "3"]):
+        assert said(*words) == (
+            f"error: {run} is being written by another run: wait until it has ended, or start a new run with another"
+            " --output\n"
+        )
+    lock.close()
+    (run / "result.json").touch()
+    assert said("--output", run) == f"error: --output {run} contains a finished run: name another folder\n"
+    assert said("--output", run / "result.json/x") == (
+        f"error: {run}/result.json/x cannot be written: Not a directory; name another folder with --output\n"
+    )
+
+
+def test_the_folder_of_a_run_on_another_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Only the host of rank 0 has the folder of the run."""
+    (make_run(tmp_path / "run") / "result.json").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["train", "--output", str(tmp_path / "run")]
+    assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1,localhost:1", *words], capfd)
+    assert "contains a finished run" in refusal(["-H", "localhost:1,192.0.2.1:1", *words], capfd)
+
+
+def test_weights_that_cannot_be_evaluated(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", data=str(folder))
+    weights = tmp_path / "net.pt"
+    weights.touch()
+    facts = {"classes": ["cat", "dog"], "image_size": 8, "resize": 8, "mean": [0.5], "std": [0.25]}
+    (tmp_path / "net.pt.json").write_text(json.dumps(facts))
+    no_averages = "error: there are no averaged weights, because the run had no --ema: leave --ema out\n"
+    assert refusal(["evaluate", str(run), "--ema"], capfd) == no_averages
+    assert refusal(["evaluate", str(weights), "--ema"], capfd) == no_averages
+    assert refusal(["evaluate", str(weights)], capfd).startswith(
+        "error: the weights do not say on which data they were"
+    )
+    assert refusal(["evaluate", str(run), "--output", f"{weights}/x"], capfd) == (
+        f"error: --output {weights}/x cannot be written: Not a directory; give another folder\n"
+    )
+    folder.rename(folder.with_name("moved"))
+    assert refusal(["evaluate", str(run)], capfd) == f"error: no such data folder: {folder}\n"
 
 
 def test_other_hosts_look_for_their_data_themselves(

@@ -78,6 +78,15 @@ def test_a_folder_belongs_to_one_run_at_a_time() -> None:
         lock_folder(Path("file/run"), patience=0)
 
 
+def test_a_check_of_the_folder_leaves_nothing() -> None:
+    run_folder.check_folder(Config(output="x"))
+    assert not Path("x").exists()
+    leave_run(Path("x"), Config())
+    run_folder.check_folder(Config(output="x"))
+    run_folder.check_folder(Config(resume="x"))
+    lock_folder(Path("x"), patience=0).close()
+
+
 def test_what_was_there_before_a_lock_stays() -> None:
     for content in ([], ["notes"]):
         Path("there").mkdir(exist_ok=True)
