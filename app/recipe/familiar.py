@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # Options of torchvision, timm, pycls, Composer or torchrun, and the option to use here.
 FAMILIAR = {
     "--lr": "--reference-lr, the learning rate at --reference-minibatch images",
@@ -40,26 +42,56 @@ FAMILIAR = {
     "--decay-milestones": "--decay-epochs",
     "--img-size": "--image-size",
     "--checkpoint-dir": "--output",
-    "--gpus": "-np before the command, as in `./run.sh -np 8 train`",
-    "--nproc-per-node": "-np before the command, as in `./run.sh -np 8 train`",
-    "--nproc_per_node": "-np before the command, as in `./run.sh -np 8 train`",
-    "--world-size": "-np before the command, as in `./run.sh -np 8 train`",
 }
+_DECODERS = "--processes, the processes that decode images"
+# What other commands have instead of an option of `train`.
+OTHERWISE = {
+    ("check-data", "--loader-processes"): _DECODERS,
+    ("pack", "--loader-processes"): _DECODERS,
+    ("prepare-imagenet", "--loader-processes"): _DECODERS,
+    ("scaling", "--minibatch"): "--per-worker, the images of a process; the minibatch follows from it and from --np",
+}
+PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")  # what other programs call -np
 BEFORE_THE_COMMAND = (
     "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",
     "--min-np", "--max-np", "--dry-run",
 )  # fmt: skip
+DISTRIBUTED = ("train", "evaluate", "benchmark", "doctor")  # the commands for which a launcher can start processes
 
 
-def familiar(name: str, program: str) -> str:
+def familiar(name: str, program: str, options: Collection[str]) -> str:
     """Return advice about an option that this program or this command does not have, or "" if there is none.
 
     Args:
         name: The option that the user gave.
         program: The start of the command line, `./run.sh COMMAND`.
+        options: The options that the command has.
     """
-    if name in BEFORE_THE_COMMAND:
-        start, _, command = program.partition(" ")
+    start, _, command = program.partition(" ")
+    if name in PROCESSES and command in DISTRIBUTED:
+        return f"use -np before the command, as in `{start} -np 8 {command}`"
+    if name in PROCESSES or name in BEFORE_THE_COMMAND:
+        return _launch_option(name, start, command, options)
+    if name not in FAMILIAR:
+        return ""
+    ours = FAMILIAR[name]
+    option = ours.split()[0].strip(",;")
+    if (command, option) in OTHERWISE:
+        return f"use {OTHERWISE[command, option]}"
+    return f"use {ours}" if option in options else f"leave it out, because {command} has no such option"
+
+
+def _launch_option(name: str, start: str, command: str, options: Collection[str]) -> str:
+    """Return advice about an option of the launcher that was given to a command."""
+    if command in DISTRIBUTED:
         value = "" if name == "--dry-run" else "..."
         return f"give it before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"
-    return f"use {FAMILIAR[name]}" if name in FAMILIAR else ""
+    if name in PROCESSES:
+        name = "-np"
+    if name == "-np":
+        for own in ("--np", "--processes"):
+            if own in options:
+                return f"use {own}, which `{start} {command} --help` explains"
+    if "--launch" in options and name != "--dry-run":
+        return f"give it in --launch, as in `{start} {command} --launch '{name} ...'`"
+    return f"leave it out, because {command} is a single process"

@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].split("=")[0]
-            if advice := familiar(name, self.prog):
+            if advice := familiar(name, self.prog, self._option_string_actions):
                 raise UserError(f"unknown option {name}: {advice}")
             near = difflib.get_close_matches(name, self._option_string_actions, 1)
             hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"

@@ -5,12 +5,13 @@ import sys
 import pytest
 
 from app.base.errors import UserError
-from app.commands import check
+from app.commands import COMMANDS, check
+from app.recipe.familiar import DISTRIBUTED
 from tests.support.programs import run
 
 
 @pytest.mark.parametrize(
-    ("words", "advice"),
+    ("words", "advice"),  # the command is `train` if none is given
     [
         (["--lr", "0.1"], "--reference-lr"),
         (["--batch-size", "32"], "--minibatch"),
@@ -21,12 +22,29 @@ from tests.support.programs import run
         (["--pretrained"], "use --init, a file of weights or a run"),
         (["-np", "2"], "before the command, as in `./run.sh -np ... train`"),
         (["--dry-run"], "before the command, as in `./run.sh --dry-run train`"),
+        (["evaluate", "run", "--batch-size", "32"], "leave it out, because evaluate has no such option"),
+        (["evaluate", "run", "--workers", "4"], "use --loader-processes"),
+        (["evaluate", "run", "--gpus", "4"], "use -np before the command, as in `./run.sh -np 8 evaluate`"),
+        (["check-data", "/data", "--workers", "4"], "use --processes, the processes that decode images"),
+        (["check-data", "/data", "-np", "4"], "use --processes, which `./run.sh check-data --help` explains"),
+        (["check-data", "/data", "-H", "a:1"], "leave it out, because check-data is a single process"),
+        (["pack", "/data", "/out", "-j", "4"], "use --processes, the processes that decode images"),
+        (["scaling", "--batch-size", "32"], "use --per-worker, the images of a process"),
+        (["scaling", "-np", "4"], "use --np, which `./run.sh scaling --help` explains"),
+        (["scaling", "--hostfile", "hosts"], "give it in --launch, as in `./run.sh scaling --launch '--hostfile ...'`"),
+        (["reproduce", "table-1", "--gpus", "4"], "give it in --launch, as in `./run.sh reproduce --launch '-np ...'`"),
+        (["plan", "-np", "4"], "leave it out, because plan is a single process"),
     ],
 )
 def test_names_of_other_programs_lead_to_ours(words: list[str], advice: str) -> None:
     with pytest.raises(UserError) as caught:
-        check(["train", *words])
+        check(words if words[0] in COMMANDS else ["train", *words])
     assert advice in str(caught.value)
+
+
+def test_the_commands_for_which_launch_options_are() -> None:
+    """doctor is a single process that reads the launch options itself."""
+    assert {*DISTRIBUTED} == {name for name, command in COMMANDS.items() if command.distributed} | {"doctor"}
 
 
 @pytest.mark.parametrize("module", ["app", "app.start"])
