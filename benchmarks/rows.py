@@ -50,8 +50,9 @@ def ours(
     """
     options = ["--per-worker", images, "--minibatch", images * workers * processes]
     options += ["--output", tempfile.mkdtemp() + "/run"]
-    options += ["--data", "synthetic", "--image-size", data, "--resize", data] if data.isdigit() else ["--data", data]
-    options += ["--synthetic-images", 10**6, "--loader-processes", 0, "--device", "cpu", "--screen", "quiet"]
+    synthetic = ["--data", "synthetic", "--synthetic-images", 10**6, "--image-size", data, "--resize", data]
+    options += synthetic if data.isdigit() else ["--data", data]
+    options += ["--loader-processes", 0, "--device", "cpu", "--screen", "quiet"]
     options += ["--model", network] if network.startswith("resnet") else []
     command = [PYTHON, "-m", "benchmarks.ours", network, *map(str, options)]
     if processes > 1:

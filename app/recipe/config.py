@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from app.base.errors import UserError
 from app.base.text import nearest
-from app.data.sources import AUGMENTATIONS, data_help
+from app.data.published_sets import PUBLISHED
+from app.data.sources import AUGMENTATIONS, data_help, fixed_size
 from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM
 from app.recipe.paper import DECAY_EPOCHS as PAPER_DECAYS
 from app.recipe.paper import EPOCHS as PAPER_EPOCHS
@@ -455,6 +456,43 @@ def check_together(config: Config) -> None:
     if list(config.decays) != sorted(set(config.decays)) or config.decays[0] <= 0:
         given = ",".join(f"{epoch:g}" for epoch in config.decay_epochs)
         raise UserError(f"--decay-epochs {given}: give numbers above 0, each larger than the one before")
+
+
+def check_used(config: Config, given: Collection[str]) -> None:
+    """Raise UserError if an option of the command line has no effect.
+
+    Recipes and config files may contain such options, because the command line can override what these depend on.
+
+    Args:
+        config: The config of the command line.
+        given: The names of the options that were given.
+    """
+    for name, (option, value) in unused(config).items():
+        if name in given and getattr(config, name) != default_of(name):
+            raise UserError(f"{flag(name)} has no effect with {option} {value}: leave it out, or give another {option}")
+
+
+def unused(config: Config) -> dict[str, tuple[str, str]]:
+    """Return the fields that have no effect in a config, each with the option on which it depends and its value."""
+    # The options of folders are allowed for synthetic images, by which the images of a folder are often replaced to
+    # measure the speed without reading files.
+    fields_of = {
+        ("--data", config.data): {
+            "resize": fixed_size(config.data) is None,
+            "normalise": fixed_size(config.data) is None,
+            "data_root": config.data in PUBLISHED,
+            "synthetic_images": config.data == "synthetic",
+            "synthetic_classes": config.data == "synthetic",
+        },
+        ("--model", config.model): {"width": MODELS[config.model].small},
+        ("--warmup", config.warmup): {"warmup_epochs": config.warmup != "none"},
+        ("--schedule", config.schedule): {
+            "decay_epochs": SCHEDULES[config.schedule].decays,
+            "decay_factor": SCHEDULES[config.schedule].decays,
+        },
+        ("--optimizer", config.optimizer): {"trust_coefficient": config.optimizer == "lars"},
+    }
+    return {name: given for given, names in fields_of.items() for name, used in names.items() if not used}
 
 
 def interval(text: str) -> tuple[int, float]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from app.base.errors import UserError
 from app.base.text import nearest
-from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config
+from app.recipe.config import Config, check_used, default_of, flag, from_dict, option_fields, read_config, unused
 from app.recipe.familiar import familiar
 from app.recipe.presets import PRESETS, default_recipe, preset
 
@@ -173,6 +173,7 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
         # the `epochs` of the command line instead.
         start.pop("decay_epochs")
     config = from_dict({**start, **given})
+    check_used(config, given)
     named = base or "data" in given  # then "imagenet" is a real folder, not the placeholder of a preset
     if needs_data and config.data == "imagenet" and not named:
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which contains train/ and val/")
@@ -180,12 +181,15 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
 
 
 def arguments(config: Config) -> list[str]:
-    """Return the command line options that give a config: its recipe, and the options that differ from the recipe."""
+    """Return the command line options that give a config: its recipe, and the options that differ from the recipe.
+
+    Options that have no effect are left out, because `resolve` refuses them.
+    """
     start = from_dict(preset(config.recipe))
-    found = ["--recipe", config.recipe]
+    found, without = ["--recipe", config.recipe], unused(config)
     for f in option_fields():
         value = getattr(config, f.name)
-        if f.name == "recipe" or value == getattr(start, f.name):
+        if f.name == "recipe" or f.name in without or value == getattr(start, f.name):
             continue
         if isinstance(value, bool):
             found.append(flag(f.name) if value else flag(f.name).replace("--", "--no-", 1))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from app.__main__ import main
 from app.base.errors import UserError
-from app.commands import train
+from app.commands import benchmark, plan, train
 from app.recipe.comparison import differences
-from app.recipe.config import Config, flag, from_dict, option_fields, read_config, to_json
+from app.recipe.config import Config, default_of, flag, from_dict, option_fields, read_config, to_json
 from app.recipe.options import resolve
 from app.recipe.plan import describe, make_plan
 from app.recipe.presets import PRESETS
@@ -90,6 +90,48 @@ def test_the_command_line_is_held_to_them(options: str) -> None:
     with pytest.raises(UserError) as refused:
         train.parse(options.split())
     assert options.split()[0] in str(refused.value) and len(str(refused.value).splitlines()) == 1
+
+
+WITHOUT_EFFECT = [
+    ("--data digits --resize 9", "--resize has no effect with --data digits: leave it out, or give another --data"),
+    ("--data mnist --normalise data", "--normalise has no effect with --data mnist"),
+    ("--synthetic-images 9", "--synthetic-images has no effect with --data digits"),
+    ("--data-root /x", "--data-root has no effect with --data digits"),
+    ("--model resnet50 --width 4", "--width has no effect with --model resnet50"),
+    ("--trust-coefficient 2", "--trust-coefficient has no effect with --optimizer sgd"),
+    ("--schedule cosine --decay-epochs 1,2", "--decay-epochs has no effect with --schedule cosine"),
+    ("--schedule poly --decay-factor 0.5", "--decay-factor has no effect with --schedule poly"),
+    ("--warmup none --warmup-epochs 2", "--warmup-epochs has no effect with --warmup none"),
+]
+
+
+@pytest.mark.parametrize(("options", "says"), WITHOUT_EFFECT)
+@pytest.mark.parametrize("command", [train, plan, benchmark], ids=lambda module: module.__name__.split(".")[-1])
+def test_an_option_without_effect_is_refused(command: Any, options: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{says}"):
+        command.parse(options.split())
+    # The last option alone comes from a config file. It is not refused, so that what needs it can be overridden.
+    name, value = options.split()[-2:]
+    kind = type(default_of(name[2:].replace("-", "_")))
+    content = {name[2:].replace("-", "_"): [1, 2] if kind is tuple else kind(value)}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    command.parse(["--config", str(tmp_path / "config.json"), *options.split()[:-2]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--data synthetic --resize 32 --normalise data --synthetic-images 9 --synthetic-classes 3",
+        "--data /folder --resize 300 --normalise data",
+        "--data mnist --data-root /x",
+        "--width 4 --decay-epochs 1,2 --decay-factor 0.5 --warmup-epochs 2",
+        "--optimizer lars --trust-coefficient 2",
+        "--recipe cluttered-digits --schedule cosine",  # the recipe has decay epochs
+        "--warmup none --trust-coefficient 0.001 --synthetic-images 8192",  # the defaults
+    ],
+)
+def test_an_option_with_an_effect_is_not_refused(options: str) -> None:
+    train.parse(options.split())
 
 
 def test_configs_in_docs_results_load() -> None:

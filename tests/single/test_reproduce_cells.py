@@ -102,12 +102,18 @@ def test_runs_shared_between_tables_have_one_folder() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_runs_command_line_gives_its_config(name: str) -> None:
-    config = replace(from_dict(preset(name)), data="/some where")
+    config = replace(from_dict(preset(name)), data="/some where", schedule="step")
     assert parse_train(arguments(config)) == config
     odd = replace(
         config, nesterov=False, decay_epochs=(1.5, 2.0), fusion_mb=-1.0, cycle_ms=0.5, allow_change=("width",)
     )
     assert parse_train(arguments(odd)) == odd
+    unused = replace(
+        odd, schedule="cosine", optimizer="sgd", trust_coefficient=0.5
+    )  # the command line would refuse these two options
+    assert parse_train(arguments(unused)) == replace(
+        unused, decay_epochs=from_dict(preset(name)).decay_epochs, trust_coefficient=0.001
+    )
 
 
 def test_the_command_line() -> None:
