@@ -58,7 +58,13 @@ def launcher_rank() -> int:
 
 
 def local_size() -> int:
-    """Return the number of processes on this host, or 1 without a launcher."""
+    """Return the number of processes on this host, or 1 without a launcher.
+
+    On the user's machine in an elastic run, it is the number of all processes of the run, because the launcher lists
+    each slot there as a separate host. Some of these processes may run on other hosts.
+    """
+    if local_slot() is not None:
+        return _first("HOROVOD_SIZE") or 1
     return _first("HOROVOD_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS") or 1
 
 

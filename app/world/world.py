@@ -22,6 +22,7 @@ from app.base.launcher_environment import (
     check_numbers,
     launcher,
     launcher_rank,
+    local_size,
     local_slot,
     processes_per_host,
     set_rank,
@@ -60,8 +61,8 @@ class World:
 
     rank: int
     size: int
-    local_rank: int
-    local_size: int
+    local_rank: int  # the position of this process among those of its host
+    local_size: int  # the number of processes on this host
     hosts: tuple[str, ...]  # the host name of each rank
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
@@ -83,7 +84,7 @@ def start(collectives: str = "auto", device: str = "auto") -> World:
 
 
 def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAULT) -> torch.device:
-    """Start Horovod, choose the GPU of this process, and limit threads to this process's share of the cores.
+    """Start Horovod and choose the GPU of this process.
 
     It calls no collective, because a process that joins an elastic run later would call it alone.
 
@@ -108,14 +109,16 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
     connections.init()  # Horovod: this calls hvd.init(), which connects all ranks
-    _limit_threads()
     if kind == "cpu":
         allocator.keep_freed_memory()
     return _take_device(kind)
 
 
 def current_world(device: torch.device) -> World:
-    """Return the current processes of the run. All of them must call this function."""
+    """Return the current processes of the run, and limit the threads of this process to its share of the cores.
+
+    All processes must call this function. In an elastic run, they call it again after each change of the processes.
+    """
     set_rank(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
@@ -124,12 +127,15 @@ def current_world(device: torch.device) -> World:
     check_hosts(hosts, machines)
     if problem := gpu.find_shared(hosts, gpus):  # the result is the same on every rank
         raise UserError(problem)
+    # Horovod's own local rank is 0 in an elastic run, because each slot is listed as a separate host.
+    here = [rank for rank, machine in enumerate(machines) if machine == this_host.machine()]
+    _limit_threads(len(here))
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
     return World(
         rank=hvd.rank(),
         size=hvd.size(),
-        local_rank=hvd.local_rank(),
-        local_size=hvd.local_size(),
+        local_rank=here.index(hvd.rank()),
+        local_size=len(here),
         hosts=hosts,
         controller=controller if launched else "none",
         collectives=reduced_by if launched else "none",
@@ -378,20 +384,20 @@ def _choose_controller(collectives: str) -> None:
         }
 
 
-def _limit_threads() -> None:
-    """Give each process of this host an equal share of its cores, unless OMP_NUM_THREADS sets the number of threads.
+def _limit_threads(processes: int) -> None:
+    """Give this process an equal share of its host's cores, unless OMP_NUM_THREADS sets the number of threads.
 
     By default, torch would use all cores in each process.
     """
     if threads_asked_for(os.environ) is None:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // hvd.local_size()))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     slot = local_slot()  # in an elastic run, each slot is listed as a separate host, so that every local rank is 0
-    rank = hvd.local_rank() if slot is None else slot
-    index = gpu.choose_index(rank, hvd.local_size(), torch.cuda.device_count())
+    rank, size = (hvd.local_rank(), hvd.local_size()) if slot is None else (slot, local_size())
+    index = gpu.choose_index(rank, size, torch.cuda.device_count())
     torch.cuda.set_device(index)  # Horovod: each process uses one GPU
     return torch.device("cuda", index)

@@ -104,7 +104,7 @@ def test_a_number_of_threads_that_is_none_is_no_choice_of_a_rank_either(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        world.join(device="cpu")
+        world.start(device="cpu")
         assert torch.get_num_threads() == CORES
     finally:
         world.stop()
