@@ -33,6 +33,15 @@ class Speed(NamedTuple):
     sum_wait: float
 
 
+class Line(NamedTuple):
+    """The content of a line of the log: the steps since the last line, and the position and norms after them."""
+
+    position: Position
+    steps: list[dict[str, float]]  # loss, top1_error and lr of each step
+    speed: Speed
+    norms: dict[str, float]
+
+
 class Log:
     """A log that writes nothing. All ranks except rank 0 use it."""
 
@@ -72,6 +81,9 @@ class RunLog(Log):
         run: The run.
         start: The position at which the run begins or continues.
 
+    Attributes:
+        last_step: The last step before this position whose loss was in log.jsonl when it was opened, or 0.
+
     Raises:
         OSError: log.jsonl cannot be read or written. Later errors are only reported, and the run continues.
     """
@@ -87,6 +99,7 @@ class RunLog(Log):
             write_epochs(self.folder / EPOCHS, self.evaluations)
         with self._unharmed():
             self.board = Board(run, start)
+        self.last_step = max((each["iteration"] for each in self.file.records if each["kind"] == TRAIN), default=0)
         # The number of this epoch's steps in the log, and the sums of their losses and errors.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0

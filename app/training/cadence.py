@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from app.base.errors import NotFinite
 from app.data.loader import Loader
 from app.recipe.plan import Position
 from app.recipe.schedule import learning_rate
-from app.runs.log import Speed
+from app.runs.log import Line, Speed
 from app.runs.run import Run
 from app.training.step import LOSS, REPORT_SIZE, STOP, WRONG
 
@@ -43,28 +43,23 @@ class Cadence:
         self.since = time.monotonic()
 
 
-class Line(NamedTuple):
-    """The content of a line of the log: the steps since the last line, and the position and norms after them."""
-
-    position: Position
-    steps: list[dict[str, float]]  # loss, top1_error and lr of each step
-    speed: Speed
-    norms: dict[str, float]
-
-
 class StepReports:
     """The reports of the latest steps. They are added on the device, and read window by window.
 
     A report has the entries of app.training.step: the loss, the error and the number of requests to stop. A window
     consists of the steps between two calls of `close`. On a GPU its reports are copied to the host in the background,
     and are read after the next window has been closed. So no step waits for the device because of the log.
+
+    Args:
+        run: The run.
+        steps: Steps of an earlier session of an elastic run, which are not yet part of a line of the log.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, steps: list[dict[str, float]]) -> None:
         self.run = run
         self.added: list[Tensor] = []
         self.windows: list[_Window] = []
-        self.steps: list[dict[str, float]] = []  # the steps that are not yet part of a line of the log
+        self.steps = [*steps]  # the steps that are not yet part of a line of the log
         self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from app.base.errors import Preempted
+from app.base.launcher_environment import is_elastic
 from app.base.phase import phase
 from app.base.signals import StopRequest
 from app.data.loader import Loader
@@ -76,7 +77,7 @@ class TrainingLoop:
         self.late = 0 if on_cpu else 1  # windows of steps that are read later: on a GPU, reading would wait
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
-        self.committing = Cadence(config.commit_every)
+        self.committing = Cadence(config.commit_every if is_elastic() else 0)
 
     def train(self) -> None:
         """Train from the state's position to the end of the plan. Evaluate and save after each epoch.
@@ -101,8 +102,8 @@ class TrainingLoop:
     def train_epoch(self, passes: Passes, feed: Loader) -> None:
         """Make the remaining steps of the state's epoch. `passes` are made from the batches of `feed`."""
         run, state, plan, hooks = self.run, self.state, self.run.plan, self.hooks
-        first = plan.iteration_at(state.position)
-        reports, throughput = StepReports(run), Throughput(plan.minibatch, feed, state.optimizer, first)
+        reports = StepReports(run, state.unlogged.steps)
+        throughput = Throughput(plan.minibatch, feed, state.optimizer, plan.iteration_at(state.position))
         while state.position.seen < plan.images_per_epoch:
             prepare_step(run, state)
             hooks.before_step(state)
@@ -125,7 +126,7 @@ class TrainingLoop:
         run, state, last = self.run, self.state, self.at_end_of_epoch()
         iteration, new_steps = run.plan.iteration_at(state.position), len(reports.added)
         self.watchdog.beat(place(run, state.position))
-        saving = self.saving.is_due(iteration, new_steps)
+        saving = self.writer is not None and self.saving.is_due(iteration, new_steps)
         committing = self.committing.is_due(iteration, new_steps) and not last
         due = self.logging.is_due(iteration, new_steps) or last or saving
         reports.close(state.position, self.line(throughput) if due else None)
@@ -138,16 +139,26 @@ class TrainingLoop:
         # Log all finished steps before the checkpoint is written: a run that continues from it does not repeat them.
         for line in reports.take(everything=saving or committing):
             self.log.train(*line)
+            state.unlogged.lines += [line] if is_elastic() else []
+        state.unlogged.steps = reports.steps
         if stopping:
             self.leave()
         if saving:
             self.save()
         if committing:
-            self.commit()
+            self.commit_now()
+
+    def commit_now(self) -> None:
+        """Make a commit. Afterwards, no process needs the lines of the log before it."""
+        self.commit()
+        self.state.unlogged.lines.clear()
 
     def line(self, throughput: Throughput) -> tuple[Speed, Tensor] | None:
-        """Return the speed and the norms for a line of the log, on rank 0, without waiting for the device."""
-        if self.world.rank != 0:
+        """Return the speed and the norms for a line of the log, without waiting for the device.
+
+        Return None if this process will not need them, because it is not rank 0 and cannot become it.
+        """
+        if self.world.rank != 0 and not is_elastic():
             return None
         return throughput.measure(self.run.plan.iteration_at(self.state.position)), norms(self.state)
 
@@ -172,7 +183,7 @@ class TrainingLoop:
         self.hooks.before_comparison(state)
         compare(state, self.world, f"after epoch {state.position.epoch}")
         self.save()
-        self.commit()
+        self.commit_now()
 
     def evaluate(self) -> Evaluation | None:
         """Evaluate the network. Return None on every process if any process was asked to stop."""

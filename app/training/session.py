@@ -158,23 +158,31 @@ class Trainer:
             elastic.prepare_for_session(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
             self.started_from = on_root(partial(begin, run, self.state))
-        kept = self.state.position, self.state.errors, self.state.average_errors
-        self.state.position, self.state.errors, self.state.average_errors = broadcast_object(kept)
+        state = self.state
+        kept = state.position, state.errors, state.average_errors, state.unlogged.steps
+        state.position, state.errors, state.average_errors, state.unlogged.steps = broadcast_object(kept)
         broadcast_parameters(self.state.tensors().items())  # Horovod: all processes get rank 0's state
         return self.state
 
     def open_log(self, run: Run, world: World) -> Log:
-        """Write the first files of the run and open the log, on rank 0. Raises UserError on every process."""
+        """Write the first files of the run and open the log, on rank 0. Raises UserError on every process.
+
+        Rank 0 also writes the lines that the previous rank 0 of an elastic run did not write before it died.
+        """
         logs = [Log()]
 
         def open_on_root() -> None:
             assert self.state is not None
+            position = self.state.position
             cluster = {"processes": world.size, "hosts": list(world.hosts)}
             run_folder.write_start(run.folder, run.config, run.plan, cluster)
             try:
-                logs[0] = RunLog(run, self.state.position)
+                log = logs[0] = RunLog(run, position)
             except OSError as error:
                 raise cannot_write(run.folder / LOG, error) from None
+            self.state.unlogged = self.state.unlogged.after(log.last_step, run.plan.iteration_at(position), run.plan)
+            for line in self.state.unlogged.lines:
+                log.train(*line)
 
         on_root(open_on_root)
         return logs[0]

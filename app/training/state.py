@@ -12,7 +12,39 @@ from app.model.loss_scale import LossScale
 from app.model.moving_average import MovingAverage
 from app.model.optimizer import learned_parameters, momentum_buffers
 from app.model.piggyback import Piggyback
-from app.recipe.plan import Position
+from app.recipe.plan import Plan, Position
+from app.runs.log import Line
+
+
+@dataclass
+class Unlogged:
+    """The losses of steps that the log may lack at a commit of an elastic run.
+
+    Each process keeps them, because any process may become rank 0.
+
+    Attributes:
+        lines: The lines of the log since the previous commit. Rank 0 may die before it writes them. It has written all
+            earlier lines, because the other processes cannot make a step without it.
+        steps: The loss, top1_error and lr of each step after these lines.
+    """
+
+    lines: list[Line] = field(default_factory=list)
+    steps: list[dict[str, float]] = field(default_factory=list)
+
+    def copy(self) -> Unlogged:
+        return Unlogged([*self.lines], [*self.steps])
+
+    def after(self, logged: int, now: int, plan: Plan) -> Unlogged:
+        """Return what is missing in a log.
+
+        Args:
+            logged: The last step in the log.
+            now: The number of steps made so far.
+            plan: The plan of the run.
+        """
+        ends = [(line, plan.iteration_at(line.position)) for line in self.lines]
+        lines = [line._replace(steps=line.steps[logged - end :]) for line, end in ends if end > logged]
+        return Unlogged(lines, self.steps[logged - now :] if now > logged else [])
 
 
 @dataclass
@@ -28,6 +60,7 @@ class State:
         position: The epoch, and the images used in it.
         errors: The top-1 and top-5 validation errors of each epoch, as fractions.
         average_errors: The same errors for the averaged weights.
+        unlogged: The losses of steps that the log may lack.
     """
 
     network: nn.Module
@@ -38,6 +71,7 @@ class State:
     position: Position = field(default_factory=Position)
     errors: list[tuple[float, float]] = field(default_factory=list)
     average_errors: list[tuple[float, float]] = field(default_factory=list)
+    unlogged: Unlogged = field(default_factory=Unlogged)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors that the next steps depend on, by name. They are not copied."""
@@ -68,6 +102,7 @@ class StateCopy:
         now = state.tensors()
         torch._foreach_copy_(list(self.tensors.values()), [now[name] for name in self.tensors])
         self.position, self.errors, self.average_errors = state.position, [*state.errors], [*state.average_errors]
+        self.unlogged = state.unlogged.copy()
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
@@ -75,6 +110,7 @@ class StateCopy:
         now = state.tensors()
         torch._foreach_copy_([now[name] for name in self.tensors], list(self.tensors.values()))
         state.position, state.errors, state.average_errors = self.position, [*self.errors], [*self.average_errors]
+        state.unlogged = self.unlogged.copy()
 
 
 def norms(state: State) -> Tensor:

@@ -5,6 +5,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - throw: The rank raises an exception.
 - die: The rank sends SIGKILL to itself.
 - die-unsaved: The rank sends SIGKILL to itself after STEP, when the evaluation is in the log but in no checkpoint.
+- die-unlogged: The rank sends SIGKILL to itself after STEP, when the others have its sums but it has logged nothing.
 - stop: The rank sends SIGSTOP to itself.
 - sleep: The rank sleeps for 1000 s.
 - loader: The rank sends SIGSTOP to its loader processes.
@@ -47,8 +48,13 @@ class Fault(Hooks):
         self.steps += 1
         if self.kind in ("nap", "linger"):
             time.sleep(NAP)
-        if self.due() and self.kind != "die-unsaved":
+        if self.due() and self.kind not in ("die-unsaved", "die-unlogged"):
             self.happen(state)
+
+    def after_sums(self) -> None:
+        if self.due() and self.kind == "die-unlogged":
+            time.sleep(1)  # in this time the other ranks make a commit
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def before_comparison(self, state: State) -> None:
         if self.due() and (self.steps == 0 or self.kind == "die-unsaved"):
