@@ -28,6 +28,7 @@ from app.base import launcher_environment
 GONE = "ended without a message"  # the start of the guard's message about a rank that was killed (app.world.guard)
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
+FOLDER = "app output: "  # the start of a line that tells the launcher the folder of the run
 _TRAVEL_TIME = 0.2  # seconds to wait, so that this rank's line reaches `launch` before mpirun's own message
 _DAEMON_TIME = 4.0  # seconds in which Open MPI's daemon sends the remaining output of the ranks and ends
 

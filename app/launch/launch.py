@@ -245,6 +245,9 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
             launch = replace(launch, program=[*launch.program, "--output", folder])
         if launch.elastic:  # with the first number, horovodrun would wait for hosts that have left
             command[command.index("-np") + 1] = str(launch.elastic.least)
+    if all_died and job.asked is None:
+        advice = f"--resume {folder} continues it" if folder else "the same command starts it again"
+        words = f"{words.rstrip()}; {advice}\n"
     say_last(words)
     return code
 
@@ -276,7 +279,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     code, words = _verdict(output, launcher_code, job.asked, launch)
     if alone and alone.found:
         code = FAILED
-        words = f"error: the run had no process for {alone.found:.0f} s: the same command continues it\n"
+        words = f"error: the run had no process for {alone.found:.0f} s\n"
     if gone:
         words = f"{words.rstrip()}; {gone}\n"
     died = (

@@ -145,17 +145,23 @@ class Output:
                 self._write(self.err, f"warning: rank {rank} on {reported.host}: {reported.message}\n")
         elif (trace := failure.parse_trace(line)) is not None:
             self.traces.setdefault(rank, []).append(trace)
+        elif line.startswith(failure.FOLDER):
+            self._begin_session(line.removeprefix(failure.FOLDER))
         elif stream == "err" and (self._ending() or _CONSEQUENCE.match(line)):
             self.kept_back += line
         else:
             if stream == "out" and line.startswith("output: "):
-                self.folder = line.removeprefix("output: ").strip()
-                if self.elastic:  # a new session begins, so the run has survived the failures before it
-                    self.failures = [each for each in self.failures if each.code != FAILED]
-                    self.launcher_said = ""
-                    self.traces.clear()
+                self._begin_session(line.removeprefix("output: "))
             plain = rank == 0 or (self.elastic and stream == "out")
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
+
+    def _begin_session(self, folder: str) -> None:
+        """Process rank 0's line about the folder of the run. A session of an elastic run begins with this line."""
+        self.folder = folder.strip()
+        if self.elastic:  # the run has survived the failures before
+            self.failures = [each for each in self.failures if each.code != FAILED]
+            self.launcher_said = ""
+            self.traces.clear()
 
     def _show_launcher(self, line: str) -> None:
         if not self.begun or self._ending() or self.kept_back or _ABOUT_THE_END.match(line):

@@ -31,8 +31,8 @@ def warn(text: str) -> None:
 class JsonLines:
     """Append records to log.jsonl.
 
-    First, the records after the position `start` are removed, because the run will write them again. The file is
-    replaced as a whole, so that an interruption or a full disk loses nothing.
+    First, the records after the position `start` are removed, because the run will write them again. An interruption or
+    a full disk loses no other record.
 
     Args:
         path: The file.
@@ -50,7 +50,10 @@ class JsonLines:
         self.records = [record for _, record in kept]
         new = b"".join(text + b"\n" for text, _ in kept)
         if new != content:
-            write_whole(path, lambda file: file.write(new))
+            if content.startswith(new):  # the usual case, which needs no space on a full disk
+                os.truncate(path, len(new))
+            else:
+                write_whole(path, lambda file: file.write(new))
         self.file = path.open("ab", buffering=0)
         self.unwritten = b""
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -46,6 +47,8 @@ class Log:
     """A log that writes nothing. All ranks except rank 0 use it."""
 
     def say(self, *lines: str) -> None: ...
+
+    def begin(self, folder: Path) -> None: ...
 
     def train(
         self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]
@@ -106,6 +109,9 @@ class RunLog(Log):
 
     def say(self, *lines: str) -> None:
         self.screen.say(*lines)
+
+    def begin(self, folder: Path) -> None:
+        self.screen.begin(folder)
 
     def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
         """Write a line of log.jsonl about some steps, and each of the steps to TensorBoard."""

@@ -1,4 +1,7 @@
-"""Print a run: as lines with a progress bar on a terminal, as the result only, or as JSON for another program."""
+"""Print a run: as lines with a progress bar on a terminal, as the result only, or as JSON for another program.
+
+Warnings are always printed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from app.base.failure import FOLDER
+from app.base.launcher_environment import launcher
 from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
@@ -40,9 +46,18 @@ class Screen:
         self.last_steps: dict[str, float] = {}
 
     def say(self, *lines: str) -> None:
-        """Print lines of text."""
+        """Print lines of text. If the mode is not "lines", only warnings are printed, on standard error."""
         if self.mode == "lines":
             self._print(*lines)
+        else:
+            print(*(f"{line}\n" for line in lines if line.startswith("warning: ")), sep="", end="", file=sys.stderr)
+            sys.stderr.flush()
+
+    def begin(self, folder: Path) -> None:
+        """Print the folder of the run."""
+        self.say(f"output: {folder}")
+        if self.mode != "lines" and launcher() != "none":
+            print(f"{FOLDER}{folder}", file=sys.stderr, flush=True)  # the launcher reads this line and does not show it
 
     def record(self, line: str) -> None:
         """Print a line of log.jsonl if the mode is "json"."""

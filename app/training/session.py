@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -64,7 +65,8 @@ class Trainer:
         self.writer: Writer | None = None
         self.committed: StateCopy | None = None
         self.staging: subprocess.Popen[bytes] | None = None
-        self.started_from = ""  # the line about the weights of --init, which is printed once
+        self.begun = False  # whether a session has opened the log of the run
+        self.said_once: tuple[str, ...] = ()  # lines about the weights of --init and the data, printed only once
 
     def run(self) -> None:
         """Train to the end of the run. After each change of its processes, a new session begins."""
@@ -96,14 +98,9 @@ class Trainer:
         processes = self.loader_processes(run, world)
         with self.open_log(run, world) as log:
             audited = in_short(audit_claim(run.config, run.plan.images))
-            log.say(
-                *world.describe(),
-                *describe(run.plan, run.config),
-                *audited,
-                *filter(None, [self.started_from]),
-                *run.source.warnings,
-                f"output: {run.folder}",
-            )
+            log.say(*world.describe(), *describe(run.plan, run.config), *audited, *self.said_once)
+            log.begin(run.folder)
+            self.said_once = ()
             if state.position != (0, 0):
                 log.say(f"continuing at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
@@ -157,7 +154,8 @@ class Trainer:
         else:
             elastic.prepare_for_session(self.state.optimizer, passes_per_step(run.config, run.plan, run.source, world))
         if on_root(lambda: first):
-            self.started_from = on_root(partial(begin, run, self.state))
+            started_from = on_root(partial(begin, run, self.state))
+            self.said_once = (*filter(None, [started_from]), *run.source.warnings)
         state = self.state
         kept = state.position, state.errors, state.average_errors, state.unlogged.steps
         state.position, state.errors, state.average_errors, state.unlogged.steps = broadcast_object(kept)
@@ -175,7 +173,14 @@ class Trainer:
             assert self.state is not None
             position = self.state.position
             cluster = {"processes": world.size, "hosts": list(world.hosts)}
-            run_folder.write_start(run.folder, run.config, run.plan, cluster)
+            warnings = []
+            try:
+                run_folder.write_start(run.folder, run.config, run.plan, cluster)
+            except UserError:
+                if not self.begun:
+                    raise
+                # An elastic run whose processes have changed continues on a full disk.
+                warnings = [f"warning: not all files about the new processes could be written to {run.folder}"]
             try:
                 log = logs[0] = RunLog(run, position)
             except OSError as error:
@@ -183,8 +188,10 @@ class Trainer:
             self.state.unlogged = self.state.unlogged.after(log.last_step, run.plan.iteration_at(position), run.plan)
             for line in self.state.unlogged.lines:
                 log.train(*line)
+            log.say(*warnings)
 
         on_root(open_on_root)
+        self.begun = True
         return logs[0]
 
     def open_writer(self, run: Run, log: Log) -> Writer:
@@ -223,6 +230,11 @@ class Trainer:
             self.committed.restore(self.state)
 
 
+def say(config: Config, text: str) -> None:
+    """Print text before the log is open. Standard output has only the result with --screen quiet or json."""
+    print(text, flush=True, file=sys.stdout if config.screen == "lines" else sys.stderr)
+
+
 def begin(run: Run, state: State) -> str:
     """Read the newest checkpoint in the run's folder into the state, or the weights of --init if there is none.
 
@@ -232,7 +244,7 @@ def begin(run: Run, state: State) -> str:
     Raises:
         UserError: The checkpoint belongs to another run, or the weights do not fit.
     """
-    content = read_newest(run.folder, lambda text: print(text, flush=True))
+    content = read_newest(run.folder, partial(say, run.config))
     if content is None:
         return start_from(state, run.config) if run.config.init else ""
     if content["fingerprint"] != run.source.fingerprint and "data" not in run.config.allow_change:
@@ -247,7 +259,7 @@ def begin(run: Run, state: State) -> str:
 def start_from(state: State, config: Config) -> str:
     """Load the weights of --init into the state. Return a line of text about them. Raises UserError."""
     path = Path(config.init)
-    weights = state_dict_of(read_any(path, lambda text: print(text, flush=True)), path)
+    weights = state_dict_of(read_any(path, partial(say, config)), path)
     said = load_weights(state.network, weights, config.model, path)
     if state.average is not None:
         state.average.start()

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.elastic import ElasticRun
+from tests.support.jobs import iteration
+
+
+def check_log(folder: Path) -> list[dict[str, Any]]:
+    """Check that the log has each step once. Return the lines about steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["iteration"] - line["steps"] for line in train] == [0, *(line["iteration"] for line in train[:-1])]
+    for line in lines:
+        if line["kind"] == "eval":
+            steps = [each for each in train if each["epoch"] == line["epoch"]]
+            mean = sum(each["loss"] * each["steps"] for each in steps) / 16
+            assert line["train_loss"] == pytest.approx(mean, rel=1e-9)
+    return train
 
 
 @pytest.mark.parametrize(("log_every", "commit_every", "died"), [(1, 1, 20), (7, 3, 21), (10, 3, 24)])
@@ -19,13 +38,28 @@ def test_steps_that_rank_0_has_not_logged_when_it_dies(
     with ElasticRun(tmp_path, 2, 2, f"die-unlogged:0:{died}", *options) as run:
         run.wait_for(lambda: len(run.checkpoints()) >= 4, "four epochs")
         assert "rank 0 on" in run.log.read_text()  # it has died
-    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    train = [line for line in lines if line["kind"] == "train"]
-    assert [line["iteration"] - line["steps"] for line in train] == [0, *(line["iteration"] for line in train[:-1])]
-    ends = [line["iteration"] for line in train if line["iteration"] <= 64]
+    ends = [line["iteration"] for line in check_log(run.folder) if line["iteration"] <= 64]
     assert ends == [n for n in range(1, 65) if n % log_every == 0 or n % 16 == 0]
-    for line in lines:
-        if line["kind"] == "eval":
-            steps = [each for each in train if each["epoch"] == line["epoch"]]
-            mean = sum(each["loss"] * each["steps"] for each in steps) / 16
-            assert line["train_loss"] == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_process_that_dies_while_the_disk_is_full(tmp_path: Path) -> None:
+    folder = tmp_path / "elastic"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
+    try:
+        with ElasticRun(tmp_path, 2, 2, "nap:0:0", "--keep", "2") as run:
+            run.wait_for(lambda: run.settled(2) == 2 and len(run.checkpoints()) >= 2, "two epochs")
+            with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(4096))
+            os.kill(next(pid for pid in run.members() if pid != run.rank_0()), signal.SIGKILL)
+            run.wait_for(lambda: "files about the new processes" in run.log.read_text(), "a session on the full disk")
+            (folder / "ballast").unlink()
+            steps = iteration(folder) + 60
+            run.wait_for(lambda: iteration(folder) > steps, "steps after that")
+            run.wait_for(lambda: run.settled(2) == 2, "another second process")
+        assert run.job.returncode == 75 and "starts again" not in run.log.read_text()
+        check_log(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

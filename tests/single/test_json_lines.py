@@ -54,14 +54,18 @@ def test_a_run_that_goes_on_keeps_what_it_will_not_write_again(start: Position, 
     assert read_lines(path) == whole_run(2)
 
 
-def test_a_file_that_needs_no_change_is_not_rewritten(tmp_path: Path) -> None:
+def test_a_file_is_only_replaced_if_its_start_changes(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    write(path, whole_run(1))
+    write(path, whole_run(2))
     before = path.stat().st_ino
-    JsonLines(path, Position(1, 0)).close()
-    assert path.stat().st_ino == before
-    JsonLines(path, Position(0, 10)).close()
-    assert path.stat().st_ino != before and read_lines(path) == whole_run(1)[:1]
+    JsonLines(path, Position(2, 0)).close()
+    JsonLines(path, Position(0, 20)).close()
+    assert path.stat().st_ino == before and read_lines(path) == whole_run(2)[:2]
+    path.write_bytes(b"5\n" + path.read_bytes())
+    JsonLines(path, Position(0, 20)).close()
+    assert path.stat().st_ino != before and path.read_bytes() == b"".join(
+        json.dumps(each).encode() + b"\n" for each in whole_run(2)[:2]
+    )
 
 
 DAMAGE = [b"5", b"{}", b"\xff", b"[" * 100_000, b'"x"', b"null", b'{"kind": []}', b'{"kind": "train"}', b"", b"\0" * 10]
@@ -131,8 +135,14 @@ def test_a_full_disk_doubles_and_loses_nothing(small_disk: Path) -> None:
 def test_what_a_full_disk_refuses_to_rewrite_stays(small_disk: Path) -> None:
     path = small_disk / "log.jsonl"
     write(path, whole_run(30))
+    lines = path.read_bytes().splitlines(keepends=True)
+    (small_disk / "ballast").write_bytes(bytes(65536 - path.stat().st_size - 8192))
+    JsonLines(path, Position(29, 0)).close()  # the end of the file is cut off, which needs no space
+    kept = path.read_bytes().splitlines(keepends=True)
+    assert kept == lines[: len(kept)] and json.loads(kept[-1])["epoch"] == 28
+    with path.open("r+b") as file:
+        file.write(b"5")  # damages the first line
     before = path.read_bytes()
-    (small_disk / "ballast").write_bytes(bytes(65536 - len(before) - 8192))
     with pytest.raises(OSError, match="No space left"):
         JsonLines(path, Position(29, 0))
     assert path.read_bytes() == before and not list(small_disk.glob("*.tmp"))
