@@ -30,7 +30,9 @@ _rank_now: int | None = None
 
 
 def _first(*names: str) -> int | None:
-    return next((int(os.environ[name]) for name in names if name in os.environ), None)
+    """Return the value of the first of these variables that has a number."""
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), None)
 
 
 def launcher(environ: Mapping[str, str] = os.environ) -> str:
@@ -41,7 +43,7 @@ def launcher(environ: Mapping[str, str] = os.environ) -> str:
     """
     if "HOROVOD_RANK" in environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environ:
         return "horovodrun"
-    return "mpirun" if any(name in environ for name in _RANKS_OF_MPI) else "none"
+    return "mpirun" if any(environ.get(name) for name in _RANKS_OF_MPI) else "none"
 
 
 def set_rank(rank: int) -> None:

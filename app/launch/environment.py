@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from app.base.errors import UserError
 from app.base.launcher_environment import check_numbers, launcher, threads_asked_for
@@ -24,19 +25,39 @@ _OF_A_RANK = re.compile(
     r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|OPEN_MPI_\w+|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
     r"|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
 )
-# The variable in which a launcher stores the number of processes, and the launcher's programs that may be ancestors of
-# such a process.
-_LAUNCHERS = {
-    "OMPI_COMM_WORLD_SIZE": ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
-    "PMI_SIZE": ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
-    "HOROVOD_SIZE": ("horovodrun",),
-    "SLURM_STEP_NUM_TASKS": ("srun", "slurmstepd"),
-}
+
+
+class _Launcher(NamedTuple):
+    """A launcher that may have started this program: the variables in which its processes find their number and rank.
+
+    `programs` has the names of its programs, one of which is an ancestor of each of its processes.
+    """
+
+    size: str
+    rank: str
+    programs: tuple[str, ...]
+
+
+_LAUNCHERS = (
+    _Launcher(
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        ("mpirun", "mpiexec", "orterun", "orted", "prterun", "prted", "prte"),
+    ),
+    _Launcher("PMI_SIZE", "PMI_RANK", ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy")),
+    _Launcher("HOROVOD_SIZE", "HOROVOD_RANK", ("horovodrun",)),
+    _Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("srun", "slurmstepd")),
+)
 
 
 def travels(name: str) -> bool:
     """Return whether a rank on another host gets this environment variable."""
     return bool(_TRAVELS.fullmatch(name)) and name != "CUDA_VISIBLE_DEVICES"
+
+
+def without_rank(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the variables that describe a rank of a job."""
+    return {name: value for name, value in environ.items() if not _OF_A_RANK.fullmatch(name)}
 
 
 def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +70,7 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
         UserError: A variable has a wrong value.
     """
     check_numbers(environ)
-    kept = {name: value for name, value in environ.items() if not _OF_A_RANK.fullmatch(name)}
+    kept = without_rank(environ)
     if threads_asked_for(kept) is None:
         kept.pop("OMP_NUM_THREADS", None)
     if any(name.lower().endswith("_proxy") for name in kept):
@@ -77,12 +98,17 @@ def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str
 
 def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
     """Return the launcher that has started this process and the number of its processes, or None without a launcher."""
+    found = _outer(environ)
+    return (found.programs[0], int(environ[found.size])) if found else None
+
+
+def _outer(environ: Mapping[str, str]) -> _Launcher | None:
     above = set(_programs_above())
-    for name, programs in _LAUNCHERS.items():
-        size = environ.get(name, "")
-        least = 2 if name == "SLURM_STEP_NUM_TASKS" else 1  # a shell or script in Slurm is one task, and no launcher
-        if size.isdigit() and int(size) >= least and above.intersection(programs):
-            return programs[0], int(size)
+    for each in _LAUNCHERS:
+        size = environ.get(each.size, "")
+        least = 2 if "srun" in each.programs else 1  # a shell or script in Slurm is one task, and no launcher
+        if size.isdecimal() and int(size) >= least and above.intersection(each.programs):
+            return each
     return None
 
 
@@ -114,9 +140,12 @@ def check_ranks_known(environ: Mapping[str, str]) -> None:
 
 
 def is_first(environ: Mapping[str, str]) -> bool:
-    """Return whether this is the first process that another launcher has started. Only the first prints messages."""
-    ranks = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "HOROVOD_RANK", "SLURM_PROCID")
-    return next((environ[name] for name in ranks if name in environ), "0") == "0"
+    """Return whether this is the first process that another launcher has started. Only the first prints messages.
+
+    Without another launcher it is the first, even if variables of another job are left in its environment.
+    """
+    outer = _outer(environ)
+    return outer is None or environ.get(outer.rank, "0") == "0"
 
 
 def _programs_above() -> Iterator[str]:

@@ -34,6 +34,7 @@ from app.launch.environment import (
     is_first,
     outer_launcher,
     without_other_jobs,
+    without_rank,
 )
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Job, NoProcessDetector, handle
@@ -366,9 +367,9 @@ def _run_alone(
     if options.dry_run:
         print(shell_line([*program, *command], _python_path(Path.cwd())))
         return 0
-    if distributed and not outer_launcher(environ):
-        environ = cleaned(environ)
-        if check_start is not None:
+    if not outer_launcher(environ):
+        environ = cleaned(environ) if distributed else without_rank(environ)
+        if distributed and check_start is not None:
             check_start(command, 1, True)
     sys.stdout.flush()
     os.execve(program[0], [*program, *command], environ | _python_path(Path.cwd()))

@@ -11,7 +11,7 @@ import pytest
 from app import start
 from app.base.errors import UserError
 from app.launch.environment import cleaned, travels
-from tests.support.programs import run_ranks
+from tests.support.programs import APP, RUN, environ, run_ranks
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,33 @@ def test_a_wrong_value_is_refused(
     assert capfd.readouterr().err.count("\n") == 1
 
 
+LEFT_OVER = [{"HOROVOD_RANK": "1"}, {"PMI_RANK": ""}, {"HOROVOD_RANK": "abc"}, {"PMIX_RANK": "1", "SLURM_PROCID": "1"}]
+
+
+@pytest.mark.parametrize("left", LEFT_OVER)
+def test_variables_of_another_job_silence_no_message(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert start.main(["train", "--epochs", "none"]) == 2
+    assert capfd.readouterr().err.startswith("error: argument --epochs")
+
+
+def test_a_command_that_is_not_distributed_is_no_rank_of_another_job(tmp_path: Path) -> None:
+    left = environ(HOROVOD_RANK="1", PMIX_RANK="1", PMI_RANK="")
+    done = subprocess.run([*RUN, "plan", "--data", tmp_path / "none"], env=left, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("no such data folder: ") and done.stderr.count("\n") == 1
+
+
+def test_a_rank_that_is_no_number_is_none(tmp_path: Path) -> None:
+    left = environ(PMI_RANK="", HOROVOD_RANK="abc", HOROVOD_LOCAL_SIZE="")
+    done = subprocess.run([*APP, "audit", tmp_path / "none"], env=left, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "app failed" not in done.stderr
+
+
 TRAIN = [sys.executable, "-m", "app.start", "--dry-run", "train"]
 NESTED = [
     (["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"], "mpirun has started this command 2 times"),
@@ -96,19 +123,19 @@ def test_a_launcher_around_the_launcher(outer: list[str], said: str) -> None:
 def test_srun_around_the_launcher(tasks: str, code: int, tmp_path: Path) -> None:
     """run.sh recognises processes of srun by their parent slurmstepd. Here a shell of this name takes its place."""
     daemon = Path(shutil.copy("/bin/bash", tmp_path / "slurmstepd"))
-    environ = os.environ | {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "0"}
+    step = os.environ | {"SLURM_STEP_NUM_TASKS": tasks, "SLURM_PROCID": "0", "HOROVOD_RANK": "1"}
     command = [str(daemon), "-c", '"$@"; exit $?', "sh", *TRAIN]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=step, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert ("srun has started this command 8 times" in done.stderr) == (code == 2)
-    silent = subprocess.run(command, cwd=ROOT, env=environ | {"SLURM_PROCID": "1"}, capture_output=True, check=False)
+    silent = subprocess.run(command, cwd=ROOT, env=step | {"SLURM_PROCID": "1"}, capture_output=True, check=False)
     assert (silent.returncode, silent.stderr) == (code, b"")
     # With --launcher none, the processes of srun are the ranks, and PMIx must connect them.
     ranks = [*command[:4], *TRAIN[:3], "--launcher", "none", *TRAIN[3:]]
-    done = subprocess.run(ranks, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(ranks, cwd=ROOT, env=step, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert ("start them with srun --mpi=pmix" in done.stderr) == (code == 2)
-    ranked = environ | {"PMIX_RANK": "0"}
+    ranked = step | {"PMIX_RANK": "0"}
     assert subprocess.run(ranks, cwd=ROOT, env=ranked, capture_output=True, check=False).returncode == 0
 
 
@@ -119,11 +146,11 @@ def test_one_process_without_a_launcher(tmp_path: Path) -> None:
         "import os; print(sorted(n for n in os.environ if n in ('HOROVOD_RANK', 'PMIX_RANK', 'OMP_NUM_THREADS')))"
     )
     start = [*run_ranks(program), "--launcher", "none", "train"]
-    environ = os.environ | {"HOROVOD_RANK": "1", "OMP_NUM_THREADS": "0", "PYTHONPATH": str(ROOT)}
+    left = environ(HOROVOD_RANK="1", OMP_NUM_THREADS="0")
     outer = ["mpirun", "--allow-run-as-root", "-np", "1"]
     shown = []
     for command in (start, [*outer, *start]):
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=left, capture_output=True, text=True, check=True)
         shown.append(done.stdout)
     assert shown == ["[]\n", "['HOROVOD_RANK', 'OMP_NUM_THREADS', 'PMIX_RANK']\n"]
 
