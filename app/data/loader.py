@@ -10,11 +10,11 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import signal
 import socket
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, Self
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from app.base.errors import UserError
 from app.base.phase import phase
+from app.base.signals import children_outlive_signals
 from app.data.order import Item
 from app.data.sources import Source
 from app.data.splits import Split
@@ -62,10 +63,10 @@ class Loader:
             pin_memory=pin_memory,
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
-            worker_init_fn=_outlive_signals if processes else None,
             generator=torch.Generator(),  # otherwise the loader would change torch's global random state
         )
-        self._iterator = iter(loader)
+        with children_outlive_signals() if processes else nullcontext():
+            self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds that the training process has waited for batches
         atexit.register(self.close)  # this runs before torch's exit handlers, which would wait for these processes
@@ -135,15 +136,6 @@ class _Reporting:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _outlive_signals(_: int) -> None:
-    """Make a loader process ignore SIGINT and SIGTERM, which all processes of a job get.
-
-    The training process still needs batches until it has saved its state. It ends the loader processes itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:

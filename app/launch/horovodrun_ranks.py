@@ -32,6 +32,7 @@ from horovod.runner.util import network, remote
 
 from app.base.errors import FAILED
 from app.base.failure import Failure
+from app.base.signals import SIGNALS
 from app.hosts.ssh import DROPPED, SSH, failed_because
 from app.launch import open_mpi, rank_parent
 from app.launch.environment import travels
@@ -86,7 +87,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
 def _shutdown_event() -> threading.Event:
     """Return an event that is set when a signal asks for the end. Ignored signals stay ignored."""
     event = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: event.set())
     return event

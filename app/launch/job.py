@@ -19,11 +19,12 @@ from pathlib import Path
 from types import FrameType
 
 from app.base.parent import end_with_parent
+from app.base.signals import SIGNALS
 
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # signals that ask a run to save and end
+STOPPING = (*SIGNALS, signal.SIGQUIT)  # SIGQUIT (Ctrl-\) ends a run at once; after the others it saves its state first
 GRACE = 30.0  # the seconds in which ranks can save their state after they are asked to end
 _LAUNCHER_GRACE = 5.0  # the seconds in which the launcher must end after its ranks
 
@@ -31,8 +32,8 @@ _LAUNCHER_GRACE = 5.0  # the seconds in which the launcher must end after its ra
 class Job:
     """Run a launcher's command in a new session.
 
-    A signal of STOPPING to this process asks the job to end, and a second one kills it at once. Signals that are
-    ignored when this process starts (by nohup, or in background jobs of a script) stay ignored.
+    A signal of STOPPING to this process asks the job to end. SIGQUIT and a second signal kill it at once. Signals that
+    are ignored when this process starts (by nohup, or in background jobs of a script) stay ignored.
 
     Args:
         command: The command line of the launcher.
@@ -61,13 +62,13 @@ class Job:
             self._launcher.send_signal(self._stop_signal)
 
     def ask(self, signum: int, frame: FrameType | None = None) -> None:
-        """Ask the ranks to save and end. A second request by the user ends them at once."""
+        """Ask the ranks to save and end. SIGQUIT, or a second request by the user, ends them at once."""
         if self.asked is None:
             self.asked = signum
-            self.end_within(GRACE)
+            self.end_within(0 if signum == signal.SIGQUIT else GRACE)
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
-        elif self.asked == signal.SIGPIPE:
+        elif self.asked == signal.SIGPIPE and signum != signal.SIGQUIT:
             # Ctrl-C also ended the reader of the output, such as tee, and this was noticed first. The user has asked
             # only once, so the ranks still have time to save.
             self.asked = signum

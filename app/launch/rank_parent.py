@@ -25,12 +25,13 @@ from typing import Any
 
 # The first line of this process's output. The output of a login script may precede it.
 STARTED = b"app: the parent process of a rank has started\n"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in SIGNALS:  # they are meant for the rank, which gets them itself or from horovodrun
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # not SIG_IGN, because the rank would inherit it
     os.write(1, STARTED)

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TypeVar
 
 from app.base.errors import Preempted, UserError
+from app.base.signals import SIGNALS, children_outlive_signals
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,7 +49,8 @@ def in_parallel(
     finished = False
     try:
         for task in tasks:
-            pending.add(executor.submit(function, task))
+            with children_outlive_signals():  # the executor may start a process
+                pending.add(executor.submit(function, task))
             if len(pending) >= 2 * processes:
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in ready)
@@ -68,8 +70,7 @@ def in_parallel(
 
 
 def _end_with_parent() -> None:
-    """Ignore SIGINT, which is meant for the parent process. End this process when the parent has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End this process when its parent has ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -82,12 +83,13 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise Preempted in the `with` block when SIGINT (Ctrl-C) or SIGTERM arrives."""
+    """Raise Preempted in the `with` block when a signal asks this process to end. Ignored signals stay ignored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Preempted(f"stopped by {signal.Signals(number).name}; the same command continues")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

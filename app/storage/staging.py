@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from app.base.files import is_full, sync_folder
 from app.base.parent import end_with_parent
+from app.base.signals import SIGNALS
 from app.base.text import duration, some, volume
 from app.storage.index import LAYOUTS, layout_of
 from app.storage.listing import State, state_of
@@ -251,7 +252,7 @@ class _Progress:
 def main(argv: Sequence[str]) -> None:
     """Copy archives in the process that `start_staging` starts. If this fails, only print a warning."""
     root, folder, parent, progress = argv
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # these signals are meant for the run, which ends this process
     end_with_parent(signal.SIGKILL)
     if os.getppid() != int(parent):

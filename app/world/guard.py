@@ -20,6 +20,7 @@ from pathlib import Path
 
 from app.base import failure, launcher_environment
 from app.base.errors import FAILED
+from app.base.signals import SIGNALS
 
 MARGIN = 2.0  # seconds that the guard waits longer than the rank's own watchdog, whose message is more precise
 _POLL = 0.2  # seconds for which the guard waits for a message before it looks whether the rank still exists
@@ -105,6 +106,6 @@ def watch(pid: int, limit: float, timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     watch(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

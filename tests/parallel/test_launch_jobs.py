@@ -154,9 +154,9 @@ def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, 
 @pytest.mark.parametrize(
     ("launcher", "collectives", "number", "rank"),
     [
-        ("horovodrun", "gloo", signal.SIGTERM, None),
+        ("horovodrun", "gloo", signal.SIGUSR2, None),
         ("horovodrun", "mpi", signal.SIGINT, None),
-        ("mpirun", "mpi", signal.SIGTERM, None),
+        ("mpirun", "mpi", signal.SIGUSR1, None),
         ("mpirun", "gloo", signal.SIGTERM, 1),
     ],
 )

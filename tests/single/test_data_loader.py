@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.base.errors import CorruptImage, UserError
+from app.base.signals import SIGNALS
 from app.data.images import CROP_DRAWS
 from app.data.loader import PREFETCH, Loader, check_shared_memory, default_loader_processes
 from app.data.order import Item, worker_batches
@@ -169,8 +170,8 @@ def test_a_loader_process_outlives_the_signals_of_the_job(folder: Path) -> None:
         servers = {int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in processes}
         assert len(servers) == 1 and os.getpid() not in servers
         for pid in [*processes, *servers]:
-            os.kill(pid, signal.SIGINT)
-            os.kill(pid, signal.SIGTERM)
+            for number in SIGNALS:
+                os.kill(pid, number)
         for _ in range(30):
             next(loader)
         assert running(loader) == processes

@@ -1,0 +1,73 @@
+"""The signals that ask a program to stop reach the process that must save its state, and no process that it needs."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from app.base.errors import Preempted
+from app.base.signals import SIGNALS
+from app.launch import rank_parent
+from app.prepare.parallel import in_parallel, stoppable
+from tests.support.programs import ROOT
+
+
+def survive(number: int) -> int:
+    os.kill(os.getpid(), number)
+    return number
+
+
+def test_the_processes_of_a_command_outlive_the_signals_of_the_job() -> None:
+    assert sorted(in_parallel(survive, SIGNALS, processes=2)) == sorted(SIGNALS)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_a_command_unless_it_is_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), number)
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(Preempted, match=f"stopped by {number.name}"), stoppable():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_the_parent_of_a_rank_knows_the_same_signals() -> None:
+    """It runs before the app can be imported, so it has a list of its own."""
+    assert rank_parent.SIGNALS == SIGNALS
+
+
+JOB = """if True:
+    import os, signal, sys
+    from app.launch.job import Job
+    rank = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: {0}); print(flush=True); time.sleep(99)"
+    job = Job([sys.executable, "-c", rank], os.environ, signal.SIGTERM)
+    for chunk in job.chunks():
+        if chunk:
+            {1}
+    print(job.close(), signal.Signals(job.asked).name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "events", "expected"),
+    [
+        ("sys.exit(75)", "os.kill(os.getpid(), signal.SIGUSR2)", "75 SIGUSR2"),
+        ("sys.exit(75)", "os.kill(os.getpid(), signal.SIGXCPU)", "75 SIGXCPU"),
+        ("None", "os.kill(os.getpid(), signal.SIGQUIT)", "-9 SIGQUIT"),
+        # Ctrl-C has also ended the reader of the output, which is noticed first. The ranks get the time to save.
+        ("(time.sleep(1), sys.exit(75))", "job.lost_reader(); os.kill(os.getpid(), signal.SIGINT)", "75 SIGINT"),
+        ("None", "job.lost_reader(); os.kill(os.getpid(), signal.SIGQUIT)", "-9 SIGPIPE"),
+    ],
+)
+def test_a_signal_to_run_sh_lets_the_ranks_save_unless_it_is_sigquit(
+    at_the_end: str, events: str, expected: str
+) -> None:
+    program = JOB.format(at_the_end, events)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{expected}\n", "")
