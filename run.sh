@@ -5,6 +5,7 @@
 # ./run.sh test [--cluster|--gpu] [...]          runs the tests. Other arguments, such as files, are passed to pytest
 # ./run.sh [LAUNCHER OPTIONS] COMMAND [OPTIONS]  runs a command: see ./run.sh --help
 set -euo pipefail
+unset CDPATH # with it, cd prints the name of a folder, and may enter another one
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 python=$root/.venv/bin/python
 [ $# -gt 0 ] || set -- train

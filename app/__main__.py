@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
+
+from app.base import interrupt
+
+if __name__ == "__main__":
+    interrupt.ends_silently()
+
+import importlib
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -49,9 +55,12 @@ def main(argv: Sequence[str], **more: Any) -> int:
     except Exception as error:
         where = "".join(f": {note}" for note in getattr(error, "__notes__", []))
         leave(FAILED, f"{type(error).__name__}: {error}{where}", traceback.format_exc())
+    except KeyboardInterrupt:
+        interrupt.leave()
     return DONE
 
 
 if __name__ == "__main__":
     make_safe()
+    interrupt.raises()
     end(main(sys.argv[1:]))

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from app.base import interrupt
+
+if __name__ == "__main__":
+    interrupt.ends_silently()
+
 from app import commands
 from app.base.errors import DONE
 from app.base.program import IN_THIS_PROCESS

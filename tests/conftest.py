@@ -1,4 +1,4 @@
-"""Set-up for all tests: restore ignored signals, and restore the environment after each test file."""
+"""Set-up for all tests: restore ignored signals, and restore the environment and signal handlers after each file."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from app.base.signals import SIGNALS
 
 # Under `nohup ./run.sh test &` these signals are ignored. The programs that tests start would inherit this.
 for number, default in (
@@ -19,9 +21,15 @@ for number, default in (
 
 @pytest.fixture(autouse=True, scope="module")
 def same_environment() -> Iterator[None]:
-    """Restore the environment variables after each test file, because some of them tell Horovod how to start."""
+    """Restore the environment variables after each test file, because some of them tell Horovod how to start.
+
+    Restore the signal handlers too, because Ctrl-C must end the tests.
+    """
     before = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGQUIT)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     os.environ.clear()
     os.environ.update(before)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.base import launcher_environment
+from app.base.streams import say_last
 
 GONE = "ended without a message"  # the start of the guard's message about a rank that was killed (app.world.guard)
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
@@ -89,12 +90,11 @@ def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False
 def report(code: int, message: str, traceback: str = "") -> None:
     """Write the line that says why this rank ends."""
     if launcher_environment.launcher() == "none":
-        text = f"{traceback}{message}\n"
+        say_last(f"{traceback}{message}\n")
     else:
         failure = Failure(launcher_environment.launcher_rank(), socket.gethostname(), code, message)
-        text = "".join(f"{_TRACE}{line}\n" for line in traceback.splitlines()) + f"{failure}\n"
-    sys.stderr.write(text)
-    sys.stderr.flush()
+        sys.stderr.write("".join(f"{_TRACE}{line}\n" for line in traceback.splitlines()) + f"{failure}\n")
+        sys.stderr.flush()
 
 
 def _end_daemon(at_once: bool) -> None:

@@ -72,9 +72,11 @@ def main(
         options, command = parse(argv, {name: each.text for name, each in commands.items()})
         if command[0] == "doctor":  # doctor reads the launcher options itself
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
+        distributed = command[0] in commands and commands[command[0]].distributed
+        if distributed and not options.dry_run:
+            handle(_leave_early)  # what follows may list a million images, or wait for other hosts
         if check is not None:
             check(command)  # report a wrong option before the ranks start, so that it is reported only once
-        distributed = command[0] in commands and commands[command[0]].distributed
         if distributed:
             _check_surroundings(command)
         if not distributed or options.launcher == "none":
@@ -192,7 +194,6 @@ def _launch(
     if dry_run:
         print(shell_line(command_line(launch, environ, open_mpi=version, root=root), additions))
         return 0
-    handle(_leave_early)
     here = [this_host.is_here(host.name) for host in launch.hosts]
     if check_here is not None and any(here):
         check_here(launch.processes, all(here) if launch.elastic else here[0])

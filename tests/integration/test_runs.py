@@ -50,7 +50,8 @@ REAL = ["horovodrun, gloo", "mpirun, mpi", "no launcher"]
 
 
 def run(*words: object, code: int = 0, program: Sequence[object] = ()) -> subprocess.CompletedProcess[str]:
-    return programs.run(*(program or forked_app()), *words, code=code)
+    # A CDPATH that a user has exported must not lead run.sh to other folders.
+    return programs.run(*(program or forked_app()), *words, code=code, CDPATH=".")
 
 
 @pytest.mark.parametrize("name", RUNS)

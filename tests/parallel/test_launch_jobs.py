@@ -42,9 +42,9 @@ def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
     return ["-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
 
 
-def run(launcher: str, collectives: str, *action: str) -> tuple[int, str, str]:
+def run(launcher: str, collectives: str, *action: str, **variables: str) -> tuple[int, str, str]:
     command = [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
-    done = subprocess.run(command, env=ENVIRON, capture_output=True, timeout=100, check=False)
+    done = subprocess.run(command, env=ENVIRON | variables, capture_output=True, timeout=100, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -110,13 +110,16 @@ def test_an_unexpected_failure_has_its_traceback_and_no_other() -> None:
     assert stderr.endswith(f"ZeroDivisionError: the reason\nerror: rank 1 on {HOST}: ZeroDivisionError: the reason\n")
 
 
-@pytest.mark.parametrize(("launcher", "collectives"), [("horovodrun", "gloo"), ("mpirun", "mpi")])
-def test_output(launcher: str, collectives: str) -> None:
-    code, stdout, stderr = run(launcher, collectives, "say")
+@pytest.mark.parametrize(
+    ("launcher", "collectives", "encoding", "byte"),
+    [("horovodrun", "gloo", "utf-8", "\ufffd"), ("mpirun", "mpi", "ascii", r"\ufffd")],
+)
+def test_output(launcher: str, collectives: str, encoding: str, byte: str) -> None:
+    code, stdout, stderr = run(launcher, collectives, "say", PYTHONIOENCODING=encoding)
     assert code == 0
     assert sorted(stderr.splitlines()) == ["[1] aside", "aside"]
     pieces = re.findall(r"[^\r\n]*[\r\n]", stdout)
-    shown = ["byte \ufffd\n", "plain\n", "10%\r", "20%\r", "done\n", "columns None\n"]
+    shown = [f"byte {byte}\n", "plain\n", "10%\r", "20%\r", "done\n", "columns None\n"]
     assert [piece for piece in pieces if not piece.startswith("[1] ")] == shown
     assert [piece for piece in pieces if piece.startswith("[1] ")] == [f"[1] {piece}" for piece in shown]
 
@@ -209,15 +212,23 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
     assert job.wait(60) == 75
 
 
-@pytest.mark.parametrize("place", ["stdout", "stderr"])
-def test_a_full_disk_takes_no_run_with_it(place: str) -> None:
+def test_a_full_disk_takes_no_run_with_it() -> None:
+    command = [*COMMAND, *arguments("mpirun", "gloo", "say")]
     with Path("/dev/full").open("w") as full:
-        job = subprocess.Popen(
-            [*COMMAND, *arguments("mpirun", "gloo", "say")], env=ENVIRON, **{"stderr": subprocess.PIPE, place: full}
-        )
-        _, err = job.communicate(timeout=100)
-    assert job.returncode == 0
-    assert place == "stderr" or sorted(err.decode().splitlines()) == ["[1] aside", "aside"]
+        done = subprocess.run(command, env=ENVIRON, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 0
+    assert sorted(done.stderr.splitlines()) == ["[1] aside", "aside"]
+
+
+def test_a_terminal_that_goes_away_takes_no_run_with_it() -> None:
+    """Standard output and input are closed from the start, as after `>&- <&-`."""
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, *arguments("mpirun", "gloo", "say")]
+    closed = (0, 1)
+    job = subprocess.Popen(command, env=ENVIRON, stderr=theirs, preexec_fn=lambda: [os.close(each) for each in closed])
+    os.close(theirs)
+    os.close(ours)
+    assert job.wait(100) == 0
 
 
 def test_nobody_reads_any_more() -> None:

@@ -1,9 +1,13 @@
 """The signals that ask a program to stop reach the process that must save its state, and no process that it needs."""
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,7 @@ from app.base.errors import Preempted
 from app.base.signals import SIGNALS
 from app.launch import rank_parent
 from app.prepare.parallel import in_parallel, stoppable
-from tests.support.programs import ROOT
+from tests.support.programs import APP, ROOT, RUN
 
 
 def survive(number: int) -> int:
@@ -71,3 +75,48 @@ def test_a_signal_to_run_sh_lets_the_ranks_save_unless_it_is_sigquit(
     program = JOB.format(at_the_end, events)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{expected}\n", "")
+
+
+EARLY = "before the run started: the same command starts it"
+BEFORE_THE_RANKS = [
+    ([*RUN, "train"], signal.SIGINT, 75, f"stopped by SIGINT, {EARLY}\n"),
+    ([*RUN, "--launcher", "none", "train"], signal.SIGUSR1, 75, f"stopped by SIGUSR1, {EARLY}\n"),
+    ([*RUN, "--dry-run", "train"], signal.SIGINT, -signal.SIGINT, ""),
+    ([*RUN, "plan"], signal.SIGINT, -signal.SIGINT, ""),
+    ([*APP, "plan"], signal.SIGINT, -signal.SIGINT, "stopped by SIGINT\n"),
+]
+
+
+@pytest.mark.parametrize(("command", "number", "code", "words"), BEFORE_THE_RANKS)
+def test_a_signal_before_the_ranks_exist(
+    command: list[str], number: signal.Signals, code: int, words: str, tmp_path: Path
+) -> None:
+    """The program is waiting for its config file, which is a pipe here, when the signal comes."""
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    errors = subprocess.PIPE
+    process = subprocess.Popen([*command, "--config", pipe], cwd=ROOT, stdout=errors, stderr=errors, text=True)
+    with pipe.open("w"):  # this waits until the program opens it too
+        process.send_signal(number)
+        assert process.wait(60) == code
+    assert process.communicate(timeout=60) == ("", words)
+
+
+def test_the_last_line_goes_to_the_terminal_when_its_reader_has_ended() -> None:
+    """Ctrl-C ends not only a run without a launcher, but also the tee that reads its output."""
+    program = "from app.base import failure, streams; streams.make_safe(); failure.leave(75, 'saved')"
+    ours, theirs = pty.openpty()
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stderr=write,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+    )
+    assert process.wait(60) == 75
+    os.close(theirs)  # so that nothing to read is an error, and no wait
+    assert os.read(ours, 100) == b"saved\r\n"
+    os.close(ours)
+    os.close(write)

@@ -28,6 +28,12 @@ def test_what_cannot_be_written_changes_no_exit_code(to: str) -> None:
     assert b"Traceback" not in wrong.stderr
 
 
+def test_a_command_in_one_process_can_be_written_nowhere() -> None:
+    done = shell(f"{sys.executable} -m app plan | sleep 0")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert shell(f"{sys.executable} -m app plan --epochs none >&- 2>&- <&-").returncode == 2
+
+
 def test_an_encoding_that_lacks_a_letter() -> None:
     done = shell(DRY_RUN, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
