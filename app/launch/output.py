@@ -141,8 +141,9 @@ class Output:
         rank, stream = speaker
         if reported := failure.parse(line):
             self.failures.append(reported)
+            # Its rank may have changed since its start, when horovodrun has put the rank in front of its output.
             if self.elastic and reported.code == FAILED and not reported.message.startswith(LOST):
-                self._write(self.err, f"warning: rank {rank} on {reported.host}: {reported.message}\n")
+                self._write(self.err, f"warning: rank {reported.rank} on {reported.host}: {reported.message}\n")
         elif (trace := failure.parse_trace(line)) is not None:
             self.traces.setdefault(rank, []).append(trace)
         elif line.startswith(failure.FOLDER):

@@ -119,10 +119,11 @@ def test_the_line_of_a_failure() -> None:
 def test_a_failure_that_an_elastic_run_has_survived_is_not_the_cause_of_a_later_one() -> None:
     output = Output(io.StringIO(), io.StringIO(), elastic=True)
     output.feed(
-        b"[0]<stdout>:output: runs/a\n[1]<stderr>:app failed: rank 1 on node2, code 1: 7.jpg is no image\n"
+        b"[0]<stdout>:output: runs/a\n[2]<stderr>:app failed: rank 1 on node2, code 1: 7.jpg is no image\n"
         b"Process 1 exit with status code 137.\n"
     )
     assert output.failure_with_reason(None) == Failure(1, "node2", 1, "7.jpg is no image")
+    assert output.err.getvalue() == "warning: rank 1 on node2: 7.jpg is no image\n"  # it was rank 2 at its start
     assert output.killed() == (1, None, 9)
     output.feed(b"[0]<stdout>:output: runs/a\n")  # the other processes have connected again
     assert output.failure_with_reason(None) is None and output.killed() is None
