@@ -1,0 +1,45 @@
+"""Horovod's connections are closed when processes meet again, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+import time
+
+import pytest
+
+from app.world import connections, rendezvous
+from tests.support.programs import horovodrun, run
+
+
+def test_no_connection_is_left_after_a_shutdown() -> None:
+    """Otherwise a process of an elastic run would wait for data of a neighbour that has left, for 120 s."""
+    done = run(*horovodrun(3, sys.executable, "-m", "tests.parallel.sockets_rank"))
+    counts = [json.loads(found) for found in re.findall(r"<stdout>:(\[.*\])", done.stdout)]
+    assert len(counts) == 3
+    for before, first, between, second, after in counts:
+        assert before == between == after == 0 and first > 0 and second > 0
+
+
+def test_only_connections_of_the_meeting_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may have other connections, for example of TensorBoard, a loader or a file system."""
+    monkeypatch.setattr(rendezvous, "meeting_is_over", lambda: True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        older, older_end = connect(server)
+        with connections._cut_when_over():
+            newer, newer_end = connect(server)
+            local, local_end = socket.socketpair()
+            assert newer_end.recv(1) == b""  # waits until the connection is cut
+            time.sleep(2 * connections._LOOK)
+        for here, there in ((older, older_end), (local, local_end)):
+            here.sendall(b"x")
+            assert there.recv(1) == b"x"
+        for each in (older, older_end, newer, newer_end, local, local_end):
+            each.close()
+
+
+def connect(server: socket.socket) -> tuple[socket.socket, socket.socket]:
+    client = socket.create_connection(server.getsockname(), timeout=20)
+    return client, server.accept()[0]
