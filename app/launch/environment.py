@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,16 +28,25 @@ _OF_A_RANK = re.compile(
 
 
 class _Launcher(NamedTuple):
-    """A launcher that may have started this program: the variables in which its processes find their number and rank.
+    """A launcher that may have started this program.
 
-    `programs` has the names of its programs, one of which is an ancestor of each of its processes.
+    Attributes:
+        size, rank: The variables in which its processes find their number and rank.
+        programs: The names of its programs, one of which is an ancestor of each of its processes. The first is its name
+            in messages.
+        option: Its option that makes its processes ranks of one run with `--launcher none`, "" if it needs none, or
+            None if its processes cannot be ranks.
+        least: The smallest number of processes with which it counts as a launcher.
     """
 
     size: str
     rank: str
     programs: tuple[str, ...]
+    option: str | None = ""
+    least: int = 1
 
 
+_HIDDEN = "(hidden)"  # in place of the name of an ancestor, if /proc does not show it (the mount option hidepid)
 _LAUNCHERS = (
     _Launcher(
         "OMPI_COMM_WORLD_SIZE",
@@ -46,7 +55,13 @@ _LAUNCHERS = (
     ),
     _Launcher("PMI_SIZE", "PMI_RANK", ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy")),
     _Launcher("HOROVOD_SIZE", "HOROVOD_RANK", ("horovodrun",)),
-    _Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("srun", "slurmstepd")),
+    # A shell or script in Slurm is one task, and no launcher. slurmstepd belongs to root, so /proc may hide it.
+    _Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("srun", "slurmstepd", _HIDDEN), "--mpi=pmix", 2),
+    # A script of a batch job is a child of flux-broker, and no task (see _programs_above).
+    _Launcher("FLUX_JOB_SIZE", "FLUX_TASK_RANK", ("flux", "flux-shell"), "-o pmi=pmix", 2),
+    _Launcher("WORLD_SIZE", "RANK", ("deepspeed", "deepspeed.launcher.launch"), None, 2),
+    _Launcher("WORLD_SIZE", "RANK", ("accelerate", "accelerate-launch", "accelerate.commands.launch"), None, 2),
+    _Launcher("WORLD_SIZE", "RANK", ("torchrun", "torch.distributed.run", "torch.distributed.launch"), None, 2),
 )
 
 
@@ -103,11 +118,10 @@ def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _outer(environ: Mapping[str, str]) -> _Launcher | None:
-    above = set(_programs_above())
+    above = _programs_above()
     for each in _LAUNCHERS:
         size = environ.get(each.size, "")
-        least = 2 if "srun" in each.programs else 1  # a shell or script in Slurm is one task, and no launcher
-        if size.isdecimal() and int(size) >= least and above.intersection(each.programs):
+        if size.isdecimal() and int(size) >= each.least and above.intersection(each.programs):
             return each
     return None
 
@@ -117,25 +131,28 @@ def check_not_nested(environ: Mapping[str, str]) -> None:
 
     Each of these processes would start a run of its own.
     """
-    if found := outer_launcher(environ):
-        outer, size = found
+    if outer := _outer(environ):
+        name, size = outer.programs[0], environ[outer.size]
+        keep = ", or keep it and give ./run.sh the option --launcher none" if outer.option is not None else ""
         raise UserError(
-            f"{outer} has started this command {size} times, and each process would start a whole run:"
-            f" leave out {outer}, because ./run.sh starts the processes itself (./run.sh -np {size} ...),"
-            f" or keep it and give ./run.sh the option --launcher none"
+            f"{name} has started this command {size} times, and each process would start a whole run:"
+            f" leave out {name}, because ./run.sh starts the processes itself (./run.sh -np {size} ...){keep}"
         )
 
 
 def check_ranks_known(environ: Mapping[str, str]) -> None:
-    """Raise UserError if srun has started several processes and has not told them their ranks.
+    """Raise UserError if another launcher has started several processes and has not told them their ranks.
 
     MPI would start in each process as if it were alone, so that each would start a whole run.
     """
-    found = outer_launcher(environ)
-    if found and found[0] == "srun" and launcher(environ) == "none":
+    outer = _outer(environ)
+    if outer and outer.option is None:
+        check_not_nested(environ)
+    if outer and outer.option and launcher(environ) == "none":
+        name = outer.programs[0]
         raise UserError(
-            f"srun has started {found[1]} processes without MPI's connection between them, and each would start a whole"
-            " run: start them with srun --mpi=pmix"
+            f"{name} has started {environ[outer.size]} processes without MPI's connection between them, and each would"
+            f" start a whole run: start them with {name} {outer.option}"
         )
 
 
@@ -148,18 +165,26 @@ def is_first(environ: Mapping[str, str]) -> bool:
     return outer is None or environ.get(outer.rank, "0") == "0"
 
 
-def _programs_above() -> Iterator[str]:
-    """Yield the names of the programs of this process's ancestors, beginning with its parent."""
+def _programs_above() -> set[str]:
+    """Return the names of the programs of this process's ancestors up to the nearest flux-broker.
+
+    The name of a Python program is its script or module, as in `python -m torch.distributed.run`.
+    """
+    found: set[str] = set()
     process = "self"
     while True:
         try:
             stat = Path(f"/proc/{process}/stat").read_text(errors="replace")
         except OSError:
-            return
+            return found | {_HIDDEN}
         process = stat.rpartition(")")[2].split()[1]
         if process == "0":
-            return
+            return found
         try:
-            yield Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
+            name = Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
+            words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
-            return
+            return found | {_HIDDEN}
+        if name.startswith("flux-broker"):
+            return found
+        found |= {name, *(word.rpartition("/")[2] for word in words[:4])}  # python -u -m MODULE

@@ -109,6 +109,7 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
     _choose_controller(collectives)
     os.environ |= tuning.environment(kind == "cuda" and hvd.nccl_built())
     connections.init()  # Horovod: this calls hvd.init(), which connects all ranks
+    _check_connected()
     if kind == "cpu":
         allocator.keep_freed_memory()
     return _take_device(kind)
@@ -382,6 +383,20 @@ def _choose_controller(collectives: str) -> None:
             "HOROVOD_CPU_OPERATIONS": "gloo",
             "HOROVOD_GLOO_IFACE": "lo",
         }
+
+
+def _check_connected() -> None:
+    """Raise UserError if this process is alone, although a launcher without PMIx has started several.
+
+    Such launchers are srun --mpi=pmi2 and MPICH's mpiexec. Most builds of Open MPI do not understand them, and each
+    process would start a whole run.
+    """
+    started = os.environ.get("PMI_SIZE", "1")
+    if hvd.size() == 1 and started.isdigit() and int(started) > 1 and "PMIX_RANK" not in os.environ:
+        raise UserError(
+            f"the launcher has started {started} processes, but this Open MPI cannot connect them, and each would start"
+            " a whole run: start them with srun --mpi=pmix, or let ./run.sh start the processes"
+        )
 
 
 def _limit_threads(processes: int) -> None:

@@ -108,6 +108,10 @@ NESTED = [
         [str(Path(sys.executable).parent / "horovodrun"), "-np", "2", "--gloo"],
         "horovodrun has started this command 2 times",
     ),
+    (
+        [str(Path(sys.executable).parent / "torchrun"), "--no-python", "--nproc-per-node", "2", "--standalone"],
+        "torchrun has started this command 2 times",
+    ),
 ]
 
 
@@ -116,7 +120,45 @@ def test_a_launcher_around_the_launcher(outer: list[str], said: str) -> None:
     done = subprocess.run([*outer, *TRAIN], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode != 0
     assert (done.stdout + done.stderr).count(said) == 1
-    assert "or keep it and give ./run.sh the option --launcher none" in done.stderr + done.stdout
+    option = "or keep it and give ./run.sh the option --launcher none"
+    assert (option in done.stderr + done.stdout) == ("torchrun" not in said)
+
+
+@pytest.mark.parametrize(
+    ("program", "size", "rank", "kept"),
+    [
+        ("deepspeed", "WORLD_SIZE", "RANK", "leave out deepspeed, because ./run.sh starts"),
+        ("accelerate", "WORLD_SIZE", "RANK", "leave out accelerate, because ./run.sh starts"),
+        ("flux-shell", "FLUX_JOB_SIZE", "FLUX_TASK_RANK", "start them with flux -o pmi=pmix"),
+    ],
+)
+def test_launchers_that_are_not_installed(program: str, size: str, rank: str, kept: str, tmp_path: Path) -> None:
+    """A shell with the name of the launcher takes its place."""
+    shell = [shutil.copy("/bin/bash", tmp_path / program), "-c", '"$@"; exit $?', "sh"]
+    alone = [*TRAIN[:3], "--launcher", "none", *TRAIN[3:]]
+    for command, said in (TRAIN, " has started this command 3 times"), (alone, kept):
+        for number, spoken in ("0", 1), ("1", 0):
+            environ = os.environ | {size: "3", rank: number}
+            done = subprocess.run(
+                [*shell, *command], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+            )
+            assert (done.returncode, done.stderr.count("\n"), done.stderr.count(said)) == (2, spoken, spoken)
+    unlaunched = os.environ | {size: "3", rank: "1"}  # left over from another job
+    assert subprocess.run(TRAIN, cwd=ROOT, env=unlaunched, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding the processes of others needs root")
+def test_srun_where_proc_hides_the_processes_of_others() -> None:
+    """slurmstepd belongs to root. With the mount option hidepid, other users do not see it."""
+    program = "from app.launch.environment import *; print(outer_launcher({'SLURM_STEP_NUM_TASKS': '8'}))"
+    as_nobody = f'setpriv --reuid 65534 --regid 65534 --clear-groups /usr/bin/python3 -c "{program}"; exit $?'
+    for options, found in ("hidepid=0", "None\n"), ("hidepid=2", "('srun', 8)\n"):
+        command = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c"]
+        done = subprocess.run(
+            [*command, f"mount -o remount,{options} /proc; {as_nobody}"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.stdout == found, done.stderr
 
 
 @pytest.mark.parametrize(("tasks", "code"), [("8", 2), ("1", 0)])
@@ -153,6 +195,15 @@ def test_one_process_without_a_launcher(tmp_path: Path) -> None:
         done = subprocess.run(command, env=left, capture_output=True, text=True, check=True)
         shown.append(done.stdout)
     assert shown == ["[]\n", "['HOROVOD_RANK', 'OMP_NUM_THREADS', 'PMIX_RANK']\n"]
+
+
+def test_processes_that_mpi_cannot_connect() -> None:
+    """srun --mpi=pmi2 tells each process its rank, but Debian's Open MPI only understands PMIx."""
+    program = "from app.world import world; world.start('mpi', device='cpu')"
+    environ = os.environ | {"PMI_RANK": "1", "PMI_SIZE": "2"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert "UserError: the launcher has started 2 processes, but this Open MPI cannot connect them" in done.stderr
 
 
 def test_horovodrun_refuses_a_changed_host_key_and_asks_for_no_password() -> None:
