@@ -10,6 +10,7 @@ if __name__ == "__main__":
     interrupt.ends_silently()
 
 import importlib
+import logging
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -63,4 +64,6 @@ def main(argv: Sequence[str], **more: Any) -> int:
 if __name__ == "__main__":
     make_safe()
     interrupt.raises()
+    # Otherwise matplotlib would print several lines in each run of a user whose home directory is not writable.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     end(main(sys.argv[1:]))

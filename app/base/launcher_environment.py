@@ -24,6 +24,7 @@ _WHOLE_NUMBERS = re.compile(
 _NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
 _THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP accepts a number for each nesting level
 
+LONGEST_TIMEOUT = (2**31 - 1) // 1000  # in seconds; Horovod and gloo also compute it in milliseconds
 _RANKS_OF_MPI = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")  # each MPI launcher sets one of these variables
 
 _rank_now: int | None = None
@@ -104,6 +105,8 @@ def check_numbers(environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if _WHOLE_NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*\d{1,18}\s*", value):
             raise UserError(f"{name}={value!r} in the environment is not a whole number: correct it, or `unset {name}`")
+        if name == "HOROVOD_GLOO_TIMEOUT_SECONDS" and not 0 < int(value) <= LONGEST_TIMEOUT:
+            raise UserError(f"{name}={value} in the environment: give between 1 and {LONGEST_TIMEOUT} seconds")
         if _NUMBERS.fullmatch(name) and not re.fullmatch(r"\s*(\d{1,9}(\.\d*)?|\.\d+)\s*", value):
             raise UserError(f"{name}={value!r} in the environment is not a number: correct it, or `unset {name}`")
 

@@ -11,6 +11,7 @@ import atexit
 import multiprocessing
 import os
 import socket
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ from app.data.splits import Split
 
 PREFETCH = 4  # the number of batches that a loader process decodes before they are needed
 MOST_PROCESSES = 16
+# A path of a socket has up to 107 bytes, and multiprocessing adds `/pymp-xxxxxxxx/listener-xxxxxxxx` to that of TMPDIR.
+_LONGEST_FOLDER = 107 - 32
 
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
 
@@ -156,6 +159,9 @@ def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
 
 
 def _fork_server() -> ForkServerContext:
+    """Return the context that starts loader processes. If the path of TMPDIR is too long for its sockets, use /tmp."""
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
+        os.environ["TMPDIR"], tempfile.tempdir = "/tmp", None  # the loader processes inherit the variable
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["app.data.fork_server"])
     return context

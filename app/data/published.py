@@ -49,7 +49,8 @@ def find_folder(published: PublishedSet, data_root: str) -> Path:
         places = [Path(data_root) / published.name, Path(data_root)]
     else:
         home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        places = [Path(home).expanduser() / published.name, SHARED_DATA / published.name]
+        # os.path.expanduser raises no error for a user without a home.
+        places = [Path(os.path.expanduser(home)) / published.name, SHARED_DATA / published.name]  # noqa: PTH111
     for place in places:
         if all((place / name).is_file() for name, _ in published.files):
             return place

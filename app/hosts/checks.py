@@ -79,7 +79,7 @@ def versions(request: HostRequirements, answers: list[Answer]) -> list[HostFindi
     """
     found = [_answered(answer) for answer in answers]
     there = [answer for answer in answers if answer.facts is not None]
-    for check in (_listed_twice, _python, _packages, _app, _interface):
+    for check in _BEFORE_RUNS:
         found += check(request, there)
     return found
 
@@ -181,7 +181,10 @@ def _gpus(request: HostRequirements, there: list[Answer]) -> Iterator[HostFindin
     for host, facts in _facts(there):
         slots, gpus, cores = request.slots(host), len(facts["gpus"]), facts["cores"]
         libraries = facts["libraries"]
-        if gpus and not libraries.get("error") and not libraries["cuda"]:
+        if "nvidia-smi" in facts["hanging"]:
+            what = "nvidia-smi gave no answer: its driver may hang"
+            yield HostFinding(host, "GPUs", FAIL, what, "look at dmesg there; a restart of the host helps")
+        elif gpus and not libraries.get("error") and not libraries["cuda"]:
             what = f"torch can use none of {gpus} GPUs: it is made for CUDA {libraries['torch_cuda'] or 'none'}"
             yield HostFinding(host, "GPUs", FAIL, what, "install a driver for this CUDA, or a torch for this driver")
         elif gpus and slots > gpus:
@@ -206,6 +209,13 @@ def _shm(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding
         text = f"{free / MIB:.0f} MiB free, {wanted / MIB:.0f} MiB needed by loader processes"
         fix = "start the container with docker run --shm-size 8g, or run `mount -o remount,size=8g /dev/shm` there"
         yield HostFinding(host, "/dev/shm", OK if free >= wanted else FAIL, text, "" if free >= wanted else fix)
+
+
+def _locks(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
+    for host, facts in _facts(there):
+        if facts["no_locks"]:
+            fix = "remove what fills it (`ls -l /dev/shm`), or give it more room (docker run --shm-size 8g)"
+            yield HostFinding(host, "/dev/shm", FAIL, f"supports no locks ({facts['no_locks']})", fix)
 
 
 def _memlock(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
@@ -334,6 +344,7 @@ def _facts(there: list[Answer]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 _CHECKS = (
-    _listed_twice, _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _shm, _memlock, _output, _data,
-    _clocks, _interface, _mtu,
+    _listed_twice, _names, _python, _packages, _app, _libraries, _mpirun, _gpus, _locks, _shm, _memlock, _output,
+    _data, _clocks, _interface, _mtu,
 )  # fmt: skip
+_BEFORE_RUNS = (_listed_twice, _python, _packages, _app, _locks, _interface)

@@ -19,6 +19,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -32,6 +33,7 @@ from typing import Any
 CLOCK, FACTS = "app clock: ", "app facts: "
 _PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
 _PATIENCE = 10  # the time limit of a command in seconds
+_hanging = []  # type: list[str]  # the programs that have not ended within _PATIENCE
 _SIOCGIFADDR = 0x8915
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 
@@ -52,6 +54,7 @@ def main(question: dict[str, Any]) -> None:
         "mpi_token": os.access(os.path.join(question["site"], "open_mpi_token.so"), os.R_OK),
         "interfaces": interfaces(),
         "routes": {name: route(name) for name in question["hosts"]},
+        "no_locks": _locks(),
     }
     if question["deep"]:
         facts.update(
@@ -64,18 +67,36 @@ def main(question: dict[str, Any]) -> None:
             data=_data(question["data"]) if question["data"] else None,
             libraries=_libraries(question["root"], question["python"]),
         )
+    facts["hanging"] = _hanging
     print(FACTS + json.dumps(facts), flush=True)
 
 
 def _words(command: list[str]) -> str:
-    """Return the output of a command, or "" if the command is missing, fails or hangs."""
+    """Return the output of a command, or "" if the command is missing, fails or hangs.
+
+    If it hangs, its name is added to _hanging. Its end is not waited for, because a program that hangs in the kernel
+    cannot be killed.
+    """
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=_PATIENCE
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
         return ""
-    return "" if done.returncode else str(done.stdout, errors="replace").strip()
+    try:
+        words, _ = process.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _hanging.append(command[0])
+        return ""
+    return "" if process.returncode else str(words, errors="replace").strip()
+
+
+def _locks() -> str:
+    """Return why the shared memory of this host supports no locks, which loader processes need, or ""."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def _address(name: str) -> str:

@@ -93,6 +93,7 @@ def ask(
         UserError: There is no ssh on this machine.
     """
     names = list(hosts)
+    this_host.check_temporary_folder()
     if not shutil.which("ssh") and not all(map(_is_surely_here, names)):
         raise UserError("there is no ssh on the PATH, which is needed to reach the other hosts: install openssh-client")
     question = {

@@ -63,6 +63,17 @@ def check_shared_memory() -> None:
         ) from None
 
 
+def check_temporary_folder() -> None:
+    """Raise UserError if there is no folder for temporary files, which launchers and loader processes need."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError(
+            "no folder for temporary files can be written to (TMPDIR, /tmp, /var/tmp): free some space there, or set"
+            " TMPDIR to a folder with space"
+        ) from None
+
+
 def check_interface(name: str) -> None:
     """Raise UserError if this host has no network interface with this name."""
     interfaces = [each for _, each in socket.if_nameindex()]

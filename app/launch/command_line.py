@@ -141,15 +141,15 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
     command += ["--allow-run-as-root"] if where.root else []
     # There may be more processes than cores. A process is not bound to one core, because it has several threads.
     command += ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none", "--tag-output"]
-    command += ["--mca", "pml", "ob1", "--mca", "btl", open_mpi.transports(launch.remote), *_yielding()]
-    interfaces = {}
+    command += [*open_mpi.transports(launch.remote, where.environ), *_yielding()]
+    interfaces: dict[str, str] = {}
     if launch.interface:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
         command += ["--prtemca", "prte_if_include"] if where.open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
-        interfaces["HOROVOD_GLOO_IFACE"] = launch.interface
-        if "NCCL_SOCKET_IFNAME" not in where.environ:  # the user may have chosen another interface for NCCL
-            interfaces["NCCL_SOCKET_IFNAME"] = launch.interface
+        # The user may have chosen other interfaces for gloo and NCCL.
+        unset = {"HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME"} - where.environ.keys()
+        interfaces = dict.fromkeys(unset, launch.interface)
     command += _remote_options(launch, where)
     tuning = {name for name in where.environ if travels(name)}
     for name in sorted(tuning | set(launch.additions or {}) | set(interfaces)):

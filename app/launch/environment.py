@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +14,18 @@ from app.hosts import slurm, this_host
 
 # A rank on another host gets these variables. It gets no others, because they may contain a password or a key.
 _TRAVELS = re.compile(
-    r"(APP|CUBLAS|CUDA|CUDNN|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA|OPENBLAS|PRTE_MCA|PSM2"
-    r"|PYTORCH|TORCH|TORCHINDUCTOR|UCX)_\w+|PYTHON[A-Z]+|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME"
-    r"|NO_PROXY|no_proxy"
+    r"(APP|ATEN|CUBLAS|CUBLASLT|CUDA|CUDNN|DNNL|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA"
+    r"|ONEDNN|OPENBLAS|PMIX_MCA|PRTE_MCA|PSM2|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|UCC|UCX)_\w+|PYTHON[A-Z]+"
+    r"|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME|XDG_DATA_HOME|MPLCONFIGDIR|NO_PROXY|no_proxy"
 )
 # A launcher sets these variables to tell a rank its number. If they came from the user's shell, all ranks would read
 # the same number.
 _OF_A_RANK = re.compile(
     r"HOROVOD_(RANK|SIZE|LOCAL_RANK|LOCAL_SIZE|CROSS_RANK|CROSS_SIZE|HOSTNAME|GLOO_RENDEZVOUS_\w+|ELASTIC|SECRET_KEY)"
     r"|OMPI_(COMM_WORLD|APP_CTX|UNIVERSE|FIRST|NUM|FILE|ARGV|COMMAND)_?\w*|OPEN_MPI_\w+|PMI_\w+|PMIX_(?!MCA_)\w+|MPI_LOCAL\w+"
-    r"|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
+    r"|OMPI_MCA_(ess|ess_base_\w+|initial_wdir|shmem_RUNTIME_QUERY_hint)|PRTE_LAUNCHED"
+    r"|OMPI_MCA_orte_(app_num|bound_at_launch|ess_\w+|hnp_uri|jobfam_session_dir|launch|local_daemon_uri|num_nodes"
+    r"|precondition_transports|top_session_dir)|APP_TERMINAL_COLUMNS|APP_PROCESSES_PER_HOST"
 )
 
 
@@ -88,27 +90,48 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
     kept = without_rank(environ)
     if threads_asked_for(kept) is None:
         kept.pop("OMP_NUM_THREADS", None)
-    if any(name.lower().endswith("_proxy") for name in kept):
-        direct = ["localhost", socket.gethostname(), "127.0.0.1", *this_host.addresses()]
-        before = kept.get("no_proxy", kept.get("NO_PROXY", ""))
-        kept["no_proxy"] = kept["NO_PROXY"] = ",".join(filter(None, [before, *direct]))
-    return kept
+    return kept | direct(kept) if any(name.lower().endswith("_proxy") for name in kept) else kept
+
+
+def direct(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which processes reach this host without a proxy."""
+    before = environ.get("no_proxy", environ.get("NO_PROXY", ""))
+    here = ["localhost", socket.gethostname(), "127.0.0.1", *this_host.addresses()]
+    names = ",".join(filter(None, dict.fromkeys([*before.split(","), *here])))
+    return {"no_proxy": names, "NO_PROXY": names}
 
 
 def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str, str]:
-    """Return the environment without Slurm's variables if they describe a job on other hosts.
+    """Return the environment without the variables of batch systems that describe a job on other hosts.
 
-    mpirun reads these variables and would refuse the hosts.
+    mpirun reads these variables and would refuse the hosts, or end with a segmentation fault.
     """
-    if not any(name.startswith("SLURM_") for name in environ):
-        return dict(environ)
-    try:
-        nodes = {name for host in slurm.hosts_of_job(environ) for name in (host.name, host.name.partition(".")[0])}
-    except UserError:
-        nodes = set()
-    if all(host in nodes or host.partition(".")[0] in nodes for host in hosts):
-        return dict(environ)
-    return {name: value for name, value in environ.items() if not name.startswith("SLURM_")}
+    kept = dict(environ)
+    for pattern, hosts_of_job in _BATCH_SYSTEMS:
+        described = {name for name in kept if re.fullmatch(pattern, name)}
+        if not described:
+            continue
+        try:
+            nodes = {name for node in hosts_of_job(environ) for name in (node, node.partition(".")[0])}
+        except (UserError, OSError, KeyError):
+            nodes = set()
+        if not all(host in nodes or host.partition(".")[0] in nodes for host in hosts):
+            kept = {name: value for name, value in kept.items() if name not in described}
+    return kept
+
+
+def _first_words(file: str) -> list[str]:
+    """Return the first word of each line of a file."""
+    return [line.split()[0] for line in Path(file).read_text(errors="replace").splitlines() if line.strip()]
+
+
+# Batch systems: a pattern of the variables that Open MPI reads, and a function that returns the hosts of the job.
+_BATCH_SYSTEMS: list[tuple[str, Callable[[Mapping[str, str]], list[str]]]] = [
+    (r"SLURM_\w+", lambda environ: [host.name for host in slurm.hosts_of_job(environ)]),
+    (r"PE_HOSTFILE", lambda environ: _first_words(environ["PE_HOSTFILE"])),  # Grid Engine
+    (r"LSB_JOBID", lambda environ: environ["LSB_MCPU_HOSTS"].split()[::2]),
+    (r"PBS_ENVIRONMENT|PBS_JOBID", lambda environ: _first_words(environ["PBS_NODEFILE"])),
+]
 
 
 def outer_launcher(environ: Mapping[str, str]) -> tuple[str, int] | None:

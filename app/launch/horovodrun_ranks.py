@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -41,6 +42,7 @@ GRACE = 25  # the seconds in which a rank can save its state before it is killed
 _CONNECTIONS = 4  # ssh connections that are opened to one host at the same time; sshd may refuse more (MaxStartups)
 _DELAYS = (1.0, 2.0, 4.0)  # the seconds to wait before each new attempt after sshd has dropped a connection
 _PIECE = re.compile(rb"[^\r\n]*[\r\n]")
+_LOGIN = 120.0  # the longest time in seconds from the start of ssh to the start of the parent process of a rank
 _SSH_FAILED = 255  # ssh's exit code for its own errors
 _LAST_WORDS = 5.0  # the longest time in seconds for reading the rest of the output of a rank that has ended
 PARENT = [sys.executable, "-I", "-S", rank_parent.__file__]
@@ -77,7 +79,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
     """
     settings.ssh_port = settings.ssh_identity_file = None
     remote = set(nics or ()) != {"lo"}
-    mpi_run._OMPI_FLAGS = ["-mca pml ob1", f"-mca btl {open_mpi.transports(remote)}"]
+    mpi_run._OMPI_FLAGS = open_mpi.transports(remote, environ)
     if nics and "NCCL_SOCKET_IFNAME" in environ:
         settings.extra_mpi_args = f"--mca btl_tcp_if_include {','.join(nics)} {settings.extra_mpi_args or ''}"
         nics = None
@@ -212,8 +214,12 @@ class RankProcess:
             ]
             for reader in readers:
                 reader.start()
+            end = math.inf if self.here else time.monotonic() + _LOGIN
             while not (self.started.wait(0.05) or ended.is_set() or any(event.is_set() for event in asked)):
-                pass
+                if time.monotonic() > end:
+                    process.kill()
+                    ended.wait()
+                    self.words = f"its login shell has started no program within {_LOGIN:g} s".encode()
         self._request(process)
         while not ended.wait(0.1):
             if any(event.is_set() for event in asked):

@@ -31,6 +31,7 @@ from app.launch.environment import (
     check_not_nested,
     check_ranks_known,
     cleaned,
+    direct,
     is_first,
     outer_launcher,
     without_other_jobs,
@@ -38,7 +39,7 @@ from app.launch.environment import (
 )
 from app.launch.explain import explain
 from app.launch.job import GRACE, STOPPING, Job, NoProcessDetector, handle
-from app.launch.options import listed_hosts, parse
+from app.launch.options import check, listed_hosts, parse
 from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
@@ -96,6 +97,7 @@ def main(
 def _check_surroundings(command: list[str]) -> None:
     """Raise UserError for faults of this machine or of the command line that would end a run with a traceback."""
     this_host.check_shared_memory()
+    this_host.check_temporary_folder()
     for word in command:
         if word != word.encode(errors="replace").decode():
             raise UserError(f"{visible(word)} is not valid UTF-8, which the files of a run need: rename it")
@@ -110,6 +112,7 @@ def _plan(options: argparse.Namespace, command: list[str], program: list[str]) -
     this_host.check_name()
     _check_local(hosts, processes)
     remote = [host for host in hosts if not this_host.is_here(host.name)]
+    _read_interface(options, bool(remote))
     if options.interface and len(remote) < len(hosts):
         this_host.check_interface(options.interface)
     return Launch(
@@ -149,6 +152,7 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
         raise UserError(f"--min-np {options.min_np or 1}: {script} lists {slots} slots now")
     this_host.check_name()
     remote = any(not this_host.is_here(host.name) for host in hosts)
+    _read_interface(options, remote)
     if remote and not options.interface:
         raise UserError("an elastic run on several hosts needs --interface IF, the network interface between them")
     if options.interface:
@@ -167,6 +171,13 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
         elastic=Elastic(options.min_np or 1, most, script),
         additions=_python_path(Path.cwd()),
     )
+
+
+def _read_interface(options: argparse.Namespace, remote: bool) -> None:
+    """Use HOROVOD_GLOO_IFACE for --interface if the launcher sets this variable from the option."""
+    if remote and not options.interface and LAUNCHERS[options.launcher].one_interface:
+        options.interface = os.environ.get("HOROVOD_GLOO_IFACE")
+        check(options)
 
 
 def _leave_early(number: int, frame: FrameType | None) -> None:
@@ -197,8 +208,10 @@ def _launch(
     here = [this_host.is_here(host.name) for host in launch.hosts]
     if check_here is not None and any(here):
         check_here(launch.processes, all(here) if launch.elastic else here[0])
-    if launch.remote and not launch.elastic:
+    if launch.remote:
         launch = replace(launch, interface=check_hosts(launch) or launch.interface)
+        environ |= direct(environ)  # the other hosts may have a proxy
+    if launch.remote and not launch.elastic:
         counts = hostfile.processes_on(launch.hosts, launch.processes)
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
@@ -206,7 +219,7 @@ def _launch(
         environ[launcher_environment.TERMINAL_COLUMNS] = str(os.get_terminal_size(sys.stdout.fileno()).columns or 80)
     # By default mpirun kills ranks one second after SIGTERM, before they can save. OMPI and PRTE are for Open MPI 4 and
     # 5.
-    environ |= {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")}
+    environ = {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")} | environ
     # The ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
     environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and would delay its output otherwise

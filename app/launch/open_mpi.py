@@ -18,13 +18,15 @@ _SCRIPT = Path(__file__).resolve().with_suffix(".sh")
 _AGENTS = ("plm_rsh_agent", "pls_rsh_agent", "orte_rsh_agent", "orte_launch_agent")
 
 
-def transports(remote: bool) -> str:
-    """Return the value of Open MPI's parameter `btl` for the ranks: a list of the transports that they do not use.
+def transports(remote: bool, environ: Mapping[str, str]) -> list[str]:
+    """Return mpirun's options for the transports of the ranks, except those that the user has set by variables.
 
-    A rank opens a port for `ofi` and one for `tcp`. `ofi` is for MPI's one-sided communication, which Horovod does not
-    use. `tcp` is not needed on one machine.
+    The parameter `btl` lists the transports that they do not use. A rank opens a port for `ofi` and one for `tcp`.
+    `ofi` is for MPI's one-sided communication, which Horovod does not use. `tcp` is not needed on one machine.
     """
-    return "^openib,ofi" if remote else "^openib,ofi,tcp"
+    wanted = {"pml": "ob1", "btl": "^openib,ofi" if remote else "^openib,ofi,tcp"}
+    chosen = {name: value for name, value in wanted.items() if f"OMPI_MCA_{name}" not in environ}
+    return [word for name, value in chosen.items() for word in ("--mca", name, value)]
 
 
 def why_open(environ: Mapping[str, str], version: int) -> str:

@@ -24,17 +24,22 @@ def other_hosts(launch: Launch) -> list[str]:
 def check_hosts(launch: Launch) -> str:
     """Ask the hosts of a run for their versions and interfaces.
 
+    An elastic run may start without a host that does not answer.
+
     Returns:
         The interface that horovodrun must use, or "" if the launcher finds one itself.
 
     Raises:
         UserError: A host does not answer, has other versions, or does not have --interface.
     """
-    if not other_hosts(launch):
+    if not other_hosts(launch) and not launch.elastic:
         return ""
     counts = hostfile.processes_on(launch.hosts, launch.processes)
-    hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count]
+    hosts = [host for host, count in zip(launch.hosts, counts, strict=True) if count or launch.elastic]
     here = [host for host in hosts if this_host.is_here(host.name)]
+    if launch.elastic:  # each slot of this machine is listed as a separate host
+        hosts = [host for host in hosts if host not in here[1:]]
+        del here[1:]
     names = [host.name for host in (here + [host for host in hosts if host not in here])]
     # Ranks also connect to horovodrun on this machine. So this machine is asked too, even if no rank runs on it.
     if not here and LAUNCHERS[launch.launcher].one_interface and (address := probe.route(names[0])):
@@ -42,6 +47,8 @@ def check_hosts(launch: Launch) -> str:
     answers = ask(names, Ssh(launch.ssh_port, launch.ssh_identity), PATIENCE)
     request = HostRequirements(hosts, launch.interface, "", "")
     bad = [each for each in versions(request, answers) if each.status == FAIL]
+    if launch.elastic:
+        bad = [each for each in bad if each.check != "answer"]
     if bad:
         more = f" ({len(bad) - 1} more of this kind: ./run.sh doctor)" if len(bad) > 1 else ""
         what = "" if bad[0].check in ("answer", "machine") else f"{bad[0].check} "
@@ -87,5 +94,8 @@ class Search:
         return self.found
 
     def _search(self) -> None:
-        answers = ask(other_hosts(self._launch), Ssh(self._launch.ssh_port, self._launch.ssh_identity), SHORT)
+        try:
+            answers = ask(other_hosts(self._launch), Ssh(self._launch.ssh_port, self._launch.ssh_identity), SHORT)
+        except UserError:  # there is no ssh, which the failure of the job says
+            return
         self.found = "; ".join(f"{each.host} does not answer by ssh now" for each in answers if each.facts is None)

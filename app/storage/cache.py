@@ -32,7 +32,10 @@ SETTLED_NS = 2_000_000_000
 
 def cache_path(root: str, name: str) -> Path:
     """Return the path of the file `name` in the user's cache directory that belongs to the folder `root`."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    home = os.path.expanduser("~")
+    if home == "~":  # HOME is not set, and the user has no entry in /etc/passwd; nothing can be stored below /dev/null
+        home = os.devnull
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return Path(base) / "large-minibatch-sgd" / f"{key}-{name}"
 

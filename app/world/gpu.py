@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from app.base.errors import UserError
+from app.hosts import this_host
 
 _DEVICE_FILES = "/dev/nvidia[0-9]*"  # the driver makes a file for each GPU, even if torch cannot use the GPU
 _LAST_WITH_VOLTA = "2.7.1"  # the last torch whose wheel on PyPI contains code for Pascal and Volta (sm_60, sm_70)
@@ -53,7 +54,7 @@ def find_problem() -> str:
     if usable:
         return next(filter(None, map(_missing_code, range(torch.cuda.device_count()))), "")
     files = list(Path("/").glob(_DEVICE_FILES.lstrip("/")))
-    if not files or _hidden():
+    if not files or _hidden(len(files)):
         return ""
     host, version = socket.gethostname(), torch.__version__
     if torch.version.cuda is None:
@@ -67,10 +68,14 @@ def find_problem() -> str:
     )
 
 
-def _hidden() -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm sets it to NoDevFiles for this purpose."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible is not None and visible.strip() in ("", "-1", "NoDevFiles")
+def _hidden(gpus: int) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm sets it to NoDevFiles for this purpose.
+
+    The identifiers of the GPUs are not known here, so a list of identifiers counts as GPUs that exist.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip()
+    listing = "".join(f"GPU {index}:\n" for index in range(gpus))
+    return not visible.startswith(("GPU-", "MIG-")) and this_host.visible_gpus(listing, visible) == 0
 
 
 def _reason() -> str:

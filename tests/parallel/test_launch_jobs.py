@@ -34,6 +34,15 @@ ODD = {
     "PMIX_RANK": "1",
     "OMP_NUM_THREADS": "",
     "PYTHONIOENCODING": "ascii",
+    # Open MPI would take these for an allocation of Slurm and of Grid Engine, and would end with a segmentation fault.
+    "SLURM_JOBID": "7",
+    "SLURM_JOB_NODELIST": "gpu[01-02]",
+    "SLURM_NODELIST": "gpu[01-02]",
+    "SLURM_TASKS_PER_NODE": "2(x2)",
+    "SGE_ROOT": "/none",
+    "ARC": "lx",
+    "JOB_ID": "7",
+    "PE_HOSTFILE": "/none",
 } | {f"PADDING_{i}": "x" * 1000 for i in range(200)}
 LAUNCHERS = [("horovodrun", "gloo"), ("horovodrun", "mpi"), ("mpirun", "mpi"), ("mpirun", "gloo")]
 

@@ -73,6 +73,12 @@ def test_world(launcher: list[str], processes: int, asked: str, environ: dict[st
     assert len(worlds) == processes
 
 
+def test_processes_on_fewer_hosts_than_asked_for() -> None:
+    done = start_world(HOROVODRUN_GLOO, 2, "auto", APP_PROCESSES_PER_HOST="1,1")
+    assert done.returncode != 0
+    assert "WrongHosts: the launcher was asked for 2 hosts with 1, 1 processes" in done.stderr
+
+
 def test_nccl_without_a_gpu() -> None:
     done = start_world([], 1, "nccl", CUDA_VISIBLE_DEVICES="")
     assert "UserError: --collectives nccl needs a GPU" in done.stderr

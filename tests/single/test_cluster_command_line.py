@@ -72,6 +72,13 @@ def test_mpirun() -> None:
     assert shlex.join(as_root) == line.replace("localhost:4", "localhost:4 --allow-run-as-root")
 
 
+def test_mpirun_with_transports_of_the_user() -> None:
+    here = Launch("mpirun", 4, HERE, False, "gloo", TRAIN)
+    words = shlex.join(command_line(here, ENVIRON | {"OMPI_MCA_btl": "self,vader"}))
+    assert "--mca pml ob1 --mca mpi_yield" in words and "-x OMPI_MCA_btl " in words
+    assert "--mca pml" not in shlex.join(command_line(here, ENVIRON | {"OMPI_MCA_pml": "ucx"}))
+
+
 def test_mpirun_on_two_hosts() -> None:
     two = Launch("mpirun", 16, TWO, True, "auto", TRAIN, "eth0", 2222, "/keys/id")
     ssh = "'-o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=10 -p 2222 -i /keys/id'"

@@ -17,8 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "name", ["NCCL_IB_HCA", "HOROVOD_CYCLE_TIME", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "CUDNN_LOGINFO_DBG"]
-)
+    "name",
+    [
+        "NCCL_IB_HCA", "HOROVOD_CYCLE_TIME", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF", "CUDNN_LOGINFO_DBG",
+        "XDG_DATA_HOME", "XDG_CACHE_HOME", "PMIX_MCA_gds", "ATEN_CPU_CAPABILITY", "ONEDNN_VERBOSE", "DNNL_MAX_CPU_ISA",
+    ],
+)  # fmt: skip
 def test_what_tunes_a_run_travels(name: str) -> None:
     assert travels(name)
 
@@ -34,6 +38,7 @@ def test_what_stays_here(name: str) -> None:
 def test_what_describes_a_rank_is_dropped_and_what_tunes_is_kept() -> None:
     of_a_rank = {
         "HOROVOD_RANK": "1", "HOROVOD_GLOO_RENDEZVOUS_ADDR": "10.0.0.1", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1", "OMPI_MCA_ess_base_vpid": "1",
         "OMPI_UNIVERSE_SIZE": "2", "PMIX_RANK": "1", "PMI_SIZE": "2", "APP_TERMINAL_COLUMNS": "99",
     }  # fmt: skip
     kept = {
@@ -60,6 +65,8 @@ def test_a_proxy_is_left_out_on_the_way_to_this_host() -> None:
     [
         ("HOROVOD_FUSION_THRESHOLD", "abc"),
         ("HOROVOD_GLOO_TIMEOUT_SECONDS", "1e3"),
+        ("HOROVOD_GLOO_TIMEOUT_SECONDS", "0"),
+        ("HOROVOD_GLOO_TIMEOUT_SECONDS", "4294967296"),
         ("HOROVOD_CYCLE_TIME", "-1"),
         ("HOROVOD_CACHE_CAPACITY", ""),
     ],
@@ -67,7 +74,7 @@ def test_a_proxy_is_left_out_on_the_way_to_this_host() -> None:
 def test_a_wrong_value_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UserError, match=f"{name}={value!r} in the environment is no"):
+    with pytest.raises(UserError, match=rf"{name}='?{value}'? in the environment(: give between| is no)"):
         cleaned({name: value})
     monkeypatch.setenv(name, value)
     assert start.main(["-np", "2", "train"]) == 2
@@ -195,6 +202,47 @@ def test_one_process_without_a_launcher(tmp_path: Path) -> None:
         done = subprocess.run(command, env=left, capture_output=True, text=True, check=True)
         shown.append(done.stdout)
     assert shown == ["[]\n", "['HOROVOD_RANK', 'OMP_NUM_THREADS', 'PMIX_RANK']\n"]
+
+
+def test_horovodrun_with_mpi_keeps_what_the_user_has_chosen() -> None:
+    program = """if True:
+        import os
+        from horovod.runner.common.util.settings import Settings
+        from app.launch import horovodrun_ranks
+        horovodrun_ranks.install()
+        os.execve = lambda path, words, environ: print(words[-1])  # in place of starting mpirun
+        settings = Settings(num_proc=2, hosts="a:1,b:1", extra_mpi_args="")
+        for chosen in {}, {"NCCL_SOCKET_IFNAME": "^docker0", "OMPI_MCA_pml": "ucx"}:
+            horovodrun_ranks.launch.mpi_run(settings, ["eth7"], {"PATH": os.environ["PATH"], **chosen}, ["true"])
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    ours, users = done.stdout.splitlines()
+    assert " --mca pml ob1 --mca btl ^openib,ofi " in ours and " -x NCCL_SOCKET_IFNAME=eth7 " in ours
+    assert "--mca pml" not in users and " --mca btl ^openib,ofi " in users
+    assert "btl_tcp_if_include eth7" in users and "-x NCCL_SOCKET_IFNAME " in users and "IFNAME=" not in users
+
+
+def test_a_login_that_hangs_has_a_limit(tmp_path: Path) -> None:
+    """An ssh whose login shell does not end takes the place of the other host."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "ssh").chmod(0o755)
+    program = """if True:
+        import threading
+        from horovod.runner.common.util.hosts import SlotInfo
+        from horovod.runner.common.util.settings import BaseSettings
+        from app.launch import horovodrun_ranks
+        assert horovodrun_ranks._LOGIN >= 60
+        horovodrun_ranks._LOGIN = 0.5
+        slot = SlotInfo("198.51.100.1", rank=3, local_rank=0, cross_rank=1, size=4, local_size=1, cross_size=4)
+        rank = horovodrun_ranks.Rank(["true"], {}, {}, slot)
+        print(horovodrun_ranks._starter(BaseSettings(elastic=True), 1)(rank, slot, [threading.Event()])[0])
+    """
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].endswith(
+        "ssh to it failed: its login shell has started no program within 0.5 s: try `ssh 198.51.100.1`"
+    )
 
 
 def test_processes_that_mpi_cannot_connect() -> None:

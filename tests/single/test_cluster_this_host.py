@@ -10,11 +10,14 @@ import pytest
 
 from app import start
 from app.base.errors import UserError
-from app.hosts import this_host
+from app.hosts import checks, probe, this_host
+from app.hosts.checks import HostRequirements
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
+from app.hosts.remote import Answer
 from app.hosts.ssh import no_answer
 from app.hosts.this_host import visible_gpus
+from app.launch import launch
 from app.launch.environment import without_other_jobs
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +64,101 @@ def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert capfd.readouterr().err == (
         "error: there is no ssh on the PATH, which is needed to reach the other hosts: install openssh-client\n"
     )
+
+
+def elastic(tmp_path: Path, *hosts: str) -> list[str]:
+    """Return the command line of an elastic run whose discovery script prints these hosts, with one slot each."""
+    script = tmp_path / "discover.sh"
+    script.write_text("#!/bin/sh\n" + "".join(f"echo {host}:1\n" for host in hosts))
+    script.chmod(0o755)
+    return ["--host-discovery-script", str(script), "--interface", "lo", "train"]
+
+
+def test_no_ssh_in_an_elastic_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert start.main(elastic(tmp_path, "localhost", "198.51.100.1")) == 2
+    assert capfd.readouterr().err.startswith("error: there is no ssh on the PATH")
+
+
+def test_one_other_machine_under_two_names_in_an_elastic_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An ssh that runs commands here takes the place of the other machine."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexec python3 -\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert start.main(elastic(tmp_path, "198.51.100.1", "198.51.100.2")) == 2
+    said = capfd.readouterr().err
+    assert "it is the same machine as " in said and said.startswith("error: 198.51.100.") and said.count("\n") == 1
+
+
+def test_the_numbers_of_processes_that_were_asked_for_reach_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks compare them with the hosts on which they run."""
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(launch, "check_hosts", lambda asked: "eth7")  # it would ask the hosts by ssh
+    monkeypatch.setattr(launch, "_run", lambda command, environ, asked: started.append(environ) or 0)
+    assert start.main(["-H", "198.51.100.1:2,198.51.100.2:1", "train"]) == 0
+    assert started[0]["APP_PROCESSES_PER_HOST"] == "2,1"
+    assert "127.0.0.1" in started[0]["no_proxy"]  # the other hosts may have a proxy
+
+
+def test_the_interface_of_gloo_that_the_user_has_set(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    two = ["--dry-run", "-H", "198.51.100.1:2,198.51.100.2:1"]
+    monkeypatch.setenv("HOROVOD_GLOO_IFACE", "eth7")
+    assert start.main([*two, "train"]) == 0
+    assert " --network-interfaces eth7 " in capfd.readouterr().out
+    assert start.main([*two, "--interface", "eth8", "--launcher", "mpirun", "train"]) == 0
+    assert " -x HOROVOD_GLOO_IFACE " in capfd.readouterr().out
+    monkeypatch.setenv("HOROVOD_GLOO_IFACE", "eth7;reboot")
+    assert start.main([*two, "train"]) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="read-only folders for root need a mount namespace")
+def test_no_folder_for_temporary_files() -> None:
+    read_only = "mount --bind {0} {0} && mount -o remount,bind,ro {0}"
+    prepare = " && ".join(read_only.format(folder) for folder in ("/tmp", "/var/tmp"))
+    program = f"cd /proc; exec {sys.executable} -m app.start -np 2 train"
+    environ = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "TEMP", "TMP")}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{prepare} && {program}"],
+        cwd=ROOT, env=environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("error: no folder for temporary files can be written to")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="running as an unknown user needs root")
+def test_a_user_without_a_home() -> None:
+    program = (
+        "from app.data.published import *; from app.data.published_sets import *\n"
+        "from app.storage.cache import cache_path, one_at_a_time\n"
+        "with one_at_a_time(cache_path('/data', 'list')) as waited: print(waited)\n"
+        "try: find_folder(PUBLISHED['mnist'], '')\n"
+        "except UserError as error: print(error)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    command = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == "False" and second.startswith("the files of mnist are not in ~/.local/share/mnist or ")
+    assert not (ROOT / "~").exists()
+
+
+def test_a_program_that_hangs_on_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(probe, "_PATIENCE", 0.5)
+    monkeypatch.setattr(probe, "_hanging", [])
+    facts = {"gpus": probe._words(["nvidia-smi"]).splitlines(), "hanging": probe._hanging, "cores": 8, "libraries": {}}
+    request = HostRequirements([Host("beta", 4)], None, "", "")
+    (found,) = [each for each in checks._gpus(request, [Answer("beta", False, facts)]) if each.status == checks.FAIL]
+    assert (found.check, found.text) == ("GPUs", "nvidia-smi gave no answer: its driver may hang")
 
 
 def test_more_hosts_than_open_files(tmp_path: Path) -> None:
@@ -117,6 +215,18 @@ def test_variables_of_another_job_of_slurm() -> None:
     assert without_other_jobs({"SLURM_JOB_ID": "7", "PATH": "/bin"}, ["localhost"]) == {"PATH": "/bin"}
 
 
+def test_variables_of_another_job_of_other_batch_systems(tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("gpu01 4 all.q@gpu01 UNDEFINED\ngpu02.example.org 4 all.q@gpu02 UNDEFINED\n")
+    for name, job in (
+        ("PE_HOSTFILE", {"PE_HOSTFILE": str(tmp_path / "nodes")}),
+        ("LSB_JOBID", {"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "gpu01 4 gpu02 4"}),
+        ("PBS_JOBID", {"PBS_JOBID": "7", "PBS_NODEFILE": str(tmp_path / "nodes")}),
+    ):
+        assert without_other_jobs(job, ["gpu01", "gpu02"]) == job
+        assert name not in without_other_jobs(job, ["localhost"])
+    assert without_other_jobs({"PE_HOSTFILE": "/none"}, ["gpu01"]) == {}
+
+
 def test_an_argument_that_is_no_text() -> None:
     """An argument that is not valid UTF-8 is refused, because config.json could not hold it."""
     command = [sys.executable.encode(), b"-m", b"app.start", b"train", b"--output", b"runs/caf\xe9"]
@@ -132,6 +242,12 @@ def test_shared_memory_that_is_full() -> None:
     command = ["unshare", "--mount", "sh", "-c", f"{fill}; exec {sys.executable} -m app.start -np 2 train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    # A launch on other hosts asks each of them.
+    program = "from app.hosts import probe; print(probe._locks())"
+    asked = [*command[:-1], f"{fill}; exec {sys.executable} -c '{program}'"]
+    there = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    (found,) = checks._locks(HostRequirements([], None, "", ""), [Answer("beta", False, {"no_locks": there})])
+    assert found.text == "supports no locks (No space left on device)" and checks._locks in checks._BEFORE_RUNS
     assert done.stderr.startswith(
         "error: /dev/shm supports no locks (No space left on device), but loader processes need"
     )

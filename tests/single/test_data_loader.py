@@ -243,3 +243,22 @@ def test_shared_memory_too_small_is_said_with_the_fix() -> None:
     check_shared_memory(2, 32, image_bytes)
     with pytest.raises(UserError, match=rf"may need {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
         check_shared_memory(3, 32, image_bytes)
+
+
+def test_a_long_path_of_temporary_files(folder: Path, tmp_path: Path) -> None:
+    """A socket of multiprocessing in such a folder would have a path of more than 107 bytes."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    program = f"""if True:
+        from app.data.loader import Loader
+        from app.data.sources import open_source
+        if __name__ == "__main__":
+            split = open_source({str(folder)!r}, image_size=32, resize=36, augmentation="paper", seed=3).train
+            with Loader(split, [[(0, 0), (0, 1)]], processes=1, pin_memory=False) as loader:
+                print(tuple(next(loader)[0].shape))
+    """
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environ = os.environ | {"TMPDIR": str(long), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("(2, 32, 32, 3)\n", 0), done.stderr

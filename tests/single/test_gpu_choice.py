@@ -81,6 +81,15 @@ def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path) -> None:
     assert choose(tmp_path, CUDA_VISIBLE_DEVICES="")[0][1] == "auto cpu"
 
 
+def test_gpus_that_a_variable_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for visible, hidden in (
+        ("", True), ("-1", True), ("NoDevFiles", True), ("none", True), ("2", True), ("0,0", True), ("1", False),
+        ("0,none", False), ("GPU-0aaa", False), ("MIG-0ccc", False),
+    ):  # fmt: skip
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert gpu._hidden(gpus=2) is hidden, visible
+
+
 @pytest.mark.parametrize(
     ("capability", "built", "runs"),
     [
