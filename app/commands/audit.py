@@ -12,7 +12,8 @@ from app.recipe.audit import AuditFinding, audit, in_short
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_size
 from app.recipe.options import Parser, resolve, run_parser
-from app.runs.layout import CONFIG, PLAN, is_run
+from app.runs.layout import CONFIG, is_run
+from app.runs.record import read_plan
 
 EXAMPLE = "./run.sh audit runs/paper-8k-20260101-120000, or ./run.sh audit --recipe paper-8k --minibatch 16384"
 DESCRIPTION = "Show which rules of the paper a run (or a recipe with its options) follows, and where it deviates."
@@ -48,20 +49,11 @@ def parse(argv: Sequence[str]) -> tuple[Config, str, bool]:
 def main(argv: Sequence[str]) -> None:
     """Run the command. Raises UserError."""
     config, run, as_json = parse(argv)
-    findings = audit(config, images_of(run) if run else data_size(config).images)
+    findings = audit(config, read_plan(Path(run))["images"] if run else data_size(config).images)
     if as_json:
         print(json.dumps([asdict(f) for f in findings], indent=2))
     else:
         print("\n".join(as_text(findings)))
-
-
-def images_of(run: str) -> int:
-    """Return the number of training images of a run, from its plan.json. Raises UserError."""
-    path = Path(run) / PLAN
-    try:
-        return int(json.loads(path.read_text())["images"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {path}: {error}; give the folder of a run") from None
 
 
 def as_text(findings: list[AuditFinding]) -> list[str]:

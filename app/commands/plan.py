@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,9 +188,9 @@ def read_rate(path: Path) -> tuple[float, int]:
         rate, processes = float(values["images_per_second"]), int(values["processes"])
     except OSError as error:
         raise UserError(f"cannot read --benchmark {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         rate, processes = 0.0, 0
-    if rate <= 0 or processes < 1:
+    if not 0 < rate < math.inf or processes < 1:
         raise UserError(
             f"--benchmark {path} lacks images_per_second or processes: give the JSON of `benchmark`, or a result.json"
         )

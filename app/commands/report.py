@@ -46,7 +46,16 @@ def main(argv: Sequence[str]) -> None:
     from app.runs.record import read_record
     from app.runs.report_page import page, pictures
 
-    records = [read_record(Path(run)) for run in dict.fromkeys(options.runs)]
+    records, refused = [], []
+    for run in dict.fromkeys(options.runs):
+        try:
+            records.append(read_record(Path(run)))
+        except UserError as error:  # for example because the run was killed before it wrote its plan
+            refused.append(error)
+    if not records:
+        raise refused[0]
+    for reason in refused:
+        print(f"warning: a run is left out: {reason}", file=sys.stderr)
     drawn = {name: to_png(figure) for name, figure in pictures(records).items()}
     folder = Path(options.output)
     make_output(folder)

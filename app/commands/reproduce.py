@@ -12,7 +12,7 @@ from typing import Any
 
 from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.options import resolve, run_parser
+from app.recipe.options import launch_options, resolve, run_parser
 from app.recipe.presets import FOLDER, default_recipe
 from app.reproduce.experiments import EXPERIMENTS
 
@@ -81,7 +81,8 @@ def make_parser() -> Any:
     )
     group.add_argument(
         "--launch",
-        default="",
+        type=launch_options,
+        default=[],
         metavar="OPTIONS",
         help="launch options of each run, for example '-np 8' (default: one process without a launcher)",
     )
@@ -104,7 +105,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     given = vars(make_parser().parse(argv))
     name, seeds, jobs = given.pop("name"), given.pop("seeds"), given.pop("jobs")
     known, only_finished = given.pop("known"), given.pop("only_finished")
-    output, runs, launch = given.pop("output"), given.pop("runs"), shlex.split(given.pop("launch"))
+    output, runs, launch = given.pop("output"), given.pop("runs"), given.pop("launch")
     for option, number, least in (("--seeds", seeds, 1), ("--jobs", jobs, 0)):
         if number < least:
             raise UserError(f"{option} {number}: give {least} or more")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.base.errors import UserError
 from app.bench.scaling import ScalingOptions, measure_scaling, write_scaling
-from app.recipe.options import Parser, resolve, run_parser
+from app.recipe.options import Parser, launch_options, resolve, run_parser
 
 EXAMPLE = "./run.sh scaling --np 1,2,4 --data synthetic --model resnet18 --image-size 64"
 DESCRIPTION = """Measure weak scaling as in Figure 7: each process computes one worker of n images, so that kn = n * np.
@@ -42,7 +42,8 @@ def make_parser() -> Parser:
     )
     group.add_argument(
         "--launch",
-        default="",
+        type=launch_options,
+        default=[],
         metavar="OPTIONS",
         help="launch options, for example '--hostfile hosts' (default: this machine)",
     )
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str]) -> ScalingOptions:
             "--minibatch cannot be given to scaling, where it follows from --per-worker and --np: leave it out"
         )
     processes, rounds, steps = given.pop("np"), given.pop("rounds"), given.pop("steps")
-    launch, output = shlex.split(given.pop("launch")), Path(given.pop("output", "scaling"))
+    launch, output = given.pop("launch"), Path(given.pop("output", "scaling"))
     for option, number in (("--rounds", rounds), ("--steps", steps)):
         if number < 1:
             raise UserError(f"{option} {number}: give 1 or more")

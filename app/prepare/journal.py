@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ from typing import Any
 class Journal:
     """The records of a file, one JSON object per line. More records can be appended.
 
-    An incomplete line, which a crash may leave, is ignored. Raises OSError if the file cannot be read or written.
+    An incomplete last line, which a crash may leave, is ignored. Other damaged lines are ignored with a warning. Raises
+    OSError if the file cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rewrite(list(_whole(path.read_bytes().splitlines())) if path.exists() else [])
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        found = [_record(line) for line in lines]
+        records = [record for record in found if record is not None]
+        if None in found[:-1]:
+            text = f"{found[:-1].count(None)} of {len(found) - 1} lines are damaged: their part of the work is repeated"
+            print(f"warning: {path}: {text}", file=sys.stderr)
+        self.rewrite(records)
 
     def append(self, record: dict[str, Any]) -> None:
         self.records.append(record)
@@ -36,11 +43,10 @@ class Journal:
         self._file.close()
 
 
-def _whole(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # the line is not JSON, or nested too deeply for Python
-            continue
-        if isinstance(record, dict):
-            yield record
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line, or None if the line is not a record."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # the line is not JSON, or nested too deeply for Python
+        return None
+    return record if isinstance(record, dict) else None

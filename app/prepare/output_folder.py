@@ -35,6 +35,11 @@ def open_output(output: Path, command: str, settings: dict[str, Any], differs: s
             raise UserError(f"{output} holds other files: name a new folder, or one that {command} began")
         journal = Journal(path)
         try:
+            if journal.records and _is_part(journal.records[0]):
+                raise UserError(
+                    f"the first line of {path} is damaged, which says with which options {output} was begun: name a"
+                    " new folder"
+                )
             parts = [record for record in journal.records[1:] if _is_part(record)]
             journal.rewrite([*journal.records[:1], *parts])
             if not journal.records:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -121,6 +122,14 @@ def numbers(text: str) -> tuple[float, ...]:
 def names(text: str) -> tuple[str, ...]:
     """Parse a list of options, such as `epochs,--reference-lr`, and return the names of their fields."""
     return tuple(part.strip().lstrip("-").replace("-", "_") for part in text.split(",") if part.strip())
+
+
+def launch_options(text: str) -> list[str]:
+    """Return the words of --launch, such as `-np 8 -H a:8`. Raises UserError if a quotation mark is not closed."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--launch {text}: {str(error).lower()}; close it, or leave it out") from None
 
 
 def run_parser(prog: str, description: str, example: str, groups: Sequence[str] = ()) -> Parser:

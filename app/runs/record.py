@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
-from app.recipe.config import Config, read_config
+from app.base.values import is_list_of
+from app.recipe.config import LARGEST, Config, read_config, shown
 from app.recipe.plan import Plan, make_plan
-from app.runs.json_lines import EVALUATION, TRAIN, read_lines
+from app.runs.json_lines import EVALUATION, TRAIN, is_number, read_lines
 from app.runs.layout import CONFIG, ENVIRONMENT, LOG, PLAN, RESULT, check_is_run
 
 
@@ -55,11 +56,8 @@ def read_record(folder: Path) -> Record:
     """Read the folder of a run. Raises UserError if it contains no run or if a file is damaged."""
     check_is_run(folder)
     config = read_config(folder / CONFIG)
-    plan = read_json(folder / PLAN)
-    try:
-        derived = make_plan(config, plan["images"], plan["validation_images"])
-    except KeyError as error:
-        raise UserError(f"{folder / PLAN} has no {error}: is it the file of a run?") from None
+    plan = read_plan(folder)
+    derived = make_plan(config, plan["images"], plan["validation_images"])
     try:
         lines = read_lines(folder / LOG)
     except OSError as error:
@@ -71,10 +69,37 @@ def read_record(folder: Path) -> Record:
         cluster={"processes": plan.get("processes"), "hosts": plan.get("hosts", [])},
         train=[line for line in lines if line["kind"] == TRAIN],
         evaluations=[line for line in lines if line["kind"] == EVALUATION],
-        result=read_json(folder / RESULT) if (folder / RESULT).exists() else {},
+        result=read_result(folder) if (folder / RESULT).exists() else {},
         environment=read_json(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {},
         folder=folder,
     )
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Read the plan of a run. Its "images" and "validation_images" are numbers, and its "hosts" is a list of texts.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = folder / PLAN
+    plan = read_json(path)
+    for name in ("images", "validation_images"):
+        if not (type(plan.get(name)) is int and 0 < plan[name] < LARGEST):
+            raise UserError(f"{path} is damaged: its {name!r} is {shown(plan.get(name))}, which is no number of images")
+    if not is_list_of(str, plan.get("hosts", [])):
+        raise UserError(f"{path} is damaged: its 'hosts' is {shown(plan['hosts'])}, which is no list of hosts")
+    return plan
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the result of a run, whose values are numbers. Raises UserError if the file is damaged."""
+    result = read_json(folder / RESULT)
+    for name, value in result.items():
+        if not is_number(value):
+            raise UserError(f"{folder / RESULT} is damaged: its {name!r} is {shown(value)}, which is no number")
+    if missing := {"top1_error", "top5_error", "images_per_second"} - set(result):
+        raise UserError(f"{folder / RESULT} is damaged: it has no {', '.join(sorted(missing))}")
+    return result
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -83,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):  # it is not JSON, or nested too deeply for Python
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")

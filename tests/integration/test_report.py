@@ -140,6 +140,10 @@ def test_a_run_without_any_epoch(trained: Path, tmp_path: Path, capsys: pytest.C
     assert "0 of 3" in (tmp_path / "out/report.html").read_text()
 
 
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -148,16 +152,30 @@ def test_a_run_without_any_epoch(trained: Path, tmp_path: Path, capsys: pytest.C
         (lambda run: (run / "config.json").write_text('{"epchs": 3}'), "--epchs"),
         (lambda run: (run / "plan.json").unlink(), "plan.json"),
         (lambda run: (run / "plan.json").write_text("[]"), "damaged"),
-        (lambda run: (run / "plan.json").write_text("{}"), "has no 'images'"),
+        (lambda run: (run / "plan.json").write_text("[" * 100_000), "plan.json is damaged"),
+        (lambda run: (run / "plan.json").write_text("{}"), "plan.json is damaged: its 'images' is null"),
+        (lambda run: change(run / "plan.json", images="x"), "its 'images' is x"),
+        (lambda run: change(run / "plan.json", validation_images=0.5), "its 'validation_images' is 0.5"),
+        (lambda run: change(run / "plan.json", hosts=5), "its 'hosts' is 5"),
         (lambda run: (run / "result.json").write_text("{"), "damaged"),
+        (
+            lambda run: (run / "result.json").write_text('{"top1_error": 0.1}'),
+            "it has no images_per_second, top5_error",
+        ),
+        (lambda run: change(run / "result.json", top1_error="x"), "its 'top1_error' is x"),
     ],
 )
-def test_damaged_runs(damage: Any, says: str, trained: Path, tmp_path: Path) -> None:
+def test_damaged_runs(damage: Any, says: str, trained: Path, tmp_path: Path, capsys: Any) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
     damage(run)
     with pytest.raises(UserError, match=says):
         report.main([str(run), "--output", str(tmp_path / "out")])
+    if (run / "config.json").exists():  # next to another run it is left out
+        report.main([str(run), str(trained), "--output", str(tmp_path / "out")])
+        warned = capsys.readouterr().err
+        assert warned.startswith("warning: a run is left out: ") and re.search(says, warned)
+        assert "<td>digits</td>" in (tmp_path / "out/report.html").read_text()
 
 
 def test_an_output_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:

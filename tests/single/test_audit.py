@@ -124,6 +124,14 @@ def test_command_on_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert [f["here"] for f in found if f["status"] == DEVIATES] == ["/imagenet, 1,000 training images"]
 
 
+@pytest.mark.parametrize("plan", ["[]", '{"images": "x"}', '{"images": null}', "[" * 100_000, "{"])
+def test_a_run_with_a_damaged_plan(plan: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(to_json(Config()))
+    (tmp_path / "plan.json").write_text(plan)
+    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+        main([str(tmp_path)])
+
+
 def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A run with a recipe `paper-*` prints a summary of its audit. The command `audit` finds the same in its folder."""
     folder = tmp_path / "run"

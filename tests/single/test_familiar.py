@@ -63,6 +63,12 @@ def test_an_error_is_one_line_whatever_it_repeats() -> None:
     )
 
 
+@pytest.mark.parametrize("command", [["scaling"], ["reproduce", "table-1"]])
+def test_launch_options_with_an_open_quotation_mark(command: list[str]) -> None:
+    with pytest.raises(UserError, match="--launch -H 'a:1: no closing quotation; close it"):
+        check([*command, "--launch", "-H 'a:1"])
+
+
 def test_a_path_that_the_system_refuses() -> None:
     with pytest.raises(UserError, match="File name too long; give another path"):
         check(["audit", "9" * 5000])

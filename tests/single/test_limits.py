@@ -14,6 +14,7 @@ import pytest
 
 from app.base.errors import UserError
 from app.prepare.journal import Journal
+from app.prepare.output_folder import open_output
 from app.storage.archives import list_any_members, list_members
 from app.storage.devkit import read_devkit
 
@@ -99,13 +100,33 @@ def test_a_long_name_within_the_limit_is_read(tmp_path: Path) -> None:
     assert (len(member.name), member.size) == (300, 3)
 
 
-def test_lines_of_a_journal_that_are_no_records_do_not_count(tmp_path: Path) -> None:
+def test_lines_of_a_journal_that_are_no_records_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "journal.jsonl"
     deep = "[" * 100_000 + "]" * 100_000
     lines = [b'{"part": 1}', b"5", deep.encode(), b"\xff\xfe", b'{"a":' * 50_000, b"", b'{"part": 2}', b'{"part": 3']
     path.write_bytes(b"\n".join(lines))
     journal = Journal(path)
     assert journal.records == [{"part": 1}, {"part": 2}]
+    warned = capsys.readouterr().err
+    assert warned == f"warning: {path}: 5 of 7 lines are damaged: their part of the work is repeated\n"
     journal.append({"part": 3})
     journal.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"part": 1}, {"part": 2}, {"part": 3}]
+
+
+def test_a_folder_whose_settings_are_damaged(tmp_path: Path) -> None:
+    settings = {"images": "some", "resize": 0}
+    path = tmp_path / "out/.pack.jsonl"
+    with open_output(tmp_path / "out", "pack", settings, "with other options") as journal:
+        journal.append({"part": "train-00000.tar", "bytes": 3})
+    path.write_text("#" + path.read_text())
+    for _ in range(2):  # the cause is named again in the next attempt
+        with (
+            pytest.raises(
+                UserError, match=r"the first line of .*/\.pack\.jsonl is damaged, which says with which options"
+            ),
+            open_output(tmp_path / "out", "pack", settings, "with other options"),
+        ):
+            pass

@@ -209,7 +209,13 @@ def test_mistakes(argv: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "no json", '{"images_per_second": 0, "processes": 1}'])
+BENCHMARKS = [
+    "[]", "{}", "no json", '{"images_per_second": 0, "processes": 1}', '{"images_per_second": 1e999, "processes": 1}',
+    '{"images_per_second": 1, "processes": 1e999}', "[" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BENCHMARKS, ids=lambda text: text[:50])
 def test_no_benchmark(tmp_path: Path, content: str) -> None:
     file = tmp_path / "file.json"
     file.write_text(content)
