@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from app.base.errors import UserError
+from app.runs import figures
 from app.runs.layout import LAST_CHECKPOINT
 from app.training import checkpoint, checkpoint_files
 from app.training.checkpoint_files import numbered, read_newest, write
@@ -274,12 +275,38 @@ def test_going_on_with_a_full_disk(small: Path, trained: Path) -> None:
     assert run_command("train", "--resume", run, "--stall-timeout", "0") == (0, "")
 
 
-def test_a_refused_start_leaves_no_folder(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_disk_that_is_full_before_the_result(tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    """The last checkpoint can be written, but neither the last picture nor result.json. The result is printed."""
+    monkeypatch.setattr(checkpoint_files, "PATIENCE", 0.0)
+
+    def fail(*_: object) -> None:
+        raise ValueError("no picture")
+
+    monkeypatch.setattr(figures, "confusion_figure", fail)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json.tmp").symlink_to("/dev/full")
+    words = ["train", "--output", run, *OPTIONS, "--epochs", "1"]
+    line = failure_of(*words, code=1)
+    assert line.startswith(f"the last result.json could not be written to {run} (No space left on device): free some")
+    said = capfd.readouterr().out
+    assert "result: top-1 error" in said and "warning: the log could not be written (ValueError: no picture)" in said
+    assert not list(run.rglob("*.tmp")) and not (run / "result.json").exists()
+    assert run_command(*words) == (0, "")
+    shown = capfd.readouterr().out
+    assert result_in(shown) == result_in(said) and (run / "result.json").exists()
+
+
+def result_in(shown: str) -> str:
+    return next(line for line in shown.splitlines() if line.startswith("result: "))
+
+
+def test_a_refused_start_leaves_no_folder(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """The weights are read when the folder of the run is made and locked already."""
     monkeypatch.chdir(tmp_path)
-    # The launcher looks for the data before it starts ranks. failure_of() runs only what a rank runs.
-    line = failure_of("train", "--data", tmp_path / "nowhere", "--stall-timeout", "0")
-    assert "no such data folder" in line
-    assert not list(tmp_path.glob("runs/*"))
+    line = failure_of("train", "--init", trained, "--width", "8", "--device", "cpu", "--stall-timeout", "0")
+    assert "conv1" in line
+    assert (tmp_path / "runs").is_dir() and not list(tmp_path.glob("runs/*"))
 
 
 def test_tensorboard_files_that_cannot_be_written_cost_no_run(tmp_path: Path, capfd: Any) -> None:

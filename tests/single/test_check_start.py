@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from app import start
+from app.data.sources import DataSize
 from app.recipe.config import from_dict, to_json
+from app.recipe.data_size import data_size
 from app.recipe.presets import preset
 from app.runs.folder_lock import lock_folder
 
@@ -99,6 +101,11 @@ def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFi
         (["benchmark", "--minibatch", "4096"], "error: --minibatch 4096 is larger than the data: 1077 training images"),
         (["train", "--data", "mnist", "--data-root", "/none"], "error: the files of mnist are not in /none/mnist or"),
         (["train", "--data", "mnist", "--downsample", "3"], "error: --downsample 3 does not divide the side of 28 pix"),
+        (["train", "--model", "resnet5"], "error: --model is resnet5: did you mean resnet50?\n"),
+        (
+            ["evaluate", "/no/net.pt"],
+            "error: there is no /no/net.pt: give a run's folder, a checkpoint or a state_dict\n",
+        ),
         (["train", "--skip-list", "x"], "error: --skip-list is for images in a folder: leave it out with --data dig"),
     ],
 )
@@ -175,6 +182,16 @@ def test_other_hosts_look_for_their_data_themselves(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "there is no ssh on the PATH" in refusal(["-H", "192.0.2.1:1", "train", "--data", "/nowhere"], capfd)
     assert "no such data folder" in refusal(["-H", "192.0.2.1:1,localhost:1", "train", "--data", "/nowhere"], capfd)
+
+
+def test_a_folder_that_is_called_imagenet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe for ImageNet is planned for the folder of this name, if there is one, or else for ImageNet-1k."""
+    monkeypatch.chdir(folder.parent)
+    config = from_dict(preset("paper-256"))
+    assert config.data == "imagenet"
+    assert data_size(config) == DataSize(1_281_167, 50_000, 1000, 3, 224)
+    folder.rename("imagenet")
+    assert data_size(config) == DataSize(10, 10, 2, 3, 224)
 
 
 def test_an_export_with_other_classes(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

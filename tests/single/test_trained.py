@@ -16,9 +16,11 @@ from torch import nn
 
 from app.base.errors import CorruptImage, UserError
 from app.commands import board, evaluate, export, predict
+from app.data.sources import open_data_set
 from app.data.splits import StoredSplit
 from app.model.networks import make_network
 from app.recipe.config import Config
+from app.recipe.data_size import data_options
 from app.recipe.models import MODELS
 from app.trained import exports
 from app.trained.preprocessing import facts_path
@@ -200,11 +202,12 @@ def test_another_image_size_keeps_the_share_that_validation_sees(weights: Path, 
             (tmp_path / split / f"{number:03}").mkdir(parents=True)
             (tmp_path / split / f"{number:03}" / "1.png").touch()
     for size, resize, expected in ((0, 0, 256), (28, 0, 32), (288, 0, 329), (28, 256, 256)):
-        source = validation_source(trained, str(tmp_path), size, resize, "")
-        assert isinstance(source.validation, StoredSplit) and source.validation.resize == expected
-        assert [line.split(" (")[0] for line in source.warnings] == (
-            ["warning: validation uses only the central 11% of an image's shorter side"] if resize else []
-        )
+        of_training = open_data_set(data_options(Config(data=str(tmp_path), image_size=size, resize=resize)))
+        for source in (validation_source(trained, str(tmp_path), size, resize, ""), of_training):
+            assert isinstance(source.validation, StoredSplit) and source.validation.resize == expected
+            assert [line.split(" (")[0] for line in source.warnings] == (
+                ["warning: validation uses only the central 11% of an image's shorter side"] if resize else []
+            )
 
 
 ODD = [
