@@ -22,6 +22,7 @@ from app.runs.folder_lock import lock_folder
 from app.runs.layout import AUDIT, CONFIG, ENVIRONMENT, LOG, PLAN, PREEMPTED, RESULT, check_is_run
 
 RUNS = Path("runs")
+PATIENCE = 5.0  # the seconds in which an earlier start of the same run, which was asked to stop, can end
 
 
 def find_folder(config: Config) -> Path:
@@ -49,7 +50,7 @@ def find_folder(config: Config) -> Path:
 
 def check_folder(config: Config) -> None:
     """Raise UserError if a run cannot use its folder, as `find_folder` and `lock_folder` do. Nothing is left there."""
-    lock_folder(find_folder(config), patience=2).close()
+    lock_folder(find_folder(config), PATIENCE).close()
 
 
 def resumed_folder(name: str) -> Path:

@@ -17,6 +17,7 @@ from app.data.sources import DataSize
 from app.recipe.config import from_dict, to_json
 from app.recipe.data_size import data_size
 from app.recipe.presets import preset
+from app.runs import run_folder
 from app.runs.folder_lock import lock_folder
 
 SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
@@ -122,7 +123,11 @@ def make_run(folder: Path, **changed: object) -> Path:
 
 
 @pytest.mark.parametrize("launcher", [[], ["--launcher", "mpirun"]])
-def test_the_folder_of_a_run(launcher: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_of_a_run(
+    launcher: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.0)
+
     def said(*words: object) -> str:
         return refusal([*launcher, "train", *map(str, words)], capfd)
 
