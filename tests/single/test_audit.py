@@ -118,7 +118,7 @@ def test_command_on_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_command_on_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(to_json(replace(PAPER, data="/imagenet", image_size=224)))
-    (tmp_path / "plan.json").write_text(json.dumps({"images": 1000}))
+    (tmp_path / "plan.json").write_text(json.dumps({"images": 1000, "validation_images": 50_000}))
     main([str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert [f["here"] for f in found if f["status"] == DEVIATES] == ["/imagenet, 1,000 training images"]
