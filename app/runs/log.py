@@ -15,7 +15,7 @@ from app.runs.board import Board
 from app.runs.epochs_csv import write_epochs
 from app.runs.evaluation import Evaluation
 from app.runs.json_lines import EVALUATION, TRAIN, JsonLines, Record
-from app.runs.layout import EPOCHS, LOG
+from app.runs.layout import EPOCHS, LOG, TENSORBOARD
 from app.runs.run import Run
 from app.runs.screen import Screen
 
@@ -94,13 +94,12 @@ class RunLog(Log):
     def __init__(self, run: Run, start: Position) -> None:
         self.plan = run.plan
         self.screen = Screen(run.plan, run.config.screen, start)
-        self.failed = False
+        self.incomplete: set[str] = set()  # the files and folders that could not be written
         self.file = JsonLines(run.folder / LOG, start, lambda text: self.screen.say(f"warning: {text}"))
         self.folder, self.evaluations = run.folder, [each for each in self.file.records if each["kind"] == EVALUATION]
         self.board: Board | None = None
-        with self._unharmed():
-            write_epochs(self.folder / EPOCHS, self.evaluations)
-        with self._unharmed():
+        self._write_epochs()
+        with self._unharmed(TENSORBOARD):
             self.board = Board(run, start)
         self.last_step = max((each["iteration"] for each in self.file.records if each["kind"] == TRAIN), default=0)
         # The number of this epoch's steps in the log, and the sums of their losses and errors.
@@ -127,8 +126,7 @@ class RunLog(Log):
         }
         self._write(TRAIN, position, {"steps": len(steps), **values})
         if self.board is not None:
-            with self._unharmed():
-                self.board.train(position, steps, values)
+            self.board.train(position, steps, values)
         self.screen.train(position, values)
 
     def evaluation(self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None) -> None:
@@ -155,56 +153,78 @@ class RunLog(Log):
         if average is not None:
             values |= {f"ema_{name}": getattr(average, name) for name in ("loss", "top1_error", "top5_error")}
         self.evaluations.append(self._write(EVALUATION, position, values))
-        with self._unharmed():
-            write_epochs(self.folder / EPOCHS, self.evaluations)
+        self._write_epochs()
         if self.board is not None:
-            with self._unharmed():
+            with self._unharmed(TENSORBOARD):
                 self.board.evaluation(position, values, result.confusion)
         self.screen.evaluation(position, values)
 
     def sync(self) -> None:
-        """Make the log survive a power failure. This is called before a checkpoint is written."""
-        with self._unharmed():
+        """Make the log survive a power failure, and write what could not be written before.
+
+        This is called before a checkpoint is written.
+        """
+        with self._unharmed(LOG):
             self.file.sync()
+        if EPOCHS in self.incomplete:
+            self._write_epochs()
         if self.board is not None:
-            with self._unharmed():
+            with self._unharmed(TENSORBOARD):
                 self.board.flush()
 
     def finish(self, result: dict[str, Any], text: str) -> None:
         """Print the result and write it to TensorBoard."""
         self.screen.finish(result, text)
         if self.board is not None:
-            with self._unharmed():
+            with self._unharmed(TENSORBOARD):
                 self.board.finish(result)
 
     def conclude(self, text: str) -> None:
         """Print `text` as the last line of the run's output."""
+        self.sync()  # if the disk was full, the run has waited until there was space
         self.screen.conclude(text)
 
     def close(self) -> None:
         self.screen.close()
+        self.sync()
         if self.board is not None:
-            with self._unharmed():
+            with self._unharmed(TENSORBOARD):
                 self.board.close()
-        with self._unharmed():
+        with self._unharmed(LOG):
             self.file.close()
 
     @contextlib.contextmanager
-    def _unharmed(self) -> Iterator[None]:
-        """Report the first error in the `with` block, and let the run continue without this part of the log."""
+    def _unharmed(self, part: str) -> Iterator[None]:
+        """Let the run continue if the `with` block fails, which writes a part of the log.
+
+        An OSError is reported only once, until a later block has written the whole part.
+
+        Args:
+            part: The name of a file or folder in the folder of the run.
+        """
+        path = self.folder / part
         try:
             yield
+        except OSError as error:
+            if part not in self.incomplete:
+                self.say(f"warning: {path} could not be written ({error.strerror or error}); training continues")
+            self.incomplete.add(part)
         except Exception as error:  # TensorBoard and matplotlib raise many kinds of errors
-            if not self.failed:
-                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                self.say(f"warning: the log could not be written ({reason}); training continues")
-            self.failed = True
+            self.say(f"warning: {path} could not be written ({type(error).__name__}: {error}); training continues")
+        else:
+            if part in self.incomplete:
+                self.say(f"{path} is complete again")
+            self.incomplete.discard(part)
+
+    def _write_epochs(self) -> None:
+        with self._unharmed(EPOCHS):
+            write_epochs(self.folder / EPOCHS, self.evaluations)
 
     def _write(self, kind: str, position: Position, values: dict[str, float]) -> Record:
         """Append a record to log.jsonl and return it."""
         place = {"epoch": position.epoch, "seen": position.seen, "iteration": self.plan.iteration_at(position)}
         line = {"kind": kind, **place, **values, "time": time.time()}
-        with self._unharmed():
+        with self._unharmed(LOG):
             self.file.write(line)
         self.screen.record(json.dumps(line))
         return line
