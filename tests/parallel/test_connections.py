@@ -7,10 +7,13 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from app.world import connections, rendezvous
+from tests.support.elastic import four_ranks
 from tests.support.programs import horovodrun, run
 
 
@@ -21,6 +24,14 @@ def test_no_connection_is_left_after_a_shutdown() -> None:
     assert len(counts) == 3
     for before, first, between, second, after in counts:
         assert before == between == after == 0 and first > 0 and second > 0
+
+
+def test_a_message_for_an_operation_that_has_failed_stalls_no_process(tmp_path: Path) -> None:
+    """Otherwise the process that gets this message would wait for the time-out of gloo, which is 200 s here."""
+    end = four_ranks("late_message_rank.py", tmp_path)
+    assert end.code == 0, end.text
+    sizes = Counter((tmp_path / "sizes").read_text().splitlines())
+    assert sizes == {"4 3": 3, "3 2": 2}, end.text
 
 
 def test_only_connections_of_the_meeting_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,22 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.jobs import Job, wait_for
-from tests.support.programs import ROOT, start
-
-# The last option keeps horovodrun from using the slot of a dead process again for at least 1000 s.
-HOROVODRUN = ["-m", "app.launch.horovodrun", "-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo",
-              "--blacklist-cooldown-range", "1000", "3600"]  # fmt: skip
+from tests.support.elastic import four_ranks
+from tests.support.jobs import wait_for
+from tests.support.programs import start
 
 
 def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: Path) -> None:
-    script = tmp_path / "discover.sh"
-    script.write_text("#!/bin/sh\nprintf '127.0.0.%d:1\\n' 1 2 3 4\n")
-    script.chmod(0o755)
-    launcher = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, *HOROVODRUN]
-    program = [sys.executable, str(ROOT / "tests/parallel/meeting_rank.py"), str(tmp_path)]
-    job = Job(tmp_path / "run", [*launcher, "--host-discovery-script", str(script), *program])
-    end = job.end(150)  # less than the 200 s for which gloo would wait for a process
+    end = four_ranks("meeting_rank.py", tmp_path)
     assert end.code == 0, end.text
     said = json.loads((tmp_path / "said.json").read_text())  # the process that is left at the end writes it
     assert [size for _, size in said["meetings"]] == [4, 3, 2, 1], end.text

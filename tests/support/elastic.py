@@ -6,13 +6,14 @@ import contextlib
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from tests.support.jobs import FAULTY
-from tests.support.programs import environ
+from tests.support.jobs import FAULTY, End, Job
+from tests.support.programs import ROOT, environ
 
 # The learning rate is only 0.01, because other numbers of processes round sums differently, and with a higher rate the
 # difference grows with each step. The relative difference of a momentum buffer was 2e-14 after 5000 steps at 0.01, but
@@ -146,3 +147,18 @@ class ElasticRun:
 
     def checkpoints(self) -> set[str]:
         return {path.name for path in (self.folder / "checkpoints").glob("iteration-*.pt")}
+
+
+def four_ranks(program: str, place: Path) -> End:
+    """Run a program of tests/parallel as four ranks of an elastic run, and wait for the end. Its argument is `place`.
+
+    A rank that dies is not replaced. The wait is shorter than the 200 s for which gloo would wait for a process.
+    """
+    script = place / "discover.sh"
+    script.write_text("#!/bin/sh\nprintf '127.0.0.%d:1\\n' 1 2 3 4\n")
+    script.chmod(0o755)
+    options = ["-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo", "--host-discovery-script", script]
+    options += ["--blacklist-cooldown-range", "1000", "3600"]  # seconds in which the slot of a dead rank is not used
+    rank = [sys.executable, ROOT / "tests/parallel" / program, place]
+    words = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, "-m", "app.launch.horovodrun", *options, *rank]
+    return Job(place / "run", [str(word) for word in words]).end(150)
