@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_before_the_result(tmp_path: Path, capfd: Any, monke
     line = failure_of(*words, code=1)
     assert line.startswith(f"the last result.json could not be written to {run} (No space left on device): free some")
     said = capfd.readouterr().out
-    assert "result: top-1 error" in said and "warning: the log could not be written (ValueError: no picture)" in said
+    assert "result: top-1 error" in said and "tensorboard could not be written (ValueError: no picture)" in said
     assert not list(run.rglob("*.tmp")) and not (run / "result.json").exists()
     assert run_command(*words) == (0, "")
     shown = capfd.readouterr().out
