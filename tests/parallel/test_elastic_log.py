@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.disks import fill, small_disk
 from tests.support.elastic import ElasticRun
 from tests.support.jobs import iteration
 
@@ -42,17 +41,11 @@ def test_steps_that_rank_0_has_not_logged_when_it_dies(
     assert ends == [n for n in range(1, 65) if n % log_every == 0 or n % 16 == 0]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_process_that_dies_while_the_disk_is_full(tmp_path: Path) -> None:
-    folder = tmp_path / "elastic"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
-    try:
+    with small_disk(tmp_path / "elastic", "16m", lazy=True) as folder:
         with ElasticRun(tmp_path, 2, 2, "nap:0:0", "--keep", "2") as run:
             run.wait_for(lambda: run.settled(2) == 2 and len(run.checkpoints()) >= 2, "two epochs")
-            with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as ballast:
-                while True:
-                    ballast.write(bytes(4096))
+            fill(folder)
             os.kill(next(pid for pid in run.members() if pid != run.rank_0()), signal.SIGKILL)
             run.wait_for(lambda: "files about the new processes" in run.log.read_text(), "a session on the full disk")
             (folder / "ballast").unlink()
@@ -61,5 +54,3 @@ def test_a_process_that_dies_while_the_disk_is_full(tmp_path: Path) -> None:
             run.wait_for(lambda: run.settled(2) == 2, "another second process")
         assert run.job.returncode == 75 and "starts again" not in run.log.read_text()
         check_log(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)

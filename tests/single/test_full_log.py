@@ -1,9 +1,6 @@
 """TensorBoard's curves and epochs.csv are complete after a full disk. test_json_lines.py tests log.jsonl alone."""
 
-import contextlib
 import csv
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from app.runs.evaluation import Evaluation
 from app.runs.json_lines import read_lines
 from app.runs.log import RunLog, Speed
 from app.runs.run import Run
+from tests.support.disks import fill, small_disk
 
 PER_EPOCH, MINIBATCH = 8, 128  # 1077 // 128
 EPOCHS = 40
@@ -27,19 +25,8 @@ EPOCHS = 40
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 1 MiB."""
-    disk = tmp_path / "small"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path) -> None:
-    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
-        while True:
-            ballast.write(bytes(4096))
+    with small_disk(tmp_path / "small", "1m", lazy=True) as disk:
+        yield disk
 
 
 def free(disk: Path) -> None:

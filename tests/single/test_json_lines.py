@@ -1,9 +1,7 @@
 """log.jsonl has each record once, also after an interruption, after a full disk, and after damaged lines."""
 
 import json
-import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 
 from app.recipe.plan import Position
 from app.runs.json_lines import EVALUATION, NUMBERS, TRAIN, JsonLines, read_lines
+from tests.support.disks import small_disk
 
 PER_EPOCH = 4  # steps in an epoch, of 10 images each
 
@@ -102,24 +101,19 @@ def test_any_damage_leaves_the_other_lines(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of 64 KiB."""
-    disk = tmp_path / "small"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=65536", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(tmp_path / "small", "64k") as disk:
+        yield disk
 
 
-def test_a_full_disk_doubles_and_loses_nothing(small_disk: Path) -> None:
-    path, records = small_disk / "log.jsonl", whole_run(200)
+def test_a_full_disk_doubles_and_loses_nothing(disk: Path) -> None:
+    path, records = disk / "log.jsonl", whole_run(200)
     log, refused = JsonLines(path, Position()), 0
-    (small_disk / "ballast").write_bytes(bytes(32768))
+    (disk / "ballast").write_bytes(bytes(32768))
     for number, line in enumerate(records):
         if number == 300:
-            (small_disk / "ballast").unlink()
+            (disk / "ballast").unlink()
         try:
             log.write(line)
         except OSError:
@@ -132,11 +126,11 @@ def test_a_full_disk_doubles_and_loses_nothing(small_disk: Path) -> None:
     assert read_lines(path) == records
 
 
-def test_what_a_full_disk_refuses_to_rewrite_stays(small_disk: Path) -> None:
-    path = small_disk / "log.jsonl"
+def test_what_a_full_disk_refuses_to_rewrite_stays(disk: Path) -> None:
+    path = disk / "log.jsonl"
     write(path, whole_run(30))
     lines = path.read_bytes().splitlines(keepends=True)
-    (small_disk / "ballast").write_bytes(bytes(65536 - path.stat().st_size - 8192))
+    (disk / "ballast").write_bytes(bytes(65536 - path.stat().st_size - 8192))
     JsonLines(path, Position(29, 0)).close()  # the end of the file is cut off, which needs no space
     kept = path.read_bytes().splitlines(keepends=True)
     assert kept == lines[: len(kept)] and json.loads(kept[-1])["epoch"] == 28
@@ -145,4 +139,4 @@ def test_what_a_full_disk_refuses_to_rewrite_stays(small_disk: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(OSError, match="No space left"):
         JsonLines(path, Position(29, 0))
-    assert path.read_bytes() == before and not list(small_disk.glob("*.tmp"))
+    assert path.read_bytes() == before and not list(disk.glob("*.tmp"))
