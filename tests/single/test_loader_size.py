@@ -36,11 +36,12 @@ def one_process() -> Iterator[World]:
     torch.set_num_threads(threads)
 
 
-def measured_run(folder: Path, model: str, side: int) -> Run:
-    """Return a run on the images of a folder, with two workers of 4 images."""
+def measured_run(folder: Path, model: str, side: int, *, per_worker: int = 4, width: int = 4) -> Run:
+    """Return a run on the images of a folder, with two workers of `per_worker` images."""
     config = Config(
-        data=str(folder), model=model, image_size=side, resize=side, minibatch=8, per_worker=4, width=4, last_gamma=1.0
-    )
+        data=str(folder), model=model, image_size=side, resize=side, minibatch=2 * per_worker, per_worker=per_worker,
+        width=width, last_gamma=1.0,
+    )  # fmt: skip
     source = open_source(
         config.data, image_size=side, resize=side, augmentation="paper", seed=0, synthetic_images=1, synthetic_classes=1
     )
@@ -71,7 +72,11 @@ def test_a_pass_has_as_many_workers_as_in_training(tmp_path: Path, one_process: 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has one loader process, which is not measured")
 def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_process: World) -> None:
-    """A small network on JPEGs of 500 x 380 pixels needs all processes. ResNet-50 on images of 8 x 8 needs one."""
+    """A tiny network on JPEGs of 500 x 380 pixels needs all processes. ResNet-50 on images of 8 x 8 needs one.
+
+    The first decodes an image in about 7 times the time of computing, the second in a small part of it, so that other
+    programs on this machine do not change the result.
+    """
     (tmp_path / "large").mkdir()
     jpegs.write_folder(tmp_path / "large", images=8, repeats=4)
     for split in ("train", "val"):
@@ -81,7 +86,7 @@ def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_pr
                 Image.new("RGB", (8, 8)).save(tmp_path / "small" / split / label / f"{number}.png")
     torch.set_num_threads(1)  # other tests may use the other core
     most = default_loader_processes(measured_run(tmp_path / "large", "resnet8", 8).source, 1)
-    hungry = measured_run(tmp_path / "large", "resnet8", 8)
+    hungry = measured_run(tmp_path / "large", "resnet8", 8, per_worker=16, width=1)
     assert loader_processes(hungry, make_state(hungry, one_process), one_process) == most > 1
     fed = measured_run(tmp_path / "small", "resnet50", 64)
     state = make_state(fed, one_process)
