@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from horovod.runner.common.util import secret
 from horovod.runner.elastic.discovery import FixedHosts
+from horovod.runner.elastic.worker import WorkerNotificationService
 
 from app.launch.elastic_driver import Key, MeetingDriver
 from app.world.rendezvous import ClosedServer
@@ -150,3 +152,61 @@ def test_the_end_of_a_process_that_was_asked_to_end_is_not_the_end_of_the_run(co
             run.wait_for(lambda: goes in run.driver._asking)  # now the launcher tells the other process to meet it
             asked = run.ask(stays)
         assert [asked.result(MOST), new.result(MOST)] == ["0 of 2", "1 of 2"]
+
+
+class Listener:
+    """Rank 0's end of the launcher's messages about changed hosts."""
+
+    def __init__(self, run: Processes, host: str, slot: int) -> None:
+        self.messages: list[float] = []
+        self.answers = threading.Event()
+        key = secret.make_secret_key()
+        self.service = WorkerNotificationService(key, "lo", self)
+        run.driver.register_worker_server(host, slot, self.service.addresses(), key)
+
+    def handle_hosts_updated(self, timestamp: float, result: object) -> None:
+        """Horovod's service calls this. The launcher gets its answer when this returns."""
+        self.messages.append(timestamp)
+        self.answers.wait(2 * MOST)
+
+
+@contextlib.contextmanager
+def listener(run: Processes, host: str, slot: int) -> Iterator[Listener]:
+    made = Listener(run, host, slot)
+    try:
+        yield made
+    finally:
+        made.answers.set()
+        made.service.shutdown()
+
+
+def test_a_rank_0_that_does_not_answer_does_not_stop_the_launcher() -> None:
+    """The launcher still looks for hosts, starts processes and answers their requests."""
+    with processes({"a": 1}, 1, 3) as run, listener(run, *A0) as rank_0:
+        run.wait_for(lambda: run.started == [A0])
+        run.meet(A0)
+        run.hosts.set({"a": 1, "b": 1})
+        run.wait_for(lambda: B0 in run.started)
+        asked = run.ask(B0)
+        run.wait_for(lambda: rank_0.messages)
+        run.hosts.set({"a": 1, "b": 2})
+        run.wait_for(lambda: B1 in run.started)
+        new = run.ask(B1)
+        run.wait_for(lambda: B1 in run.driver._asking)
+        assert run.meet(A0) == ["0 of 3"]
+        assert [asked.result(MOST), new.result(MOST)] == ["1 of 3", "2 of 3"]
+        assert len(rank_0.messages) == 1
+
+
+def test_a_message_that_rank_0_gets_too_early_is_sent_again() -> None:
+    """Horovod drops a message that arrives while the processes connect. The launcher repeats it until they meet."""
+    with processes({"a": 1}, 1, 2) as run, listener(run, *A0) as rank_0:
+        rank_0.answers.set()
+        run.wait_for(lambda: run.started == [A0])
+        run.meet(A0)
+        run.hosts.set({"a": 1, "b": 1})
+        run.wait_for(lambda: B0 in run.started)
+        asked = run.ask(B0)
+        run.wait_for(lambda: len(rank_0.messages) >= 3)
+        assert run.meet(A0) == ["0 of 2"]
+        assert asked.result(MOST) == "1 of 2"

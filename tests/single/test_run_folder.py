@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import threading
 import time
@@ -145,3 +146,35 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     (Path("x") / "owner").write_text("some host 123 and an end without a close")
     lock_folder(Path("x"), patience=0).close()
     assert list(Path("x").iterdir()) == []
+
+
+def test_claims_at_the_same_moment_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All claims have seen that there is no owner before they write its file. The last one to write gets the folder."""
+    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    fork = multiprocessing.get_context("fork")
+    together, answers = fork.Barrier(4), fork.Queue()
+    write = folder_lock._Owner._write
+
+    def write_together(owner: folder_lock._Owner, number: int) -> None:
+        if number == 0:
+            together.wait()
+        write(owner, number)
+
+    monkeypatch.setattr(folder_lock._Owner, "_write", write_together)
+
+    def claim() -> None:
+        try:
+            lock_folder(Path("x"), patience=0)
+            answers.put("locked")
+            time.sleep(3)  # the others find that the folder is used
+        except UserError as error:
+            answers.put(str(error))
+
+    claims = [fork.Process(target=claim) for _ in range(4)]
+    for process in claims:
+        process.start()
+    said = sorted(answers.get(timeout=30) for _ in claims)
+    for process in claims:
+        process.join()
+    assert said[0] == "locked"
+    assert all(text.startswith("x is being written by another run") for text in said[1:])
