@@ -8,7 +8,6 @@ import io
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from app.runs import figures
 from app.runs.layout import LAST_CHECKPOINT
 from app.training import checkpoint, checkpoint_files
 from app.training.checkpoint_files import numbered, read_newest, write
+from tests.support.disks import small_disk
 from tests.support.in_process import failure_of, run_command
 
 OPTIONS = ["--epochs", "2", "--width", "4", "--device", "cpu", "--stall-timeout", "0"]
@@ -217,15 +217,10 @@ def test_a_finished_run_is_not_trained_again(trained: Path) -> None:
 @pytest.fixture
 def small(tmp_path: Path, trained: Path) -> Iterator[Path]:
     """Yield a file system with space for one checkpoint but not for two. Remove its file `ballast` to make space."""
-    small = tmp_path / "small"
-    small.mkdir()
     size = numbered(trained)[0].stat().st_size
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(2.7 * size) + 400_000}", "tmpfs", str(small)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    (small / "ballast").write_bytes(b"\0" * (size + 380_000))
-    yield small
-    subprocess.run(["umount", str(small)], check=True)
+    with small_disk(tmp_path / "small", str(int(2.7 * size) + 400_000)) as small:
+        (small / "ballast").write_bytes(bytes(size + 380_000))
+        yield small
 
 
 def test_a_disk_that_stays_full(small: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from app.storage.listing import Index
 from app.storage.staging import Copy, NotCopied, copy_archives
 from tests.support.bad_folders import good_folder
 from tests.support.caches import make_old
+from tests.support.disks import small_disk
 from tests.support.fork_server import start_app
 from tests.support.imagenet_archives import TRAIN, VALIDATION, make_archives
 from tests.support.in_process import failure_of
@@ -156,40 +156,36 @@ def test_only_what_fits_is_copied_and_room_is_left(data: Path, disk: Path) -> No
 
 
 @pytest.fixture
-def small_disk(disk: Path) -> Iterator[Path]:
+def tiny_disk(disk: Path) -> Iterator[Path]:
     """Yield a disk of 4 MiB."""
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={2**22}", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(disk, "4m") as tiny:
+        yield tiny
 
 
-def test_a_disk_that_is_too_small(data: Path, small_disk: Path) -> None:
-    train, validation = copies_of(data, small_disk)
+def test_a_disk_that_is_too_small(data: Path, tiny_disk: Path) -> None:
+    train, validation = copies_of(data, tiny_disk)
     said: list[str] = []
-    other = staging.free_bytes(small_disk) - train.state[0] - validation.state[0] // 2
-    (small_disk / "other").write_bytes(bytes(other))
-    copy_archives(str(data), str(small_disk), said.append)
+    other = staging.free_bytes(tiny_disk) - train.state[0] - validation.state[0] // 2
+    (tiny_disk / "other").write_bytes(bytes(other))
+    copy_archives(str(data), str(tiny_disk), said.append)
     assert said[0].endswith(f"; the disk is too small for {validation.archive}") and "1 of 2" in said[0]
     assert said[-1].startswith("the images of 1 archives are read from")
     assert train.path.exists() and not validation.path.exists() and not validation.part.exists()
-    free = os.statvfs(small_disk)
+    free = os.statvfs(tiny_disk)
     assert 0.05 < free.f_bavail / free.f_blocks < 0.06
     with reads() as opened:
-        index = staged_index(data, small_disk)
+        index = staged_index(data, tiny_disk)
         assert contents(index.train) == contents(read_index(str(data)).train)
         contents(index.validation)
     assert {str(train.path), str(validation.archive)} < opened
 
 
-def test_a_disk_that_others_fill_during_the_copy(data: Path, small_disk: Path) -> None:
-    train, _ = copies_of(data, small_disk)
+def test_a_disk_that_others_fill_during_the_copy(data: Path, tiny_disk: Path) -> None:
+    train, _ = copies_of(data, tiny_disk)
     train.path.parent.mkdir(parents=True)
     other = bytes(int(0.98 * 2**22))
     with pytest.raises(NotCopied, match=f"other programs have filled the disk of {train.path.parent}"):
-        staging.copy_file(train, lambda size: (small_disk / "other").write_bytes(other))
+        staging.copy_file(train, lambda size: (tiny_disk / "other").write_bytes(other))
     assert list(train.path.parent.iterdir()) == []
 
 
