@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.fork_server import forked_ranks
 from tests.support.jobs import FAULTY, End, Job, iteration
 from tests.support.programs import RUN
 
@@ -30,9 +31,13 @@ def command(np: int, launcher: str, *options: str) -> list[str]:
 
 
 def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[Path], End]:
-    """Return a function that runs a job with a fault of tests/support/fault_rank.py."""
-    arguments = [*FAULTY, *command(np, launcher, *options)]
-    return lambda folder: Job(folder, [*arguments, "--output", str(folder)], fault).end()
+    """Return a function that runs a job with a fault of tests/support/fault_rank.py. Its ranks are forks."""
+
+    def run(folder: Path) -> End:
+        words = [*forked_ranks("tests/support/fault_rank.py"), *command(np, launcher, *options)]
+        return Job(folder, [*words, "--output", str(folder)], fault).end()
+
+    return run
 
 
 def elastic(folder: Path, slots: int) -> list[str]:
@@ -89,12 +94,12 @@ JOBS: dict[str, Callable[[Path], End]] = {
     "start changed": faulty("mpirun", "change:1:0", np=3),
     "epoch changed": faulty("horovodrun", "change:1:5"),
     "throws": faulty("mpirun", "throw:1:15"),
-    "dies": faulty("horovodrun", "die:1:15"),
-    "dies mpi": faulty("mpirun", "die:1:15"),
-    "stops": faulty("horovodrun", "stop:0:300", *STALLS),
-    "stops mpi": faulty("mpirun", "stop:1:300", *STALLS),
+    "dies": faulty("horovodrun", "die:1:60"),
+    "dies mpi": faulty("mpirun", "die:1:60"),
+    "stops": faulty("horovodrun", "stop:0:60", *STALLS),
+    "stops mpi": faulty("mpirun", "stop:1:60", *STALLS),
     "sleeps": faulty("horovodrun", "sleep:1:15", *STALLS),
-    "loader": faulty("mpirun", "loader:1:15", "--loader-processes", "1", "--stall-timeout", "25"),
+    "loader": faulty("horovodrun", "loader:1:15", "--loader-processes", "1", "--stall-timeout", "25"),
     "not finite": faulty("none", "none:0:0", *NAN, np=1),
     "not finite mpi": faulty("mpirun", "none:0:0", *NAN),
     "asked launcher": asked_in_training("horovodrun", "launcher"),

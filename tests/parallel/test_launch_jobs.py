@@ -51,8 +51,12 @@ def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
     return ["-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
 
 
+def forked(launcher: str, collectives: str, *action: str) -> list[str]:
+    return [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
+
+
 def run(launcher: str, collectives: str, *action: str, **variables: str) -> tuple[int, str, str]:
-    command = [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
+    command = forked(launcher, collectives, *action)
     done = subprocess.run(command, env=ENVIRON | variables, capture_output=True, timeout=100, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -137,7 +141,7 @@ def test_rank_0_knows_the_terminal() -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (30, 97))
     job = subprocess.Popen(
-        [*COMMAND, *arguments("mpirun", "gloo", "say")],
+        forked("mpirun", "gloo", "say"),
         env=ENVIRON | {"COLUMNS": "70"},  # the program must ignore this width, which is not that of its terminal
         stdout=theirs,
         stderr=subprocess.DEVNULL,
@@ -192,7 +196,8 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
 
 def test_more_processes_than_cores() -> None:
     processes = str(1 + (os.cpu_count() or 1))
-    command = [*COMMAND, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
+    ranks = forked_ranks("tests/parallel/launch_rank.py")
+    command = [*ranks, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
     assert subprocess.run(command, env=ENVIRON, timeout=100, check=False).returncode == 0
 
 
@@ -222,7 +227,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_takes_no_run_with_it() -> None:
-    command = [*COMMAND, *arguments("mpirun", "gloo", "say")]
+    command = forked("mpirun", "gloo", "say")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, env=ENVIRON, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
     assert done.returncode == 0
@@ -232,7 +237,7 @@ def test_a_full_disk_takes_no_run_with_it() -> None:
 def test_a_terminal_that_goes_away_takes_no_run_with_it() -> None:
     """Standard output and input are closed from the start, as after `>&- <&-`."""
     ours, theirs = pty.openpty()
-    command = [*COMMAND, *arguments("mpirun", "gloo", "say")]
+    command = forked("mpirun", "gloo", "say")
     closed = (0, 1)
     job = subprocess.Popen(command, env=ENVIRON, stderr=theirs, preexec_fn=lambda: [os.close(each) for each in closed])
     os.close(theirs)
@@ -243,7 +248,7 @@ def test_a_terminal_that_goes_away_takes_no_run_with_it() -> None:
 def test_nobody_reads_any_more() -> None:
     """The run saves and ends when its output is closed, as in `2>&1 | head -1`."""
     job = subprocess.Popen(
-        [*COMMAND, *arguments("horovodrun", "gloo", "talk")],
+        forked("horovodrun", "gloo", "talk"),
         env=ENVIRON,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
