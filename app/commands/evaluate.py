@@ -14,7 +14,8 @@ from app.data.sources import find_data_set, is_folder, read_folder
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_options, image_size
 from app.recipe.options import Parser
-from app.runs.layout import CONFIG, is_run
+from app.runs.layout import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, is_run
+from app.trained.checkpoint_facts import read_facts
 from app.trained.preprocessing import NO_AVERAGES, NO_DATA, check_classes, found_facts, read_preprocessing
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
@@ -94,12 +95,12 @@ def parse(argv: Sequence[str]) -> Namespace:
 def check_start(options: Namespace, processes: int) -> None:
     """Raise UserError if the processes could not use the data, or if the weights lack what the options need.
 
-    The content of a checkpoint and the classes of a run are only looked at by the processes, because torch is needed to
-    read them.
+    Only the processes look at the tensors of the weights, because torch is needed to read them.
     """
     weights = Path(options.weights)
-    config = read_config(weights / CONFIG) if is_run(weights) else None
-    facts = found_facts(weights) if weights.is_file() else None
+    inside = read_facts(weights / CHECKPOINTS / LAST_CHECKPOINT if is_run(weights) else weights)
+    config = read_config(weights / CONFIG) if is_run(weights) else inside.config if inside else None
+    facts = found_facts(weights) if weights.is_file() and not inside else None
     export = read_preprocessing(facts) if facts else None
     if options.ema and (export or (config and not config.ema)):
         raise UserError(NO_AVERAGES)
@@ -115,8 +116,9 @@ def check_start(options: Namespace, processes: int) -> None:
         skip_list=options.skip_list,
     )  # fmt: skip
     find_data_set(wanted)
-    if export and is_folder(data):
-        check_classes(data, read_folder(wanted)[0].classes, export["classes"])
+    classes = export["classes"] if export else inside.classes if inside else None
+    if classes and is_folder(data):
+        check_classes(data, read_folder(wanted)[0].classes, classes)
 
 
 def check_output(options: Namespace) -> None:

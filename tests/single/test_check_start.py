@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,8 @@ from app.recipe.data_size import data_size
 from app.recipe.presets import preset
 from app.runs import run_folder
 from app.runs.folder_lock import lock_folder
+from app.trained.checkpoint_facts import CheckpointFacts, read_facts
+from tests.support.in_process import succeed
 
 SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
 
@@ -212,3 +217,44 @@ def test_an_export_with_other_classes(folder: Path, tmp_path: Path, capfd: pytes
     (tmp_path / "net.pt.json").write_text(json.dumps(facts))
     said = refusal(["evaluate", str(weights), "--data", str(folder)], capfd)
     assert said == f"error: {folder} has 2 classes, but the network was trained on 3\n"
+
+
+def test_a_checkpoint_of_other_classes(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    options = [*SMALL, "--width", "4", "--epochs", "1", "--image-size", "8", "--resize", "8", "--model", "resnet8"]
+    succeed(*options, "--data", folder, "--output", run)
+    capfd.readouterr()
+    shutil.copytree(folder, other)
+    for split in ("train", "val"):
+        (other / split / "dog").rename(other / split / "emu")
+    said = f"error: {other} has other classes than the network was trained on: number 1 is emu, but it was dog\n"
+    for weights in (run, run / "checkpoints/last.pt"):
+        assert refusal(["evaluate", str(weights), "--data", str(other)], capfd) == said
+        assert refusal(["evaluate", str(weights), "--ema"], capfd).startswith("error: there are no averaged weights")
+    folder.rename(folder.with_name("moved"))
+    said = refusal(["evaluate", str(run / "checkpoints/last.pt")], capfd)
+    assert said == f"error: no such data folder: {folder}\n"
+
+
+class Danger:
+    """Its pickle would make a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_is_read_without_running_what_it_names(tmp_path: Path) -> None:
+    content = pickle.dumps({"format": 1, "model": Danger(tmp_path / "made"), "classes": ["cat"], "config": {"lr": 1}})
+    with zipfile.ZipFile(tmp_path / "last.pt", "w") as file:
+        file.writestr("archive/data.pkl", content)
+    assert read_facts(tmp_path / "last.pt") == CheckpointFacts(None, ["cat"])
+    assert not (tmp_path / "made").exists()
+    for size in range(0, len(content), 7):
+        with zipfile.ZipFile(tmp_path / "part.pt", "w") as file:
+            file.writestr("archive/data.pkl", content[:size])
+        assert read_facts(tmp_path / "part.pt") is None
+    (tmp_path / "part.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
+    assert read_facts(tmp_path / "part.pt") is None
