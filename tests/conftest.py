@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from app.base.signals import SIGNALS
 
@@ -17,6 +19,18 @@ for number, default in (
 ):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, default)
+
+
+class _Scheduling(LoadFileScheduling):
+    """Run several files at the same time, but not two of tests/cluster that use containers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "containers" if "test_docker_" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -98,9 +98,12 @@ def check_start(options: Namespace, processes: int) -> None:
     Only the processes look at the tensors of the weights, because torch is needed to read them.
     """
     weights = Path(options.weights)
-    inside = read_facts(weights / CHECKPOINTS / LAST_CHECKPOINT if is_run(weights) else weights)
-    config = read_config(weights / CONFIG) if is_run(weights) else inside.config if inside else None
-    facts = found_facts(weights) if weights.is_file() and not inside else None
+    run = is_run(weights)
+    checkpoint = read_facts(weights / CHECKPOINTS / LAST_CHECKPOINT if run else weights)
+    config = checkpoint.config if checkpoint else None
+    if run and config is None:
+        config = read_config(weights / CONFIG)
+    facts = found_facts(weights) if weights.is_file() and not checkpoint else None
     export = read_preprocessing(facts) if facts else None
     if options.ema and (export or (config and not config.ema)):
         raise UserError(NO_AVERAGES)
@@ -115,10 +118,11 @@ def check_start(options: Namespace, processes: int) -> None:
         data_options(config or Config()), data=data, image_size=size, resize=options.resize if size else 0,
         skip_list=options.skip_list,
     )  # fmt: skip
-    find_data_set(wanted)
-    classes = export["classes"] if export else inside.classes if inside else None
+    classes = export["classes"] if export else checkpoint.classes if checkpoint else None
     if classes and is_folder(data):
         check_classes(data, read_folder(wanted)[0].classes, classes)
+    else:
+        find_data_set(wanted)
 
 
 def check_output(options: Namespace) -> None:

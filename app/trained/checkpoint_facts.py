@@ -6,12 +6,12 @@ import collections
 import contextlib
 import io
 import pickle
+import pickletools
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.base.errors import UserError
 from app.base.values import is_list_of
 from app.recipe.config import Config, from_dict
 
@@ -27,27 +27,42 @@ class CheckpointFacts:
 
 
 def read_facts(path: Path) -> CheckpointFacts | None:
-    """Return what a file says, or None if it is not a checkpoint or is damaged. The ranks report what is wrong."""
+    """Return the config and the classes in a checkpoint.
+
+    Return None if the file is not a checkpoint, is damaged or is too large. No error is raised, because the ranks
+    report what is wrong.
+    """
     try:
-        with zipfile.ZipFile(path) as file:
-            inside = next(each for each in file.infolist() if each.filename.endswith("/data.pkl"))
-            content = _WithoutTensors(io.BytesIO(file.read(inside))).load() if inside.file_size < _LARGEST else None
+        content = _content(path)
+        if not isinstance(content, dict) or "format" not in content:
+            return None
+        classes = content.get("classes")
+        return CheckpointFacts(_config(content.get("config")), classes if is_list_of(str, classes) else None)
     except Exception:  # pickle and zipfile raise many kinds of errors for a damaged file
         return None
-    if not isinstance(content, dict) or "format" not in content:
-        return None
-    classes = content.get("classes")
-    return CheckpointFacts(_config(content.get("config")), classes if is_list_of(str, classes) else None)
+
+
+def _content(path: Path) -> Any:
+    """Return the content of a file of torch.save without its tensors. Raises any exception if the file is damaged."""
+    with zipfile.ZipFile(path) as file:
+        inside = next(each for each in file.infolist() if each.filename.endswith("/data.pkl"))
+        if inside.compress_type != zipfile.ZIP_STORED or inside.file_size > _LARGEST:  # torch.save does not compress
+            return None
+        data = file.read(inside)
+    for operation, argument, _ in pickletools.genops(data):  # it raises if a value is longer than the file
+        if "PUT" in operation.name and isinstance(argument, int) and argument > len(data):
+            return None  # pickle would allocate a table of this size
+    return _WithoutTensors(io.BytesIO(data)).load()
 
 
 def _config(values: object) -> Config | None:
-    with contextlib.suppress(UserError, TypeError, ValueError, AttributeError, ArithmeticError):
+    with contextlib.suppress(Exception):  # for example wrong types, or values that are nested too deeply
         return from_dict(values)
     return None
 
 
 class _WithoutTensors(pickle.Unpickler):
-    """Read a pickle in which each tensor becomes None. It imports nothing that the file names."""
+    """Read a pickle without importing what it names. Tensors, and all objects that are not plain data, become None."""
 
     def persistent_load(self, pid: object) -> None:
         return None

@@ -18,7 +18,7 @@ from app.world.world import World
 
 HEADROOM = 1.25  # loader processes can decode 25 % more images/s than the average need, because some images take longer
 IMAGES = 16  # the largest number of images that the measurement decodes
-ENOUGH = 0.1  # seconds of a measurement: several calls, of which some are fast even if other programs use the cores
+ENOUGH = 0.1  # a measurement ends after this number of seconds; a call that takes longer is measured once
 
 
 def loader_processes(run: Run, state: State, world: World) -> int:
@@ -70,7 +70,10 @@ def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
 
 
 def seconds(work: Callable[[], object], world: World) -> float:
-    """Return the seconds of the fastest of several calls of `work`. The first is not counted, as it fills caches."""
+    """Return the seconds of the fastest call of `work`. The first call is not counted, because it fills caches.
+
+    Short calls are repeated, because other programs may use the core during some of them.
+    """
     times: list[float] = []
     while len(times) < 2 or sum(times[1:]) < ENOUGH:
         start = time.perf_counter()

@@ -5,20 +5,6 @@ from collections.abc import Iterator
 import docker_daemon
 import pytest
 from docker_daemon import GPU_IMAGE, Daemon
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
-
-
-class _Scheduling(LoadFileScheduling):
-    """With `--numprocesses 2 --dist loadfile`, two files run at the same time, but not two that use containers."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "containers" if "test_docker" in file else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return _Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

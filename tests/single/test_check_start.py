@@ -246,15 +246,29 @@ class Danger:
         return Path.touch, (self.path,)
 
 
-def test_a_checkpoint_is_read_without_running_what_it_names(tmp_path: Path) -> None:
-    content = pickle.dumps({"format": 1, "model": Danger(tmp_path / "made"), "classes": ["cat"], "config": {"lr": 1}})
-    with zipfile.ZipFile(tmp_path / "last.pt", "w") as file:
+def facts_in(content: bytes, path: Path, compression: int = zipfile.ZIP_STORED) -> CheckpointFacts | None:
+    with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr("archive/data.pkl", content)
-    assert read_facts(tmp_path / "last.pt") == CheckpointFacts(None, ["cat"])
+    return read_facts(path)
+
+
+def test_a_checkpoint_is_read_without_running_what_it_names(tmp_path: Path) -> None:
+    content = {"format": 1, "model": Danger(tmp_path / "made"), "classes": ["cat"], "config": {"lr": 1}}
+    assert facts_in(pickle.dumps(content), tmp_path / "last.pt") == CheckpointFacts(None, ["cat"])
     assert not (tmp_path / "made").exists()
-    for size in range(0, len(content), 7):
-        with zipfile.ZipFile(tmp_path / "part.pt", "w") as file:
-            file.writestr("archive/data.pkl", content[:size])
-        assert read_facts(tmp_path / "part.pt") is None
-    (tmp_path / "part.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:100])
-    assert read_facts(tmp_path / "part.pt") is None
+
+
+def test_damaged_and_crafted_checkpoints_are_left_to_the_ranks(tmp_path: Path) -> None:
+    path, nested = tmp_path / "last.pt", []
+    for _ in range(300):
+        nested = [nested]
+    content = pickle.dumps({"format": 1, "classes": ["cat"], "config": {"seed": nested}})
+    assert facts_in(content, path) == CheckpointFacts(None, ["cat"])
+    assert facts_in(content, path, zipfile.ZIP_DEFLATED) is None  # torch.save does not compress
+    assert all(facts_in(content[:size], path) is None for size in range(0, len(content), 7))
+    table = b"\x80\x02}r" + (2**31).to_bytes(4, "little") + b"."  # pickle would allocate 32 GiB to store this entry
+    assert facts_in(table, path) is None
+    long = b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"."  # a bytearray that is longer than the file
+    assert facts_in(long, path) is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert read_facts(path) is None

@@ -30,10 +30,13 @@ def test_enough() -> None:
 
 @pytest.fixture
 def one_process() -> Iterator[World]:
-    threads = torch.get_num_threads()
+    """Start a world of one process, which uses at most two cores."""
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:2])
     yield cluster.start("auto", "cpu")
     cluster.stop()
     torch.set_num_threads(threads)
+    os.sched_setaffinity(0, cores)
 
 
 def measured_run(folder: Path, model: str, side: int, *, per_worker: int = 4, width: int = 4) -> Run:
@@ -74,8 +77,8 @@ def test_a_pass_has_as_many_workers_as_in_training(tmp_path: Path, one_process: 
 def test_large_images_need_more_processes_than_small_ones(tmp_path: Path, one_process: World) -> None:
     """A tiny network on JPEGs of 500 x 380 pixels needs all processes. ResNet-50 on images of 8 x 8 needs one.
 
-    The first decodes an image in about 7 times the time of computing, the second in a small part of it, so that other
-    programs on this machine do not change the result.
+    In the first run, decoding an image takes about 7 times as long as computing with it. In the second run, it takes a
+    small part of that time. So the result is clear even if other programs use the cores.
     """
     (tmp_path / "large").mkdir()
     jpegs.write_folder(tmp_path / "large", images=8, repeats=4)

@@ -44,6 +44,6 @@ def test_the_log_is_synced_before_each_checkpoint(tmp_path: Path, events: list[E
     for number, name in enumerate(checkpoints[:4], start=1):
         before = events[: events.index(("rename", name))]
         assert before.count(("sync", "log.jsonl")) >= number
-        assert before[-1] == ("sync", f"{name}.tmp")
+        assert ("sync", f"{name}.tmp") in before
         following = events[len(before) + 1 :]
         assert following.index(("sync", "checkpoints")) < following.index(("rename", "last.pt"))
