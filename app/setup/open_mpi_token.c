@@ -39,7 +39,8 @@ static const char *token_for(int fd, void *caller)
     return (domain == AF_INET || domain == AF_INET6) && type == SOCK_STREAM ? token : NULL;
 }
 
-/* Listens on one interface where Open MPI would listen on all. For IPv6, which the launchers do not use, this is loopback. */
+/* Listens on one interface where Open MPI would listen on all. For IPv6, which the launchers do not use, this is loopback. If IPv6 is
+   off, there is no such address, and Open MPI would use no TCP at all. It then listens as it asked: nobody can reach it by IPv6. */
 int bind(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
 {
     int (*real)(int, const void *, socklen_t) = dlsym(RTLD_NEXT, "bind");
@@ -47,12 +48,14 @@ int bind(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
     const char *interface = getenv("OPEN_MPI_INTERFACE");
     struct sockaddr_in6 six;
     struct ifreq query = {0};
+    int failed;
     if (token_for(fd, __builtin_return_address(0)) && interface && *interface) {
         if (any->sa_family == AF_INET6 && size >= sizeof six) {
             memcpy(&six, any, sizeof six);
             if (!memcmp(&six.sin6_addr, &in6addr_any, sizeof in6addr_any))
                 six.sin6_addr = in6addr_loopback;
-            return real(fd, &six, sizeof six);
+            failed = real(fd, &six, sizeof six);
+            return failed && errno == EADDRNOTAVAIL ? real(fd, any, size) : failed;
         }
         strncpy(query.ifr_name, interface, IFNAMSIZ - 1);
         if (any->sa_family == AF_INET && ((const struct sockaddr_in *)any)->sin_addr.s_addr == INADDR_ANY &&

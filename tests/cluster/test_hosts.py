@@ -29,6 +29,7 @@ LAUNCHERS = {
     "mpirun with gloo": ["--launcher", "mpirun", "--collectives", "gloo"],
     "mpirun with MPI": ["--launcher", "mpirun", "--collectives", "mpi"],
 }
+MPI_UNDER_HOROVODRUN = {"MPI under horovodrun": ["--launcher", "horovodrun", "--collectives", "mpi"]}
 STALL = 15
 LONG_STALL = 60  # with a time-out this long a run ends in time; with a shorter one it may take 10 s more
 TRAVELS = {
@@ -57,7 +58,7 @@ def network() -> Iterator[Network]:
 
 def command(network: Network, launcher: str, output: Path, *options: str) -> list[str]:
     """Return a command line with launcher options before `train`, and --collectives after it."""
-    words = LAUNCHERS[launcher]
+    words = (LAUNCHERS | MPI_UNDER_HOROVODRUN)[launcher]
     where = ["--hostfile", str(network.folder / "hosts"), *SSH]
     return [*LAUNCH, *where, *words[:2], *TRAIN, *words[2:], "--output", str(output), *options]
 
@@ -112,7 +113,7 @@ def nothing_left(hosts: list[Host]) -> bool:
     return not [line for host in hosts for line in host.processes("") if "sshd" not in line]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", LAUNCHERS | MPI_UNDER_HOROVODRUN)
 def test_the_same_parameters_as_on_one_host(
     launcher: str, network: Network, expected: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -120,6 +121,29 @@ def test_the_same_parameters_as_on_one_host(
     assert done.returncode == 0, done.stderr
     assert "4 on alpha (2), beta (2)" in done.stdout
     assert_same(parameters(tmp_path / "run"), expected)
+    assert nothing_left(network.hosts)
+
+
+@pytest.fixture
+def without_ipv6(network: Network) -> Iterator[None]:
+    """Turn off IPv6 on all hosts, as in many clusters and in docker's networks."""
+    setting = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+    for host in network.hosts:
+        host.do(f"echo 1 > {setting}")
+    yield
+    for host in network.hosts:
+        host.do(f"echo 0 > {setting}")
+
+
+@pytest.mark.usefixtures("without_ipv6")
+@pytest.mark.parametrize("launcher", LAUNCHERS | MPI_UNDER_HOROVODRUN)
+def test_hosts_without_ipv6(launcher: str, network: Network, tmp_path: Path) -> None:
+    words = command(network, launcher, tmp_path / "run", "--epochs", "1")
+    words[len(LAUNCH) : len(LAUNCH)] = ["--interface", "eth0"]
+    done = network.hosts[0].run(*words, **ENVIRON)
+    assert done.returncode == 0, done.stderr
+    assert "4 on alpha (2), beta (2)" in done.stdout
+    assert done.stderr == ""
     assert nothing_left(network.hosts)
 
 
@@ -197,3 +221,27 @@ def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) ->
     assert run.returncode == 1
     assert "beta does not answer" in errors.splitlines()[-1]
     assert seconds < LONG_STALL
+
+
+def test_an_elastic_run_goes_on_without_a_host_that_ends(tmp_path: Path) -> None:
+    output, alone = tmp_path / "run", tmp_path / "alone"
+    script = tmp_path / "discover.sh"
+    script.write_text("#!/bin/sh\nprintf 'alpha:2\\nbeta:2\\n'\n")
+    script.chmod(0o755)
+    long = ["--epochs", "120", "--log-every", "1"]
+    network = Network("alpha", "beta")
+    try:
+        alpha, beta = network.hosts
+        done = alpha.run(*LAUNCH, "--launcher", "none", *TRAIN, *long, "--output", str(alone), **ENVIRON)
+        assert done.returncode == 0, done.stderr
+        elastic = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script), "--interface", "eth0"]
+        run = alpha.start(*LAUNCH, *elastic, *SSH, *TRAIN, *long, "--output", str(output), **ENVIRON)
+        wait_for_steps(output, 20)
+        beta.close()
+        shown, errors = run.communicate(timeout=200)
+    finally:
+        network.close()
+    assert run.returncode == 0, errors
+    assert "4 on alpha (2), beta (2)" in shown and "2 on alpha (2)" in shown
+    assert "on beta: the ssh connection to it was lost" in errors
+    assert_same(parameters(output), parameters(alone))
