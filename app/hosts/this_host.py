@@ -35,12 +35,12 @@ def is_here(name: str) -> bool:
         family, _, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_DGRAM)[0]
     except OSError:
         raise UserError(f"the host {name} does not resolve: correct the name, or add it to /etc/hosts or DNS") from None
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind(address)  # this succeeds only for an address of this machine
             return True
-        except OSError:
-            return False
+    except OSError:
+        return False
 
 
 def machine() -> str:

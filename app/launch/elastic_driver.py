@@ -60,11 +60,12 @@ class MeetingDriver(ElasticDriver):
     def wait_for_place(self, host: str, slot: int) -> bool:
         """Wait until a process gets a rank, because all others have asked for one too, or until the run ends.
 
-        Return False at once if the process must end, because its slot was removed.
+        Return False at once if the process must end, because its slot was removed, or because the ssh connection to it
+        was lost.
         """
         key = host, slot
         with self._changed:
-            if key in self._leaving:
+            if key in self._leaving or key not in self._running:
                 return False
             self._asking.add(key)
             self._early.discard(key)

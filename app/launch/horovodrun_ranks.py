@@ -43,6 +43,8 @@ _CONNECTIONS = 4  # ssh connections that are opened to one host at the same time
 _DELAYS = (1.0, 2.0, 4.0)  # the seconds to wait before each new attempt after sshd has dropped a connection
 _PIECE = re.compile(rb"[^\r\n]*[\r\n]")
 _LOGIN = 120.0  # the longest time in seconds from the start of ssh to the start of the parent process of a rank
+# An elastic run continues without a host that is off or unreachable. With these options, ssh to it ends after 60 s.
+_NOTICE = ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"]
 _SSH_FAILED = 255  # ssh's exit code for its own errors
 _LAST_WORDS = 5.0  # the longest time in seconds for reading the rest of the output of a rank that has ended
 PARENT = [sys.executable, "-I", "-S", rank_parent.__file__]
@@ -173,6 +175,7 @@ class RankProcess:
         ssh = ["ssh", *SSH]
         ssh += ["-p", str(settings.ssh_port)] if settings.ssh_port else []
         ssh += ["-i", settings.ssh_identity_file] if settings.ssh_identity_file else []
+        ssh += _NOTICE if settings.elastic else []
         self.here = rank.is_here()
         self.command = PARENT if self.here else [*ssh, "--", self.host, f"exec {shlex.join(PARENT)}"]
         self.words = b""  # the last output of ssh or of a login script before the parent process starts

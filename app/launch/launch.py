@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from app.base import launcher_environment
-from app.base.errors import DONE, FAILED, LOST, PREEMPTED, UserError
+from app.base.errors import FAILED, LOST, PREEMPTED, UserError
 from app.base.failure import Failure
 from app.base.program import Command
 from app.base.streams import reader_is_gone, say_last, visible
@@ -289,8 +289,6 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
                 job.end_within(0)  # end the job now, because the launcher would wait for hosts that do not answer
         if alone and alone.for_long():
             job.end_within(0)
-    if output.failures and not search:
-        search = Search(launch)
     gone = search.result() if search else ""  # this must come before close(), which ends all child processes
     launcher_code = job.close()
     output.finish()
@@ -298,7 +296,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     if alone and alone.found:
         code = FAILED
         words = f"error: the run had no process for {alone.found:.0f} s\n"
-    if gone and code != DONE:
+    if gone:
         words = f"{words.rstrip()}; {gone}\n"
     died = (
         launch.elastic

@@ -40,22 +40,28 @@ static const char *token_for(int fd, void *caller)
 }
 
 /* Listens on one interface where Open MPI would listen on all. For IPv6, which the launchers do not use, this is loopback. If IPv6 is
-   off, there is no such address, and Open MPI would use no TCP at all. It then listens as it asked: nobody can reach it by IPv6. */
+   off, ::1 does not exist, and a failure would make Open MPI use no TCP at all. Then this is 127.0.0.1, written as an IPv6 address. */
 int bind(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
 {
     int (*real)(int, const void *, socklen_t) = dlsym(RTLD_NEXT, "bind");
     const struct sockaddr *any = address.__sockaddr__;
     const char *interface = getenv("OPEN_MPI_INTERFACE");
+    static const struct in6_addr mapped = {{{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1}}};
     struct sockaddr_in6 six;
     struct ifreq query = {0};
-    int failed;
+    int failed, off = 0;
     if (token_for(fd, __builtin_return_address(0)) && interface && *interface) {
         if (any->sa_family == AF_INET6 && size >= sizeof six) {
             memcpy(&six, any, sizeof six);
-            if (!memcmp(&six.sin6_addr, &in6addr_any, sizeof in6addr_any))
-                six.sin6_addr = in6addr_loopback;
+            if (memcmp(&six.sin6_addr, &in6addr_any, sizeof in6addr_any))
+                return real(fd, any, size);
+            six.sin6_addr = in6addr_loopback;
             failed = real(fd, &six, sizeof six);
-            return failed && errno == EADDRNOTAVAIL ? real(fd, any, size) : failed;
+            if (failed && errno == EADDRNOTAVAIL && !setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off)) {
+                six.sin6_addr = mapped;
+                failed = real(fd, &six, sizeof six);
+            }
+            return failed;
         }
         strncpy(query.ifr_name, interface, IFNAMSIZ - 1);
         if (any->sa_family == AF_INET && ((const struct sockaddr_in *)any)->sin_addr.s_addr == INADDR_ANY &&
