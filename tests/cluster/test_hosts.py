@@ -15,6 +15,7 @@ import pytest
 import torch
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
+from tests.support.elastic import print_hosts
 from tests.support.jobs import wait_for
 from tests.support.programs import run_ranks
 
@@ -235,9 +236,7 @@ def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) ->
 def test_an_elastic_run_goes_on_without_a_host(end: str, tmp_path: Path) -> None:
     """If no connection is closed, as after a power failure, gloo waits for 120 s."""
     output, alone = tmp_path / "run", tmp_path / "alone"
-    script = tmp_path / "discover.sh"
-    script.write_text("#!/bin/sh\nprintf 'alpha:2\\nbeta:2\\n'\n")
-    script.chmod(0o755)
+    script = print_hosts(tmp_path / "discover.sh", "alpha:2", "beta:2")
     long = ["--epochs", "120", "--log-every", "1"]
     network = Network("alpha", "beta")
     try:

@@ -16,6 +16,7 @@ import network_hosts
 import pytest
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
+from tests.support.elastic import print_hosts
 from tests.support.jobs import iteration, wait_for
 from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
@@ -43,9 +44,7 @@ pytestmark = pytest.mark.skipif(bool(network_hosts.missing()), reason=network_ho
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
     network = Network("alpha", "beta", "mallory")
-    script = network.folder / "discover"
-    script.write_text("#!/bin/sh\necho alpha:1\necho beta:1\n")
-    script.chmod(0o755)
+    print_hosts(network.folder / "discover", "alpha:1", "beta:1")
     yield network
     network.close()
 

@@ -21,6 +21,7 @@ from horovod.runner.common.util import network, secret
 
 from app.doctor import bandwidth
 from app.world import rendezvous
+from tests.support.elastic import print_hosts
 from tests.support.jobs import Job, iteration, wait_for
 from tests.support.planted_secrets import PLANTED, SECRETS
 from tests.support.programs import APP, ROOT, RUN
@@ -72,10 +73,7 @@ def test_another_user_gets_nothing(kind: str, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, value)
     words = RUNS[kind]
     if kind == "elastic":
-        script = tmp_path / "hosts.sh"
-        script.write_text("#!/bin/sh\necho localhost:2\n")
-        script.chmod(0o755)
-        words = ["--host-discovery-script", str(script), *words]
+        words = ["--host-discovery-script", str(print_hosts(tmp_path / "hosts.sh", "localhost:2")), *words]
     open_folder = Path("/tmp") / f"stranger-{os.getpid()}-{len(words)}"
     open_folder.mkdir()
     open_folder.chmod(0o777)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.elastic import four_ranks
+from tests.support.elastic import four_ranks, print_hosts
 from tests.support.jobs import wait_for
 from tests.support.programs import start
 
@@ -23,9 +23,7 @@ def test_processes_that_die_while_others_connect_cost_only_themselves(tmp_path: 
 
 def test_a_launcher_that_waits_for_hosts_ends_with_its_parent(tmp_path: Path) -> None:
     """The parent is killed while the launcher waits for a second host, as if the user had killed ./run.sh."""
-    script = tmp_path / "discover.sh"
-    script.write_text("#!/bin/sh\necho 127.0.0.1:1\n")
-    script.chmod(0o755)
+    script = print_hosts(tmp_path / "discover.sh", "127.0.0.1:1")
     launcher = "from app.launch import horovodrun; horovodrun.GRACE = 1; horovodrun.main()"
     options = ["-np", "2", "--min-np", "2", "--gloo", "--network-interfaces", "lo", "--host-discovery-script", script]
     parent = start(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.elastic import print_hosts
 from tests.support.fork_server import forked_ranks
 from tests.support.jobs import FAULTY, End, Job, iteration
 from tests.support.programs import RUN
@@ -41,10 +42,8 @@ def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[P
 
 
 def elastic(folder: Path, slots: int) -> list[str]:
-    script = folder.with_name(f"{folder.name}.sh")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(f"#!/bin/sh\necho localhost:{slots}\n")
-    script.chmod(0o755)
+    script = print_hosts(folder.with_name(f"{folder.name}.sh"), f"localhost:{slots}")
     return ["--min-np", "1", "--host-discovery-script", str(script), *TRAIN, "--output", str(folder)]
 
 

@@ -19,6 +19,7 @@ from app.hosts.ssh import no_answer
 from app.hosts.this_host import visible_gpus
 from app.launch import launch
 from app.launch.environment import without_other_jobs
+from tests.support.elastic import print_hosts
 
 ROOT = Path(__file__).parents[2]
 FOUR = "".join(f"GPU {i}: NVIDIA H100 (UUID: GPU-{i}aaa-bbbb)\n" for i in range(4))
@@ -68,9 +69,7 @@ def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
 
 def elastic(tmp_path: Path, *hosts: str) -> list[str]:
     """Return the command line of an elastic run whose discovery script prints these hosts, with one slot each."""
-    script = tmp_path / "discover.sh"
-    script.write_text("#!/bin/sh\n" + "".join(f"echo {host}:1\n" for host in hosts))
-    script.chmod(0o755)
+    script = print_hosts(tmp_path / "discover.sh", *(f"{host}:1" for host in hosts))
     return ["--host-discovery-script", str(script), "--interface", "lo", "train"]
 
 

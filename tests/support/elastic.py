@@ -29,12 +29,21 @@ RECIPE = ["train", *SMALL, "--epochs", "900", "--keep", "1000", "--stall-timeout
 PATIENCE = 110
 
 
-def make_script(hosts: Path) -> Path:
-    """Write a discovery script that prints the file `hosts`. Return its path."""
-    script = hosts.with_name("discover.sh")
-    script.write_text(f"#!/bin/sh\ncat '{hosts}'\n")
+def write_script(script: Path, text: str) -> Path:
+    """Write a shell script that can be executed. Return its path."""
+    script.write_text(f"#!/bin/sh\n{text}\n")
     script.chmod(0o755)
     return script
+
+
+def make_script(hosts: Path) -> Path:
+    """Write a discovery script that prints the file `hosts`. Return its path."""
+    return write_script(hosts.with_name("discover.sh"), f"cat '{hosts}'")
+
+
+def print_hosts(script: Path, *hosts: str) -> Path:
+    """Write a discovery script that always prints the same hosts, such as "localhost:2". Return its path."""
+    return write_script(script, "\n".join(f"echo {host}" for host in hosts))
 
 
 def list_slots(hosts: Path, slots: int) -> None:
@@ -154,9 +163,7 @@ def four_ranks(program: str, place: Path) -> End:
 
     A rank that dies is not replaced. The wait is shorter than the 200 s for which gloo would wait for a process.
     """
-    script = place / "discover.sh"
-    script.write_text("#!/bin/sh\nprintf '127.0.0.%d:1\\n' 1 2 3 4\n")
-    script.chmod(0o755)
+    script = print_hosts(place / "discover.sh", *(f"127.0.0.{number}:1" for number in (1, 2, 3, 4)))
     options = ["-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo", "--host-discovery-script", script]
     options += ["--blacklist-cooldown-range", "1000", "3600"]  # seconds in which the slot of a dead rank is not used
     rank = [sys.executable, ROOT / "tests/parallel" / program, place]
