@@ -18,7 +18,7 @@ PLAN = ["kill rank 0", "kill", "join", "leave", "kill rank 0", "join", "kill", "
 
 
 def test_a_random_plan_of_deaths_joins_and_leaves(tmp_path: Path) -> None:
-    with ElasticRun(tmp_path, 2, SLOTS, "nap:0:0") as run:
+    with ElasticRun(tmp_path, 2, SLOTS, "nap:0:0", forks=False) as run:
         last = carry_out(run)
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     steps = [line["iteration"] for line in lines if line["kind"] == "train"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,12 +13,13 @@ import pytest
 
 from app.world import connections, rendezvous
 from tests.support.elastic import four_ranks
-from tests.support.programs import horovodrun, run
+from tests.support.fork_server import fork_of
+from tests.support.programs import ROOT, horovodrun, run
 
 
 def test_no_connection_is_left_after_a_shutdown() -> None:
     """Otherwise a process of an elastic run would wait for data of a neighbour that has left, for 120 s."""
-    done = run(*horovodrun(3, sys.executable, "-m", "tests.parallel.sockets_rank"))
+    done = run(*horovodrun(3, *fork_of(ROOT / "tests/parallel/sockets_rank.py")))
     counts = [json.loads(found) for found in re.findall(r"<stdout>:(\[.*\])", done.stdout)]
     assert len(counts) == 3
     for before, first, between, second, after in counts:

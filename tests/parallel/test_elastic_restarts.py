@@ -9,15 +9,27 @@ from pathlib import Path
 import psutil
 
 from tests.support.elastic import RECIPE, list_slots, make_script
+from tests.support.fork_server import forked_app
 from tests.support.jobs import iteration, wait_for
-from tests.support.programs import RUN, environ
+from tests.support.programs import environ
 
 
 def test_a_run_without_output_option_whose_process_dies_four_times(tmp_path: Path) -> None:
     """With --screen quiet, rank 0 does not print the folder for the user, but the launcher must know it."""
     list_slots(tmp_path / "hosts", 1)
     script = str(make_script(tmp_path / "hosts"))
-    words = [*RUN, "--min-np", "1", "--max-np", "1", "--host-discovery-script", script, *RECIPE, "--screen", "quiet"]
+    words = [
+        *forked_app(),
+        "--min-np",
+        "1",
+        "--max-np",
+        "1",
+        "--host-discovery-script",
+        script,
+        *RECIPE,
+        "--screen",
+        "quiet",
+    ]
     with (tmp_path / "log").open("w") as out:
         job = subprocess.Popen(words, cwd=tmp_path, env=environ(), stdout=out, stderr=out)
     try:
@@ -42,7 +54,7 @@ def last_step(place: Path) -> int:
 
 
 def rank(job: subprocess.Popen[bytes]) -> psutil.Process:
-    """Return the process of the only rank of a job."""
-    found = [child for child in psutil.Process(job.pid).children(recursive=True) if "train" in child.cmdline()[3:4]]
+    """Return the process of the only rank of a job. If it is killed, so is the fork that it has asked for."""
+    found = [child for child in psutil.Process(job.pid).children(recursive=True) if child.name().startswith("fork ")]
     assert len(found) == 1, [child.cmdline() for child in found]
     return found[0]

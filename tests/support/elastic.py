@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from tests.support.fork_server import fork_of, forked_ranks
 from tests.support.jobs import FAULTY, End, Job
 from tests.support.programs import ROOT, environ
 
@@ -54,9 +55,11 @@ def list_slots(hosts: Path, slots: int) -> None:
 
 
 def holds_lock(pid: int, folder: Path) -> bool:
-    """Return whether a process holds the lock of a run's folder. Rank 0 does."""
+    """Return whether a process, or the fork that it stands for, holds the lock of a run's folder. Rank 0 does."""
     with contextlib.suppress(OSError):  # the process has ended
-        for file in Path(f"/proc/{pid}/fd").iterdir():
+        name = Path(f"/proc/{pid}/comm").read_text().split()
+        process = name[1] if name[0] == "fork" else pid
+        for file in Path(f"/proc/{process}/fd").iterdir():
             with contextlib.suppress(OSError):  # the file was closed
                 if file.readlink() == folder / "lock":
                     return True
@@ -92,6 +95,8 @@ class ElasticRun:
         most: The value of --max-np.
         fault: The fault of tests/support/fault_rank.py.
         more: More options of `train`.
+        forks: Whether the ranks are forks of the fork server, which start faster. The process id of such a rank is that
+            of the program that has asked for the fork. If this process is killed, so is the fork.
 
     Attributes:
         folder: The folder of the run.
@@ -99,11 +104,12 @@ class ElasticRun:
         job: The process of the command.
     """
 
-    def __init__(self, place: Path, slots: int, most: int, fault: str, *more: str) -> None:
+    def __init__(self, place: Path, slots: int, most: int, fault: str, *more: str, forks: bool = True) -> None:
         self.folder, self.log, self.hosts = place / "elastic", place / "elastic.log", place / "hosts"
         self.list_slots(slots)
         options = ["--min-np", "1", "--max-np", str(most), "--host-discovery-script", str(make_script(self.hosts))]
-        words = [*FAULTY, *options, *RECIPE, *more, "--output", str(self.folder)]
+        program = forked_ranks("tests/support/fault_rank.py") if forks else FAULTY
+        words = [*program, *options, *RECIPE, *more, "--output", str(self.folder)]
         with self.log.open("w") as out:
             self.job = subprocess.Popen(words, env=environ(FAULT=fault), stdout=out, stderr=out)
 
@@ -134,7 +140,8 @@ class ElasticRun:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"".join(command[1:2]).endswith(b"fault_rank.py") and str(self.folder).encode() in command:
+            place = 5 if command[1:2] == [b"-I"] else 1  # in the command line of fork_of, or of run_ranks
+            if b"".join(command[place : place + 1]).endswith(b"fault_rank.py") and str(self.folder).encode() in command:
                 found.append(int(entry.name))
         return found
 
@@ -166,6 +173,6 @@ def four_ranks(program: str, place: Path) -> End:
     script = print_hosts(place / "discover.sh", *(f"127.0.0.{number}:1" for number in (1, 2, 3, 4)))
     options = ["-np", "4", "--min-np", "1", "--gloo", "--network-interfaces", "lo", "--host-discovery-script", script]
     options += ["--blacklist-cooldown-range", "1000", "3600"]  # seconds in which the slot of a dead rank is not used
-    rank = [sys.executable, ROOT / "tests/parallel" / program, place]
+    rank = fork_of(ROOT / "tests/parallel" / program, place)
     words = ["env", "HOROVOD_GLOO_TIMEOUT_SECONDS=200", sys.executable, "-m", "app.launch.horovodrun", *options, *rank]
     return Job(place / "run", [str(word) for word in words]).end(150)

@@ -2,6 +2,7 @@
 
 The new process gets the arguments, environment, working directory and standard streams of this process. This process
 forwards signals to it, and ends as it ends. Only small modules are imported here, so that the start takes 20 ms.
+`/proc/PID/comm` of this process has the text "fork N", where N is the process id of the new process.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Fork:
 def main() -> None:
     ignored = [number for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
     process = Fork(sys.argv[1], sys.argv[2:], os.environ, ignored=ignored)
+    Path("/proc/self/comm").write_text(f"fork {process.pid}")
 
     def forward(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):
