@@ -51,7 +51,10 @@ class Ratio(NamedTuple):
     high: float | None
 
     def is_within(self, within: float) -> bool:
-        """Return whether the distance of both ends from the median is at most the fraction `within` of the median."""
+        """Return whether both ends of the interval differ from the median by at most `within` times the median.
+
+        Return False if there is no interval.
+        """
         if self.low is None or self.high is None:
             return False
         return max(self.high - self.median, self.median - self.low) <= within * self.median

@@ -49,8 +49,9 @@ class Stopwatch(Hooks):
     def watch_feed(self, feed: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches of `feed`, and measure the wait for each.
 
-        A batch is requested when the backward pass of the previous batch has ended. So the time since the end of the
-        forward pass is the time of the backward pass.
+        The first batch of a pass is requested when the backward pass of the previous pass has ended. So the time since
+        the end of the forward pass is the time of the backward pass. The other batches of a pass are requested
+        immediately after the first.
         """
         while True:
             self._mark("backward")

@@ -57,7 +57,8 @@ _LAUNCHERS = (
     ),
     _Launcher("PMI_SIZE", "PMI_RANK", ("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy")),
     _Launcher("HOROVOD_SIZE", "HOROVOD_RANK", ("horovodrun",)),
-    # A shell or script in Slurm is one task, and no launcher. slurmstepd belongs to root, so /proc may hide it.
+    # A shell or a batch script in Slurm is a single task, so srun is recognised only by two or more tasks. slurmstepd
+    # belongs to root, so /proc may hide its name.
     _Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("srun", "slurmstepd", _HIDDEN), "--mpi=pmix", 2),
     # A script of a batch job is a child of flux-broker, and no task (see _programs_above).
     _Launcher("FLUX_JOB_SIZE", "FLUX_TASK_RANK", ("flux", "flux-shell"), "-o pmi=pmix", 2),

@@ -18,7 +18,7 @@ from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
 CURVE_MARGIN = 1.0  # the margin for curves in %, because errors in the middle of a run vary more than at its end
-Runs = Mapping[str, Sequence[CellRun]]  # the runs of each config, one for each seed, by the name of its row
+Runs = Mapping[str, Sequence[CellRun]]  # from the name of a cell to its runs, one for each seed
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:

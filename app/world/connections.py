@@ -90,7 +90,7 @@ def _sockets() -> dict[int, int]:
     """Return the sockets of this process, as a dictionary from inode to file descriptor."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
-        # A listed descriptor may be closed by now. One always is: os.listdir itself had opened it to read the folder.
+        # A listed descriptor may be closed by now. The one with which os.listdir read the folder is always closed.
         with contextlib.suppress(OSError):
             status = os.fstat(int(entry))
             if stat.S_ISSOCK(status.st_mode):

@@ -134,7 +134,7 @@ def make_network(daemon: Daemon) -> None:
 
 
 def build_image(daemon: Daemon, collectives: str = "cpu", tag: str = IMAGE) -> None:
-    """Build an image from the files that git tracks and from PLANTS, which the image must not contain."""
+    """Build an image from a folder that has the files that git tracks and PLANTS. The image must not contain PLANTS."""
     base, context = make_base(daemon), daemon.folder / f"context-{collectives}"
     context.mkdir()
     daemon.run("sh", "-c", f"git ls-files -z | xargs -0 tar -c | tar -x -C {context}")

@@ -19,8 +19,8 @@ HOST = socket.gethostname()
 COMMAND = run_ranks("tests/parallel/launch_rank.py")  # the tests of signals need ranks that are no forks
 ENVIRON = environ()
 SECRET = b"planted-secret"
-# Environment variables that must not disturb a launch: names that no shell accepts, more text than a command line can
-# hold, variables of another job, and a proxy that does not answer.
+# Environment variables that must not disturb a launch: names that no shell accepts, more text than one argument of a
+# command can hold, variables of another job, and a proxy that does not answer.
 ODD = {
     "A(x86)": "1",
     "my var": "1",

@@ -1,4 +1,4 @@
-"""The predictions of `plan` for later publications. docs/plan.md explains each deviation from the published times."""
+"""The predictions of `plan` for later publications. docs/plan.md describes how they differ."""
 
 import pytest
 
