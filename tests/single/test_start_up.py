@@ -1,4 +1,4 @@
-"""A run does not import certain modules, because importing them takes long and it does not need them."""
+"""A run and its launcher do not import certain modules, because importing them takes long and it does not need them."""
 
 import sys
 from pathlib import Path
@@ -14,3 +14,9 @@ def test_a_run_does_not_import_what_it_does_not_need(tmp_path: Path) -> None:
     )
     options = ["train", "--epochs", "1", "--width", "4", "--device", "cpu", "--output", str(tmp_path / "run")]
     run(sys.executable, "-c", code, *options)
+
+
+def test_horovodrun_does_not_import_torch() -> None:
+    words = ["-m", "app.launch.horovodrun", "-np", "1", "--gloo", "--network-interfaces", "lo", "true"]
+    imported = run(sys.executable, "-X", "importtime", *words).stderr  # of its child processes too
+    assert "horovod.runner.launch" in imported and "torch" not in imported
