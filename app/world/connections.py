@@ -7,6 +7,7 @@ moment is called a meeting here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import stat
@@ -66,15 +67,20 @@ def _cut_when_over() -> Iterator[None]:
     """Let hvd.init(), which runs in the `with` block, fail soon if another process dies while the processes connect.
 
     A thread regularly asks the launcher whether all processes that connect are alive. If one has died, the thread
-    shuts down the internet sockets that were opened in the block. hvd.init() then fails at once, instead of waiting.
+    shuts down Horovod's internet sockets that were opened in the block. hvd.init() then fails at once, instead of
+    waiting. Other threads may open sockets too, for example to log to a tracking server. Theirs are Python objects, and
+    Horovod's are not.
     """
     before, done = set(_sockets()), threading.Event()
 
     def watch() -> None:
         while not done.wait(_LOOK):
             if rendezvous.meeting_is_over():
-                for inode, descriptor in _sockets().items():
-                    if inode not in before:
+                opened = {inode: descriptor for inode, descriptor in _sockets().items() if inode not in before}
+                # type(), because isinstance() reads attributes of the objects, and some of torch warn then
+                of_python = {each.fileno() for each in gc.get_objects() if issubclass(type(each), socket.socket)}
+                for inode, descriptor in opened.items():
+                    if descriptor not in of_python:
                         _shut_down(inode, descriptor)
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -39,15 +40,20 @@ def test_only_connections_of_the_meeting_are_cut(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rendezvous, "meeting_is_over", lambda: True)
     with socket.create_server(("127.0.0.1", 0)) as server:
         older, older_end = connect(server)
+        older_of_c = older.detach()
         with connections._cut_when_over():
             newer, newer_end = connect(server)
+            newer_of_c = newer.detach()  # as Horovod's sockets are: it is no Python object
+            of_python, of_python_end = connect(server)
             local, local_end = socket.socketpair()
             assert newer_end.recv(1) == b""  # waits until the connection is cut
             time.sleep(2 * connections._LOOK)
-        for here, there in ((older, older_end), (local, local_end)):
+        older = socket.socket(fileno=older_of_c)
+        for here, there in ((older, older_end), (of_python, of_python_end), (local, local_end)):
             here.sendall(b"x")
             assert there.recv(1) == b"x"
-        for each in (older, older_end, newer, newer_end, local, local_end):
+        os.close(newer_of_c)
+        for each in (older, older_end, newer_end, of_python, of_python_end, local, local_end):
             each.close()
 
 
