@@ -54,6 +54,9 @@ class Board:
     Args:
         run: The run.
         start: The position at which the run begins or continues.
+
+    Attributes:
+        last_step: The last step before this position whose loss was in the files when they were opened, or 0.
     """
 
     def __init__(self, run: Run, start: Position) -> None:
@@ -64,8 +67,8 @@ class Board:
         evaluated = start.epoch * run.plan.iterations_per_epoch
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start
-        self.training = continued(folder / TRAIN, {} if begins else limits)
-        self.validation = continued(folder / VALIDATION, {} if begins else self._limits(evaluated, start.epoch))
+        self.training, self.last_step = continued(folder / TRAIN, {} if begins else limits, of="steps/loss")
+        self.validation, _ = continued(folder / VALIDATION, {} if begins else self._limits(evaluated, start.epoch))
         self.confusion: Tensor | None = None
         if begins:
             plan = text("plan", "\n".join(f"- {line}" for line in describe(run.plan, run.config)))

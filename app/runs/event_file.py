@@ -82,16 +82,21 @@ def scalars(values: Mapping[str, float], step: int) -> Event:
     return event(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
 
 
-def continued(folder: Path, limits: Mapping[str, int]) -> EventFile:
+def continued(folder: Path, limits: Mapping[str, int], of: str = "") -> tuple[EventFile, int]:
     """Return a new file of a folder. It replaces the older files, without values that a continued run will write again.
+
+    Also return the last step whose value with the name `of` is kept, or 0 if there is none.
 
     Args:
         folder: The folder of the event files.
         limits: The last step whose values are kept, by the first part of a value's name (the part before "/"). All
             values with other names are removed.
+        of: The name of a value.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
-    return EventFile(folder, kept_events(old, limits) if limits else [], old)
+    kept = kept_events(old, limits) if limits else []
+    last = max((event.step for event in kept if any(value.tag == of for value in event.summary.value)), default=0)
+    return EventFile(folder, kept, old), last
 
 
 def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]:

@@ -42,6 +42,15 @@ class Line(NamedTuple):
     speed: Speed
     norms: dict[str, float]
 
+    def last(self, steps: int) -> Line:
+        """Return a line about the last `steps` of these steps."""
+        return self._replace(steps=self.steps[-steps:])
+
+    def values(self) -> dict[str, float]:
+        """Return the mean loss and error of the steps, the last learning rate, the speed and the norms."""
+        means = {name: sum(step[name] for step in self.steps) / len(self.steps) for name in ("loss", "top1_error")}
+        return {**means, "lr": self.steps[-1]["lr"], **self.speed._asdict(), **self.norms}
+
 
 class Log:
     """A log that writes nothing. All ranks except rank 0 use it."""
@@ -50,9 +59,9 @@ class Log:
 
     def begin(self, folder: Path) -> None: ...
 
-    def train(
-        self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]
-    ) -> None: ...
+    def train(self, line: Line) -> None: ...
+
+    def flush(self) -> None: ...
 
     def evaluation(
         self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None
@@ -112,22 +121,38 @@ class RunLog(Log):
     def begin(self, folder: Path) -> None:
         self.screen.begin(folder)
 
-    def train(self, position: Position, steps: list[dict[str, float]], speed: Speed, norms: dict[str, float]) -> None:
+    def train(self, line: Line) -> None:
         """Write a line of log.jsonl about some steps, and each of the steps to TensorBoard."""
-        sums = [len(steps), *(sum(step[name] for step in steps) for name in ("loss", "top1_error"))]
-        self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
-        self.images_per_second = speed.images_per_second
-        values = {
-            "loss": sums[1] / sums[0],
-            "top1_error": sums[2] / sums[0],
-            "lr": steps[-1]["lr"],
-            **speed._asdict(),
-            **norms,
-        }
-        self._write(TRAIN, position, {"steps": len(steps), **values})
+        self._write_line(line)
         if self.board is not None:
-            self.board.train(position, steps, values)
-        self.screen.train(position, values)
+            self.board.train(line.position, line.steps, line.values())
+
+    def restore(self, lines: list[Line]) -> None:
+        """Write those steps of `lines` that the previous rank 0 of an elastic run had not written when it died.
+
+        TensorBoard may lack more of them than log.jsonl, because a thread writes its files.
+        """
+        for line in lines:
+            end = self.plan.iteration_at(line.position)
+            if end > self.last_step:
+                self._write_line(line.last(end - self.last_step))
+            if self.board is not None and end > self.board.last_step:
+                rest = line.last(end - self.board.last_step)
+                self.board.train(rest.position, rest.steps, rest.values())
+
+    def flush(self) -> None:
+        """Wait until the thread has written all values for TensorBoard."""
+        if self.board is not None:
+            with self._unharmed(TENSORBOARD):
+                self.board.flush()
+
+    def _write_line(self, line: Line) -> None:
+        """Write a line of log.jsonl and of the screen."""
+        sums = [len(line.steps), *(sum(step[name] for step in line.steps) for name in ("loss", "top1_error"))]
+        self.so_far = [old + new for old, new in zip(self.so_far, sums, strict=True)]
+        self.images_per_second = line.speed.images_per_second
+        self._write(TRAIN, line.position, {"steps": len(line.steps), **line.values()})
+        self.screen.train(line.position, line.values())
 
     def evaluation(self, position: Position, result: Evaluation, lr: float, average: Evaluation | None = None) -> None:
         """Write a line of log.jsonl about an evaluation, and its values to TensorBoard.
@@ -168,9 +193,7 @@ class RunLog(Log):
             self.file.sync()
         if EPOCHS in self.incomplete:
             self._write_epochs()
-        if self.board is not None:
-            with self._unharmed(TENSORBOARD):
-                self.board.flush()
+        self.flush()
 
     def finish(self, result: dict[str, Any], text: str) -> None:
         """Print the result and write it to TensorBoard."""

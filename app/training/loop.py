@@ -138,7 +138,7 @@ class TrainingLoop:
                 reports.read()
         # Log all finished steps before the checkpoint is written: a run that continues from it does not repeat them.
         for line in reports.take(everything=saving or committing):
-            self.log.train(*line)
+            self.log.train(line)
             state.unlogged.lines += [line] if is_elastic() else []
         state.unlogged.steps = reports.steps
         if stopping:
@@ -152,6 +152,7 @@ class TrainingLoop:
         """Make a commit. Afterwards, no process needs the lines of the log before it."""
         self.commit()
         self.state.unlogged.lines.clear()
+        self.log.flush()
 
     def line(self, throughput: Throughput) -> tuple[Speed, Tensor] | None:
         """Return the speed and the norms for a line of the log, without waiting for the device.

@@ -185,9 +185,8 @@ class Trainer:
                 log = logs[0] = RunLog(run, position)
             except OSError as error:
                 raise cannot_write(run.folder / LOG, error) from None
+            log.restore(self.state.unlogged.lines)
             self.state.unlogged = self.state.unlogged.after(log.last_step, run.plan.iteration_at(position), run.plan)
-            for line in self.state.unlogged.lines:
-                log.train(*line)
             log.say(*warnings)
 
         on_root(open_on_root)

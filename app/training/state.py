@@ -24,7 +24,7 @@ class Unlogged:
 
     Attributes:
         lines: The lines of the log since the previous commit. Rank 0 may die before it writes them. It has written all
-            earlier lines, because the other processes cannot make a step without it.
+            earlier lines to log.jsonl and TensorBoard, because the other processes cannot make a step without it.
         steps: The loss, top1_error and lr of each step after these lines.
     """
 
@@ -43,7 +43,7 @@ class Unlogged:
             plan: The plan of the run.
         """
         ends = [(line, plan.iteration_at(line.position)) for line in self.lines]
-        lines = [line._replace(steps=line.steps[logged - end :]) for line, end in ends if end > logged]
+        lines = [line.last(end - logged) for line, end in ends if end > logged]
         return Unlogged(lines, self.steps[logged - now :] if now > logged else [])
 
 

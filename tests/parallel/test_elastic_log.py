@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.disks import fill, small_disk
 from tests.support.elastic import ElasticRun
@@ -39,6 +40,16 @@ def test_steps_that_rank_0_has_not_logged_when_it_dies(
         assert "rank 0 on" in run.log.read_text()  # it has died
     ends = [line["iteration"] for line in check_log(run.folder) if line["iteration"] <= 64]
     assert ends == [n for n in range(1, 65) if n % log_every == 0 or n % 16 == 0]
+
+
+def test_steps_that_rank_0_has_logged_but_not_shown_when_it_dies(tmp_path: Path) -> None:
+    """A thread writes the files of TensorBoard, so they may lack steps that are in log.jsonl."""
+    with ElasticRun(tmp_path, 2, 2, "die-unshown:0:20", "--log-every", "1") as run:
+        run.wait_for(lambda: len(run.checkpoints()) >= 3, "three epochs")
+        assert "rank 0 on" in run.log.read_text()  # it has died
+    logged = [line["iteration"] for line in check_log(run.folder)]
+    board = EventAccumulator(str(run.folder / "tensorboard/train"), {"scalars": 0}).Reload()
+    assert [event.step for event in board.Scalars("steps/loss")] == logged
 
 
 def test_a_process_that_dies_while_the_disk_is_full(tmp_path: Path) -> None:

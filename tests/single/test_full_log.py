@@ -14,7 +14,7 @@ from app.recipe.plan import Position, make_plan
 from app.runs.board import Board
 from app.runs.evaluation import Evaluation
 from app.runs.json_lines import read_lines
-from app.runs.log import RunLog, Speed
+from app.runs.log import Line, RunLog, Speed
 from app.runs.run import Run
 from tests.support.disks import fill, small_disk
 
@@ -55,7 +55,7 @@ def train(log: RunLog, epochs: range) -> None:
         for number in range(1, PER_EPOCH + 1):
             step = {"loss": loss(epoch * PER_EPOCH + number), "top1_error": 0.5, "lr": 0.25}
             position = Position(epoch, number * MINIBATCH)
-            log.train(position, [step], Speed(100.0, 0.0, 0.0), {"gradient_norm": 1.0, "parameter_norm": 2.0})
+            log.train(Line(position, [step], Speed(100.0, 0.0, 0.0), {"gradient_norm": 1.0, "parameter_norm": 2.0}))
         log.evaluation(Position(epoch, PER_EPOCH * MINIBATCH), evaluation(epoch), 0.25)
 
 

@@ -6,6 +6,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - die: The rank sends SIGKILL to itself.
 - die-unsaved: The rank sends SIGKILL to itself after STEP, when the evaluation is in the log but in no checkpoint.
 - die-unlogged: The rank sends SIGKILL to itself after STEP, when the others have its sums but it has logged nothing.
+- die-unshown: The rank writes TensorBoard slowly. From STEP on, it sends SIGKILL to itself before it writes there.
 - stop: The rank sends SIGSTOP to itself.
 - sleep: The rank sleeps for 1000 s.
 - loader: The rank sends SIGSTOP to its loader processes.
@@ -26,11 +27,13 @@ import time
 
 import psutil
 import torch
+from tensorboard.compat.proto.event_pb2 import Event
 
 from app.__main__ import main
 from app.base import failure
 from app.base.failure import end
 from app.base.launcher_environment import launcher_rank
+from app.runs.event_file import EventFile
 from app.training.hooks import Hooks
 from app.training.state import State
 
@@ -46,15 +49,29 @@ class Fault(Hooks):
 
     def before_step(self, state: State) -> None:
         self.steps += 1
+        if self.kind == "die-unshown" and self.steps == 1 and launcher_rank() == self.rank:
+            self.write_slowly()
         if self.kind in ("nap", "linger"):
             time.sleep(NAP)
-        if self.due() and self.kind not in ("die-unsaved", "die-unlogged"):
+        if self.due() and self.kind not in ("die-unsaved", "die-unlogged", "die-unshown"):
             self.happen(state)
 
     def after_sums(self) -> None:
         if self.due() and self.kind == "die-unlogged":
             time.sleep(1)  # in this time the other ranks make a commit
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_slowly(self) -> None:
+        write = EventFile._write
+
+        def slowly(file: EventFile, *events: Event) -> None:
+            time.sleep(0.2)
+            if self.steps >= self.step:
+                time.sleep(3)  # in this time the others make a commit
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(file, *events)
+
+        EventFile._write = slowly  # type: ignore[method-assign]
 
     def before_comparison(self, state: State) -> None:
         if self.due() and (self.steps == 0 or self.kind == "die-unsaved"):
