@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
+from app.hosts.this_host import check_collectives
 from app.recipe import data_size
 from app.recipe.config import Config
 from app.recipe.options import Parser, resolve, run_parser
@@ -44,8 +45,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Namespace]:
 
 
 def check_start(request: tuple[Config, Namespace], processes: int) -> None:
-    """Raise UserError for faults of the data that the processes would find at their start."""
+    """Raise UserError for faults that the processes would find at their start."""
     config, options = request
+    check_collectives(config.collectives, config.device)
     if not options.collectives:  # measuring an allreduce needs no data
         data_size.check_start(config, processes)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from app.base.errors import Preempted, UserError
 from app.base.files import make_output
 from app.data.sources import find_data_set, is_folder, read_folder
+from app.hosts.this_host import check_collectives
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_options, image_size
 from app.recipe.options import Parser
@@ -93,10 +94,11 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def check_start(options: Namespace, processes: int) -> None:
-    """Raise UserError if the processes could not use the data, or if the weights lack what the options need.
+    """Raise UserError if the processes could not use the data or NCCL, or if the weights lack what the options need.
 
     Only the processes look at the tensors of the weights, because torch is needed to read them.
     """
+    check_collectives(options.collectives, options.device)
     weights = Path(options.weights)
     run = is_run(weights)
     checkpoint = read_facts(weights / CHECKPOINTS / LAST_CHECKPOINT if run else weights)

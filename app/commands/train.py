@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.base.errors import UserError
 from app.base.launcher_environment import launcher_rank
 from app.base.signals import StopRequest
+from app.data.sources import is_folder, read_folder
+from app.hosts.this_host import check_collectives
+from app.recipe import data_size
 from app.recipe.comparison import check_same_recipe
 from app.recipe.config import Config, read_config
-from app.recipe.data_size import check_start
+from app.recipe.data_size import data_options
 from app.recipe.options import Parser, resolve, run_parser
-from app.runs.layout import CHECKPOINTS, CONFIG
-from app.runs.run_folder import check_folder, find_folder, resumed_folder
+from app.runs.layout import CHECKPOINTS, CONFIG, LAST_CHECKPOINT
+from app.runs.run_folder import check_folder, check_images, find_folder, resumed_folder
+from app.trained.checkpoint_facts import read_facts
 from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from app.training.hooks import Hooks
 
 __all__ = ["check_output", "check_start", "main", "make_parser", "parse"]
-
-check_output = check_folder
 
 EXAMPLE = "./run.sh -np 8 train --recipe paper-256 --data /imagenet"
 
@@ -65,6 +68,39 @@ def check_init(config: Config) -> None:
         raise UserError(
             f"--init {path}: this folder is not a run with a checkpoint; give a file of weights or another run"
         )
+
+
+def check_start(config: Config, processes: int) -> None:
+    """Raise UserError for faults that the processes would find at their start (see app/commands/__init__.py)."""
+    check_collectives(config.collectives, config.device)
+    data_size.check_start(config, processes)
+
+
+def check_output(config: Config) -> None:
+    """Raise UserError if rank 0 could not use the run's folder, or if its checkpoint or the weights do not fit."""
+    folder = find_folder(config)
+    check_folder(config)
+    checkpoint = read_facts(folder / CHECKPOINTS / LAST_CHECKPOINT)
+    if checkpoint is None:
+        check_network(config)
+    elif checkpoint.fingerprint and is_folder(config.data) and "data" not in config.allow_change:
+        index, _ = read_folder(replace(data_options(config), stage=""))
+        check_images(config, folder, checkpoint.fingerprint, index.fingerprint)
+
+
+def check_network(config: Config) -> None:
+    """Raise UserError if --init names a run or a checkpoint of another network.
+
+    Only rank 0 checks the tensors and files of weights, because torch is needed to read them.
+    """
+    path = Path(config.init)
+    given = read_facts(path / CHECKPOINTS / LAST_CHECKPOINT if path.is_dir() else path) if config.init else None
+    if given is None or given.config is None:
+        return
+    for name in ("model", "width"):
+        theirs, ours = getattr(given.config, name), getattr(config, name)
+        if theirs != ours:
+            raise UserError(f"--init {path} was trained with --{name} {theirs}, not {ours}: give --{name} {theirs}")
 
 
 def main(argv: Sequence[str], hooks: Hooks | None = None) -> None:

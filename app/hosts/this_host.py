@@ -86,6 +86,20 @@ def addresses() -> list[str]:
     return [each["address"] for each in probe.interfaces().values()]
 
 
+def check_collectives(collectives: str, device: str) -> None:
+    """Raise UserError if NCCL is asked for, but the processes on this host will certainly use no GPU.
+
+    Args:
+        collectives: The value of --collectives.
+        device: The value of --device.
+    """
+    files = [path for name in ("nvidia[0-9]*", "dxg", "kfd") for path in Path("/dev").glob(name)]  # NVIDIA, WSL, AMD
+    if collectives == "nccl" and (device == "cpu" or (not files and not shutil.which("nvidia-smi"))):
+        raise UserError(
+            f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
+        )
+
+
 def gpus(device: str | None) -> int:
     """Return the number of GPUs that a run on this machine can use. Raises UserError if nvidia-smi hangs.
 

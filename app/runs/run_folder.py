@@ -53,6 +53,22 @@ def check_folder(config: Config) -> None:
     lock_folder(find_folder(config), PATIENCE).close()
 
 
+def check_images(config: Config, folder: Path, trained: str, now: str) -> None:
+    """Raise UserError if a run would continue with other images, and --allow-change does not allow it.
+
+    Args:
+        config: The options of the run.
+        folder: The folder of the run.
+        trained: The fingerprint of the images with which its checkpoint was trained.
+        now: The fingerprint of the images in the data set now.
+    """
+    if trained != now and "data" not in config.allow_change:
+        raise UserError(
+            f"the checkpoint in {folder} was trained on other images than those in {config.data} (fingerprint"
+            f" {trained}, now {now}): to continue anyway, give --allow-change data"
+        )
+
+
 def resumed_folder(name: str) -> Path:
     """Return the folder that --resume names. Raises UserError if it contains no run."""
     if name == "auto":

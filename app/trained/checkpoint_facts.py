@@ -20,14 +20,18 @@ _LARGEST = 2**26  # bytes of the part without the values of tensors; the names o
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """The config and the classes in a checkpoint. A part that is missing or has wrong values is None."""
+    """The config, the classes and the fingerprint of the data in a checkpoint.
+
+    A part that is missing or has wrong values is None.
+    """
 
     config: Config | None
     classes: list[str] | None
+    fingerprint: str | None
 
 
 def read_facts(path: Path) -> CheckpointFacts | None:
-    """Return the config and the classes in a checkpoint.
+    """Return the config, the classes and the fingerprint of the data in a checkpoint.
 
     Return None if the file is not a checkpoint, is damaged or is too large. No error is raised, because the ranks
     report what is wrong.
@@ -36,8 +40,12 @@ def read_facts(path: Path) -> CheckpointFacts | None:
         content = _content(path)
         if not isinstance(content, dict) or "format" not in content:
             return None
-        classes = content.get("classes")
-        return CheckpointFacts(_config(content.get("config")), classes if is_list_of(str, classes) else None)
+        classes, fingerprint = content.get("classes"), content.get("fingerprint")
+        return CheckpointFacts(
+            _config(content.get("config")),
+            classes if is_list_of(str, classes) else None,
+            fingerprint if isinstance(fingerprint, str) else None,
+        )
     except Exception:  # pickle and zipfile raise many kinds of errors for a damaged file
         return None
 

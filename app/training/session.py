@@ -246,11 +246,7 @@ def begin(run: Run, state: State) -> str:
     content = read_newest(run.folder, partial(say, run.config))
     if content is None:
         return start_from(state, run.config) if run.config.init else ""
-    if content["fingerprint"] != run.source.fingerprint and "data" not in run.config.allow_change:
-        raise UserError(
-            f"the checkpoint in {run.folder} was trained on other images than those in {run.config.data} (fingerprint"
-            f" {content['fingerprint']}, now {run.source.fingerprint}): to continue anyway, give --allow-change data"
-        )
+    run_folder.check_images(run.config, run.folder, content["fingerprint"], run.source.fingerprint)
     checkpoint.restore(state, content)
     return ""
 

@@ -333,10 +333,7 @@ def _done(handle: int) -> torch.Tensor:
 
 
 def _check_build(collectives: str, kind: str) -> None:
-    if collectives == "nccl" and kind == "cpu":
-        raise UserError(
-            f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
-        )
+    this_host.check_collectives(collectives, kind)
     built = {"nccl": hvd.nccl_built, "mpi": hvd.mpi_built, "gloo": hvd.gloo_built}
     if collectives != "auto" and not built[collectives]():
         raise UserError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -111,6 +113,13 @@ def test_a_folder_that_a_config_file_names(folder: Path, capfd: pytest.CaptureFi
         (
             ["evaluate", "/no/net.pt"],
             "error: there is no /no/net.pt: give a run's folder, a checkpoint or a state_dict\n",
+        ),
+        *(
+            (
+                [*words, "--device", "cpu"],
+                f"error: --collectives nccl needs a GPU and {socket.gethostname()} uses none: give",
+            )
+            for words in (["train", "--collectives=nccl"], ["benchmark", "--collectives", "nccl"])
         ),
         (["train", "--skip-list", "x"], "error: --skip-list is for images in a folder: leave it out with --data dig"),
     ],
@@ -236,6 +245,28 @@ def test_a_checkpoint_of_other_classes(folder: Path, tmp_path: Path, capfd: pyte
     assert said == f"error: no such data folder: {folder}\n"
 
 
+def test_a_run_with_other_images_and_weights_of_another_network(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    images = ["--data", str(folder), "--image-size", "8", "--resize", "8"]
+    options = [*SMALL, "--width", "4", "--epochs", "1", *images, "--model", "resnet8"]
+    succeed(*options, "--output", run)
+    capfd.readouterr()
+    for weights in (run, run / "checkpoints/last.pt"):
+        for name, theirs, ours in (("model", "resnet8", "resnet14"), ("width", "4", "8")):
+            said = refusal([*options, f"--{name}", ours, "--init", str(weights)], capfd)
+            advice = f"give --{name} {theirs}"
+            assert said == f"error: --init {weights} was trained with --{name} {theirs}, not {ours}: {advice}\n"
+    (run / "result.json").unlink()
+    Image.new("RGB", (9, 9)).save(folder / "train/cat/0.jpg")
+    said = re.sub("[0-9a-f]{16}", "FINGERPRINT", refusal(["train", "--resume", str(run)], capfd))
+    assert said == (
+        f"error: the checkpoint in {run} was trained on other images than those in {folder} (fingerprint FINGERPRINT,"
+        " now FINGERPRINT): to continue anyway, give --allow-change data\n"
+    )
+
+
 class Danger:
     """Its pickle would make a file when it is read."""
 
@@ -254,7 +285,7 @@ def facts_in(content: bytes, path: Path, compression: int = zipfile.ZIP_STORED) 
 
 def test_a_checkpoint_is_read_without_running_what_it_names(tmp_path: Path) -> None:
     content = {"format": 1, "model": Danger(tmp_path / "made"), "classes": ["cat"], "config": {"lr": 1}}
-    assert facts_in(pickle.dumps(content), tmp_path / "last.pt") == CheckpointFacts(None, ["cat"])
+    assert facts_in(pickle.dumps(content), tmp_path / "last.pt") == CheckpointFacts(None, ["cat"], None)
     assert not (tmp_path / "made").exists()
 
 
@@ -263,7 +294,7 @@ def test_damaged_and_crafted_checkpoints_are_left_to_the_ranks(tmp_path: Path) -
     for _ in range(300):
         nested = [nested]
     content = pickle.dumps({"format": 1, "classes": ["cat"], "config": {"seed": nested}})
-    assert facts_in(content, path) == CheckpointFacts(None, ["cat"])
+    assert facts_in(content, path) == CheckpointFacts(None, ["cat"], None)
     assert facts_in(content, path, zipfile.ZIP_DEFLATED) is None  # torch.save does not compress
     assert all(facts_in(content[:size], path) is None for size in range(0, len(content), 7))
     table = b"\x80\x02}r" + (2**31).to_bytes(4, "little") + b"."  # pickle would allocate 32 GiB to store this entry
