@@ -4,6 +4,7 @@ The runs must have the same parameters as on one host, and behave as documented 
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -122,6 +123,21 @@ def test_the_same_parameters_as_on_one_host(
     assert done.returncode == 0, done.stderr
     assert "4 on alpha (2), beta (2)" in done.stdout
     assert_same(parameters(tmp_path / "run"), expected)
+    assert nothing_left(network.hosts)
+
+
+def test_a_launcher_that_confuses_two_hosts_ends_the_run(network: Network, tmp_path: Path) -> None:
+    """Open MPI 4 shortens both names to `node`, unless it gets an option, and starts all ranks on one host."""
+    text = 'exec /usr/bin/mpirun "${@/orte_keep_fqdn_hostnames/orte_ignored}"'
+    (tmp_path / "mpirun").write_text(f"#!/bin/bash\n{text}\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    words = command(network, "mpirun with MPI", tmp_path / "run", "--epochs", "2")
+    done = network.hosts[0].run(*words, **ENVIRON, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 2, done.stderr
+    said = (
+        "error: the launcher was asked for 2 hosts with 2, 2 processes, but they run on alpha:4: several of the names"
+    )
+    assert done.stderr.splitlines()[-1].startswith(said)
     assert nothing_left(network.hosts)
 
 

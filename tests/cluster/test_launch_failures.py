@@ -159,7 +159,7 @@ def test_an_sshd_that_takes_few_connections_at_once(network: Network) -> None:
         limit_connections(beta, "5:100:5")
         assert run_program(network, "import time; time.sleep(1)", "beta:12") == (0, "")
         limit_connections(beta, "1:100:1")
-        code, errors = run_program(network, "import time; time.sleep(100)", "alpha:1,beta:12")
+        code, errors = run_program(network, "import time; time.sleep(1000)", "alpha:1,beta:12")  # the others are ended
     finally:
         limit_connections(beta, "")
     assert code == 1
