@@ -15,8 +15,8 @@ from app.hosts.this_host import check_collectives
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_options, image_size
 from app.recipe.options import Parser
-from app.runs.layout import CHECKPOINTS, CONFIG, LAST_CHECKPOINT, is_run
-from app.trained.checkpoint_facts import read_facts
+from app.runs.layout import CONFIG, is_run
+from app.trained.checkpoint_facts import newest_facts, read_facts
 from app.trained.preprocessing import NO_AVERAGES, NO_DATA, check_classes, found_facts, read_preprocessing
 
 EXAMPLE = "./run.sh -np 4 evaluate runs/digits-20260101-120000 --output evaluation"
@@ -101,7 +101,7 @@ def check_start(options: Namespace, processes: int) -> None:
     check_collectives(options.collectives, options.device)
     weights = Path(options.weights)
     run = is_run(weights)
-    checkpoint = read_facts(weights / CHECKPOINTS / LAST_CHECKPOINT if run else weights)
+    checkpoint = newest_facts(weights) if run else read_facts(weights)
     config = checkpoint.config if checkpoint else None
     if run and config is None:
         config = read_config(weights / CONFIG)

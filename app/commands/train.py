@@ -16,10 +16,11 @@ from app.recipe import data_size
 from app.recipe.comparison import check_same_recipe
 from app.recipe.config import Config, read_config
 from app.recipe.data_size import data_options
+from app.recipe.models import MODELS
 from app.recipe.options import Parser, resolve, run_parser
-from app.runs.layout import CHECKPOINTS, CONFIG, LAST_CHECKPOINT
+from app.runs.layout import CHECKPOINTS, CONFIG
 from app.runs.run_folder import check_folder, check_images, find_folder, resumed_folder
-from app.trained.checkpoint_facts import read_facts
+from app.trained.checkpoint_facts import newest_facts, read_facts
 from app.training.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def check_output(config: Config) -> None:
     """Raise UserError if rank 0 could not use the run's folder, or if its checkpoint or the weights do not fit."""
     folder = find_folder(config)
     check_folder(config)
-    checkpoint = read_facts(folder / CHECKPOINTS / LAST_CHECKPOINT)
-    if checkpoint is None:
+    if not any((folder / CHECKPOINTS).glob("*.pt")):
         check_network(config)
-    elif checkpoint.fingerprint and is_folder(config.data) and "data" not in config.allow_change:
+        return
+    checkpoint = newest_facts(folder)
+    if checkpoint and checkpoint.fingerprint and is_folder(config.data) and "data" not in config.allow_change:
         index, _ = read_folder(replace(data_options(config), stage=""))
         check_images(config, folder, checkpoint.fingerprint, index.fingerprint)
 
@@ -94,10 +96,10 @@ def check_network(config: Config) -> None:
     Only rank 0 checks the tensors and files of weights, because torch is needed to read them.
     """
     path = Path(config.init)
-    given = read_facts(path / CHECKPOINTS / LAST_CHECKPOINT if path.is_dir() else path) if config.init else None
+    given = (newest_facts(path) if path.is_dir() else read_facts(path)) if config.init else None
     if given is None or given.config is None:
         return
-    for name in ("model", "width"):
+    for name in ("model", "width") if MODELS[config.model].small else ("model",):
         theirs, ours = getattr(given.config, name), getattr(config, name)
         if theirs != ours:
             raise UserError(f"--init {path} was trained with --{name} {theirs}, not {ours}: give --{name} {theirs}")

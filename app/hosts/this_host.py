@@ -9,6 +9,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -86,18 +87,29 @@ def addresses() -> list[str]:
     return [each["address"] for each in probe.interfaces().values()]
 
 
+def no_gpu_for_nccl() -> UserError:
+    return UserError(
+        f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
+    )
+
+
 def check_collectives(collectives: str, device: str) -> None:
-    """Raise UserError if NCCL is asked for, but the processes on this host will certainly use no GPU.
+    """Raise UserError if NCCL is asked for and the processes on this host will use no GPU.
+
+    If there is no file of NVIDIA's driver, torch is asked, which takes two seconds. It may know another kind of GPU.
 
     Args:
         collectives: The value of --collectives.
         device: The value of --device.
     """
-    files = [path for name in ("nvidia[0-9]*", "dxg", "kfd") for path in Path("/dev").glob(name)]  # NVIDIA, WSL, AMD
-    if collectives == "nccl" and (device == "cpu" or (not files and not shutil.which("nvidia-smi"))):
-        raise UserError(
-            f"--collectives nccl needs a GPU and {socket.gethostname()} uses none: give --collectives gloo or mpi"
-        )
+    if collectives != "nccl":
+        return
+    if device == "cpu":
+        raise no_gpu_for_nccl()
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        answer = _output_of([sys.executable, "-c", "import torch; print('GPU:', torch.cuda.is_available())"])
+        if answer and "GPU: False" in answer:
+            raise no_gpu_for_nccl()
 
 
 def gpus(device: str | None) -> int:

@@ -205,14 +205,15 @@ def _launch(
     if dry_run:
         print(shell_line(command_line(launch, environ, open_mpi=version, root=root), additions))
         return 0
-    here = [this_host.is_here(host.name) for host in launch.hosts]
+    counts = hostfile.processes_on(launch.hosts, launch.processes)
+    names = [host.name for host, count in zip(launch.hosts, counts, strict=True) if count or launch.elastic]
+    here = [this_host.is_here(name) for name in names]
     if check_here is not None and any(here):
         check_here(launch.processes, all(here) if launch.elastic else here[0])
     if launch.remote:
         launch = replace(launch, interface=check_hosts(launch) or launch.interface)
         environ |= direct(environ)  # the other hosts may have a proxy
     if launch.remote and not launch.elastic:
-        counts = hostfile.processes_on(launch.hosts, launch.processes)
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
         # COLUMNS is not used, because it may be left from another terminal. A terminal of unknown width reports 0.

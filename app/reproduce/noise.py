@@ -31,10 +31,9 @@ from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
 from app.reproduce.runs import NOISE
-from app.runs.layout import CONFIG, PLAN
+from app.runs.layout import CONFIG, PLAN, numbered
 from app.runs.record import read_json
 from app.training import checkpoint
-from app.training.checkpoint_files import numbered
 from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
 from app.training.run import open_data
 

@@ -84,11 +84,15 @@ class Board:
         iteration = self.plan.iteration_at(position)
         first, seen = iteration - len(steps) + 1, iteration * self.plan.minibatch
         measured = {f"{kind}/{name}": values[name] for kind, names in OF_STEPS.items() for name in names}
+        self.add_steps(dict(enumerate(steps, first)))
         self.training.add(
-            *(scalars({f"steps/{name}": step[name] for name in OF_A_STEP}, i) for i, step in enumerate(steps, first)),
-            scalars(measured, iteration),
-            scalars({f"images/{name}": values[name] for name in OF_A_STEP}, seen),
+            scalars(measured, iteration), scalars({f"images/{name}": values[name] for name in OF_A_STEP}, seen)
         )
+
+    def add_steps(self, steps: dict[int, dict[str, float]]) -> None:
+        """Write the values of steps, by their number."""
+        events = [scalars({f"steps/{name}": step[name] for name in OF_A_STEP}, i) for i, step in steps.items()]
+        self.training.add(*events)
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Write the errors of an evaluation.

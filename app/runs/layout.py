@@ -27,6 +27,11 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def numbered(folder: Path) -> list[Path]:
+    """Return the checkpoints in a run's folder that have a number in their name, the newest first."""
+    return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
+
+
 def check_is_run(folder: Path, option: str = "") -> None:
     """Raise UserError if a folder contains no run.
 

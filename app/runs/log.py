@@ -127,10 +127,15 @@ class RunLog(Log):
         if self.board is not None:
             self.board.train(line.position, line.steps, line.values())
 
-    def restore(self, lines: list[Line]) -> None:
-        """Write those steps of `lines` that the previous rank 0 of an elastic run had not written when it died.
+    def restore(self, lines: list[Line], steps: dict[int, dict[str, float]]) -> None:
+        """Write what the previous rank 0 of an elastic run had not written when it died.
 
-        TensorBoard may lack more of them than log.jsonl, because a thread writes its files.
+        TensorBoard may lack more steps than log.jsonl, because a thread writes its files.
+
+        Args:
+            lines: Lines that log.jsonl may lack.
+            steps: The steps after these lines, by their number. If log.jsonl has some of them, rank 0 had ended a line
+                earlier, to write a checkpoint. Only TensorBoard may lack these. The others are no part of a line yet.
         """
         for line in lines:
             end = self.plan.iteration_at(line.position)
@@ -139,6 +144,9 @@ class RunLog(Log):
             if self.board is not None and end > self.board.last_step:
                 rest = line.last(end - self.board.last_step)
                 self.board.train(rest.position, rest.steps, rest.values())
+        if self.board is not None:
+            last = self.board.last_step
+            self.board.add_steps({number: step for number, step in steps.items() if last < number <= self.last_step})
 
     def flush(self) -> None:
         """Wait until the thread has written all values for TensorBoard."""

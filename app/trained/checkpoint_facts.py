@@ -14,6 +14,7 @@ from typing import Any
 
 from app.base.values import is_list_of
 from app.recipe.config import Config, from_dict
+from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, numbered
 
 _LARGEST = 2**26  # bytes of the part without the values of tensors; the names of 21,000 classes need less than 2**20
 
@@ -48,6 +49,16 @@ def read_facts(path: Path) -> CheckpointFacts | None:
         )
     except Exception:  # pickle and zipfile raise many kinds of errors for a damaged file
         return None
+
+
+def newest_facts(folder: Path) -> CheckpointFacts | None:
+    """Return the facts of the checkpoint with which a run continues, or None if none can be read.
+
+    It is the newest of those that have a number in their name, because the process may have died before it made
+    LAST_CHECKPOINT a name of it.
+    """
+    found = [*numbered(folder), folder / CHECKPOINTS / LAST_CHECKPOINT]
+    return next(filter(None, map(read_facts, found)), None)
 
 
 def _content(path: Path) -> Any:

@@ -14,7 +14,7 @@ from app.base.errors import UserError
 from app.base.files import is_full, sync_folder, wait_for_space, write_whole
 from app.model.weights import read_file
 from app.recipe.config import Config
-from app.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT
+from app.runs.layout import BEST_CHECKPOINT, CHECKPOINTS, LAST_CHECKPOINT, numbered
 from app.training import checkpoint
 
 PATIENCE = 300.0  # the longest time in seconds to wait for space on a full disk
@@ -50,11 +50,6 @@ def point_at(path: Path, name: str) -> None:
         return
     os.replace(temporary, last)
     sync_folder(path.parent)
-
-
-def numbered(folder: Path) -> list[Path]:
-    """Return the checkpoints in a run's folder that have a number in their name, the newest first."""
-    return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
 
 
 def read_newest(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:

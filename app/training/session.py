@@ -40,7 +40,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.loader_size import loader_processes
 from app.training.loop import TrainingLoop
 from app.training.run import make_state, open_run
-from app.training.state import State, StateCopy
+from app.training.state import State, StateCopy, Unlogged
 from app.training.watchdog import Watchdog
 from app.world import elastic
 from app.world.agreement import on_root, together
@@ -157,8 +157,9 @@ class Trainer:
             started_from = on_root(partial(begin, run, self.state))
             self.said_once = (*filter(None, [started_from]), *run.source.warnings)
         state = self.state
-        kept = state.position, state.errors, state.average_errors, state.unlogged.steps
-        state.position, state.errors, state.average_errors, state.unlogged.steps = broadcast_object(kept)
+        kept = state.position, state.errors, state.average_errors, state.unlogged.lines, state.unlogged.steps
+        state.position, state.errors, state.average_errors, *unlogged = broadcast_object(kept)
+        state.unlogged = Unlogged(*unlogged)
         broadcast_parameters(self.state.tensors().items())  # Horovod: all processes get rank 0's state
         return self.state
 
@@ -185,8 +186,9 @@ class Trainer:
                 log = logs[0] = RunLog(run, position)
             except OSError as error:
                 raise cannot_write(run.folder / LOG, error) from None
-            log.restore(self.state.unlogged.lines)
-            self.state.unlogged = self.state.unlogged.after(log.last_step, run.plan.iteration_at(position), run.plan)
+            unlogged, now = self.state.unlogged, run.plan.iteration_at(position)
+            log.restore(unlogged.lines, dict(enumerate(unlogged.steps, now - len(unlogged.steps) + 1)))
+            self.state.unlogged = unlogged.after(log.last_step, now, run.plan)
             log.say(*warnings)
 
         on_root(open_on_root)

@@ -68,8 +68,8 @@ def _cut_when_over() -> Iterator[None]:
 
     A thread regularly asks the launcher whether all processes that connect are alive. If one has died, the thread
     shuts down Horovod's internet sockets that were opened in the block. hvd.init() then fails at once, instead of
-    waiting. Other threads may open sockets too, for example to log to a tracking server. Theirs are Python objects, and
-    Horovod's are not.
+    waiting. Other threads may open sockets too, for example to log to a tracking server. Those that are Python objects,
+    which Horovod's are not, stay open.
     """
     before, done = set(_sockets()), threading.Event()
 

@@ -333,7 +333,8 @@ def _done(handle: int) -> torch.Tensor:
 
 
 def _check_build(collectives: str, kind: str) -> None:
-    this_host.check_collectives(collectives, kind)
+    if collectives == "nccl" and kind == "cpu":
+        raise this_host.no_gpu_for_nccl()
     built = {"nccl": hvd.nccl_built, "mpi": hvd.mpi_built, "gloo": hvd.gloo_built}
     if collectives != "auto" and not built[collectives]():
         raise UserError(

@@ -127,8 +127,8 @@ def test_the_same_parameters_as_on_one_host(
 
 
 def test_a_launcher_that_confuses_two_hosts_ends_the_run(network: Network, tmp_path: Path) -> None:
-    """Open MPI 4 shortens both names to `node`, unless it gets an option, and starts all ranks on one host."""
-    text = 'exec /usr/bin/mpirun "${@/orte_keep_fqdn_hostnames/orte_ignored}"'
+    """Open MPI shortens both names to `node`, unless it gets an option, and starts all ranks on one host."""
+    text = 'exec /usr/bin/mpirun "${@/?rte_keep_fqdn_hostnames/orte_ignored}"'
     (tmp_path / "mpirun").write_text(f"#!/bin/bash\n{text}\n")
     (tmp_path / "mpirun").chmod(0o755)
     words = command(network, "mpirun with MPI", tmp_path / "run", "--epochs", "2")

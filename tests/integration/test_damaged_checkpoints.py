@@ -18,9 +18,9 @@ import torch
 
 from app.base.errors import UserError
 from app.runs import figures
-from app.runs.layout import LAST_CHECKPOINT
+from app.runs.layout import LAST_CHECKPOINT, numbered
 from app.training import checkpoint, checkpoint_files
-from app.training.checkpoint_files import numbered, read_newest, write
+from app.training.checkpoint_files import read_newest, write
 from tests.support.disks import small_disk
 from tests.support.in_process import failure_of, run_command
 

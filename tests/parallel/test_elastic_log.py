@@ -44,9 +44,10 @@ def test_steps_that_rank_0_has_not_logged_when_it_dies(
 
 def test_steps_that_rank_0_has_logged_but_not_shown_when_it_dies(tmp_path: Path) -> None:
     """A thread writes the files of TensorBoard, so they may lack steps that are in log.jsonl."""
-    with ElasticRun(tmp_path, 2, 2, "die-unshown:0:20", "--log-every", "1") as run:
+    with ElasticRun(tmp_path, 2, 2, "die-unshown:0:21", "--log-every", "1") as run:
         run.wait_for(lambda: len(run.checkpoints()) >= 3, "three epochs")
-        assert "rank 0 on" in run.log.read_text()  # it has died
+        said = run.log.read_text()
+    assert "rank 0 on" in said and "continuing at epoch 1, image 320 of it" in said  # after 21 steps: the last commit
     logged = [line["iteration"] for line in check_log(run.folder)]
     board = EventAccumulator(str(run.folder / "tensorboard/train"), {"scalars": 0}).Reload()
     assert [event.step for event in board.Scalars("steps/loss")] == logged

@@ -18,13 +18,15 @@ import pytest
 from PIL import Image
 
 from app import start
+from app.base.errors import UserError
+from app.commands import train
 from app.data.sources import DataSize
 from app.recipe.config import from_dict, to_json
 from app.recipe.data_size import data_size
 from app.recipe.presets import preset
 from app.runs import run_folder
 from app.runs.folder_lock import lock_folder
-from app.trained.checkpoint_facts import CheckpointFacts, read_facts
+from app.trained.checkpoint_facts import CheckpointFacts, newest_facts, read_facts
 from tests.support.in_process import succeed
 
 SMALL = ["train", "--minibatch", "4", "--per-worker", "2"]
@@ -265,6 +267,31 @@ def test_a_run_with_other_images_and_weights_of_another_network(
         f"error: the checkpoint in {run} was trained on other images than those in {folder} (fingerprint FINGERPRINT,"
         " now FINGERPRINT): to continue anyway, give --allow-change data\n"
     )
+
+
+def write_checkpoint(path: Path, **content: object) -> Path:
+    """Write a file that looks like a checkpoint without tensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"format": 1, **content}))
+    return path
+
+
+def test_networks_without_a_width_do_not_differ_in_it(tmp_path: Path) -> None:
+    config = {**preset("digits"), "model": "resnet18", "width": 8}
+    weights = write_checkpoint(tmp_path / "net.pt", config=config)
+    train.check_network(from_dict({**config, "width": 16, "init": str(weights)}))
+    with pytest.raises(UserError, match="--model resnet18, not resnet34"):
+        train.check_network(from_dict({**config, "model": "resnet34", "init": str(weights)}))
+
+
+def test_the_checkpoint_with_the_highest_number_counts(tmp_path: Path) -> None:
+    """last.pt may be older, because the process died before it made it a name of the newest checkpoint."""
+    for name, fingerprint in (("last", "a"), ("iteration-000000005", "a"), ("iteration-000000010", "b")):
+        newest = write_checkpoint(tmp_path / f"checkpoints/{name}.pt", fingerprint=fingerprint)
+    assert newest_facts(tmp_path) == CheckpointFacts(None, None, "b")
+    newest.write_bytes(b"damaged")
+    assert newest_facts(tmp_path) == CheckpointFacts(None, None, "a")
 
 
 class Danger:

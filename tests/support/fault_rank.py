@@ -6,7 +6,8 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - die: The rank sends SIGKILL to itself.
 - die-unsaved: The rank sends SIGKILL to itself after STEP, when the evaluation is in the log but in no checkpoint.
 - die-unlogged: The rank sends SIGKILL to itself after STEP, when the others have its sums but it has logged nothing.
-- die-unshown: The rank writes TensorBoard slowly. From STEP on, it sends SIGKILL to itself before it writes there.
+- die-unshown: The rank writes TensorBoard slowly. It sends SIGKILL to itself in the first commit from STEP on, before
+  it writes the latest steps there.
 - stop: The rank sends SIGSTOP to itself.
 - sleep: The rank sleeps for 1000 s.
 - loader: The rank sends SIGSTOP to its loader processes.
@@ -62,16 +63,22 @@ class Fault(Hooks):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def write_slowly(self) -> None:
-        write = EventFile._write
+        write, flush, flushing = EventFile._write, EventFile.flush, threading.Event()
 
         def slowly(file: EventFile, *events: Event) -> None:
             time.sleep(0.2)
             if self.steps >= self.step:
-                time.sleep(3)  # in this time the others make a commit
+                flushing.wait()  # rank 0 has made the commit
+                time.sleep(3)  # in this time the others make it too
                 os.kill(os.getpid(), signal.SIGKILL)
             write(file, *events)
 
-        EventFile._write = slowly  # type: ignore[method-assign]
+        def noted(file: EventFile) -> None:
+            if self.steps >= self.step:
+                flushing.set()
+            flush(file)
+
+        EventFile._write, EventFile.flush = slowly, noted  # type: ignore[method-assign]
 
     def before_comparison(self, state: State) -> None:
         if self.due() and (self.steps == 0 or self.kind == "die-unsaved"):
