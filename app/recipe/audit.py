@@ -9,6 +9,7 @@ from app.data.sources import fixed_size
 from app.recipe import paper
 from app.recipe.config import Config, flag
 from app.recipe.data_size import resize
+from app.recipe.plan import describe_late_decays
 from app.recipe.schedule import SCHEDULES, warms_up
 
 MOST = 8192  # the largest minibatch whose error is as low as that of the baseline (Figure 1)
@@ -103,13 +104,15 @@ def _warmup(config: Config, images: int) -> str:
 
 
 def _decays(config: Config, images: int) -> str:
+    schedule = SCHEDULES[config.schedule]
+    if not schedule.decays:
+        source = f" ({schedule.source})" if schedule.source else ""
+        return f"--schedule {config.schedule}{source}: the learning rate falls {schedule.text}"
     found = []
-    if config.decays != tuple(map(float, paper.DECAY_EPOCHS)):
-        late = [epoch for epoch in config.decays if SCHEDULES[config.schedule].decays and epoch >= config.epochs]
-        found.append(
-            f"--decay-epochs {_show(config.decays)}"
-            + (f" ({_show(tuple(late))} is not reached, as the run ends at epoch {config.epochs})" if late else "")
-        )
+    # The audit of a recipe may be for data that are smaller than its minibatch.
+    late = describe_late_decays(config, max(1, images // config.minibatch))
+    if late or config.decays != tuple(map(float, paper.DECAY_EPOCHS)):
+        found.append(f"--decay-epochs {_show(config.decays)}" + (f" ({late})" if late else ""))
     if config.decay_factor != paper.DECAY_FACTOR:
         found.append(f"--decay-factor {config.decay_factor}")
     return ", ".join(found)
@@ -128,8 +131,6 @@ def _grey(config: Config, images: int) -> str:
 def _beyond(config: Config, images: int) -> str:
     """Return a text with the methods of later papers that a config uses, and with the names of these papers."""
     used = []
-    if SCHEDULES[config.schedule].source:
-        used.append(f"--schedule {config.schedule} ({SCHEDULES[config.schedule].source})")
     if config.optimizer == "lars":
         used.append("--optimizer lars (You, Gitman and Ginsburg 2017)")
     for name, plain in BEYOND.items():
@@ -163,10 +164,10 @@ CHOICES = (
     _values("scaling", "2.1", "linear", scaling="linear"),
     Choice("warmup", "2.2", "gradual over 5 epochs, if kn is above 256", ("warmup", "warmup_epochs"), _warmup),
     _values("epochs", "5.1", "90", epochs=paper.EPOCHS),
-    Choice("decays", "5.1", "learning rate times 1/10 at epochs 30, 60 and 80", ("decay_epochs", "decay_factor"),
-           _decays),
-    Choice("beyond", "5.1", "step decay, SGD, plain labels", ("schedule", "optimizer", "trust_coefficient",
-                                                              "label_smoothing", *BEYOND), _beyond),
+    Choice("decays", "5.1", "learning rate times 1/10 at epochs 30, 60 and 80",
+           ("schedule", "decay_epochs", "decay_factor"), _decays),
+    Choice("beyond", "5.1", "SGD, plain labels", ("optimizer", "trust_coefficient", "label_smoothing", *BEYOND),
+           _beyond),
     _values("momentum", "5.1", "0.9, in Nesterov's form", momentum=paper.MOMENTUM, nesterov=True),
     _values("weight decay", "5.1", "0.0001, not scaled", weight_decay=paper.WEIGHT_DECAY),
     _values("weight decay of BN", "5.1", "none on gamma and beta", decay_bn=False),

@@ -181,10 +181,12 @@ def describe_fall(plan: Plan, config: Config) -> str:
     schedule = SCHEDULES[config.schedule]
     if not schedule.decays:
         return f"then it falls: {schedule.text} (schedule {config.schedule})"
-    found = [f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays]
-    late = [f"{epoch:g}" for epoch in config.decays[len(plan.decays) :]]
-    return (
-        ", ".join(found)
-        + ("; " if found and late else "")
-        + (f"no decay at epoch {', '.join(late)}, as the run ends at epoch {plan.epochs}" if late else "")
-    )
+    found = ", ".join(f"{lr:g} at epoch {epoch:g}" for epoch, lr in plan.decays)
+    return "; ".join(filter(None, [found, describe_late_decays(config, plan.iterations_per_epoch)]))
+
+
+def describe_late_decays(config: Config, iterations_per_epoch: int) -> str:
+    """Return a text that names the decay epochs that the run does not reach, or "" if it reaches all of them."""
+    reached = len(decays_reached(config, iterations_per_epoch))
+    late = ", ".join(f"{epoch:g}" for epoch in config.decays[reached:])
+    return f"no decay at epoch {late}, as the run ends at epoch {config.epochs}" if late else ""

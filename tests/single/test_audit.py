@@ -51,7 +51,11 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({"decay_epochs": (10.0, 20.0)}, "decays", "--decay-epochs 10,20"),
     ({"decay_factor": 0.2}, "decays", "--decay-factor 0.2"),
     ({"momentum": 0.8}, "momentum", "--momentum 0.8"),
-    ({"schedule": "cosine"}, "beyond", "beyond this paper: --schedule cosine"),
+    (
+        {"schedule": "cosine"},
+        "decays",
+        "--schedule cosine (Loshchilov and Hutter 2017): the learning rate falls along half a cosine, to 0 at the end",
+    ),
     ({"optimizer": "lars"}, "beyond", "beyond this paper: --optimizer lars (You, Gitman and Ginsburg 2017)"),
     ({"label_smoothing": 0.1}, "beyond", "--label-smoothing 0.1 (Szegedy et al. 2016)"),
     ({"nesterov": False}, "momentum", "--nesterov False"),
@@ -75,6 +79,16 @@ def test_each_deviation(change: dict[str, Any], name: str, here: str) -> None:
     found = deviations(replace(PAPER, **change))
     assert set(found) == {name}
     assert here in found[name]
+
+
+def test_decays_that_the_run_does_not_reach() -> None:
+    given = replace(PAPER, decay_epochs=(30.0, 60.0, 80.0))
+    assert deviations(replace(given, epochs=40)) == {
+        "epochs": "--epochs 40",
+        "decays": "--decay-epochs 30,60,80 (no decay at epoch 60, 80, as the run ends at epoch 40)",
+    }
+    assert "no decay at epoch 80" in deviations(replace(given, epochs=80))["decays"]
+    assert set(deviations(replace(given, epochs=81))) == {"epochs"}
 
 
 def test_data() -> None:

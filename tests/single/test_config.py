@@ -176,7 +176,7 @@ def test_audit_says_what_the_end_of_the_run_cuts_off(capsys: pytest.CaptureFixtu
     assert main(["audit", *options]) == 0
     shown = capsys.readouterr().out
     assert "--warmup-epochs 5: the run ends at epoch 3, in the warmup" in shown
-    assert "(30 is not reached, as the run ends at epoch 3)" in shown
+    assert "(no decay at epoch 30, as the run ends at epoch 3)" in shown
 
 
 # Strategies for arbitrary JSON values, and for values that are valid for some option.
