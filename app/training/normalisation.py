@@ -7,6 +7,7 @@ result is the same on any number of processes and on every machine.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from fractions import Fraction
@@ -43,8 +44,8 @@ def moments_of(source: Source, world: World) -> Moments:
     """
     split = source.train
     assert isinstance(split, StoredSplit)
-    name = f"{source.fingerprint}-{split.size}-{split.resize}-{split.channels}.json"
-    cached = cache_path(source.name, name)
+    key = on_root(lambda: key_of(source.fingerprint, split))
+    cached = cache_path(source.name, f"{key}.json")
     known = on_root(lambda: read(cached, split.channels))
     if known is not None:
         return known
@@ -54,10 +55,29 @@ def moments_of(source: Source, world: World) -> Moments:
     return moments
 
 
+def chosen(split: StoredSplit) -> NDArray[np.int64]:
+    """Return the indices of the images that are read."""
+    return np.arange(0, len(split), math.ceil(len(split) / MOST))
+
+
+def key_of(fingerprint: str, split: StoredSplit) -> str:
+    """Return the key of the cached result. It changes if one of the images that are read is replaced.
+
+    The fingerprint of the data set depends on fewer images. The key also contains the sizes and modification times of
+    all images that are read, which are found faster than their content.
+    """
+    digest = hashlib.sha256(f"{fingerprint} {split.size} {split.resize} {split.channels}".encode())
+    for index in chosen(split).tolist():
+        advance()
+        with contextlib.suppress(OSError):  # an image is missing, which is reported when it is read
+            digest.update(f" {index} {split.files.state(index)}".encode())
+    return digest.hexdigest()[:16]
+
+
 def count_values(split: StoredSplit, rank: int, size: int) -> NDArray[np.int64]:
     """Return how often each value occurs in this process's share of the images, int64 [channels, 256]."""
     plain = StoredSplit(split.files, split.size, split.resize, AUGMENTATIONS["none"], 0, split.channels)
-    indices = np.arange(0, len(split), math.ceil(len(split) / MOST))[rank::size]
+    indices = chosen(split)[rank::size]
     counts = np.zeros((split.channels, 256), np.int64)
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
@@ -87,7 +107,7 @@ def read(cached: Path, channels: int) -> Moments | None:
     try:
         content = json.loads(cached.read_text())
         mean, std = (tuple(float(value) for value in content[name]) for name in ("mean", "std"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
     whole = len(mean) == len(std) == channels and all(0 <= value <= 1 for value in mean + std) and min(std) > 0
     return (mean, std) if whole else None

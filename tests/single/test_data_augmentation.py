@@ -1,5 +1,8 @@
 """Augmentations, grey images, and normalisation by the mean of the data, compared with numpy and Pillow."""
 
+import io
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from PIL import Image
 from app.base.errors import UserError
 from app.data.sources import IMAGENET_MEAN, Source, open_source
 from app.data.splits import ArraySplit, Split, StoredSplit
+from app.storage import index
 from app.trained.trained import load
-from app.training.normalisation import count_values, moments_of_counts
+from app.training.normalisation import Moments, count_values, moments_of, moments_of_counts
+from app.world import world
 from tests.support.in_process import failure_of, succeed
 
 SIDE = 32
@@ -38,6 +43,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(folder: Path | str, **options: Any) -> Source:
     size = {"image_size": SIDE, "resize": SIDE} if isinstance(folder, Path) else {}
     return open_source(str(folder), **size, **options)
+
+
+@pytest.fixture
+def alone() -> Iterator[world.World]:
+    yield world.start(device="cpu")
+    world.stop()
+
+
+def numpys(folder: Path) -> Moments:
+    """Return the mean and the standard deviation of each colour over all training images."""
+    images = np.stack([np.asarray(Image.open(path)) for path in folder.glob("train/*/*.png")]) / 255
+    return tuple(images.mean((0, 1, 2))), tuple(images.std((0, 1, 2)))
 
 
 def drawn(split: Split) -> NDArray[np.uint8]:
@@ -97,14 +114,13 @@ def test_grey_is_pillows(folder: Path) -> None:
 
 
 def test_the_moments_are_numpys_however_they_are_divided(folder: Path) -> None:
-    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("train/*/*.png"))]) / 255
     split = opened(folder).train
     assert isinstance(split, StoredSplit)
     whole = count_values(split, 0, 1)
     assert np.array_equal(sum(count_values(split, rank, 3) for rank in range(3)), whole)
     mean, std = moments_of_counts(whole.tolist())
-    assert mean == pytest.approx(images.mean((0, 1, 2)), abs=1e-12)
-    assert std == pytest.approx(images.std((0, 1, 2)), abs=1e-12)
+    assert mean == pytest.approx(numpys(folder)[0], abs=1e-12)
+    assert std == pytest.approx(numpys(folder)[1], abs=1e-12)
     assert moments_of_counts([[0, 5] + [0] * 254]) == ((1 / 255,), (1 / 255,))  # no division by 0 for a single colour
 
 
@@ -128,6 +144,39 @@ def test_a_run_keeps_its_moments(folder: Path, tmp_path: Path, capsys: pytest.Ca
     kept.write_text('{"mean": [0.25], "std": [0.5]}')
     succeed("train", *options, "--output", tmp_path / "again")
     assert load(str(tmp_path / "again")).mean == (0.25,)
+
+
+def test_the_moments_of_a_replaced_image_are_measured_with_and_without_a_cache(
+    folder: Path, tmp_path: Path, cache: Path, alone: world.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "SAMPLE", 4)  # the fingerprint contains the last bytes of every fifth image
+    data = shutil.copytree(folder, tmp_path / "data")
+    before = moments_of(opened(data), alone)
+    white, image = io.BytesIO(), data / "train/a/01.png"
+    Image.new("RGB", (SIDE, SIDE), "white").save(white, "PNG")
+    image.write_bytes(white.getvalue().ljust(image.stat().st_size, b"\0"))  # the size stays the same
+    with_cache = moments_of(opened(data), alone)
+    shutil.rmtree(cache)
+    assert moments_of(opened(data), alone) == with_cache != before
+    assert with_cache[0] == pytest.approx(numpys(data)[0], abs=1e-12)
+
+
+def test_moments_in_a_damaged_cache_are_measured_again(folder: Path, cache: Path, alone: world.World) -> None:
+    expected = moments_of(opened(folder), alone)
+    assert expected[0] == pytest.approx(numpys(folder)[0], abs=1e-12)
+    (kept,) = cache.glob("*/*.json")
+    whole = kept.read_bytes()
+    three = b'"std": [0.5, 0.5, 0.5]'
+    damages = [
+        b"", b"\xff", b"[]", b"[" * 100_000, whole[:-3],
+        b'{"mean": [2, 2, 2], %s}' % three, b'{"mean": [0.5, 0.5, 0.5], "std": [0, 0, 0]}',
+        b'{"mean": [0.5], %s}' % three, b'{"mean": [NaN, 0.5, 0.5], %s}' % three,
+        b'{"mean": ["x", 0.5, 0.5], %s}' % three, b'{"mean": [1%s, 0, 0], %s}' % (b"0" * 400, three),
+    ]  # fmt: skip
+    for damage in damages:
+        kept.write_bytes(damage)
+        assert moments_of(opened(folder), alone) == expected, damage[:50]
+        assert kept.read_bytes() == whole
 
 
 def test_an_unknown_augmentation_is_refused() -> None:
