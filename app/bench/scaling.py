@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.base.errors import UserError
+from app.base.launcher_environment import threads_asked_for
 from app.base.program import BY_LAUNCHER
 from app.bench.scaling_report import draw, rows_of, table
 from app.forecast.interconnect import Cluster, Link
@@ -95,9 +96,7 @@ def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
         file = Path(folder) / "found.json"
         command = [*BY_LAUNCHER, *options.launch, "-np", str(np), "benchmark"]
         command += [*arguments(config), "--steps", str(options.steps), "--json", str(file), *more]
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = threads(options) | os.environ | {"PYTHONPATH": path}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment(options), capture_output=True, text=True)
         if done.returncode:
             words = (done.stderr or done.stdout).strip().splitlines() or ["it printed no message"]
             raise UserError(f"benchmark on {np} processes ended with exit code {done.returncode}: {words[-1]}")
@@ -105,14 +104,19 @@ def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
         return found
 
 
-def threads(options: ScalingOptions) -> dict[str, str]:
-    """Return a variable that gives each process the same number of threads for every number of processes.
+def environment(options: ScalingOptions) -> dict[str, str]:
+    """Return the environment variables of each measurement.
 
-    Otherwise one process would use all cores, and two could not be faster. If there are launch options, the run may use
-    other hosts, and the user sets the number of threads.
+    They give each process the same number of threads for every number of processes. Otherwise one process would use all
+    cores, and two could not be faster. If there are launch options, the run may use other hosts, and the user sets the
+    number of threads.
     """
-    cores = len(os.sched_getaffinity(0))
-    return {} if options.launch else {"OMP_NUM_THREADS": str(max(1, cores // options.processes[-1]))}
+    variables = dict(os.environ)
+    if not options.launch and threads_asked_for(os.environ) is None:
+        cores = len(os.sched_getaffinity(0))
+        variables["OMP_NUM_THREADS"] = str(max(1, cores // options.processes[-1]))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return variables
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:

@@ -1,13 +1,14 @@
 """`scaling` computes efficiencies, intervals and predictions from measured rates."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from scipy.stats import t
 
 from app.base.errors import UserError
-from app.bench.scaling import cluster_of
+from app.bench.scaling import cluster_of, environment
 from app.bench.scaling_report import draw, interval, rows_of, table
 from app.commands.scaling import parse
 from app.forecast.forecast import JITTER
@@ -74,3 +75,23 @@ def test_the_command_line() -> None:
     for options in wrong:
         with pytest.raises(UserError, match=r"--np|--rounds|--minibatch"):
             parse(options)
+
+
+@pytest.mark.parametrize("given", ["", "0", "garbage", None])
+def test_a_number_of_threads_that_is_none_is_replaced(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each measurement has as many threads per process as the one with the most processes."""
+    cores = len(os.sched_getaffinity(0))
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    for processes in (1, 2):
+        found = environment(parse(["--np", ",".join(map(str, range(1, processes + 1)))]))
+        assert found["OMP_NUM_THREADS"] == str(max(1, cores // processes))
+    # The processes of a run on other hosts share the cores there.
+    assert environment(parse(["--np", "1,2", "--launch", "-H a:1,b:1"])).get("OMP_NUM_THREADS") == given
+
+
+def test_the_users_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert environment(parse(["--np", "1,2"]))["OMP_NUM_THREADS"] == "3,2"
