@@ -1,5 +1,6 @@
 """app.launch.launch with horovodrun and mpirun: exit codes and output are as documented, and no process is left."""
 
+import fcntl
 import os
 import pty
 import re
@@ -243,6 +244,29 @@ def test_a_terminal_that_goes_away_takes_no_run_with_it() -> None:
     os.close(theirs)
     os.close(ours)
     assert job.wait(100) == 0
+
+
+def test_the_last_line_goes_to_the_terminal_after_ctrl_c(tmp_path: Path) -> None:
+    """Ctrl-C also ends the reader of the output, as in `2>&1 | tee log`. The run still saves and says so."""
+    ours, theirs = pty.openpty()
+    read, write = os.pipe()
+    os.close(read)
+    job = subprocess.Popen(
+        forked("horovodrun", "gloo", "save", str(tmp_path)),
+        env=ENVIRON,
+        stdout=write,
+        stderr=write,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+    )
+    os.close(write)
+    started(tmp_path)
+    os.write(ours, b"\x03")  # the terminal sends SIGINT to the processes in its foreground
+    assert job.wait(60) == 75
+    os.close(theirs)  # so that nothing to read is an error, and no wait
+    shown = os.read(ours, 100).decode()
+    os.close(ours)
+    assert re.fullmatch(rf"\^Crank [01] on {HOST}: saved at step \d+\r\n", shown)
 
 
 def test_nobody_reads_any_more() -> None:

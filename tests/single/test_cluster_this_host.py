@@ -19,7 +19,7 @@ from app.hosts.ssh import no_answer
 from app.hosts.this_host import visible_gpus
 from app.launch import launch
 from app.launch.environment import without_other_jobs
-from tests.support.elastic import print_hosts
+from tests.support.elastic import print_hosts, write_script
 
 ROOT = Path(__file__).parents[2]
 FOUR = "".join(f"GPU {i}: NVIDIA H100 (UUID: GPU-{i}aaa-bbbb)\n" for i in range(4))
@@ -50,6 +50,23 @@ def test_a_program_that_hangs(
     assert start.main(["--dry-run", *launcher, "train"]) == 2
     said = capfd.readouterr().err
     assert said.startswith(f"error: {program}") and "gave no answer within 0.5 s" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("visible", "processes"), [(None, 4), ("0,-1,1", 1)])
+def test_a_run_has_a_process_for_each_gpu_that_cuda_makes_visible(
+    visible: str | None,
+    processes: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write_script(tmp_path / "nvidia-smi", f"cat <<END\n{FOUR}END")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert start.main(["--dry-run", "train"]) == 0
+    assert f" -np {processes} " in capfd.readouterr().out
 
 
 def test_one_machine_under_two_names(capfd: pytest.CaptureFixture[str]) -> None:

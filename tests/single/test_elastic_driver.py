@@ -19,11 +19,23 @@ from app.world.rendezvous import ClosedServer
 MOST = 20.0  # seconds to wait for anything
 
 
+class Hosts(FixedHosts):
+    """The hosts that a discovery script would print. `looks` is how often the launcher has looked for them."""
+
+    def __init__(self, slots: dict[str, int]) -> None:
+        super().__init__(slots)
+        self.looks = 0
+
+    def find_available_hosts_and_slots(self) -> dict[str, int]:
+        self.looks += 1
+        return super().find_available_hosts_and_slots()  # type: ignore[no-any-return]
+
+
 class Processes:
     """The processes of an elastic run. Each is a thread that ends if the launcher or the test ends it."""
 
     def __init__(self, slots: dict[str, int], least: int, most: int) -> None:
-        self.hosts = FixedHosts(slots)
+        self.hosts = Hosts(slots)
         self.started: list[Key] = []
         self.dismissed: list[Key] = []
         self.codes: dict[Key, int] = {}
@@ -196,6 +208,22 @@ def test_a_rank_0_that_does_not_answer_does_not_stop_the_launcher() -> None:
         assert run.meet(A0) == ["0 of 3"]
         assert [asked.result(MOST), new.result(MOST)] == ["1 of 3", "2 of 3"]
         assert len(rank_0.messages) == 1
+
+
+def test_a_run_continues_while_a_new_process_starts() -> None:
+    """Rank 0 gets no message about the new host until the process there is ready to connect and asks for its rank."""
+    with processes({"a": 1}, 1, 2) as run, listener(run, *A0) as rank_0:
+        run.wait_for(lambda: run.started == [A0])
+        run.meet(A0)
+        run.hosts.set({"a": 1, "b": 1})
+        run.wait_for(lambda: B0 in run.started)
+        looks = run.hosts.looks
+        run.wait_for(lambda: run.hosts.looks == looks + 2)
+        assert rank_0.messages == []
+        asked = run.ask(B0)
+        run.wait_for(lambda: rank_0.messages)
+        assert run.meet(A0) == ["0 of 2"]
+        assert asked.result(MOST) == "1 of 2"
 
 
 def test_a_message_that_rank_0_gets_too_early_is_sent_again() -> None:

@@ -1,7 +1,6 @@
-"""An elastic run whose launcher has had no rank for some time is noticed and ended."""
+"""An elastic run whose launcher has had no rank for some time is noticed, ended and started again."""
 
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,32 +9,33 @@ from app.launch import rank_parent
 
 ROOT = Path(__file__).parents[2]
 
-# Two ranks run one after the other. Then the launcher waits for ever, as Horovod may do after all processes have died.
+# The launcher gets the number of processes. At the first start, which is for 3, two ranks run one after the other. Then
+# the launcher waits for ever, as Horovod may do after all processes have died. At the second start it has no rank.
 LAUNCHER = f"""
 rank() {{ {sys.executable} -c "import time; time.sleep($1)" {rank_parent.__file__}; }}
-rank 1; echo the first has ended; sleep 1; rank 6; echo the second has ended; exec sleep 60
+if [ $1 = 3 ]; then rank 1; echo the first has ended; sleep 0.5; rank 4; echo the second has ended; fi
+exec sleep 60
 """
-WATCH = """if True:
-    import os, signal, sys
-    from app.launch.job import Job, NoProcessDetector
-    job = Job(["bash", "-c", sys.argv[1]], os.environ, signal.SIGTERM)
-    alone = NoProcessDetector(job, patience=4.0)
-    for chunk in job.chunks():
-        os.write(1, chunk)
-        if alone.for_long():
-            os.write(1, f"no process for {alone.found} s\\n".encode())
-            job.end_within(0)
-    os.write(1, f"the launcher ended with {job.close()}\\n".encode())
+RUN = """if True:
+    import os, sys
+    from functools import partial
+    from app.launch import launch
+    from app.launch.command_line import Elastic, Launch
+    launch.NoProcessDetector = partial(launch.NoProcessDetector, patience=3.0)
+    launch._STARTS = 2
+    run = Launch("horovodrun", 3, [], False, "gloo", [], elastic=Elastic(1, 3, ""))
+    sys.exit(launch._run(["bash", "-c", sys.argv[1], "-np", "3"], dict(os.environ), run))
 """
 
 
-def test_a_run_without_a_process_is_ended() -> None:
+def test_a_run_without_a_process_is_ended_and_started_again() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, LAUNCHER], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", RUN, LAUNCHER], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    first, second, alone, end = done.stdout.splitlines()
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    first, second, alone, again, end = done.stderr.splitlines()
     assert (first, second) == ("the first has ended", "the second has ended")
-    seconds = re.fullmatch(r"no process for ([0-9.]+) s", alone)
-    assert seconds and float(seconds[1]) > 4
-    assert end == f"the launcher ended with {-signal.SIGKILL}"
-    assert done.stderr == ""
+    seconds = re.fullmatch(r"warning: the run had no process for (\d+) s", alone)
+    assert seconds and int(seconds[1]) >= 3
+    assert again == "warning: no process is left: the run starts again from its checkpoint (1 of 1 times)"
+    assert re.fullmatch(r"error: the run had no process for \d+ s; the same command starts it again", end)
