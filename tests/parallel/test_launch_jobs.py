@@ -69,6 +69,17 @@ def read(path: Path) -> bytes:
         return b""
 
 
+def read_terminal(ours: int) -> str:
+    """Return what a pty shows until its other side is closed, and close it."""
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other side is closed
+        os.close(ours)
+    return shown.decode()
+
+
 def living(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -149,14 +160,9 @@ def test_rank_0_knows_the_terminal() -> None:
         close_fds=True,
     )
     os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 4096):
-            shown += chunk
-    except OSError:  # a pty raises this when its other side is closed
-        pass
+    shown = read_terminal(ours)
     assert job.wait(60) == 0
-    assert b"\ncolumns 97\r\n" in shown
+    assert "\ncolumns 97\r\n" in shown
 
 
 @pytest.mark.parametrize(("launcher", "collectives", "rank"), [(*LAUNCHERS[i], i % 2) for i in range(4)])
@@ -263,10 +269,8 @@ def test_the_last_line_goes_to_the_terminal_after_ctrl_c(tmp_path: Path) -> None
     started(tmp_path)
     os.write(ours, b"\x03")  # the terminal sends SIGINT to the processes in its foreground
     assert job.wait(60) == 75
-    os.close(theirs)  # so that nothing to read is an error, and no wait
-    shown = os.read(ours, 100).decode()
-    os.close(ours)
-    assert re.fullmatch(rf"\^Crank [01] on {HOST}: saved at step \d+\r\n", shown)
+    os.close(theirs)
+    assert re.fullmatch(rf"\^Crank [01] on {HOST}: saved at step \d+\r\n", read_terminal(ours))
 
 
 def test_nobody_reads_any_more() -> None:

@@ -28,7 +28,7 @@ class Hosts(FixedHosts):
 
     def find_available_hosts_and_slots(self) -> dict[str, int]:
         self.looks += 1
-        return super().find_available_hosts_and_slots()  # type: ignore[no-any-return]
+        return super().find_available_hosts_and_slots()
 
 
 class Processes:
@@ -218,7 +218,7 @@ def test_a_run_continues_while_a_new_process_starts() -> None:
         run.hosts.set({"a": 1, "b": 1})
         run.wait_for(lambda: B0 in run.started)
         looks = run.hosts.looks
-        run.wait_for(lambda: run.hosts.looks == looks + 2)
+        run.wait_for(lambda: run.hosts.looks >= looks + 2)
         assert rank_0.messages == []
         asked = run.ask(B0)
         run.wait_for(lambda: rank_0.messages)
