@@ -44,8 +44,8 @@ def moments_of(source: Source, world: World) -> Moments:
     """
     split = source.train
     assert isinstance(split, StoredSplit)
-    key = on_root(lambda: key_of(source.fingerprint, split))
-    cached = cache_path(source.name, f"{key}.json")
+    key = together_for_long(lambda: key_of(source.fingerprint, split) if world.rank == 0 else "")
+    cached = cache_path(source.name, f"{key}.json")  # only rank 0 uses it
     known = on_root(lambda: read(cached, split.channels))
     if known is not None:
         return known

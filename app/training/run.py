@@ -50,10 +50,12 @@ def open_run(
     Raises:
         UserError: The data cannot be used, or does not fit the config. All processes raise it.
     """
+    opened = source
     with phase("reading data"):
-        source = together_for_long(lambda: source or open_data(config))
+        source = together_for_long(lambda: opened or open_data(config))
     if config.normalise == "data" and is_folder(config.data):
-        mean, std = moments_of(source, world)
+        # All sessions of an elastic run use the same values, even if an image is replaced in the meantime.
+        mean, std = on_root(lambda: opened and (opened.mean, opened.std)) or moments_of(source, world)
         source = replace(source, mean=mean, std=std)
     plan = make_plan(config, len(source.train), len(source.validation), source.skipped)
     check_processes(plan, config, world.size)

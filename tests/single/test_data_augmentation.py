@@ -15,9 +15,11 @@ from PIL import Image
 from app.base.errors import UserError
 from app.data.sources import IMAGENET_MEAN, Source, open_source
 from app.data.splits import ArraySplit, Split, StoredSplit
+from app.recipe.config import Config
 from app.storage import index
 from app.trained.trained import load
 from app.training.normalisation import Moments, count_values, moments_of, moments_of_counts
+from app.training.run import open_run
 from app.world import world
 from tests.support.in_process import failure_of, succeed
 
@@ -159,6 +161,17 @@ def test_the_moments_of_a_replaced_image_are_measured_with_and_without_a_cache(
     shutil.rmtree(cache)
     assert moments_of(opened(data), alone) == with_cache != before
     assert with_cache[0] == pytest.approx(numpys(data)[0], abs=1e-12)
+
+
+@pytest.mark.usefixtures("cache")
+def test_all_sessions_of_a_run_have_the_same_moments(folder: Path, tmp_path: Path, alone: world.World) -> None:
+    data = shutil.copytree(folder, tmp_path / "data")
+    config = Config(data=str(data), image_size=SIDE, resize=SIDE, normalise="data", minibatch=4, per_worker=4)
+    first = open_run(config, alone)
+    Image.new("RGB", (SIDE, SIDE), "white").save(data / "train/a/01.png")
+    second = open_run(config, alone, source=first.source)
+    assert (second.source.mean, second.source.std) == (first.source.mean, first.source.std)
+    assert open_run(config, alone).source.mean != first.source.mean
 
 
 def test_moments_in_a_damaged_cache_are_measured_again(folder: Path, cache: Path, alone: world.World) -> None:
