@@ -31,7 +31,7 @@ from app.model.batch_norm import WorkerBatchNorm2d
 from app.model.networks import make_network
 from app.recipe.config import Config, read_config
 from app.reproduce.runs import NOISE
-from app.runs.layout import CONFIG, PLAN, numbered
+from app.runs.layout import CONFIG, PLAN, iteration_of, numbered
 from app.runs.record import read_json
 from app.training import checkpoint
 from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
@@ -64,7 +64,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 def epoch_ends(folder: Path) -> list[Path]:
     """Return the checkpoints at the ends of epochs. An interrupted run has also saved checkpoints within an epoch."""
     steps = read_json(folder / PLAN)["iterations_per_epoch"]
-    return [path for path in sorted(numbered(folder)) if int(path.stem.rpartition("-")[2]) % steps == 0]
+    return [path for path in sorted(numbered(folder)) if iteration_of(path) % steps == 0]
 
 
 def spread(paths: list[Path], most: int) -> list[Path]:

@@ -90,9 +90,9 @@ class Board:
         )
 
     def add_steps(self, steps: dict[int, dict[str, float]]) -> None:
-        """Write the values of steps, by their number."""
-        events = [scalars({f"steps/{name}": step[name] for name in OF_A_STEP}, i) for i, step in steps.items()]
-        self.training.add(*events)
+        """Write the values of steps, by their number. Steps that an earlier session has written are left out."""
+        new = {number: step for number, step in steps.items() if number > self.last_step}
+        self.training.add(*(scalars({f"steps/{name}": step[name] for name in OF_A_STEP}, i) for i, step in new.items()))
 
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Write the errors of an evaluation.

@@ -32,6 +32,11 @@ def numbered(folder: Path) -> list[Path]:
     return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
 
 
+def iteration_of(checkpoint: Path) -> int:
+    """Return the number of steps that were made before a checkpoint of `numbered` was written."""
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
 def check_is_run(folder: Path, option: str = "") -> None:
     """Raise UserError if a folder contains no run.
 

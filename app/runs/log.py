@@ -142,11 +142,9 @@ class RunLog(Log):
             if end > self.last_step:
                 self._write_line(line.last(end - self.last_step))
             if self.board is not None and end > self.board.last_step:
-                rest = line.last(end - self.board.last_step)
-                self.board.train(rest.position, rest.steps, rest.values())
+                self.board.train(line.position, line.steps, line.values())
         if self.board is not None:
-            last = self.board.last_step
-            self.board.add_steps({number: step for number, step in steps.items() if last < number <= self.last_step})
+            self.board.add_steps({number: step for number, step in steps.items() if number <= self.last_step})
 
     def flush(self) -> None:
         """Wait until the thread has written all values for TensorBoard."""

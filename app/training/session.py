@@ -24,10 +24,10 @@ from app.model.weights import load_weights, state_dict_of
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.baselines import comparison
 from app.recipe.config import Config
-from app.recipe.plan import describe
+from app.recipe.plan import Position, describe
 from app.runs import run_folder
 from app.runs.folder_lock import FolderLock, lock_folder
-from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT
+from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT, iteration_of, numbered
 from app.runs.log import Log, RunLog
 from app.runs.run import Run
 from app.storage.staging import start_staging
@@ -104,6 +104,9 @@ class Trainer:
             if state.position != (0, 0):
                 log.say(f"continuing at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
+            if writer is not None and is_elastic() and state.position.epoch == run.plan.epochs:
+                # The previous rank 0 may have died after the last commit, before it had written the last checkpoint.
+                writer.save(checkpoint.snapshot(state, run), run.plan.iterations)
             before, started = run.plan.iteration_at(state.position), time.monotonic()
             try:
                 with phase("computing"):
@@ -144,7 +147,8 @@ class Trainer:
     def share(self, run: Run, world: World) -> State:
         """Give all processes the state of rank 0.
 
-        Rank 0 has either trained in an earlier session, or reads the newest checkpoint or the weights of --init.
+        Rank 0 has either trained in an earlier session, or reads the newest checkpoint or the weights of --init. After
+        an earlier session it also reads the newest checkpoint if this is of a later step than the last commit.
         """
         # If the previous session has ended before its first commit, nothing was kept, and this one counts as the first.
         first = self.committed is None
@@ -156,6 +160,8 @@ class Trainer:
         if on_root(lambda: first):
             started_from = on_root(partial(begin, run, self.state))
             self.said_once = (*filter(None, [started_from]), *run.source.warnings)
+        else:
+            on_root(partial(catch_up, run, self.state))
         state = self.state
         kept = state.position, state.errors, state.average_errors, state.unlogged.lines, state.unlogged.steps
         state.position, state.errors, state.average_errors, *unlogged = broadcast_object(kept)
@@ -251,6 +257,23 @@ def begin(run: Run, state: State) -> str:
     run_folder.check_images(run.config, run.folder, content["fingerprint"], run.source.fingerprint)
     checkpoint.restore(state, content)
     return ""
+
+
+def catch_up(run: Run, state: State) -> None:
+    """Read the newest checkpoint into the state if it was written after the last commit of an elastic run.
+
+    Otherwise the run would remove lines of the log that are older than the checkpoint. If all processes died then, the
+    next start would continue from the checkpoint, and would not write these lines again.
+    """
+    found, now = numbered(run.folder), run.plan.iteration_at(state.position)
+    # At the end of an epoch, a checkpoint is written before the evaluation (seen > 0) and after it (seen = 0).
+    if not found or (iteration_of(found[0]), 1) <= (now, state.position.seen == 0):
+        return
+    with suppress(UserError):  # no checkpoint can be read
+        content = read_newest(run.folder, partial(say, run.config))
+        if content is not None and Position(**content["position"]) > state.position:
+            checkpoint.restore(state, content)
+            state.unlogged = Unlogged()  # the log is complete up to the checkpoint
 
 
 def start_from(state: State, config: Config) -> str:

@@ -8,6 +8,7 @@ The environment variable FAULT=KIND:RANK:STEP names the fault, the rank and the 
 - die-unlogged: The rank sends SIGKILL to itself after STEP, when the others have its sums but it has logged nothing.
 - die-unshown: The rank writes TensorBoard slowly. It sends SIGKILL to itself in the first commit from STEP on, before
   it writes the latest steps there.
+- die-unwritten: The rank sends SIGKILL to itself instead of writing the checkpoint of STEP.
 - stop: The rank sends SIGSTOP to itself.
 - sleep: The rank sleeps for 1000 s.
 - loader: The rank sends SIGSTOP to its loader processes.
@@ -35,6 +36,7 @@ from app.base import failure
 from app.base.failure import end
 from app.base.launcher_environment import launcher_rank
 from app.runs.event_file import EventFile
+from app.training.checkpoint_files import Writer
 from app.training.hooks import Hooks
 from app.training.state import State
 
@@ -50,11 +52,14 @@ class Fault(Hooks):
 
     def before_step(self, state: State) -> None:
         self.steps += 1
-        if self.kind == "die-unshown" and self.steps == 1 and launcher_rank() == self.rank:
-            self.write_slowly()
+        if self.steps == 1 and launcher_rank() == self.rank:
+            if self.kind == "die-unshown":
+                self.write_slowly()
+            if self.kind == "die-unwritten":
+                self.do_not_write()
         if self.kind in ("nap", "linger"):
             time.sleep(NAP)
-        if self.due() and self.kind not in ("die-unsaved", "die-unlogged", "die-unshown"):
+        if self.due() and self.kind not in ("die-unsaved", "die-unlogged", "die-unshown", "die-unwritten"):
             self.happen(state)
 
     def after_sums(self) -> None:
@@ -79,6 +84,17 @@ class Fault(Hooks):
             flush(file)
 
         EventFile._write, EventFile.flush = slowly, noted  # type: ignore[method-assign]
+
+    def do_not_write(self) -> None:
+        store = Writer._store
+
+        def die(writer: Writer) -> None:
+            if self.steps >= self.step:
+                time.sleep(3)  # in this time the others make a commit
+                os.kill(os.getpid(), signal.SIGKILL)
+            store(writer)
+
+        Writer._store = die  # type: ignore[method-assign]
 
     def before_comparison(self, state: State) -> None:
         if self.due() and (self.steps == 0 or self.kind == "die-unsaved"):
