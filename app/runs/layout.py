@@ -29,7 +29,8 @@ def is_run(folder: Path) -> bool:
 
 def numbered(folder: Path) -> list[Path]:
     """Return the checkpoints in a run's folder that have a number in their name, the newest first."""
-    return sorted((folder / CHECKPOINTS).glob("iteration-*.pt"), reverse=True)
+    found = (folder / CHECKPOINTS).glob("iteration-*.pt")
+    return sorted((path for path in found if path.stem.removeprefix("iteration-").isdecimal()), reverse=True)
 
 
 def iteration_of(checkpoint: Path) -> int:

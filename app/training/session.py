@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,10 +24,12 @@ from app.data.sources import Source
 from app.model.weights import load_weights, state_dict_of
 from app.recipe.audit import audit_claim, in_short
 from app.recipe.baselines import comparison
-from app.recipe.config import Config
+from app.recipe.comparison import differences
+from app.recipe.config import Config, from_dict
 from app.recipe.plan import Position, describe
 from app.runs import run_folder
 from app.runs.folder_lock import FolderLock, lock_folder
+from app.runs.json_lines import EVALUATION, TRAIN, read_lines
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, LOG, RESULT, iteration_of, numbered
 from app.runs.log import Log, RunLog
 from app.runs.run import Run
@@ -105,8 +108,7 @@ class Trainer:
                 log.say(f"continuing at epoch {state.position.epoch}, image {state.position.seen} of it")
             writer = self.open_writer(run, log) if world.rank == 0 else None
             if writer is not None and is_elastic() and state.position.epoch == run.plan.epochs:
-                # The previous rank 0 may have died after the last commit, before it had written the last checkpoint.
-                writer.save(checkpoint.snapshot(state, run), run.plan.iterations)
+                self.save_end(run, state, log, writer)
             before, started = run.plan.iteration_at(state.position), time.monotonic()
             try:
                 with phase("computing"):
@@ -207,6 +209,13 @@ class Trainer:
         self.writer.say = log.say
         return self.writer
 
+    def save_end(self, run: Run, state: State, log: Log, writer: Writer) -> None:
+        """Write the last checkpoint if the previous rank 0 died after the last commit, before it had written it."""
+        content = newest_since(run, run.plan.iterations)
+        if (content is None or content["position"] != state.position._asdict()) and state.finite():
+            log.sync()
+            writer.save(checkpoint.snapshot(state, run), run.plan.iterations)
+
     def loader_processes(self, run: Run, world: World) -> int:
         """Return the number of loader processes of this process.
 
@@ -265,15 +274,40 @@ def catch_up(run: Run, state: State) -> None:
     Otherwise the run would remove lines of the log that are older than the checkpoint. If all processes died then, the
     next start would continue from the checkpoint, and would not write these lines again.
     """
-    found, now = numbered(run.folder), run.plan.iteration_at(state.position)
-    # At the end of an epoch, a checkpoint is written before the evaluation (seen > 0) and after it (seen = 0).
-    if not found or (iteration_of(found[0]), 1) <= (now, state.position.seen == 0):
+    at_end = state.position.seen == run.plan.images_per_epoch  # then a checkpoint after the evaluation is later
+    content = newest_since(run, run.plan.iteration_at(state.position) + (not at_end))
+    if content is None:
         return
-    with suppress(UserError):  # no checkpoint can be read
-        content = read_newest(run.folder, partial(say, run.config))
-        if content is not None and Position(**content["position"]) > state.position:
-            checkpoint.restore(state, content)
-            state.unlogged = Unlogged()  # the log is complete up to the checkpoint
+    position = Position(**content["position"])
+    if position > state.position and is_of(run, content) and is_logged(run, position):
+        checkpoint.restore(state, content)
+        state.unlogged = Unlogged()
+
+
+def newest_since(run: Run, iteration: int) -> dict[str, Any] | None:
+    """Return the content of the newest checkpoint that can be read, or None if it was written before a step."""
+    for path in numbered(run.folder):
+        if iteration_of(path) < iteration:
+            break
+        with suppress(UserError):
+            return checkpoint.read(path)
+    return None
+
+
+def is_of(run: Run, content: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is of this run. A host without a shared file system may have one of another run."""
+    with suppress(UserError):  # the config is of another version
+        same_recipe = not differences(from_dict(content["config"]), run.config)
+        return same_recipe and bool(content["fingerprint"] == run.source.fingerprint)
+    return False
+
+
+def is_logged(run: Run, position: Position) -> bool:
+    """Return whether log.jsonl has the last step before a position, and the evaluation of an epoch that ends there."""
+    ends, iteration = {TRAIN: False, EVALUATION: position.seen > 0}, run.plan.iteration_at(position)
+    for record in read_lines(run.folder / LOG, lambda text: None):
+        ends[record["kind"]] |= record["iteration"] == iteration
+    return all(ends.values())
 
 
 def start_from(state: State, config: Config) -> str:
