@@ -94,6 +94,14 @@ def processes(slots: dict[str, int], least: int, most: int) -> Iterator[Processe
 A0, A1, B0, B1 = ("a", 0), ("a", 1), ("b", 0), ("b", 1)
 
 
+def run_alone_until_b_starts(run: Processes) -> None:
+    """Let A0 run alone. Then add the host "b", and wait until its process is started."""
+    run.wait_for(lambda: run.started == [A0])
+    run.meet(A0)
+    run.hosts.set({"a": 1, "b": 1})
+    run.wait_for(lambda: B0 in run.started)
+
+
 def test_no_process_of_a_host_takes_part_on_which_one_has_died() -> None:
     with processes({"a": 2, "b": 1}, 1, 3) as run:
         run.wait_for(lambda: len(run.started) == 3)
@@ -195,10 +203,7 @@ def listener(run: Processes, host: str, slot: int) -> Iterator[Listener]:
 def test_a_rank_0_that_does_not_answer_does_not_stop_the_launcher() -> None:
     """The launcher still looks for hosts, starts processes and answers their requests."""
     with processes({"a": 1}, 1, 3) as run, listener(run, *A0) as rank_0:
-        run.wait_for(lambda: run.started == [A0])
-        run.meet(A0)
-        run.hosts.set({"a": 1, "b": 1})
-        run.wait_for(lambda: B0 in run.started)
+        run_alone_until_b_starts(run)
         asked = run.ask(B0)
         run.wait_for(lambda: rank_0.messages)
         run.hosts.set({"a": 1, "b": 2})
@@ -213,10 +218,7 @@ def test_a_rank_0_that_does_not_answer_does_not_stop_the_launcher() -> None:
 def test_a_run_continues_while_a_new_process_starts() -> None:
     """Rank 0 gets no message about the new host until the process there is ready to connect and asks for its rank."""
     with processes({"a": 1}, 1, 2) as run, listener(run, *A0) as rank_0:
-        run.wait_for(lambda: run.started == [A0])
-        run.meet(A0)
-        run.hosts.set({"a": 1, "b": 1})
-        run.wait_for(lambda: B0 in run.started)
+        run_alone_until_b_starts(run)
         looks = run.hosts.looks
         run.wait_for(lambda: run.hosts.looks >= looks + 2)
         assert rank_0.messages == []
@@ -230,10 +232,7 @@ def test_a_message_that_rank_0_gets_too_early_is_sent_again() -> None:
     """Horovod drops a message that arrives while the processes connect. The launcher repeats it until they meet."""
     with processes({"a": 1}, 1, 2) as run, listener(run, *A0) as rank_0:
         rank_0.answers.set()
-        run.wait_for(lambda: run.started == [A0])
-        run.meet(A0)
-        run.hosts.set({"a": 1, "b": 1})
-        run.wait_for(lambda: B0 in run.started)
+        run_alone_until_b_starts(run)
         asked = run.ask(B0)
         run.wait_for(lambda: len(rank_0.messages) >= 3)
         assert run.meet(A0) == ["0 of 2"]
