@@ -142,7 +142,10 @@ class Writer:
         return not self.failed
 
     def wait_for_space(self, seconds: float) -> bool:
-        """Do the same as `wait`. But if the disk is full, try again to write the checkpoint for up to `seconds`."""
+        """Wait until nothing is being written. If the disk was full, try again to write for up to `seconds`.
+
+        Return whether the last write succeeded.
+        """
         if not self.wait() and isinstance(self.error, OSError) and is_full(self.error):
             try:
                 wait_for_space(self._store, seconds, self.say)

@@ -302,10 +302,11 @@ def distribute(
 
 
 def _wait_for_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Wait on a GPU until the backward pass is done, so that its time does not count as waiting for sums.
+    """If the network is on a GPU, wait until the backward pass is done.
 
-    This makes no step longer, because the sums cannot end before the backward pass. With
-    HOROVOD_ENABLE_ASYNC_COMPLETION a process does not wait for the sums at all, so it must not wait here.
+    Otherwise the rest of the backward pass would count as time of waiting for the allreduce of the gradients. Waiting
+    here makes no step longer, because the allreduce cannot end before the backward pass. With
+    HOROVOD_ENABLE_ASYNC_COMPLETION a process does not wait for the allreduce at all, so it must not wait here.
     """
     device = optimizer.param_groups[0]["params"][0].device
     if device.type == "cuda" and os.environ.get("HOROVOD_ENABLE_ASYNC_COMPLETION", "0") in ("0", ""):

@@ -1,4 +1,7 @@
-"""If a launcher cannot start on two hosts of network_hosts.py, the program explains the launcher's messages."""
+"""The program explains the messages of a launcher that cannot start ranks on other hosts.
+
+Each test has two hosts, which are network namespaces of this machine with their own sshd (network_hosts.py).
+"""
 
 import sys
 import time

@@ -72,7 +72,7 @@ def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
 
 
 def asked_at_start(folder: Path) -> End:
-    """Run a job that gets SIGTERM as soon as the process of rank 1 exists."""
+    """Run a job. As soon as the process of rank 1 exists, this process gets SIGTERM."""
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: 1 in job.ranks())
     job.signal("rank 1", signal.SIGTERM)

@@ -36,7 +36,7 @@ def test_only_a_checkpoint_of_the_same_run_whose_steps_are_in_the_log_counts(tmp
     kinds = [json.loads(line)["kind"] for line in lines]
     assert kinds[-2:] == ["train", "eval"]
     (run / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:-1]))
-    assert position_after(run) == (0, 0)  # without the evaluation
+    assert position_after(run) == (0, 0)  # the log lacks the line of the evaluation, so the checkpoint does not count
     (run / "log.jsonl").write_text("".join(f"{line}\n" for line in [*lines[:-2], lines[-1]]))
     assert position_after(run) == (0, 0)  # without the last steps
     (run / "log.jsonl").write_text("".join(f"{line}\n" for line in lines))

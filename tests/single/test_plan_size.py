@@ -1,4 +1,8 @@
-"""`plan` computes sizes without torch. Its parameters, multiplications and images are as many as the real ones."""
+"""The sizes that `plan` computes without torch are right.
+
+The numbers of parameters and multiplications are those of the real networks, and the numbers of images are those of
+the real data sets.
+"""
 
 import pytest
 import torch
