@@ -185,12 +185,14 @@ class MeetingDriver(ElasticDriver):
         """Return the hosts with those of the members first, in the order that they have.
 
         Rank 0 must stay rank 0, because it has the lock of the run's folder. Horovod moves a host to the end if the
-        discovery script has once not printed it.
+        discovery script has once not printed it. New hosts follow in the order in which the script prints them, so
+        that rank 0 starts on the first host. Horovod orders them at random.
         """
         with self._changed:
             alive = {host for host, _ in self._members & (self._running - self._leaving)}
         known = [host for host in self._host_assignments if host in alive]
-        order = sorted(hosts.host_assignment_order, key=lambda host: known.index(host) if host in known else len(known))
+        available = set(hosts.host_assignment_order)
+        order = [host for host in dict.fromkeys([*known, *hosts.host_slots]) if host in available]
         return _Hosts(hosts, order)
 
     def _has_slot(self, key: Key) -> bool:

@@ -104,7 +104,8 @@ def _parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         "--host-discovery-script",
         dest="discovery",
         metavar="S",
-        help="program that prints the hosts of an elastic run, one host:slots per line; it is run every second",
+        help="program that prints the hosts of an elastic run, one host:slots per line; it is run every second. Rank 0 "
+        "starts on the first host",
     )
     add("--min-np", type=int, metavar="N", help="number of processes below which an elastic run waits; default: 1")
     add("--max-np", type=int, metavar="N", help="largest number of processes of an elastic run; default: all slots")

@@ -102,6 +102,21 @@ def run_alone_until_b_starts(run: Processes) -> None:
     run.wait_for(lambda: B0 in run.started)
 
 
+def test_ranks_are_in_the_order_in_which_the_script_prints_hosts() -> None:
+    """Later, new hosts get the last ranks, wherever the script prints them."""
+    names = ["g", "c", "a", "f", "b", "e", "d"]
+    keys = [(name, 0) for name in names]
+    with processes(dict.fromkeys(names, 1), len(names), 9) as run:
+        run.wait_for(lambda: len(run.started) == len(names))
+        assert run.meet(*keys) == [f"{rank} of 7" for rank in range(7)]
+        run.hosts.set(dict.fromkeys(["z", *reversed(names), "y"], 1))
+        run.wait_for(lambda: len(run.started) == len(names) + 2)
+        new = [run.ask(key) for key in (("z", 0), ("y", 0))]
+        run.wait_for(lambda: len(run.driver._asking) == 2)
+        assert run.meet(*keys) == [f"{rank} of 9" for rank in range(7)]
+        assert [future.result(MOST) for future in new] == ["7 of 9", "8 of 9"]
+
+
 def test_no_process_of_a_host_takes_part_on_which_one_has_died() -> None:
     with processes({"a": 2, "b": 1}, 1, 3) as run:
         run.wait_for(lambda: len(run.started) == 3)
