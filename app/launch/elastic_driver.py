@@ -182,17 +182,19 @@ class MeetingDriver(ElasticDriver):
         return super()._get_host_assignments(ready if enough else current_hosts)
 
     def _in_order(self, hosts: Any) -> _Hosts:
-        """Return the hosts with those of the members first, in the order that they have.
+        """Return the hosts in the order of the ranks: those of the members, of starting processes, and new hosts.
 
         Rank 0 must stay rank 0, because it has the lock of the run's folder. Horovod moves a host to the end if the
-        discovery script has once not printed it. New hosts follow in the order in which the script prints them, so
-        that rank 0 starts on the first host. Horovod orders them at random.
+        discovery script has once not printed it. A process that starts must not lose its place to a host that appears
+        later. New hosts follow in the order in which the script prints them, so that rank 0 starts on the first host.
+        Horovod orders them at random.
         """
         with self._changed:
             alive = {host for host, _ in self._members & (self._running - self._leaving)}
+            starting = [host for host, slot in self._dismissals if (host, slot) not in self._leaving]  # as started
         known = [host for host in self._host_assignments if host in alive]
         available = set(hosts.host_assignment_order)
-        order = [host for host in dict.fromkeys([*known, *hosts.host_slots]) if host in available]
+        order = [host for host in dict.fromkeys([*known, *starting, *hosts.host_slots]) if host in available]
         return _Hosts(hosts, order)
 
     def _has_slot(self, key: Key) -> bool:

@@ -117,6 +117,21 @@ def test_ranks_are_in_the_order_in_which_the_script_prints_hosts() -> None:
         assert [future.result(MOST) for future in new] == ["7 of 9", "8 of 9"]
 
 
+def test_a_process_that_starts_keeps_its_place_when_the_script_prints_another_host_before_it() -> None:
+    with processes({"a": 1}, 1, 2) as run:
+        run.wait_for(lambda: run.started == [A0])
+        run.meet(A0)
+        run.hosts.set({"a": 1, "z": 1})
+        run.wait_for(lambda: ("z", 0) in run.started)
+        run.hosts.set({"m": 1, "a": 1, "z": 1})
+        looks = run.hosts.looks
+        run.wait_for(lambda: run.hosts.looks >= looks + 3)
+        asked = run.ask(("z", 0))
+        run.wait_for(lambda: ("z", 0) in run.driver._asking)
+        assert run.meet(A0) == ["0 of 2"] and asked.result(MOST) == "1 of 2"
+        assert run.started == [A0, ("z", 0)]
+
+
 def test_no_process_of_a_host_takes_part_on_which_one_has_died() -> None:
     with processes({"a": 2, "b": 1}, 1, 3) as run:
         run.wait_for(lambda: len(run.started) == 3)
