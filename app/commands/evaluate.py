@@ -141,6 +141,7 @@ def main(argv: Sequence[str]) -> None:
     from app.data.loader import default_loader_processes
     from app.trained import evaluation_report as report
     from app.trained.trained import in_words, load, validation_source
+    from app.training.divergence import compare_images, compare_networks
     from app.training.evaluation import evaluate
     from app.world import world
     from app.world.agreement import on_root, together
@@ -151,6 +152,10 @@ def main(argv: Sequence[str]) -> None:
     source = together(
         lambda: validation_source(trained, options.data, options.image_size, options.resize, options.skip_list)
     )
+    compare_networks(trained.description(), options.weights, here)
+    compare_images(source, here)
+    # A run that still trains may write a checkpoint while the processes read the newest one.
+    world.broadcast_parameters(trained.network.state_dict().items())
     on_root(lambda: check_output(options))
     if here.rank == 0 and source.warnings:
         print("\n".join(source.warnings), file=sys.stderr)

@@ -111,6 +111,11 @@ class TrainedNetwork:
         best = logits.float().softmax(0).topk(min(top, len(names)))
         return [(names[int(i)], float(p)) for p, i in zip(*best, strict=True)]
 
+    def description(self) -> dict[str, Any]:
+        """Return what is known about the network except the values of its weights, as plain values."""
+        tensors = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in self.network.state_dict().items()]
+        return self.preprocessing() | {"precision": self.config.precision, "tensors": tensors}
+
     def preprocessing(self) -> dict[str, Any]:
         """Return how to prepare an image, and the names of the classes, as a JSON object."""
         return {

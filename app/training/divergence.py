@@ -1,13 +1,23 @@
-"""Find processes whose state differs from the others, name them and stop the run."""
+"""Find processes whose input or state differs from the others, name them and stop the run."""
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
+from typing import Any
 
 from app.base.errors import FAILED, UserError
+from app.data.sources import Source
+from app.recipe.comparison import computed_fields
+from app.recipe.config import Config, flag
 from app.training.state import State
 from app.world.world import World, gather_objects
+
+
+class OtherInput(UserError):
+    """A process has other options, images or weights than rank 0."""
+
+    everywhere = True
 
 
 class Diverged(UserError):
@@ -15,6 +25,61 @@ class Diverged(UserError):
 
     exit_code = FAILED
     everywhere = True
+
+
+def compare_recipes(config: Config, world: World) -> None:
+    """Compare the options that decide what is computed over all processes. All processes must call it.
+
+    They can differ because each process reads the files of --config and --resume.
+
+    Raises:
+        OtherInput: An option differs between two processes. All processes raise it.
+    """
+    rows: list[dict[str, Any]] = gather_objects(computed_fields(config))
+    for rank, row in enumerate(rows):
+        if found := [flag(name) for name in row if row[name] != rows[0][name]]:
+            raise OtherInput(
+                f"rank {rank} on {world.hosts[rank]} has another {', '.join(found)} than rank 0 on {world.hosts[0]}:"
+                " give all processes the same files of --config and --resume, and start again"
+            )
+
+
+def compare_networks(description: dict[str, Any], weights: str, world: World) -> None:
+    """Compare the description of a trained network over all processes. All processes must call it.
+
+    Args:
+        description: The facts about the network that this process has read, except its weights.
+        weights: The name of the file or folder, for the message.
+        world: The processes.
+
+    Raises:
+        OtherInput: The descriptions of two processes differ. All processes raise it.
+    """
+    rows: list[dict[str, Any]] = gather_objects(description)
+    for rank, row in enumerate(rows):
+        if found := [name for name in row if row[name] != rows[0][name]]:
+            raise OtherInput(
+                f"rank {rank} on {world.hosts[rank]} finds another network in {weights} than rank 0 on"
+                f" {world.hosts[0]} (another {', '.join(found)}): give all processes the same file or folder"
+            )
+
+
+def compare_images(source: Source, world: World) -> None:
+    """Compare the fingerprints of the data set over all processes. All processes must call it.
+
+    Each process reads the data set itself, from a copy on its host or from a shared folder.
+
+    Raises:
+        OtherInput: The images of two processes differ. All processes raise it.
+    """
+    fingerprints: list[str] = gather_objects(source.fingerprint)
+    for rank, found in enumerate(fingerprints):
+        if found != fingerprints[0]:
+            raise OtherInput(
+                f"rank {rank} on {world.hosts[rank]} finds other images in {source.name} than rank 0 on"
+                f" {world.hosts[0]} (fingerprints {found} and {fingerprints[0]}): copy the data set to all hosts"
+                " again, or use a shared folder"
+            )
 
 
 def compare(state: State, world: World, when: str) -> None:

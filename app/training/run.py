@@ -22,6 +22,7 @@ from app.recipe.config import Config
 from app.recipe.data_size import data_options
 from app.recipe.plan import check_processes, make_plan
 from app.runs.run import Run
+from app.training.divergence import compare_images, compare_recipes
 from app.training.forward_pass import dtype, passes_per_step, set_arithmetic
 from app.training.normalisation import moments_of
 from app.training.state import State
@@ -48,11 +49,14 @@ def open_run(
         find_folder: Returns the folder of the run. It is called on rank 0 only. If it is None, the run has no folder.
 
     Raises:
-        UserError: The data cannot be used, or does not fit the config. All processes raise it.
+        UserError: The data cannot be used, or does not fit the config, or the config or the data of two processes
+            differ. All processes raise it.
     """
     opened = source
     with phase("reading data"):
         source = together_for_long(lambda: opened or open_data(config))
+    compare_recipes(config, world)
+    compare_images(source, world)
     if config.normalise == "data" and is_folder(config.data):
         # All sessions of an elastic run use the same values, even if an image is replaced in the meantime.
         mean, std = on_root(lambda: opened and (opened.mean, opened.std)) or moments_of(source, world)

@@ -123,9 +123,10 @@ def current_world(device: torch.device) -> World:
     set_rank(hvd.rank())
     launched = launcher() != "none"
     controller = "mpi" if hvd.mpi_enabled() else "gloo"
-    own = socket.gethostname(), spare_cores(), this_host.machine(), gpu.identity(device)
-    hosts, spare, machines, gpus = zip(*gather_objects(own), strict=True)
+    own = socket.gethostname(), spare_cores(), this_host.machine(), gpu.identity(device), device.type
+    hosts, spare, machines, gpus, kinds = zip(*gather_objects(own), strict=True)
     check_hosts(hosts, machines)
+    check_devices(hosts, kinds)
     if problem := gpu.find_shared(hosts, gpus):  # the result is the same on every rank
         raise UserError(problem)
     # Horovod's own local rank is 0 in an elastic run, because each slot is listed as a separate host.
@@ -146,7 +147,7 @@ def current_world(device: torch.device) -> World:
 
 
 class WrongHosts(UserError):
-    """The launcher has started processes on other hosts than those that were asked for."""
+    """The hosts of a run are not those that were asked for, or do not fit together."""
 
     everywhere = True
 
@@ -172,8 +173,27 @@ def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
         )
 
 
+def check_devices(hosts: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raise WrongHosts on every process if some processes compute on GPUs and others on CPUs.
+
+    Args:
+        hosts: The host name of each rank.
+        kinds: "cpu" or "cuda" for each rank.
+    """
+    if "cpu" in kinds and "cuda" in kinds:
+        without, other = kinds.index("cpu"), kinds.index("cuda")
+        raise WrongHosts(
+            f"rank {without} on {hosts[without]} finds no GPU, but rank {other} on {hosts[other]} does: leave out hosts"
+            " without GPUs, or give --device cpu"
+        )
+
+
 def stop() -> None:
-    """Leave the run together with the other processes. start() can be called again afterwards."""
+    """Leave the run together with the other processes.
+
+    start() can be called again afterwards, except in the ranks of horovodrun: its store keeps the addresses of the
+    first start.
+    """
     global _end_of_gloo_over_mpi
     with phase(WAITING):
         hvd.shutdown()
