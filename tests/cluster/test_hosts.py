@@ -240,12 +240,14 @@ def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) ->
         network.cut(beta)
         begin = time.monotonic()
         _, errors = run.communicate(timeout=LONG_STALL + 60)
-        while not nothing_left(network.hosts) and time.monotonic() < begin + LONG_STALL + 30:
-            time.sleep(0.5)
         seconds = time.monotonic() - begin
+        while not nothing_left(network.hosts) and time.monotonic() < begin + LONG_STALL + 5:
+            time.sleep(0.5)
+        left = not nothing_left(network.hosts)
     finally:
         network.heal(beta)
         signal_inside(run, signal.SIGKILL)
+    assert not left  # mpirun's daemon on beta is killed 4 s after its ranks
     assert run.returncode == 1
     assert "beta does not answer" in errors.splitlines()[-1]
     assert seconds < LONG_STALL

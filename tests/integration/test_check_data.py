@@ -144,7 +144,7 @@ def test_stopped_and_started_again(
         (folder / f"train/cat/{number:04}.jpg").write_bytes(picture(number % 9, (400, 300)))
     command = [*APP, "check-data", str(folder), "--processes", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not (list(cache.rglob("*-check.jsonl")) and journal(cache).read_text().count("\n") >= 1):
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -63,7 +63,7 @@ def carry_out(run: ElasticRun) -> str:
         if event == "join":
             run.wait_for(lambda slots=slots: run.on_slot(slots), "the new process to start")  # type: ignore[misc]
             if done.count(event) == 2:  # one new process is killed before it takes part
-                os.kill(run.on_slot(slots), signal.SIGKILL)
+                run.kill(slots)
         if event == "leave":  # if the next event kills a process, another one must have the state
             run.wait_for(lambda slots=slots: not run.on_slot(slots + 1), "the slot to be left")  # type: ignore[misc]
         run.wait_for(lambda slots=slots: run.settled(slots), f"processes after {event}")  # type: ignore[misc]

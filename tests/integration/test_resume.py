@@ -14,7 +14,7 @@ import torch
 from tests.support.fork import Fork
 from tests.support.fork_server import start_app
 
-EPOCHS = 14
+EPOCHS = 18  # long enough for 20 interruptions, even if each comes two steps late
 STEPS = 8 * EPOCHS  # an epoch has 8 steps of 128 of the 1,077 images
 INTERRUPTIONS = 20
 OPTIONS = ["--epochs", str(EPOCHS), "--log-every", "1", "--device", "cpu", "--width", "4", "--warmup-epochs", "2"]

@@ -48,14 +48,19 @@ def places(job: Job) -> list[str]:
     """Return the addresses at which the processes of the job listen."""
     found = set()
     for process in processes(job):
-        for each in process.net_connections("inet"):
-            if each.status == psutil.CONN_LISTEN:
-                found.add(f"{each.laddr.ip}:{each.laddr.port}")
+        with contextlib.suppress(psutil.Error):  # it has ended, as the script that is run every second does
+            for each in process.net_connections("inet"):
+                if each.status == psutil.CONN_LISTEN:
+                    found.add(f"{each.laddr.ip}:{each.laddr.port}")
     return sorted(found)
 
 
 def memory(job: Job) -> int:
-    return sum(process.memory_info().rss for process in processes(job))
+    total = 0
+    for process in processes(job):
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
 
 
 def command_lines(job: Job) -> str:
@@ -173,6 +178,7 @@ def test_doctor_measures_the_stream_of_the_other_host_and_not_that_of_a_stranger
     monkeypatch.setattr(bandwidth, "STREAM", 0.1)
     token = b"0123456789abcdef"
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
         place = server.getsockname()
         with socket.create_connection(place) as silent, socket.create_connection(place) as stranger:
             stranger.sendall(bytes(16))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -31,7 +29,7 @@ def test_a_slot_that_is_removed_and_added_gets_a_new_process(tmp_path: Path) -> 
     with ElasticRun(tmp_path, 2, 2, "linger:0:0") as run:
         run.wait_for(lambda: run.settled(2) == 2 and run.checkpoints(), "two processes")
         if run.rank_0() != run.on_slot(1):  # the others wait for the end of rank 0 anyway, because it has the lock
-            os.kill(run.on_slot(2), signal.SIGKILL)
+            run.kill(2)
             run.wait_for(lambda: run.processes() == 1, "a session without it")
             run.wait_for(lambda: run.settled(2) == 2, "another second process")
         old = psutil.Process(run.on_slot(2))
@@ -54,7 +52,7 @@ def test_ranks_stay_if_the_slot_of_rank_0_is_missing_for_a_moment(tmp_path: Path
     with ElasticRun(tmp_path, 2, 2, "nap:0:0", *options) as run:
         run.wait_for(lambda: run.settled(2) == 2 and run.checkpoints(), "two processes")
         if run.rank_0() != run.on_slot(2):
-            os.kill(run.on_slot(1), signal.SIGKILL)
+            run.kill(1)
             run.wait_for(lambda: run.processes() == 1, "a session without it")
             run.wait_for(lambda: run.settled(2) == 2, "another second process")
         first = run.rank_0()

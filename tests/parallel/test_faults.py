@@ -190,7 +190,8 @@ def test_a_loss_that_is_no_number(ends: dict[str, Future[End]], folders: Path, n
 def test_a_run_that_is_asked_to_leave(ends: dict[str, Future[End]], name: str) -> None:
     end = ends[name].result()
     assert end.code == 75, end.text
-    assert end.seconds < 30
+    # At the start, rank 1 may die before it handles signals. Rank 0 then waits for it until horovodrun kills it.
+    assert end.seconds < (60 if name == "asked at start" else 30)
     assert re.search("the same command (continues it|starts it again)", end.last), end.last
 
 

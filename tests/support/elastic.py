@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -152,6 +154,12 @@ class ElasticRun:
     def on_slot(self, slot: int) -> int:
         """Return the process id on a slot, or 0."""
         return next((pid for pid in self.members() if slot_of(pid) == slot), 0)
+
+    def kill(self, slot: int) -> None:
+        """Kill the process on a slot."""
+        pid = self.on_slot(slot)
+        assert pid, f"no process is on slot {slot}"
+        os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> int:
         return planned(self.folder)
