@@ -142,7 +142,7 @@ class ElasticRun:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            place = 5 if command[1:2] == [b"-I"] else 1  # in the command line of fork_of, or of run_ranks
+            place = 6 if command[1:2] == [b"-I"] else 1  # in the command line of fork_of, or of run_ranks
             if b"".join(command[place : place + 1]).endswith(b"fault_rank.py") and str(self.folder).encode() in command:
                 found.append(int(entry.name))
         return found

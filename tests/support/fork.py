@@ -1,8 +1,10 @@
-"""Start a Python program as a fork of the fork server: `python -I -S fork.py SOCKET (-m app | PROGRAM.py) [ARG...]`.
+"""Start a Python program as a fork of the fork server.
 
-The new process gets the arguments, environment, working directory and standard streams of this process. This process
-forwards signals to it, and ends as it ends. Only small modules are imported here, so that the start takes 20 ms.
-`/proc/PID/comm` of this process has the text "fork N", where N is the process id of the new process.
+`python -I -S fork.py SOCKET FILES (-m app | -c CODE | PROGRAM.py) [ARG...]` starts a process with the arguments,
+environment, working directory and open files of this process. FILES are the numbers of these files, such as "0,1,2" for
+the standard streams. This process forwards signals to the new one, and ends as it ends. Only small modules are imported
+here, so that the start takes 20 ms. `/proc/PID/comm` of this process has the text "fork N", where N is the process id
+of the new process.
 """
 
 from __future__ import annotations
@@ -32,23 +34,24 @@ class Fork:
         path: str,
         argv: Sequence[str],
         environ: Mapping[str, str],
-        streams: Sequence[int] = (0, 1, 2),
+        files: Mapping[int, int],
         ignored: Collection[int] = (),
     ) -> None:
         """Start a program.
 
         Args:
             path: The socket of the server.
-            argv: "-m", "app" and its arguments, or the path of a program and its arguments.
+            argv: "-m", "app" and its arguments, or "-c" and code, or the path of a program and its arguments.
             environ: The environment of the program.
-            streams: The file descriptors of its standard input, output and error.
+            files: The files that are open in the program: their file descriptors there, and those here.
             ignored: The signals that it ignores.
         """
         request = {"argv": list(argv), "cwd": str(Path.cwd()), "environ": dict(environ), "ignored": list(ignored)}
+        request["files"] = list(files)
         content = json.dumps(request).encode(errors="surrogateescape")
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(path)
-        socket.send_fds(self._connection, [len(content).to_bytes(4, "big")], list(streams))
+        socket.send_fds(self._connection, [len(content).to_bytes(4, "big")], list(files.values()))
         self._connection.sendall(content)
         self._answers = self._connection.makefile()
         self.pid = int(self._answers.readline())
@@ -63,7 +66,8 @@ class Fork:
 
 def main() -> None:
     ignored = [number for number in FORWARDED if signal.getsignal(number) == signal.SIG_IGN]
-    process = Fork(sys.argv[1], sys.argv[2:], os.environ, ignored=ignored)
+    files = {int(number): int(number) for number in sys.argv[2].split(",")}
+    process = Fork(sys.argv[1], sys.argv[3:], os.environ, files, ignored)
     Path("/proc/self/comm").write_text(f"fork {process.pid}")
 
     def forward(number: int, _: object) -> None:

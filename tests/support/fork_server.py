@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import json
+import multiprocessing.util
 import os
 import runpy
 import selectors
@@ -17,13 +19,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from app.launch.open_mpi import LIBRARY
 from tests.support.fork import Fork
 from tests.support.programs import ROOT, environ, launch_program
+
+MOST_FILES = 8  # of a request
+_spawn = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
 
 
 def fork_of(*program: object) -> list[str]:
@@ -32,8 +38,13 @@ def fork_of(*program: object) -> list[str]:
     Args:
         program: "-m", "app" and its arguments, or the path of a program and its arguments.
     """
-    client = str(ROOT / "tests/support/fork.py")
-    return [sys.executable, "-I", "-S", client, _server(), *map(str, program)]
+    return _fork_command(_server(), [0, 1, 2], *map(str, program))
+
+
+def _fork_command(path: str, files: Sequence[int], *program: str) -> list[str]:
+    """Return the command line of tests/support/fork.py."""
+    numbers = ",".join(map(str, files))
+    return [sys.executable, "-I", "-S", str(ROOT / "tests/support/fork.py"), path, numbers, *program]
 
 
 def forked_app() -> list[str]:
@@ -56,8 +67,8 @@ def start_app(*argv: object, log: Path | str = "") -> Fork:
     """
     out, err = (Path(f"{log}.{ending}" if log else os.devnull) for ending in ("out", "err"))
     with Path(os.devnull).open() as nothing, out.open("w") as output, err.open("w") as errors:
-        streams = [file.fileno() for file in (nothing, output, errors)]
-        return Fork(_server(), ["-m", "app", *map(str, argv)], environ(), streams)
+        files = {number: file.fileno() for number, file in enumerate((nothing, output, errors))}
+        return Fork(_server(), ["-m", "app", *map(str, argv)], environ(), files)
 
 
 @cache
@@ -87,23 +98,23 @@ def serve(path: str) -> None:
                 if key.fileobj == 0:
                     return
                 if key.fileobj is listening:
-                    _fork(listening, waiting)
+                    _fork(path, listening, waiting)
                 elif any(
                     key is each for each in waiting.get_map().values()
                 ):  # not finished by the event before this one
                     _finish(waiting, *key.data)
 
 
-def _fork(listening: socket.socket, waiting: selectors.BaseSelector) -> None:
+def _fork(path: str, listening: socket.socket, waiting: selectors.BaseSelector) -> None:
     connection, _ = listening.accept()
-    length, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    length, files, _, _ = socket.recv_fds(connection, 4, MOST_FILES)
     content = connection.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
     if not content:  # the other end has ended before it sent its request
         connection.close()
         return
     if child := os.fork():
-        for stream in streams:
-            os.close(stream)
+        for file in files:
+            os.close(file)
         with contextlib.suppress(OSError):  # the other end has closed the connection, so _finish will end the child
             connection.sendall(b"%d\n" % child)
         ended = os.pidfd_open(child)
@@ -113,10 +124,14 @@ def _fork(listening: socket.socket, waiting: selectors.BaseSelector) -> None:
     waiting.close()
     listening.close()
     connection.close()
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    _run(json.loads(content))
+    request = json.loads(content)
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, 1000) for file in files]  # none of them has a number that another one gets
+    for file in files:
+        os.close(file)
+    for number, file in zip(request["files"], high, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    _run(path, request)
 
 
 def _finish(waiting: selectors.BaseSelector, child: int, ended: int, connection: socket.socket) -> None:
@@ -131,7 +146,17 @@ def _finish(waiting: selectors.BaseSelector, child: int, ended: int, connection:
     connection.close()
 
 
-def _run(request: dict[str, Any]) -> None:
+def _fork_loader_server(path: str, _: str, argv: Sequence[str], files: Sequence[int]) -> int:
+    """Start the server from which torch forks loader processes, as a fork: it imports torch too.
+
+    This is multiprocessing.util.spawnv_passfds, with the same arguments after `path`.
+    """
+    if "forkserver" in argv[-1]:
+        argv = _fork_command(path, [0, 1, 2, *files], *argv[-2:])
+    return _spawn(os.fsencode(argv[0]), argv, files)
+
+
+def _run(path: str, request: dict[str, Any]) -> None:
     """Run the program in this new process, and end it."""
     import torch
 
@@ -144,8 +169,12 @@ def _run(request: dict[str, Any]) -> None:
     os.environ.update(request["environ"])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0)))
     os.chdir(request["cwd"])
+    multiprocessing.util.spawnv_passfds = partial(_fork_loader_server, path)  # type: ignore[attr-defined]
     program, *argv = request["argv"]
     try:
+        if program == "-c":
+            exec(argv[0], {"__name__": "__main__"})
+            end(0)
         if program == "-m":
             from app.__main__ import main
 
