@@ -9,9 +9,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import gc
+import importlib
 import json
 import multiprocessing.util
 import os
+import pkgutil
 import runpy
 import selectors
 import signal
@@ -24,6 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import app
 from app.launch.open_mpi import LIBRARY
 from tests.support.fork import Fork
 from tests.support.programs import ROOT, environ, launch_program
@@ -192,8 +196,7 @@ def _run(path: str, request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import app.__main__
-    import app.training.session
-    import app.world.world  # noqa: F401
-
+    for module in pkgutil.walk_packages(app.__path__, "app."):
+        importlib.import_module(module.name)
+    gc.freeze()  # garbage collection in a fork would write to the pages of these modules, and so copy them
     serve(sys.argv[1])
