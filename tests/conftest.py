@@ -1,4 +1,4 @@
-"""Set-up for all tests: restore ignored signals, and restore the environment and signal handlers after each file."""
+"""Set-up for all tests: one thread of torch, default signals, and the same environment and handlers after each file."""
 
 import os
 import signal
@@ -10,6 +10,9 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from app.base.signals import SIGNALS
+
+# Several tests run at the same time. With more threads than cores, the threads of torch use processor time to wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Under `nohup ./run.sh test &` these signals are ignored. The programs that tests start would inherit this.
 for number, default in (
