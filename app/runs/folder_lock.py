@@ -119,6 +119,7 @@ class _Owner:
         self.path = path
         self.me = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}"
         self.closed = threading.Event()
+        self.keeper = threading.Thread(target=self._keep, name="folder owner", daemon=True)
 
     def take(self) -> bool:
         """Try to become the owner of the folder. Return whether it succeeded."""
@@ -131,11 +132,12 @@ class _Owner:
         time.sleep(TICK)  # another process may write the file at the same time; the last one to write is the owner
         if not self._content().startswith(self.me):
             return False
-        threading.Thread(target=self._keep, name="folder owner", daemon=True).start()
+        self.keeper.start()
         return True
 
     def close(self) -> None:
         self.closed.set()
+        self.keeper.join(LIFE)  # it may just write the file, and must not do so when another process is the owner
         with contextlib.suppress(OSError):
             if self._content().startswith(self.me):
                 self.path.unlink()
@@ -146,8 +148,6 @@ class _Owner:
             number += 1
             with contextlib.suppress(OSError):  # the disk may be full
                 self._write(number)
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
 
     def _write(self, number: int) -> None:
         temporary = self.path.with_name(f"{OWNER}.{os.getpid()}.tmp")

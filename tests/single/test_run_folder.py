@@ -148,6 +148,29 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(Path("x").iterdir()) == []
 
 
+def test_a_closed_lock_does_not_change_the_file_of_the_next_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that writes the owner's file is in the middle of a write when the lock is closed."""
+    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    monkeypatch.setattr(folder_lock, "TICK", 0.1)
+    write, writing = folder_lock._Owner._write, threading.Event()
+
+    def write_slowly(owner: folder_lock._Owner, number: int) -> None:
+        if number > 0:
+            writing.set()
+            time.sleep(0.5)
+        write(owner, number)
+
+    monkeypatch.setattr(folder_lock._Owner, "_write", write_slowly)
+    first = lock_folder(Path("x"), patience=0)
+    assert writing.wait(20)
+    first.close()
+    assert not Path("x").exists()
+    Path("x").mkdir()
+    (Path("x") / "owner").write_text("another process")
+    time.sleep(1.5)
+    assert (Path("x") / "owner").read_text() == "another process"
+
+
 def test_claims_at_the_same_moment_on_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """All claims have seen that there is no owner before they write its file. The last one to write gets the folder."""
     monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
