@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.base.errors import UserError
+from app.base.parent import end_with_starter
 from app.base.phase import phase
 from app.base.signals import children_outlive_signals
 from app.data.order import Item
@@ -42,7 +43,7 @@ Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
 class Loader:
     """Iterate over batches of a split: images, uint8 [n, H, W, C], and labels, int64 [n].
 
-    `close()` or the end of a `with` block ends the loader processes.
+    `close()` or the end of a `with` block ends the loader processes. They also end if the training process is killed.
 
     Args:
         split: The images.
@@ -66,6 +67,7 @@ class Loader:
             pin_memory=pin_memory,
             prefetch_factor=PREFETCH if processes else None,
             multiprocessing_context=_fork_server() if processes else None,
+            worker_init_fn=_end_with_training_process,
             generator=torch.Generator(),  # otherwise the loader would change torch's global random state
         )
         with children_outlive_signals() if processes else nullcontext():
@@ -135,6 +137,10 @@ class _Reporting:
             return self.split.__getitems__(items)
         except UserError as error:
             return error.with_traceback(None)
+
+
+def _end_with_training_process(_: int) -> None:
+    end_with_starter()
 
 
 def _as_it_is(batch: Any) -> Any:

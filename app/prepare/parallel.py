@@ -5,16 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection
 from types import FrameType
 from typing import TypeVar
 
 from app.base.errors import Preempted, UserError
+from app.base.parent import end_with_starter
 from app.base.signals import SIGNALS, children_outlive_signals
 
 Task = TypeVar("Task")
@@ -44,7 +43,7 @@ def in_parallel(
         yield from map(function, tasks)
         return
     context = multiprocessing.get_context("spawn")  # a process can have only one fork server, and the loader uses it
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent)
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_starter)
     pending: set[Future[Result]] = set()
     finished = False
     try:
@@ -67,18 +66,6 @@ def in_parallel(
             for process in multiprocessing.active_children():
                 process.kill()
         executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -160,6 +161,35 @@ torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = {TORCHS_WAIT}
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TORCHS_WAIT)
     assert (done.returncode, done.stderr) == (3 if "3" in ending else 0, "")
+
+
+def test_the_loader_processes_of_a_killed_program_end(folder: Path) -> None:
+    """The loader processes, and the server from which they are forked, end when the training process is killed."""
+    program = """
+import itertools, multiprocessing, os, signal, sys
+from app.data.loader import Loader
+from app.data.sources import open_source
+source = open_source(sys.argv[1], image_size=32, resize=36, augmentation="paper", seed=3)
+loader = Loader(source.train, itertools.repeat([(0, 1)] * 8), processes=2, pin_memory=False)
+for _ in range(2):  # so that each process has delivered a batch
+    next(loader)
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", program, str(folder)]
+    training = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert training.stdin and training.stdout
+    loaders = [psutil.Process(int(pid)) for pid in training.stdout.readline().split()]
+    assert len(loaders) == 2 and {each.ppid() for each in loaders} == {loaders[0].ppid()} != {training.pid}
+    server = psutil.Process(loaders[0].ppid())
+    training.kill()
+    training.wait()
+    training.stdin.close()
+    training.stdout.close()
+    gone, left = psutil.wait_procs([*loaders, server], timeout=60)
+    for process in left:
+        process.kill()
+    assert len(gone) == 3
 
 
 def test_a_loader_process_outlives_the_signals_of_the_job(folder: Path) -> None:
