@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from tests.support.elastic import print_hosts
-from tests.support.fork_server import forked_ranks
-from tests.support.jobs import FAULTY, End, Job, iteration
+from tests.support.fork_server import forked_app, forked_ranks
+from tests.support.jobs import End, Job, iteration
 from tests.support.programs import RUN
 
 HOST = socket.gethostname()
+FAULT_RANK = "tests/support/fault_rank.py"
 STALL = 10
 SMALL = ["--device", "cpu", "--width", "4", "--minibatch", "64", "--per-worker", "8", "--log-every", "1"]
 TRAIN = ["train", *SMALL, "--epochs", "400", "--checkpoint-every", "5"]
@@ -35,7 +36,7 @@ def faulty(launcher: str, fault: str, *options: str, np: int = 2) -> Callable[[P
     """Return a function that runs a job with a fault of tests/support/fault_rank.py. Its ranks are forks."""
 
     def run(folder: Path) -> End:
-        words = [*forked_ranks("tests/support/fault_rank.py"), *command(np, launcher, *options)]
+        words = [*forked_ranks(FAULT_RANK), *command(np, launcher, *options)]
         return Job(folder, [*words, "--output", str(folder)], fault).end()
 
     return run
@@ -49,7 +50,7 @@ def elastic(folder: Path, slots: int) -> list[str]:
 
 def elastic_stopped(folder: Path) -> End:
     """Run an elastic job whose rank 0 gets SIGSTOP. When the other rank has continued for 20 steps, end the job."""
-    job = Job(folder, [*FAULTY, *elastic(folder, 2), *STALLS], "stop:0:15")
+    job = Job(folder, [*forked_ranks(FAULT_RANK), *elastic(folder, 2), *STALLS], "stop:0:15")
     job.wait_for(lambda: "has not answered" in job.output.read_text())
     before = iteration(folder)
     job.wait_for(lambda: iteration(folder) > before + 20)
@@ -58,12 +59,12 @@ def elastic_stopped(folder: Path) -> End:
 
 
 def elastic_not_finite(folder: Path) -> End:
-    return Job(folder, [*RUN, *elastic(folder, 2), "--reference-lr", "9e18"]).end()
+    return Job(folder, [*forked_app(), *elastic(folder, 2), "--reference-lr", "9e18"]).end()
 
 
 def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
     def run(folder: Path) -> End:
-        job = Job(folder, [*RUN, *command(2, launcher, "--output", str(folder))])
+        job = Job(folder, [*forked_app(), *command(2, launcher, "--output", str(folder))])
         job.wait_for(lambda: iteration(folder) >= 10)
         job.signal(to, signal.SIGTERM)
         return job.end()
@@ -72,7 +73,7 @@ def asked_in_training(launcher: str, to: str) -> Callable[[Path], End]:
 
 
 def asked_at_start(folder: Path) -> End:
-    """Run a job. As soon as the process of rank 1 exists, this process gets SIGTERM."""
+    """Run a job. As soon as the process of rank 1 exists, this process gets SIGTERM. It is no fork."""
     job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: 1 in job.ranks())
     job.signal("rank 1", signal.SIGTERM)
@@ -80,7 +81,8 @@ def asked_at_start(folder: Path) -> End:
 
 
 def asked_in_evaluation(folder: Path) -> End:
-    job = Job(folder, [*FAULTY, *command(2, "horovodrun", "--output", str(folder))], "slow:0:0")
+    words = [*forked_ranks(FAULT_RANK), *command(2, "horovodrun", "--output", str(folder))]
+    job = Job(folder, words, "slow:0:0")
     job.wait_for(lambda: "evaluating" in job.output.read_text())
     job.signal("rank 1", signal.SIGTERM)
     return job.end()
@@ -200,7 +202,7 @@ def test_what_was_stopped_in_evaluation_goes_on_there(ends: dict[str, Future[End
     folder = folders / "asked-in-evaluation"
     # This is the end of the epoch. Its 1,077 images are 16 steps of 64, and the images that are left over are not used.
     assert checkpoint(folder)["position"] == {"epoch": 0, "seen": 16 * 64}
-    job = Job(folder, [*RUN, *command(2, "horovodrun", "--output", str(folder))])
+    job = Job(folder, [*forked_app(), *command(2, "horovodrun", "--output", str(folder))])
     job.wait_for(lambda: iteration(folder) > 16)
     job.signal("run.sh", signal.SIGINT)
     assert job.end().code == 75

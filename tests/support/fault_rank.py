@@ -24,6 +24,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -123,9 +124,12 @@ class Fault(Hooks):
         elif self.kind == "sleep":
             time.sleep(1000)
         elif self.kind == "loader":
-            for loader in multiprocessing.active_children():
-                assert loader.pid
-                os.kill(loader.pid, signal.SIGSTOP)
+            loaders = [str(loader.pid) for loader in multiprocessing.active_children()]
+            for pid in loaders:
+                os.kill(int(pid), signal.SIGSTOP)
+            # After the test they continue, and end because this process has ended.
+            later = ["sh", "-c", 'sleep 100; kill -CONT "$@"', "sh", *loaders]
+            subprocess.Popen(later, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         elif self.kind == "change":
             with torch.no_grad():
                 next(iter(state.network.parameters())).view(-1)[3] += 1e-6

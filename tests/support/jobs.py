@@ -72,7 +72,10 @@ class Job:
         assert condition(), self.output.read_text()
 
     def ranks(self) -> dict[int, int]:
-        """Return a dict from rank to process id. In an elastic run, the key is the rank that the process had first."""
+        """Return a dict from rank to process id. In an elastic run, the key is the rank that the process had first.
+
+        The process id of a fork is that of the program that has asked for it, and forwards signals to it.
+        """
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -80,6 +83,8 @@ class Job:
                 variables = (process / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
+            if words[1] == b"-I":  # the command line of a fork, see fork_of
+                words = words[5:]
             rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", variables)
             program = words[1:3] == [b"-m", b"app"] or words[1].endswith(b"fault_rank.py")
             if rank and program and str(self.folder).encode() in words:
