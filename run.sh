@@ -23,6 +23,6 @@ cd "$root"
 case ${2:-} in
   --gpu) exec "$python" -m pytest tests/gpu "${@:3}" ;;
   --cluster) exec "$python" -m pytest tests "${@:3}" ;;
-  # Two files run at the same time, because tests wait for launchers, timers and other processes half of the time.
-  *) exec "$python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "${@:2}" ;;
+  # Three files run at the same time, because tests wait for launchers, timers and other processes half of the time.
+  *) exec "$python" -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "${@:2}" ;;
 esac
