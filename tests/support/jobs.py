@@ -83,7 +83,7 @@ class Job:
                 variables = (process / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if words[1] == b"-I":  # the command line of a fork, see fork_of
+            if b"".join(words[3:4]).endswith(b"support/fork.py"):  # the command line of a fork, see fork_of
                 words = words[5:]
             rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", variables)
             program = words[1:3] == [b"-m", b"app"] or words[1].endswith(b"fault_rank.py")
