@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.fork_server import fork_of, forked_ranks
-from tests.support.jobs import FAULTY, End, Job
+from tests.support.jobs import FAULTY, End, Job, without_fork
 from tests.support.programs import ROOT, environ
 
 # The learning rate is only 0.01, because other numbers of processes round sums differently, and with a higher rate the
@@ -142,8 +142,8 @@ class ElasticRun:
                 command = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            place = 6 if command[1:2] == [b"-I"] else 1  # in the command line of fork_of, or of run_ranks
-            if b"".join(command[place : place + 1]).endswith(b"fault_rank.py") and str(self.folder).encode() in command:
+            program = b"".join(without_fork(command)[1:2])
+            if program.endswith(b"fault_rank.py") and str(self.folder).encode() in command:
                 found.append(int(entry.name))
         return found
 

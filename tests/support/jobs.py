@@ -53,6 +53,14 @@ def iteration(folder: Path) -> int:
     return int(found[-1]) if found else 0
 
 
+def without_fork(words: list[bytes]) -> list[bytes]:
+    """Return the command line of a program. If it starts as a fork, leave out what `fork_of` puts before it.
+
+    The first word is that before the program, such as the path of Python.
+    """
+    return words[5:] if b"".join(words[3:4]).endswith(b"support/fork.py") else words
+
+
 class Job:
     """A command in the background. Its output is written to `folder`.out. Call `end` to wait for its end."""
 
@@ -83,8 +91,7 @@ class Job:
                 variables = (process / "environ").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if b"".join(words[3:4]).endswith(b"support/fork.py"):  # the command line of a fork, see fork_of
-                words = words[5:]
+            words = without_fork(words)
             rank = re.search(r"(?:HOROVOD_RANK|OMPI_COMM_WORLD_RANK)=(\d+)\0", variables)
             program = words[1:3] == [b"-m", b"app"] or words[1].endswith(b"fault_rank.py")
             if rank and program and str(self.folder).encode() in words:
