@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,6 +112,9 @@ class Loader:
             for process in processes:
                 if process.is_alive():
                     process.kill()  # a loader process has no data that must be saved
+            # Torch sets this event to end its processes. If one of them was killed while it looked at the event, the
+            # event stays locked, and `set` would wait forever.
+            self._iterator._workers_done_event = threading.Event()  # type: ignore[attr-defined]
             self._iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,22 @@ def test_close_ends_the_processes_at_once(folder: Path, monkeypatch: pytest.Monk
     loader.close()
     assert time.monotonic() - start < TORCHS_WAIT
     assert not any(Path(f"/proc/{pid}").exists() and state(pid) != "Z" for pid in processes)
+
+
+def test_close_does_not_wait_for_a_lock_of_a_killed_process(folder: Path) -> None:
+    """A loader process can be killed while it holds the lock of torch's event. Here, a thread takes its place."""
+    loader = Loader(opened(folder).train, endless(), processes=1, pin_memory=False)
+    next(loader)
+    [process] = loader._iterator._workers  # type: ignore[attr-defined]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    holder = threading.Thread(target=loader._iterator._workers_done_event._cond.acquire)  # type: ignore[attr-defined]
+    holder.start()
+    holder.join()
+    closing = threading.Thread(target=loader.close, daemon=True)
+    closing.start()
+    closing.join(timeout=60)
+    assert not closing.is_alive()
 
 
 def state(pid: int) -> str:
