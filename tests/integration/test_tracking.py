@@ -1,24 +1,19 @@
 """The lines of docs/tracking.md give a run to Weights & Biases and to MLflow, without a network.
 
-Neither is a package of the project. The tests run if TRACKING_PYTHON names a Python that has them.
+The programs import mlflow from mlflow-skinny, which is MLflow without its server.
 """
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.programs import ROOT, run
 
 PAGE = (ROOT / "docs/tracking.md").read_text()
-PYTHON = os.environ.get("TRACKING_PYTHON", sys.executable)
 QUIET = {
     "WANDB_SILENT": "true",
     "WANDB_ERROR_REPORTING": "false",
@@ -54,22 +49,16 @@ print(json.dumps([curves, run.data.params, [file.path for file in client.list_ar
 """
 
 
-def needs(module: str) -> pytest.MarkDecorator:
-    """Skip a test where a module is missing, before a run is trained for it."""
-    missing = sys.executable == PYTHON and importlib.util.find_spec(module) is None
-    return pytest.mark.skipif(missing, reason=f"{module} is missing: set TRACKING_PYTHON to a Python that has it")
-
-
 def follow_page(module: str, trained: Path, place: Path) -> None:
     """Run the program of docs/tracking.md that imports `module`, for the run `trained`, in the folder `place`."""
     (place / "runs").mkdir()
     (place / "runs/digits").symlink_to(trained)
     [block] = [each.split("```")[0] for each in PAGE.split("```python\n")[1:] if f"\nimport {module}\n" in each]
-    run(PYTHON, "-c", f"import os; os.chdir({str(place)!r})\n{block}", **QUIET)
+    run(sys.executable, "-c", f"import os; os.chdir({str(place)!r})\n{block}", **QUIET)
 
 
 def read_back(program: str, place: Path, *arguments: object) -> Any:
-    done = run(PYTHON, "-c", f"import os; os.chdir({str(place)!r})\n{program}", *arguments, **QUIET)
+    done = run(sys.executable, "-c", f"import os; os.chdir({str(place)!r})\n{program}", *arguments, **QUIET)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -78,7 +67,6 @@ def epochs_of(trained: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-@needs("wandb")
 def test_weights_and_biases(trained: Path, tmp_path: Path) -> None:
     follow_page("wandb", trained, tmp_path)
     [file] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
@@ -87,15 +75,13 @@ def test_weights_and_biases(trained: Path, tmp_path: Path) -> None:
     assert summary["median_top1_error"] == json.loads((trained / "result.json").read_text())["median_top1_error"]
 
 
-@needs("wandb")
 def test_weights_and_biases_cannot_read_the_files_of_tensorboard(trained: Path, tmp_path: Path) -> None:
     """docs/tracking.md gives this as the reason why its lines read epochs.csv."""
     program = f"import os; os.chdir({str(tmp_path)!r}); from wandb.cli.cli import cli; cli()"
-    done = run(PYTHON, "-c", program, "sync", "--sync-tensorboard", trained / "tensorboard", code=1, **QUIET)
+    done = run(sys.executable, "-c", program, "sync", "--sync-tensorboard", trained / "tensorboard", code=1, **QUIET)
     assert "options have been removed: --sync-tensorboard" in done.stderr
 
 
-@needs("mlflow")
 def test_mlflow(trained: Path, tmp_path: Path) -> None:
     follow_page("mlflow", trained, tmp_path)
     curves, parameters, files = read_back(READ_MLFLOW, tmp_path)
