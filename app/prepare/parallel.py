@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -65,6 +66,10 @@ def in_parallel(
         if not finished:  # end running tasks, because nobody needs their results
             for process in multiprocessing.active_children():
                 process.kill()
+            if sys.version_info < (3, 11, 5):
+                # These versions wait forever if a task does not fit into the pipe, which no process reads any longer
+                # (github.com/python/cpython/issues/94777).
+                executor._call_queue._reader.close()  # type: ignore[attr-defined]
         executor.shutdown(cancel_futures=True)
 
 

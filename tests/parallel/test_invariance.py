@@ -27,8 +27,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Both launchers train "fp64". The other variants do not depend on the launcher, and horovodrun trains them: under mpirun,
-# a process that waits for others takes processor time.
+# Both launchers train "fp64". The other variants do not depend on the launcher. horovodrun trains them, because under
+# mpirun a process that waits for others takes processor time.
 VARIANTS = {"horovodrun": ["fp64", "fp64-loaders", "fp64-beyond", "fp32"], "mpirun": ["fp64"]}
 VARIANTS["none"] = ["fp64", "fp64-beyond", "fp32"]
 

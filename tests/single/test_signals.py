@@ -15,7 +15,34 @@ from app.base.errors import Preempted
 from app.base.signals import SIGNALS
 from app.launch import rank_parent
 from app.prepare.parallel import in_parallel, stoppable
-from tests.support.programs import APP, ROOT, RUN
+from tests.support.programs import APP, ROOT, RUN, run
+
+COMMAND = """if True:
+    import os, signal, time
+    from app.base.errors import UserError
+    from app.prepare.parallel import in_parallel
+    def work(task):
+        if task[0] == {dies}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.5)
+        return task[0]
+    if __name__ == "__main__":
+        results = in_parallel(work, ((number, bytes(300_000)) for number in range(20)), processes=2)
+        try:
+            print(next(results) in (0, 1))
+            results.close()
+        except UserError as error:
+            print(str(error).split(",")[0])
+"""
+
+
+@pytest.mark.parametrize(("dies", "said"), [("None", "True"), ("0", "a process was killed")])
+def test_a_command_ends_although_no_process_reads_its_tasks(dies: str, said: str, tmp_path: Path) -> None:
+    """The tasks are larger than the pipe to the processes. One process is killed, or the command is stopped."""
+    program = tmp_path / "program.py"  # the processes import it
+    program.write_text(COMMAND.replace("{dies}", dies))
+    done = run(sys.executable, str(program), longest=60)
+    assert done.stdout == f"{said}\n"
 
 
 def survive(number: int) -> int:
