@@ -51,8 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 pixels = generator.integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(pixels).save(place / split / name / f"{number}.png")
-    torch.manual_seed(0)
-    network = make_network(Config(model="resnet8"), 3, 1000, torch.nn.BatchNorm2d)
+    network = make_network(Config(model="resnet8", seed=5), 3, 1000, torch.nn.BatchNorm2d)
     torch.save(network.state_dict(), place / "resnet8.pth")
     folder = tmp_path_factory.mktemp("runs")
     recipe = ["--data", place, "--init", place / "resnet8.pth", *OPTIONS]
