@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import processor_seconds
+
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 ENVIRONMENT = {
@@ -81,9 +83,10 @@ class Group:
         """Let all processes compute a number of steps.
 
         Returns:
-            The seconds that the slowest process took, and the sum of the processor seconds of all processes. Child
-            processes, such as loader processes, are not included in this sum.
+            The seconds that the slowest process took, and the processor seconds of all processes together. These
+            include child processes, such as loader processes.
         """
+        before = processor_seconds(self.pids)
         self._signal(signal.SIGCONT)
         for connection, _ in self.ranks:
             connection.sendall(f"{steps}\n".encode())
@@ -91,8 +94,7 @@ class Group:
         if "" in answers:
             raise RuntimeError(f"{self.work.commands[0]} ended:\n{self.output()}")
         self._signal(signal.SIGSTOP)
-        seconds, cpu = zip(*(map(float, answer.split()) for answer in answers), strict=True)
-        return max(seconds), sum(cpu)
+        return max(map(float, answers)), processor_seconds(self.pids) - before
 
     def peak_memory(self) -> float:
         """Return the largest resident memory in MiB that any of the processes has had so far."""

@@ -22,6 +22,26 @@ ROOT = Path(__file__).parents[2]
 SLEEPER = "import time; from benchmarks.meter import Meter; m = Meter()\nwhile True: m.tick(); time.sleep({})"
 HUGE = "from benchmarks.meter import Meter; m = Meter(); x = bytearray({} << 20); del x\nwhile True: m.tick()"
 
+BURN = """
+import sys, time
+for _ in sys.stdin:
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    print(flush=True)
+"""
+# In each step, a child process uses 0.05 s of processor time.
+PARENT = f"""
+import subprocess, sys
+from benchmarks.meter import Meter
+child = subprocess.Popen([sys.executable, "-c", {BURN!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+m = Meter()
+while True:
+    m.tick()
+    print(file=child.stdin, flush=True)
+    child.stdout.readline()
+"""
+
 
 def sleeper(seconds: float, processes: int = 1) -> Work:
     return Work([[sys.executable, "-c", SLEEPER.format(seconds)]] * processes, processes, 10)
@@ -79,6 +99,16 @@ def test_a_side_that_fails_says_why() -> None:
     try:
         with pytest.raises(RuntimeError, match="no such network"):
             group.wait()
+    finally:
+        group.close()
+
+
+def test_processor_time_includes_child_processes() -> None:
+    group = Group(Work([[sys.executable, "-c", PARENT]], 1, 1))
+    try:
+        group.wait()
+        group.run(1)
+        assert group.run(10)[1] == pytest.approx(0.5, abs=0.1)
     finally:
         group.close()
 
