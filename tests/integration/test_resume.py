@@ -13,6 +13,7 @@ import torch
 
 from tests.support.fork import Fork
 from tests.support.fork_server import start_app
+from tests.support.jobs import iteration
 
 EPOCHS = 18  # long enough for 20 interruptions, even if each comes two steps late
 STEPS = 8 * EPOCHS  # an epoch has 8 steps of 128 of the 1,077 images
@@ -24,17 +25,9 @@ def train(folder: Path, *options: str) -> list[str]:
     return ["train", "--output", str(folder), *OPTIONS, *options]
 
 
-def last_iteration(folder: Path) -> int:
-    try:
-        lines = (folder / "log.jsonl").read_text().splitlines()
-        return max((json.loads(line)["iteration"] for line in lines), default=0)
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def interrupt(folder: Path, child: Fork, number: int, iteration: int) -> int:
-    """Wait until the run has reached an iteration, send the signal `number`, and return the exit code."""
-    while last_iteration(folder) < iteration:
+def interrupt(folder: Path, child: Fork, number: int, at: int) -> int:
+    """Wait until the run has reached iteration `at`, send the signal `number`, and return the exit code."""
+    while iteration(folder) < at:
         assert not child.has_ended(), f"ended before with exit code {child.wait()}"
         time.sleep(0.001)
     os.kill(child.pid, number)
@@ -75,7 +68,7 @@ def test_20_random_sigterms(alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(20), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
         child = start_app(*train(folder))
-        assert interrupt(folder, child, signal.SIGTERM, last_iteration(folder) + draw.randint(1, 6)) == 75
+        assert interrupt(folder, child, signal.SIGTERM, iteration(folder) + draw.randint(1, 6)) == 75
     assert start_app(*train(folder)).wait() == 0
     assert_same_run(folder, alone)
 
@@ -84,7 +77,7 @@ def test_20_random_sigkills(alone: Path, tmp_path: Path) -> None:
     draw, folder = random.Random(21), tmp_path / "run"
     for _ in range(INTERRUPTIONS):
         child = start_app(*train(folder, "--checkpoint-every", "2"))
-        at = min(last_iteration(folder) + draw.randint(3, 7), STEPS)
+        at = min(iteration(folder) + draw.randint(3, 7), STEPS)
         assert interrupt(folder, child, signal.SIGKILL, at) == -signal.SIGKILL
     assert start_app(*train(folder)).wait() == 0
     assert_same_run(folder, alone)

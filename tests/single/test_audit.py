@@ -12,7 +12,8 @@ from app.commands.audit import main
 from app.recipe.audit import CHOICES, DEVIATES, FOLLOWED, REMARKS, SILENT, audit, audit_claim, in_short
 from app.recipe.config import Config, from_dict, option_fields, to_json
 from app.recipe.presets import preset
-from tests.support.programs import APP, run
+from tests.support.fork_server import fork_of
+from tests.support.programs import run
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGENET = 1281167
@@ -151,7 +152,7 @@ def test_a_run_says_and_keeps_its_audit(capsys: pytest.CaptureFixture[str], tmp_
     folder = tmp_path / "run"
     options = "--recipe paper-256 --data synthetic --model resnet8 --image-size 32 --synthetic-images 32"
     options += f" --synthetic-classes 4 --minibatch 32 --epochs 1 --device cpu --output {folder}"
-    done = run(*APP, "train", *options.split())
+    done = run(*fork_of("-m", "app"), "train", *options.split())
     assert "audit: 20 of 25 remarks and choices of the paper followed" in done.stdout
     assert "  deviates: image size: --image-size 32; paper (section 5.1): 224 x 224" in done.stdout
     kept = json.loads((folder / "audit.json").read_text())

@@ -13,7 +13,8 @@ from app.bench.bottleneck import bottleneck
 from app.bench.measure import fit, over_ranks
 from app.bench.stopwatch import PHASES
 from app.commands.benchmark import parse, write
-from tests.support.programs import APP, run
+from tests.support.fork_server import fork_of
+from tests.support.programs import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +72,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def benchmark(*options: str, folder: Path) -> tuple[dict[str, Any], str]:
-    done = run(*APP, "benchmark", "--json", folder / "found", *options)
+    done = run(*fork_of("-m", "app"), "benchmark", "--json", folder / "found", *options)
     return json.loads((folder / "found").read_text()), done.stdout
 
 

@@ -50,10 +50,17 @@ for device in ("cpu", "auto", "cuda"):
 """
 
 
-def choose(files: Path, **variables: str) -> tuple[list[str], str]:
+def choose(folder: Path) -> tuple[list[str], str]:
+    """Choose devices in a process whose CUDA driver and device files are in `folder`."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    command = [sys.executable, "-c", CHOOSE, f"{files}/nvidia[0-9]*"]
-    done = subprocess.run(command, env=environment | variables, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHOOSE, f"{folder}/nvidia[0-9]*"],
+        env=environment | {"LD_LIBRARY_PATH": str(folder)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.splitlines(), done.stderr
 
 
@@ -63,7 +70,7 @@ def test_a_driver_that_is_too_old_for_torch_is_an_error_with_its_fix(tmp_path: P
     (tmp_path / "nvidia0").touch()
     (tmp_path / "nvidiactl").touch()
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", "libcuda.so.1", "cuda.c", "-ldl"], cwd=tmp_path, check=True)
-    (cpu, auto, cuda), warned = choose(tmp_path, LD_LIBRARY_PATH=str(tmp_path))
+    (cpu, auto, cuda), warned = choose(tmp_path)
     assert cpu == "cpu cpu"
     assert warned == ""
     for line in (auto, cuda):
@@ -74,11 +81,15 @@ def test_a_driver_that_is_too_old_for_torch_is_an_error_with_its_fix(tmp_path: P
 
 
 @no_gpu
-def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path) -> None:
-    assert choose(tmp_path)[0][1] == "auto cpu"
+def test_gpus_that_are_hidden_or_not_there_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpu, "_DEVICE_FILES", f"{tmp_path}/nvidia[0-9]*")
+    assert gpu.choose_kind("auto") == "cpu"
     (tmp_path / "nvidia0").touch()
-    assert choose(tmp_path)[0][1].startswith("auto error: ")
-    assert choose(tmp_path, CUDA_VISIBLE_DEVICES="")[0][1] == "auto cpu"
+    with pytest.raises(UserError, match="has 1 GPU"):
+        gpu.choose_kind("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu.choose_kind("auto") == "cpu"
 
 
 def test_gpus_that_a_variable_hides(monkeypatch: pytest.MonkeyPatch) -> None:
