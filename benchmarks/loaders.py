@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms.functional import resized_crop
 
-from app.data.images import read_image
+from app.data.crop_decoder import decode_region
+from app.data.draws import uniform
+from app.data.images import CROP_DRAWS, random_crop, read_image
 from app.data.loader import Loader
 from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
 from app.storage.index import read_index
@@ -38,6 +43,24 @@ def difference(folder: str) -> float:
         found = read_image(files.place(index), lambda w, h, box=box: box, SIDE).astype(np.float32)
         differences.append((np.abs(found - theirs) / 255 / np.array(IMAGENET_STD)).mean())
     return float(np.mean(differences))
+
+
+def decoder_limit(folder: str) -> float:
+    """Return how many random crops app/setup/decoder.c decodes per second of processor time, without any other work.
+
+    This is 0 if the decoder is not compiled.
+    """
+    files = read_index(folder).train
+    indices = np.arange(min(len(files), 400))
+    images, taken = 0, 0.0
+    for index, draws in zip(indices.tolist(), uniform(0, 0, indices, CROP_DRAWS).tolist(), strict=True):
+        data, size = Path(files.place(index)).read_bytes(), Image.open(files.place(index)).size
+        left, top, right, bottom = random_crop(*size, draws)
+        region = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+        start = time.process_time()
+        images += decode_region(data, size, region) is not None
+        taken += time.process_time() - start
+    return images / taken
 
 
 def our_batches(folder: str) -> Any:

@@ -152,7 +152,8 @@ def loader(limits: Limits, peer_side: str = "peer") -> dict[str, Any]:
             Work([[PYTHON, "-m", "benchmarks.loaders", side, folder]], 1, loaders.BATCH) for side in ("ours", peer_side)
         )
         found = compare(measured, stock_pillow(peer, folder), limits)
-        return found | {"mad": loaders.difference(folder), "decoder": decoder()}
+        found |= {"mad": loaders.difference(folder), "decoder_limit": loaders.decoder_limit(folder)}
+        return found | {"decoder": decoder()}
 
 
 def decoding(file: str, limits: Limits) -> dict[str, Any]:

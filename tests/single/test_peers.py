@@ -144,6 +144,7 @@ def test_the_loader_row_compares_the_same_pixels(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in (tmp_path / "train").rglob("*.jpg")]
     assert 90_000 < sum(sizes) / len(sizes) < 130_000  # ImageNet's images have 110 KB on average
     assert loaders.difference(str(tmp_path)) <= 0.002
+    assert 100 < loaders.decoder_limit(str(tmp_path)) < 100_000
 
 
 def test_rows_are_the_issues() -> None:
