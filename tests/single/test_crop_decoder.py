@@ -183,7 +183,7 @@ def test_where_it_is_not_compiled_pillow_decodes_the_same(tmp_path: Path) -> Non
     program = (
         "import sys; from app.data.images import read_image; from app.data.crop_decoder import decode_region; "
         "part = decode_region(open(sys.argv[1], 'rb').read(), (501, 387), (0, 0, 9, 9)); "
-        "print(None if part is None else 'a part'); "
+        "print(None if part is None else 'a part', flush=True); "
         "sys.stdout.buffer.write(read_image(sys.argv[1], lambda w, h: (5, 7, 405, 307), 200).tobytes())"
     )
     outputs = []
