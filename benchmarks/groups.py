@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.machine import processor_seconds
+from benchmarks.machine import family, processor_seconds
 
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
@@ -109,10 +109,10 @@ class Group:
     def close(self) -> None:
         """End all processes."""
         self._signal(signal.SIGCONT)
-        family = [process for launcher in self.launchers for process in _family(launcher.pid)]
+        processes = [process for launcher in self.launchers for process in family(launcher.pid)]
         for connection, _ in self.ranks:
             connection.close()
-        for process in family:
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         for launcher in self.launchers:
@@ -122,15 +122,6 @@ class Group:
 
     def _signal(self, number: int) -> None:
         for pid in self.pids:
-            for process in _family(pid):
+            for process in family(pid):
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """Return a process and all of its descendants."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []

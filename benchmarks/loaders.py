@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from torchvision.transforms.functional import resized_crop
 
 from app.data.crop_decoder import decode_region
 from app.data.draws import uniform
-from app.data.images import CROP_DRAWS, random_crop, read_image
+from app.data.images import CROP_DRAWS, open_image, random_crop, read_image
 from app.data.loader import Loader
 from app.data.sources import IMAGENET_MEAN, IMAGENET_STD, open_source
 from app.storage.index import read_index
@@ -54,11 +52,12 @@ def decoder_limit(folder: str) -> float:
     indices = np.arange(min(len(files), 400))
     images, taken = 0, 0.0
     for index, draws in zip(indices.tolist(), uniform(0, 0, indices, CROP_DRAWS).tolist(), strict=True):
-        data, size = Path(files.place(index)).read_bytes(), Image.open(files.place(index)).size
-        left, top, right, bottom = random_crop(*size, draws)
-        region = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+        data = files.read(index)
+        with open_image(data) as image:
+            size = image.size
+        left, top, right, bottom = map(int, random_crop(*size, draws))
         start = time.process_time()
-        images += decode_region(data, size, region) is not None
+        images += decode_region(data, size, (left, top, right, bottom)) is not None
         taken += time.process_time() - start
     return images / taken
 

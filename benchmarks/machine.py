@@ -45,12 +45,19 @@ def processor_seconds(pids: Iterable[int]) -> float:
     """Return the processor seconds of processes and of all of their descendants, also of those that have ended."""
     total = 0.0
     for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            for each in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    total += sum(each.cpu_times()[:4])
+        for process in family(pid):
+            with suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])
     return total
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process and all of its descendants, or an empty list if the process has ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def load_of_others(seconds: float = 2.0) -> float:
