@@ -30,7 +30,8 @@ def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray
         region: The part. It must lie inside the image and not be empty.
 
     Returns:
-        The pixels in RGB, uint8 [bottom - top, right - left, 3], or None.
+        The pixels, uint8 [bottom - top, right - left, 4], or None. The last dimension is red, green, blue, and a byte
+        without meaning. This is how Pillow keeps an RGB image in memory, so that it can use the pixels without a copy.
     """
     library = _library()
     if library is None:
@@ -38,10 +39,10 @@ def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray
     left, top, right, bottom = region
     if not (0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]):
         raise ValueError(f"the region {region} is not within {size}")
-    pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    pixels = np.empty((bottom - top, right - left, 4), np.uint8)
     target = library.ffi.from_buffer("unsigned char[]", pixels, require_writable=True)
     source = library.ffi.from_buffer("unsigned char[]", data)
-    done = library.lib.decode_region(source, len(data), *size, left, top, right, bottom, target)
+    done = library.lib.decode_rgbx(source, len(data), *size, left, top, right, bottom, target)
     return pixels if done else None
 
 
@@ -52,8 +53,9 @@ def is_compiled() -> bool:
 
 @cache
 def _library() -> Any | None:
-    """Return the compiled module, or None if set-up could not compile it."""
+    """Return the compiled module, or None if set-up could not compile it, or compiled it for older code than this."""
     try:
-        return importlib.import_module(MODULE)
+        library = importlib.import_module(MODULE)
     except ImportError:
         return None
+    return library if hasattr(library.lib, "decode_rgbx") else None

@@ -80,7 +80,8 @@ def decode_image(
     try:
         image, box = _decode(read(), choose_box, size)
         resized = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized)
+        oriented = resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else resized
+        return np.frombuffer(oriented.tobytes("raw", "RGB"), np.uint8).reshape(size, size, 3)
     except FileNotFoundError:
         raise CorruptImage(f"there is no image {name}: put it back, or start again without it") from None
     except DECODER_ERRORS as error:
@@ -129,7 +130,7 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return the pixels in RGB from which the crop is resized, and the box of the crop in their coordinates."""
+    """Return the pixels from which the crop is resized, in RGB or RGBX, and the box of the crop within them."""
     with open_image(data) as image:
         full = image.size
         box = choose_box(*full)
@@ -137,7 +138,8 @@ def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tu
             left, top, *_ = region = _read_by_resize(full, box, size)
             pixels = decode_region(data, full, region)
             if pixels is not None:
-                return Image.fromarray(pixels), (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+                part = Image.frombuffer("RGBX", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX", 0, 1)
+                return part, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
         box = _shrink_in_decoder(image, box, size)
         image.load()
         return _to_rgb(image), box

@@ -56,9 +56,10 @@ static int ends_well(const struct jpeg_decompress_struct *info) {
   return 0;
 }
 
-/* Write the part of the image to `pixels`, row by row in RGB. Return 1, or 0 if Pillow has to decode it. */
-static int decode_region(const unsigned char *data, size_t size, int width, int height, int left, int top, int right,
-                         int bottom, unsigned char *pixels) {
+/* Write the part of the image to `pixels`, row by row with 4 bytes for each pixel: red, green, blue, and a byte without
+   meaning. Return 1, or 0 if Pillow has to decode the image. */
+static int decode_rgbx(const unsigned char *data, size_t size, int width, int height, int left, int top, int right,
+                       int bottom, unsigned char *pixels) {
   struct jpeg_decompress_struct info;
   struct failure failure;
   memset(&info, 0, sizeof info); /* so that destroying it is safe even if creating it fails */
@@ -74,18 +75,18 @@ static int decode_region(const unsigned char *data, size_t size, int width, int 
   jpeg_mem_src(&info, (unsigned char *)data, size);
   jpeg_read_header(&info, TRUE);
   if (!is_usual(&info, width, height)) give_up((j_common_ptr)&info);
-  info.out_color_space = JCS_RGB;
+  info.out_color_space = JCS_EXT_RGBX;
   jpeg_start_decompress(&info);
   if (!is_complete(&info)) give_up((j_common_ptr)&info);
 
   JDIMENSION first = left > MARGIN ? left - MARGIN : 0;
   JDIMENSION columns = (right + MARGIN < width ? right + MARGIN : width) - first;
   jpeg_crop_scanline(&info, &first, &columns); /* moves `first` to the left, to the edge of a block */
-  JSAMPARRAY row = info.mem->alloc_sarray((j_common_ptr)&info, JPOOL_IMAGE, columns * 3, 1);
+  JSAMPARRAY row = info.mem->alloc_sarray((j_common_ptr)&info, JPOOL_IMAGE, columns * 4, 1);
   if (top > 0 && jpeg_skip_scanlines(&info, top) != (JDIMENSION)top) give_up((j_common_ptr)&info);
-  for (size_t line = 0, length = (size_t)(right - left) * 3; line < (size_t)(bottom - top); line++) {
+  for (size_t line = 0, length = (size_t)(right - left) * 4; line < (size_t)(bottom - top); line++) {
     jpeg_read_scanlines(&info, row, 1);
-    memcpy(pixels + line * length, row[0] + (left - first) * 3, length);
+    memcpy(pixels + line * length, row[0] + (left - first) * 4, length);
   }
   if (!jpeg_has_multiple_scans(&info) && !ends_well(&info)) give_up((j_common_ptr)&info);
   jpeg_destroy_decompress(&info);

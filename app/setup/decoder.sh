@@ -24,7 +24,7 @@ compile_decoder() {
   "$python" - "$here/decoder.c" "$work" <<'PYTHON' && mv -f "$work"/_jpeg_region.*.so "$1"
 import pathlib, sys, cffi
 builder = cffi.FFI()
-builder.cdef("int decode_region(const unsigned char *data, size_t size, int width, int height, int left, int top, int right,"
+builder.cdef("int decode_rgbx(const unsigned char *data, size_t size, int width, int height, int left, int top, int right,"
              " int bottom, unsigned char *pixels);")
 builder.set_source("_jpeg_region", pathlib.Path(sys.argv[1]).read_text(), libraries=["jpeg"])
 builder.compile(tmpdir=sys.argv[2])
