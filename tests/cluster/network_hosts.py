@@ -176,7 +176,13 @@ class Network:
         self._at_bridge(f"ip link set {host.name} down")
 
     def heal(self, host: Host) -> None:
+        """Restore the link of a host, and wait until another host can connect to it. This takes about a second."""
         self._at_bridge(f"ip link set {host.name} up")
+        other = next(each for each in self.hosts if each is not host)
+        connect = other.enter("timeout", "2", "bash", "-c", f"</dev/tcp/{host.address}/{SSH_PORT}")
+        _wait_for(
+            lambda: subprocess.run(connect, stderr=subprocess.DEVNULL).returncode == 0, f"the link of {host.name}"
+        )
 
     def close(self) -> None:
         for host in self.hosts:

@@ -3,9 +3,11 @@
 The runs must have the same parameters as on one host, and behave as documented when the link is interrupted.
 """
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -106,8 +108,21 @@ def steps(output: Path) -> int:
     return max((json.loads(line).get("iteration", 0) for line in lines if line.endswith("}")), default=0)
 
 
-def wait_for_steps(output: Path, more_than: int) -> None:
-    wait_for(lambda: steps(output) > more_than)
+def wait_for_steps(run: subprocess.Popen[str], output: Path, more_than: int) -> None:
+    """Wait until a run has made more steps than this. Fail if it ends before that."""
+    wait_for(lambda: steps(output) > more_than or run.poll() is not None)
+    assert steps(output) > more_than, "the run has ended"
+
+
+@contextlib.contextmanager
+def running(host: Host, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a run, and kill it at the end if it is still there. Print what it wrote, which pytest shows on failure."""
+    run = host.start(*words, **ENVIRON)
+    try:
+        yield run
+    finally:
+        signal_inside(run, signal.SIGKILL)
+        print(*run.communicate(timeout=60), sep="\n")
 
 
 def nothing_left(hosts: list[Host]) -> bool:
@@ -161,14 +176,12 @@ def test_hosts_without_ipv6(launcher: str, network: Network, tmp_path: Path) -> 
     """The run makes steps, and its processes listen on eth0 and on loopback only."""
     words = command(network, launcher, tmp_path / "run", "--epochs", "200", "--log-every", "1")
     words[len(LAUNCH) : len(LAUNCH)] = ["--interface", "eth0"]
-    run = network.hosts[0].start(*words, **ENVIRON)
-    try:
-        wait_for_steps(tmp_path / "run", 5)
+    with running(network.hosts[0], *words) as run:
+        wait_for_steps(run, tmp_path / "run", 5)
         listening = [line.split()[3] for host in network.hosts for line in host.do("ss -ltnH").splitlines()]
-    finally:
         signal_inside(run, signal.SIGTERM)
-        _, errors = run.communicate(timeout=100)
-    assert run.returncode == 75, errors
+        run.communicate(timeout=100)
+        assert run.returncode == 75
     places = [place for place in listening if not place.endswith(f":{SSH_PORT}")]
     assert places
     assert not [place for place in places if not place.startswith(("10.83.0.", "127.0.0.1:", "[::ffff:127.0.0.1]:"))]
@@ -214,18 +227,15 @@ def test_a_link_cut_for_three_seconds(launcher: str, network: Network, tmp_path:
     output = tmp_path / "run"
     options = ["--epochs", "200", "--log-every", "1", "--stall-timeout", str(STALL)]
     alpha, beta = network.hosts
-    run = alpha.start(*command(network, launcher, output, *options), **ENVIRON)
-    try:
-        wait_for_steps(output, 5)
+    with running(alpha, *command(network, launcher, output, *options)) as run:
+        wait_for_steps(run, output, 5)
         network.cut(beta)
         time.sleep(3)
         network.heal(beta)
-        wait_for_steps(output, steps(output) + 20)
-        assert run.poll() is None
-    finally:
+        wait_for_steps(run, output, steps(output) + 20)
         signal_inside(run, signal.SIGTERM)
-        _, errors = run.communicate(timeout=100)
-    assert run.returncode == 75, errors
+        run.communicate(timeout=100)
+        assert run.returncode == 75
     assert nothing_left(network.hosts)
 
 
@@ -234,9 +244,9 @@ def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) ->
     output = tmp_path / "run"
     options = ["--epochs", "200", "--log-every", "1", "--stall-timeout", str(LONG_STALL)]
     alpha, beta = network.hosts
-    run = alpha.start(*command(network, launcher, output, *options), **ENVIRON)
-    try:
-        wait_for_steps(output, 5)
+    with running(alpha, *command(network, launcher, output, *options)) as run, contextlib.ExitStack() as healing:
+        wait_for_steps(run, output, 5)
+        healing.callback(network.heal, beta)
         network.cut(beta)
         begin = time.monotonic()
         _, errors = run.communicate(timeout=LONG_STALL + 60)
@@ -244,9 +254,6 @@ def test_a_link_cut_for_good(launcher: str, network: Network, tmp_path: Path) ->
         while not nothing_left(network.hosts) and time.monotonic() < begin + LONG_STALL + 5:
             time.sleep(0.5)
         left = not nothing_left(network.hosts)
-    finally:
-        network.heal(beta)
-        signal_inside(run, signal.SIGKILL)
     assert not left  # mpirun's daemon on beta is killed 4 s after its ranks
     assert run.returncode == 1
     assert "beta does not answer" in errors.splitlines()[-1]
@@ -265,10 +272,10 @@ def test_an_elastic_run_goes_on_without_a_host(end: str, tmp_path: Path) -> None
         done = alpha.run(*LAUNCH, "--launcher", "none", *TRAIN, *long, "--output", str(alone), **ENVIRON)
         assert done.returncode == 0, done.stderr
         elastic = ["--min-np", "1", "--max-np", "4", "--host-discovery-script", str(script), "--interface", "eth0"]
-        run = alpha.start(*LAUNCH, *elastic, *SSH, *TRAIN, *long, "--output", str(output), **ENVIRON)
-        wait_for_steps(output, 20)
-        beta.close() if end == "its processes are killed" else network.cut(beta)
-        shown, errors = run.communicate(timeout=280)
+        with running(alpha, *LAUNCH, *elastic, *SSH, *TRAIN, *long, "--output", str(output)) as run:
+            wait_for_steps(run, output, 20)
+            beta.close() if end == "its processes are killed" else network.cut(beta)
+            shown, errors = run.communicate(timeout=280)
     finally:
         network.close()
     assert run.returncode == 0, errors
