@@ -4,7 +4,6 @@ The runs must have the same parameters as on one host, and behave as documented 
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import torch
 from network_hosts import SSH_PORT, Host, Network, signal_inside
 
 from tests.support.elastic import print_hosts
-from tests.support.jobs import wait_for
+from tests.support.jobs import iteration, wait_for
 from tests.support.programs import run_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -101,17 +100,10 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-10
 
 
-def steps(output: Path) -> int:
-    """Return the last iteration in the log of the run, or 0 if there is none."""
-    log = output / "log.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return max((json.loads(line).get("iteration", 0) for line in lines if line.endswith("}")), default=0)
-
-
 def wait_for_steps(run: subprocess.Popen[str], output: Path, more_than: int) -> None:
     """Wait until a run has made more steps than this. Fail if it ends before that."""
-    wait_for(lambda: steps(output) > more_than or run.poll() is not None)
-    assert steps(output) > more_than, "the run has ended"
+    wait_for(lambda: iteration(output) > more_than or run.poll() is not None)
+    assert run.poll() is None
 
 
 @contextlib.contextmanager
@@ -232,7 +224,7 @@ def test_a_link_cut_for_three_seconds(launcher: str, network: Network, tmp_path:
         network.cut(beta)
         time.sleep(3)
         network.heal(beta)
-        wait_for_steps(run, output, steps(output) + 20)
+        wait_for_steps(run, output, iteration(output) + 20)
         signal_inside(run, signal.SIGTERM)
         run.communicate(timeout=100)
         assert run.returncode == 75
