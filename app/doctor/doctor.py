@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, check_hosts, route_interface
-from app.hosts.remote import Answer, Ssh, ask
+from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.launch import job
 
 ENOUGH = 0.5  # the share of the expected bandwidth that is accepted, as one TCP stream rarely reaches 100 Gbit/s
@@ -30,7 +30,8 @@ def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list
         launching: The launch options of a run on these hosts.
     """
     names = [host.name for host in request.hosts]
-    answers = ask(names, ssh, timeout, deep=True, data=request.data, output=request.output, option="--timeout")
+    patience = Patience(timeout, timeout, "--timeout")
+    answers = ask(names, ssh, patience, deep=True, data=request.data, output=request.output)
     found = check_hosts(request, answers)
     if any(each.status == FAIL and each.check not in HARMLESS for each in found):
         skipped = HostFinding("all", "allreduce", WARN, "not tried", "fix the faults above, then run doctor again")

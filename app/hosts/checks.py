@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from app.hosts import probe
 from app.hosts.hostfile import Host
 from app.hosts.remote import Answer
 
@@ -119,7 +120,23 @@ def _names(request: HostRequirements, there: list[Answer]) -> Iterator[HostFindi
 
 def _python(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     install = "copy the project to the same folder there and run ./run.sh setup"
-    yield from _same("python", there, lambda facts: ".".join(facts["python"].split(".")[:2]), install)
+    yield from _hangs("python", there)
+    yield from _same("python", _answering("python", there), _python_version, install)
+
+
+def _python_version(facts: dict[str, Any]) -> str:
+    return ".".join(facts["python"].split(".")[:2])
+
+
+def _hangs(program: str, there: list[Answer]) -> Iterator[HostFinding]:
+    for host, facts in _facts(there):
+        if program in facts["hanging"]:
+            fix = "its disk may be slow or hang: look at dmesg there, and try again"
+            yield HostFinding(host, program, FAIL, f"gave no answer within {probe.PATIENCE} s", fix)
+
+
+def _answering(program: str, there: list[Answer]) -> list[Answer]:
+    return [answer for answer in there if answer.facts and program not in answer.facts["hanging"]]
 
 
 def _packages(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
@@ -144,7 +161,8 @@ def _app(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding
 
 def _mpirun(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
     fix = "install the same Open MPI there: ./run.sh setup does"
-    yield from _same("mpirun", there, lambda facts: facts["mpirun"].partition("\n")[0], fix)
+    yield from _hangs("mpirun", there)
+    yield from _same("mpirun", _answering("mpirun", there), lambda facts: facts["mpirun"].partition("\n")[0], fix)
     closed = any(facts["mpi_token"] for _, facts in _facts(there))
     for host, facts in _facts(there):
         if facts["mpirun"] and "Open MPI" not in facts["mpirun"]:

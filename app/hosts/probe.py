@@ -8,7 +8,7 @@ these keys:
 - hosts: the names of all hosts.
 - data and output: the folder of the images and the folder of the runs.
 - deep: whether to import torch and Horovod and to read the data.
-- timeout: a time in seconds.
+- timeout: the time in seconds in which the facts must be found.
 """
 
 # ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH119, PTH120, PTH123, PTH207
@@ -32,8 +32,8 @@ from typing import Any
 
 CLOCK, FACTS = "app clock: ", "app facts: "
 _PACKAGES = ("torch", "torchvision", "horovod", "mpi4py", "numpy")
-_PATIENCE = 10  # the time limit of a command in seconds
-_hanging = []  # type: list[str]  # the programs that have not ended within _PATIENCE
+PATIENCE = 10  # the time limit of a command in seconds
+_hanging = []  # type: list[str]  # the programs that have not ended within PATIENCE
 _SIOCGIFADDR = 0x8915
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 
@@ -45,7 +45,7 @@ def main(question: dict[str, Any]) -> None:
     facts: dict[str, Any] = {
         "name": socket.gethostname(),
         "resolves": {name: _address(name) for name in [*question["hosts"], socket.gethostname()]},
-        "python": _words([question["python"], "-c", "import platform; print(platform.python_version())"]),
+        "python": _words([question["python"], "-c", "import platform; print(platform.python_version())"], "python"),
         "packages": _packages(question["site"]),
         "app": _digest(question["root"]),
         "git": _git(question["root"]),
@@ -71,21 +71,21 @@ def main(question: dict[str, Any]) -> None:
     print(FACTS + json.dumps(facts), flush=True)
 
 
-def _words(command: list[str]) -> str:
+def _words(command: list[str], name: str = "") -> str:
     """Return the output of a command, or "" if the command is missing, fails or hangs.
 
-    If it hangs, its name is added to _hanging. Its end is not waited for, because a program that hangs in the kernel
-    cannot be killed.
+    If it hangs, `name`, or else its first word, is added to _hanging. Its end is not waited for, because a program that
+    hangs in the kernel cannot be killed.
     """
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         return ""
     try:
-        words, _ = process.communicate(timeout=_PATIENCE)
+        words, _ = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
-        _hanging.append(command[0])
+        _hanging.append(name or command[0])
         return ""
     return "" if process.returncode else str(words, errors="replace").strip()
 

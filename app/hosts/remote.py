@@ -23,7 +23,7 @@ from typing import Any
 
 from app.base.errors import UserError
 from app.hosts import probe, this_host
-from app.hosts.ssh import SSH, no_answer
+from app.hosts.ssh import SSH, no_answer, slow_answer
 
 # The number of files that are open in this process: for all hosts together, and for each host in addition.
 _FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10
@@ -51,9 +51,10 @@ class Answer:
     Attributes:
         host: The name of the host.
         here: Whether the host is this machine.
-        facts: The facts that app.hosts.probe found, or None if the host did not answer.
+        facts: The facts that app.hosts.probe found, or None if the host did not answer, or not completely.
         ahead: The seconds by which the host's clock is ahead of this machine's clock.
-        error: Why the host did not answer.
+        error: Why the host did not answer, or not completely.
+        reached: Whether the host began to answer.
     """
 
     host: str
@@ -61,17 +62,35 @@ class Answer:
     facts: dict[str, Any] | None = None
     ahead: float = 0.0
     error: str = ""
+    reached: bool = False
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a host.
+
+    A host that can be reached gets more time, because it may be slow, for example if its programs are on a network file
+    system.
+
+    Attributes:
+        begin: The seconds in which the host must begin to answer.
+        finish: The seconds in which the host must then give all facts.
+        option: The option of the command that sets these seconds, for messages, or "".
+    """
+
+    begin: float
+    finish: float
+    option: str = ""
 
 
 def ask(
     hosts: Iterable[str],
     ssh: Ssh,
-    timeout: float,
+    patience: Patience,
     *,
     deep: bool = False,
     data: str = "",
     output: str = ".",
-    option: str = "",
 ) -> list[Answer]:
     """Ask all hosts at the same time.
 
@@ -80,11 +99,10 @@ def ask(
     Args:
         hosts: The names of the hosts.
         ssh: The options of ssh.
-        timeout: The seconds in which each host, or each group of hosts, must answer.
+        patience: How long to wait for each host, or for each group of hosts.
         deep: Whether to also import torch and Horovod and to read the data.
         data: The folder with the data, or "".
         output: The folder that runs write to.
-        option: The option of the command that sets the timeout, for messages, or "".
 
     Returns:
         The answers in the order of the hosts.
@@ -104,13 +122,13 @@ def ask(
         "data": data,
         "output": output,
         "deep": deep,
-        "timeout": timeout,
+        "timeout": patience.finish,
     }
     program = f"{Path(probe.__file__).read_text()}\nmain({question!r})\n"
     files = this_host.allow_open_files(_FILES_OF_ALL + _FILES_OF_A_HOST * len(names))
     at_once = min(len(names), (files - _FILES_OF_ALL) // _FILES_OF_A_HOST)
     with ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
-        return list(threads.map(lambda host: _ask(host, ssh, program, timeout, option), names))
+        return list(threads.map(lambda host: _ask(host, ssh, program, patience), names))
 
 
 def _is_surely_here(host: str) -> bool:
@@ -120,12 +138,12 @@ def _is_surely_here(host: str) -> bool:
         return False
 
 
-def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answer:
+def _ask(host: str, ssh: Ssh, program: str, patience: Patience) -> Answer:
     try:
         here = this_host.is_here(host)
     except UserError:
         return Answer(host, False, error="its name does not resolve here: correct it, or add it to /etc/hosts or DNS")
-    connect = ["ssh", *ssh.arguments(max(1, int(timeout / 2))), "--", host]
+    connect = ["ssh", *ssh.arguments(max(1, int(patience.begin / 2))), "--", host]
     command = [sys.executable, "-"] if here else [*connect, "python3 -"]
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(
@@ -137,20 +155,55 @@ def _ask(host: str, ssh: Ssh, program: str, timeout: float, option: str) -> Answ
             errors="replace",
             start_new_session=True,
         )
-        ended = threading.Timer(timeout, process.kill)
-        ended.start()
-        ahead, facts, words = _read(process, program)
+        limit = _Limit(process, patience)
+        ahead, facts, words = _read(process, program, limit)
         code = process.wait()
-        late = not ended.is_alive()
-        ended.cancel()
+        limit.end()
         if facts is not None:
-            return Answer(host, here, facts, ahead)
+            return Answer(host, here, facts, ahead, reached=True)
         errors.seek(0)
-        after = timeout if late else None
-        return Answer(host, here, error=no_answer(host, errors.read(), words, code, ssh.port, after, option))
+        if limit.late and limit.reached:
+            error = slow_answer(host, patience.finish, patience.option)
+        else:
+            after = patience.begin if limit.late else None
+            error = no_answer(host, errors.read(), words, code, ssh.port, after, patience.option)
+        return Answer(host, here, error=error, reached=limit.reached)
 
 
-def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str, Any] | None, str]:
+class _Limit:
+    """Kills the process that asks a host, if the host does not begin to answer or does not finish its answer in time.
+
+    Attributes:
+        reached: Whether the host has begun to answer.
+        late: Whether the process was killed.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], patience: Patience) -> None:
+        self.reached = self.late = False
+        self._process, self._patience = process, patience
+        self._timer = self._start(patience.begin)
+
+    def begin(self) -> None:
+        """Note that the host has begun to answer."""
+        self._timer.cancel()
+        self.reached = True
+        self._timer = self._start(self._patience.finish)
+
+    def end(self) -> None:
+        """Note that the process has ended."""
+        self._timer.cancel()
+
+    def _start(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._kill)
+        timer.start()
+        return timer
+
+    def _kill(self) -> None:
+        self.late = True
+        self._process.kill()
+
+
+def _read(process: subprocess.Popen[str], program: str, limit: _Limit) -> tuple[float, dict[str, Any] | None, str]:
     """Return the seconds by which the host's clock is ahead, the host's facts, and the last line of other output.
 
     The last line is usually an error message.
@@ -163,6 +216,7 @@ def _read(process: subprocess.Popen[str], program: str) -> tuple[float, dict[str
     for line in process.stdout:  # a login script on the host may print lines too
         if line.startswith(probe.CLOCK):
             ahead = float(line[len(probe.CLOCK) :]) - time.time()
+            limit.begin()
         elif line.startswith(probe.FACTS):
             facts = json.loads(line[len(probe.FACTS) :])
         else:

@@ -88,6 +88,21 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
     return f"it did not answer as expected ({reason}): try `ssh {host} python3 -V`"
 
 
+def slow_answer(host: str, after: float, option: str) -> str:
+    """Return that a host began to answer but did not finish, and what to do.
+
+    Args:
+        host: The name of the host.
+        after: The seconds after which waiting was ended.
+        option: The option of the command that sets these seconds, or "".
+    """
+    more = f", or give a longer {option}" if option else ""
+    return (
+        f"it can be reached, but its python3 did not give all facts within {after:g} s: its disk may be slow or hang"
+        f" (look at dmesg and at `df` there){more}"
+    )
+
+
 def failed_because(host: str, words: str, code: int, port: int | None) -> str:
     """Return why ssh failed, and what to do.
 

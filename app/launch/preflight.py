@@ -7,11 +7,11 @@ import threading
 from app.base.errors import UserError
 from app.hosts import hostfile, probe, this_host
 from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
-from app.hosts.remote import Answer, Ssh, ask
+from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
 
-PATIENCE = 20.0  # the seconds in which a host must answer before a launch
-SHORT = 5.0  # the seconds in which a host must answer after a failure
+PATIENCE = Patience(20.0, 60.0)  # before a launch
+SHORT = Patience(5.0, 5.0)  # after a failure
 
 
 def other_hosts(launch: Launch) -> list[str]:
@@ -98,4 +98,4 @@ class Search:
             answers = ask(other_hosts(self._launch), Ssh(self._launch.ssh_port, self._launch.ssh_identity), SHORT)
         except UserError:  # there is no ssh, which the failure of the job says
             return
-        self.found = "; ".join(f"{each.host} does not answer by ssh now" for each in answers if each.facts is None)
+        self.found = "; ".join(f"{each.host} does not answer by ssh now" for each in answers if not each.reached)

@@ -195,6 +195,22 @@ def test_a_login_shell_that_is_none(shell: str, said: str, network: Network) -> 
     assert "--timeout" not in lines[0]
 
 
+def test_a_host_that_is_slow_but_answers(network: Network) -> None:
+    """Two programs of a host take 8 s each, as on a network file system, and one of them is called twice."""
+    beta = network.hosts[1]
+    slow = network.folder / "slow"
+    slow.write_text("#!/bin/sh\nsleep 8\necho 1\n")
+    slow.chmod(0o755)
+    programs = ("/usr/bin/git", "/usr/bin/mpirun")
+    for program in programs:
+        beta.do(f"mount --bind {slow} {program}")
+    try:
+        assert run_program(network, "", "beta:1") == (0, "")
+    finally:
+        for program in programs:
+            beta.do(f"umount --lazy {program}")
+
+
 def test_the_cause_stands_above_the_launchers_words(network: Network) -> None:
     beta = network.hosts[1]
     beta.overlay(Path("/usr/bin"))

@@ -14,7 +14,7 @@ from app.hosts import checks, probe, this_host
 from app.hosts.checks import HostRequirements
 from app.hosts.discover import discover, split_local
 from app.hosts.hostfile import Host
-from app.hosts.remote import Answer
+from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.hosts.ssh import no_answer
 from app.hosts.this_host import visible_gpus
 from app.launch import launch
@@ -169,12 +169,44 @@ def test_a_program_that_hangs_on_a_host(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 1000\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(probe, "_PATIENCE", 0.5)
+    monkeypatch.setattr(probe, "PATIENCE", 0.5)
     monkeypatch.setattr(probe, "_hanging", [])
     facts = {"gpus": probe._words(["nvidia-smi"]).splitlines(), "hanging": probe._hanging, "cores": 8, "libraries": {}}
     request = HostRequirements([Host("beta", 4)], None, "", "")
     (found,) = [each for each in checks._gpus(request, [Answer("beta", False, facts)]) if each.status == checks.FAIL]
     assert (found.check, found.text) == ("GPUs", "nvidia-smi gave no answer: its driver may hang")
+
+
+def test_a_python_that_hangs_is_not_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexec sleep 1000\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(probe, "PATIENCE", 0.5)
+    monkeypatch.setattr(probe, "_hanging", [])
+    version = probe._words([str(tmp_path / "python"), "-c", ""], "python")
+    hangs = {"python": version, "hanging": probe._hanging}
+    answers = [Answer("alpha", True, {"python": "3.11.2", "hanging": []}), Answer("beta", False, hangs)]
+    found = list(checks._python(HostRequirements([Host("alpha", 1), Host("beta", 1)], None, "", ""), answers))
+    said = {(each.host, each.status, each.text) for each in found}
+    assert said == {("alpha", "ok", "3.11"), ("beta", "FAIL", "gave no answer within 0.5 s")}
+
+
+@pytest.mark.parametrize(
+    ("answer", "patience", "said", "reached"),
+    [
+        ("echo 'app clock: 1.0'", Patience(60, 0.5), "it can be reached, but its python3 did not give all facts", True),
+        ("", Patience(0.5, 60), "it did not answer within 0.5 s: is it on, is its network up", False),
+    ],
+)
+def test_a_slow_host_is_not_a_host_that_is_off(
+    answer: str, patience: Patience, said: str, reached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the place of ssh sends the first line of the answer, or nothing."""
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\n{answer}\nexec sleep 1000\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (found,) = ask(["192.0.2.1"], Ssh(), patience)
+    assert (found.facts, found.reached) == (None, reached)
+    assert found.error.startswith(said)
 
 
 def test_more_hosts_than_open_files(tmp_path: Path) -> None:
