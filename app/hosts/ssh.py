@@ -98,8 +98,8 @@ def slow_answer(host: str, after: float, option: str) -> str:
     """
     more = f", or give a longer {option}" if option else ""
     return (
-        f"it can be reached, but its python3 did not give all facts within {after:g} s: its disk may be slow or hang"
-        f" (look at dmesg and at `df` there){more}"
+        f"it can be reached, but its python3 did not give all facts within {after:g} s: its disk or its DNS may be slow"
+        f" or hang (look at dmesg, and try `df` and `getent hosts {host}` there){more}"
     )
 
 
