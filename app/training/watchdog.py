@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from types import FrameType
 from typing import Self
 
 from app.base import failure
@@ -20,6 +21,7 @@ GRACE = 5.0
 # The seconds that the end of a run takes, including GRACE. A --stall-timeout of a minute or more includes them.
 ENDING = 10.0
 _TICK = 1.0  # the seconds between two messages to the guard
+_TRIES = 10  # to list the frames of a thread that runs
 
 
 class Watchdog:
@@ -38,6 +40,7 @@ class Watchdog:
         self.limit = timeout - ENDING if timeout >= 6 * ENDING else timeout
         self.place = "the start"
         self.main = threading.get_ident()
+        self.outermost = _frames(sys._getframe())[-1]
         self.silent = 0.0
         self.stopped = threading.Event()
         guard.start(self.limit, timeout)
@@ -66,8 +69,7 @@ class Watchdog:
         tick = min(_TICK, self.timeout / 10) if self.timeout else _TICK
         advanced = advances()
         while not self.stopped.wait(tick):
-            frame, phase = sys._current_frames().get(self.main), current_phase()
-            stack = "".join(traceback.format_stack(frame)) if frame else ""
+            phase, stack = current_phase(), stack_of(self.main, self.outermost)
             guard.tell(self.where(phase), stack)
             self.silent = self.silent + tick if advances() == advanced else 0.0
             advanced = advances()
@@ -75,3 +77,29 @@ class Watchdog:
             if self.timeout and self.silent >= self.limit + grace:
                 what = f"no step for {self.silent:.0f} s (--stall-timeout {self.timeout:g})"
                 failure.leave(FAILED, f"{what}: {self.where(phase)}", stack, stalled=True)
+
+
+def stack_of(thread: int, outermost: FrameType) -> str:
+    """Return the Python stack of another thread, as in a traceback. It is "" if the thread has ended.
+
+    The thread may run while its frames are listed. If it leaves a generator in this time, the generator's frame loses
+    its caller, and the list ends there. Then the frames are listed again.
+
+    Args:
+        thread: The thread's identifier.
+        outermost: The first frame of the thread, which exists as long as the thread.
+    """
+    frames: list[FrameType] = []
+    for _ in range(_TRIES):
+        if (frame := sys._current_frames().get(thread)) is None:
+            return ""
+        frames = _frames(frame)
+        if frames[-1] is outermost:
+            break
+    lines = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in reversed(frames))
+    return "".join(lines.format())
+
+
+def _frames(frame: FrameType) -> list[FrameType]:
+    """Return a frame and all its callers."""
+    return [each for each, _ in traceback.walk_stack(frame)]
