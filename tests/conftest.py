@@ -14,14 +14,11 @@ from app.base.signals import SIGNALS
 # Several tests run at the same time. With more threads than cores, the threads of torch use processor time to wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Under `nohup ./run.sh test &` these signals are ignored. The programs that tests start would inherit this.
-for number, default in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
-    (signal.SIGQUIT, signal.SIG_DFL),
-):
+# Some programs ignore signals when they start the tests: `nohup ./run.sh test &` ignores SIGINT, SIGHUP and SIGQUIT,
+# and perf ignores SIGUSR2. The programs that tests start would inherit this.
+for number in (*SIGNALS, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, default)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 class _Scheduling(LoadFileScheduling):

@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 
+from tests.support.fork_server import fork_of
 from tests.support.programs import RUN, horovodrun, run, said, start
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ TOLERANCE = {"fp32": 2e-5, "ghosts": 2e-5, "channels_last": 2e-5, "bf16": 2e-3, 
 
 def launch(processes: int, device: str, cases: list[dict[str, Any]], **variables: str) -> dict[str, Any]:
     """Return what rank 0 of step_rank.py prints about these cases."""
-    command = [sys.executable, STEP, json.dumps(cases), device]
+    command = [*(fork_of(STEP) if device == "cpu" else [sys.executable, STEP]), "train", json.dumps(cases), device]
     found: dict[str, Any] = said(run(*horovodrun(processes, *command), **variables).stdout)[0]
     return found
 
@@ -98,7 +99,7 @@ def test_ranks_on_two_claimed_hosts() -> None:
     """NCCL uses sockets between the ranks, because each rank claims to be on another host."""
     code = (
         "import os, runpy, sys; os.environ['NCCL_HOSTID'] = os.environ['HOROVOD_RANK'];"
-        f" sys.argv = ['step_rank.py', '[{{}}]', 'cuda']; runpy.run_path({str(STEP)!r})"
+        f" sys.argv = ['step_rank.py', 'train', '[{{}}]', 'cuda']; runpy.run_path({str(STEP)!r})"
     )
     run(*horovodrun(2, sys.executable, "-c", code))
 

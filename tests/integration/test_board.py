@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -26,8 +25,9 @@ from app.runs.board import Board
 from app.runs.run import Run
 from tests.integration.conftest import App
 from tests.support.browser import served, wait_for_curves, wait_for_text
+from tests.support.fork_server import fork_of
 from tests.support.in_process import run_command
-from tests.support.programs import APP, ROOT, environ
+from tests.support.programs import ROOT, environ
 from tests.support.programs import run as run_to_its_end
 
 PER_EPOCH, MINIBATCH = 8, 128  # 1077 // 128
@@ -119,7 +119,7 @@ def test_the_table_of_runs_begins_with_what_differs_and_with_the_result(tmp_path
 def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [*APP, "train", "--epochs", "3", "--output", str(run), "--log-every", "4"],
+        [*fork_of("-m", "app"), "train", "--epochs", "3", "--output", str(run), "--log-every", "4"],
         cwd=ROOT, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout
@@ -146,7 +146,7 @@ def test_a_run_which_crashed_and_went_on_draws_one_curve(app: App, trained: Path
 def test_a_kill_between_an_evaluation_and_its_checkpoint_doubles_nothing(tmp_path: Path) -> None:
     """The run is killed when the evaluation is in the log, but the newest checkpoint was made before the evaluation."""
     run, options = tmp_path / "run", ["--epochs", "2", "--checkpoint-every", str(PER_EPOCH), "--stall-timeout", "0"]
-    command = [sys.executable, "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options]
+    command = fork_of(ROOT / "tests/support/fault_rank.py", "train", "--output", run, "--log-every", 4, *options)
     run_to_its_end(*command, code=-signal.SIGKILL, FAULT=f"die-unsaved:0:{PER_EPOCH}")
     assert [line["epoch"] for line in log(run, "eval")] == [0]
     # Every step is there once.

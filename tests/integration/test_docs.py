@@ -8,7 +8,6 @@ are only parsed.
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from app.commands import COMMANDS, check
 from app.launch.options import parse
 from app.recipe.config import Config, flag, option_fields, to_json
-from tests.support.fork_server import forked_app
+from tests.support.fork_server import children_are_forks, fork_of, forked_app
 from tests.support.programs import environ
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +46,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(command: list[str], place: Path) -> None:
-    variables = environ(XDG_CACHE_HOME=str(place / "cache"))
+    variables = environ(XDG_CACHE_HOME=str(place / "cache"), **children_are_forks())
     done = subprocess.run(command, cwd=place, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
@@ -56,7 +55,7 @@ def run(command: list[str], place: Path) -> None:
 def test_commands_run(page: Path, place: Path) -> None:
     for kind, text in blocks(page):
         if kind == "python run":
-            run([sys.executable, "-c", text], place)
+            run(fork_of("-c", text), place)
         else:
             for command in commands(text):
                 run(["bash", "-c", command], place)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.base.errors import PREEMPTED
+from tests.support.fork_server import children_are_forks
 from tests.support.programs import APP, environ
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +20,9 @@ COMMAND = ["gradient-noise", *OPTIONS, "--seeds", "2", "--jobs", "2", "--runs", 
 
 
 def start(place: Path) -> subprocess.Popen[str]:
-    command = [*APP, "reproduce", *COMMAND]
+    command, variables = [*APP, "reproduce", *COMMAND], environ(**children_are_forks())
     return subprocess.Popen(
-        command, cwd=place, env=environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=place, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

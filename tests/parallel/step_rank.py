@@ -1,6 +1,6 @@
 """The program of each rank of test_step_options.py: make some steps with each config and print the results.
 
-Its arguments are a JSON list of configs and, optionally, the device. Rank 0 prints a JSON line.
+Its arguments are `train CONFIGS [DEVICE]`, where CONFIGS is a JSON list. Rank 0 prints a JSON line.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def losses(options: dict[str, object], world: cluster.World) -> dict[str, object
 
 
 def main() -> None:
-    world = cluster.start("auto", sys.argv[2] if len(sys.argv) > 2 else "cpu")
-    said = [losses(options, world) for options in json.loads(sys.argv[1])]
+    world = cluster.start("auto", sys.argv[3] if len(sys.argv) > 3 else "cpu")
+    said = [losses(options, world) for options in json.loads(sys.argv[2])]
     hashes = cluster.gather_objects([found["hash"] for found in said])
     if world.rank == 0:
         print("SAID " + json.dumps({"cases": said, "hashes": hashes}), flush=True)

@@ -14,14 +14,14 @@ import pytest
 
 from app.world import connections, rendezvous
 from tests.support.elastic import four_ranks
-from tests.support.fork_server import fork_of
-from tests.support.programs import ROOT, horovodrun, run
+from tests.support.fork_server import forked_ranks
+from tests.support.programs import run
 
 
 def test_no_connection_is_left_after_a_shutdown() -> None:
     """Otherwise a process of an elastic run would wait for data of a neighbour that has left, for 120 s."""
-    done = run(*horovodrun(3, *fork_of(ROOT / "tests/parallel/sockets_rank.py")))
-    counts = [json.loads(found) for found in re.findall(r"<stdout>:(\[.*\])", done.stdout)]
+    done = run(*forked_ranks("tests/parallel/sockets_rank.py"), "-np", 3, "--launcher", "horovodrun", "train")
+    counts = [json.loads(found) for found in re.findall(r"\[\d+, \d+, \d+\]", done.stdout)]
     assert len(counts) == 3
     for before, during, after in counts:
         assert before == after == 0 and during > 0

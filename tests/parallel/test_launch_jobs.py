@@ -17,7 +17,10 @@ from tests.support.fork_server import forked_ranks
 from tests.support.programs import environ, run_ranks
 
 HOST = socket.gethostname()
-COMMAND = run_ranks("tests/parallel/launch_rank.py")  # the tests of signals need ranks that are no forks
+COMMAND = run_ranks(
+    "tests/parallel/launch_rank.py"
+)  # of tests that look at the environment or ignored signals of ranks
+FORKED = forked_ranks("tests/parallel/launch_rank.py")
 ENVIRON = environ()
 SECRET = b"planted-secret"
 # Environment variables that must not disturb a launch: names that no shell accepts, more text than one argument of a
@@ -53,7 +56,7 @@ def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
 
 
 def forked(launcher: str, collectives: str, *action: str) -> list[str]:
-    return [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
+    return [*FORKED, *arguments(launcher, collectives, *action)]
 
 
 def run(launcher: str, collectives: str, *action: str, **variables: str) -> tuple[int, str, str]:
@@ -98,21 +101,22 @@ def started(tmp_path: Path) -> list[int]:
 
 
 def signalled(
-    tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
+    command: list[str], tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
 ) -> tuple[int, str, float]:
     """Send a signal to rank `to`, or to the launch if `to` is None. No process may be left afterwards.
 
     Return the exit code, stderr, and the seconds from the signal to the end.
     """
     job = subprocess.Popen(
-        [*COMMAND, *arguments(launcher, collectives, action, str(tmp_path))],
+        [*command, *arguments(launcher, collectives, action, str(tmp_path))],
         env=ENVIRON | ODD,
         stderr=subprocess.PIPE,
         text=True,
     )
     ranks = started(tmp_path)
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if SECRET in read(path)]
-    assert all(SECRET in read(Path(f"/proc/{pid}/environ")) for pid in ranks)
+    # The file of a fork has the environment of the fork server.
+    assert command == FORKED or all(SECRET in read(Path(f"/proc/{pid}/environ")) for pid in ranks)
     os.kill(job.pid if to is None else ranks[to], number)
     start = time.monotonic()
     _, stderr = job.communicate(timeout=60)
@@ -167,7 +171,7 @@ def test_rank_0_knows_the_terminal() -> None:
 
 @pytest.mark.parametrize(("launcher", "collectives", "rank"), [(*LAUNCHERS[i], i % 2) for i in range(4)])
 def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(tmp_path, launcher, collectives, "loop", signal.SIGKILL, rank)
+    code, stderr, seconds = signalled(COMMAND, tmp_path, launcher, collectives, "loop", signal.SIGKILL, rank)
     assert code == 1
     assert seconds < 20
     assert f"error: rank {rank} on " in stderr.splitlines()[-1]
@@ -184,7 +188,7 @@ def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, 
     ],
 )
 def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank: int | None, tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(tmp_path, launcher, collectives, "save", number, rank)
+    code, stderr, seconds = signalled(FORKED, tmp_path, launcher, collectives, "save", number, rank)
     assert code == 75
     assert seconds < 20
     assert "saved at step" in stderr
@@ -192,7 +196,7 @@ def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank
 
 
 def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(tmp_path, "horovodrun", "gloo", "loop", signal.SIGTERM, None)
+    code, stderr, seconds = signalled(COMMAND, tmp_path, "horovodrun", "gloo", "loop", signal.SIGTERM, None)
     assert (code, stderr) == (75, "stopped by SIGTERM before a rank could save: the same command starts it again\n")
     assert seconds < 20
     start = time.monotonic()
@@ -203,8 +207,7 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
 
 def test_more_processes_than_cores() -> None:
     processes = str(1 + (os.cpu_count() or 1))
-    ranks = forked_ranks("tests/parallel/launch_rank.py")
-    command = [*ranks, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
+    command = [*FORKED, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
     assert subprocess.run(command, env=ENVIRON, timeout=100, check=False).returncode == 0
 
 

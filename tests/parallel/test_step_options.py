@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fork_server import fork_of
-from tests.support.programs import ROOT, horovodrun, run, said
+from tests.support.fork_server import forked_ranks
+from tests.support.programs import run, said
 
 STEPS = 4  # of step_rank.py
 CASES: dict[str, dict[str, Any]] = {
@@ -41,8 +41,9 @@ TOLERANCE = {
 
 def launch(processes: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what rank 0 of step_rank.py prints about these cases."""
-    program = fork_of(ROOT / "tests/parallel/step_rank.py", json.dumps(cases))
-    found: dict[str, Any] = said(run(*horovodrun(processes, *program)).stdout)[0]
+    options = ["-np", processes, "--launcher", "horovodrun"] if processes > 1 else ["--launcher", "none"]
+    done = run(*forked_ranks("tests/parallel/step_rank.py"), *options, "train", json.dumps(cases))
+    found: dict[str, Any] = said(done.stdout)[0]
     return found
 
 

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -59,6 +60,11 @@ def forked_app() -> list[str]:
 def forked_ranks(program: str | Path) -> list[str]:
     """Return a command line like that of `run_ranks`, whose ranks are forks."""
     return launch_program(fork_of(ROOT / program))
+
+
+def children_are_forks() -> dict[str, str]:
+    """Return environment variables with which each `python -m app` is a fork, whichever program starts it."""
+    return {"PYTHONPATH": f"{ROOT / 'tests/support/forks'}{os.pathsep}{ROOT}", "FORK_SERVER": _server()}
 
 
 def start_app(*argv: object, log: Path | str = "") -> Fork:
@@ -198,5 +204,7 @@ def _run(path: str, request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     for module in pkgutil.walk_packages(app.__path__, "app."):
         importlib.import_module(module.name)
+    for each in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        each.atexit = False  # at the end of each fork they would take 25 ms to remove torch's operators
     gc.freeze()  # garbage collection in a fork would write to the pages of these modules, and so copy them
     serve(sys.argv[1])
