@@ -17,10 +17,7 @@ from tests.support.fork_server import forked_ranks
 from tests.support.programs import environ, run_ranks
 
 HOST = socket.gethostname()
-COMMAND = run_ranks(
-    "tests/parallel/launch_rank.py"
-)  # of tests that look at the environment or ignored signals of ranks
-FORKED = forked_ranks("tests/parallel/launch_rank.py")
+COMMAND = run_ranks("tests/parallel/launch_rank.py")  # for tests of the environment and of ignored signals
 ENVIRON = environ()
 SECRET = b"planted-secret"
 # Environment variables that must not disturb a launch: names that no shell accepts, more text than one argument of a
@@ -56,7 +53,7 @@ def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
 
 
 def forked(launcher: str, collectives: str, *action: str) -> list[str]:
-    return [*FORKED, *arguments(launcher, collectives, *action)]
+    return [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
 
 
 def run(launcher: str, collectives: str, *action: str, **variables: str) -> tuple[int, str, str]:
@@ -100,26 +97,24 @@ def started(tmp_path: Path) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
-def signalled(
-    command: list[str], tmp_path: Path, launcher: str, collectives: str, action: str, number: int, to: int | None
-) -> tuple[int, str, float]:
-    """Send a signal to rank `to`, or to the launch if `to` is None. No process may be left afterwards.
+def signalled(command: list[str], tmp_path: Path, number: int, to: int | None) -> tuple[int, str, float]:
+    """Start a job, and send a signal to rank `to`, or to the launch if `to` is None. No process may be left afterwards.
 
     Return the exit code, stderr, and the seconds from the signal to the end.
     """
-    job = subprocess.Popen(
-        [*command, *arguments(launcher, collectives, action, str(tmp_path))],
-        env=ENVIRON | ODD,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    job = subprocess.Popen([*command, str(tmp_path)], env=ENVIRON | ODD, stderr=subprocess.PIPE, text=True)
     ranks = started(tmp_path)
+    if command[: len(COMMAND)] == COMMAND:  # the environment that /proc has of a fork is that of the fork server
+        assert all(SECRET in read(Path(f"/proc/{pid}/environ")) for pid in ranks)
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if SECRET in read(path)]
-    # The file of a fork has the environment of the fork server.
-    assert command == FORKED or all(SECRET in read(Path(f"/proc/{pid}/environ")) for pid in ranks)
     os.kill(job.pid if to is None else ranks[to], number)
     start = time.monotonic()
-    _, stderr = job.communicate(timeout=60)
+    try:
+        _, stderr = job.communicate(timeout=60)
+    except subprocess.TimeoutExpired:  # leave no job behind
+        for pid in (job.pid, *ranks):
+            os.kill(pid, signal.SIGKILL)
+        raise
     seconds = time.monotonic() - start
     assert not [pid for pid in ranks if living(pid)]
     assert str(tmp_path) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
@@ -171,7 +166,8 @@ def test_rank_0_knows_the_terminal() -> None:
 
 @pytest.mark.parametrize(("launcher", "collectives", "rank"), [(*LAUNCHERS[i], i % 2) for i in range(4)])
 def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(COMMAND, tmp_path, launcher, collectives, "loop", signal.SIGKILL, rank)
+    command = [*COMMAND, *arguments(launcher, collectives, "loop")]
+    code, stderr, seconds = signalled(command, tmp_path, signal.SIGKILL, rank)
     assert code == 1
     assert seconds < 20
     assert f"error: rank {rank} on " in stderr.splitlines()[-1]
@@ -188,7 +184,7 @@ def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, 
     ],
 )
 def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank: int | None, tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(FORKED, tmp_path, launcher, collectives, "save", number, rank)
+    code, stderr, seconds = signalled(forked(launcher, collectives, "save"), tmp_path, number, rank)
     assert code == 75
     assert seconds < 20
     assert "saved at step" in stderr
@@ -196,7 +192,8 @@ def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank
 
 
 def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
-    code, stderr, seconds = signalled(COMMAND, tmp_path, "horovodrun", "gloo", "loop", signal.SIGTERM, None)
+    command = [*COMMAND, *arguments("horovodrun", "gloo", "loop")]
+    code, stderr, seconds = signalled(command, tmp_path, signal.SIGTERM, None)
     assert (code, stderr) == (75, "stopped by SIGTERM before a rank could save: the same command starts it again\n")
     assert seconds < 20
     start = time.monotonic()
@@ -207,7 +204,8 @@ def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
 
 def test_more_processes_than_cores() -> None:
     processes = str(1 + (os.cpu_count() or 1))
-    command = [*FORKED, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
+    ranks = forked_ranks("tests/parallel/launch_rank.py")
+    command = [*ranks, "-np", processes, "--launcher", "mpirun", "train", "--collectives", "gloo", "end"]
     assert subprocess.run(command, env=ENVIRON, timeout=100, check=False).returncode == 0
 
 
