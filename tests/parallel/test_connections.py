@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from app.world import connections, rendezvous
 from tests.support.elastic import four_ranks
 from tests.support.fork_server import forked_ranks
-from tests.support.programs import run
+from tests.support.programs import run, run_ranks
 
 
 def test_no_connection_is_left_after_a_shutdown() -> None:
@@ -25,6 +26,39 @@ def test_no_connection_is_left_after_a_shutdown() -> None:
     assert len(counts) == 3
     for before, during, after in counts:
         assert before == after == 0 and during > 0
+
+
+COUNT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+atomic_long waits, recvs;
+int epoll_wait(int fd, struct epoll_event *events, int most, int timeout) {
+  waits++;
+  return ((int (*)(int, struct epoll_event *, int, int))dlsym(RTLD_NEXT, "epoll_wait"))(fd, events, most, timeout);
+}
+ssize_t recv(int fd, void *buffer, size_t size, int flags) {
+  recvs++;
+  return ((ssize_t (*)(int, void *, size_t, int))dlsym(RTLD_NEXT, "recv"))(fd, buffer, size, flags);
+}
+"""
+
+
+def test_gloo_leaves_the_core_to_the_thread_that_sends(tmp_path: Path) -> None:
+    """It polls for messages while a message is sent. On one core, it would poll until its time slice is over.
+
+    With the changes of horovod.patch there are 0.2 polls for each call of recv, and without them 1.8 to 5.
+    """
+    (tmp_path / "count.c").write_text(COUNT)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "count.so", "count.c", "-ldl"], cwd=tmp_path, check=True)
+    ranks = run_ranks("tests/parallel/polling_rank.py")
+    done = run(*ranks, "-np", 2, "--launcher", "horovodrun", "train", LD_PRELOAD=str(tmp_path / "count.so"))
+    counts = [json.loads(found) for found in re.findall(r"\[\d+, \d+\]", done.stdout)]
+    assert len(counts) == 2
+    for waits, recvs in counts:
+        assert waits < recvs and recvs > 300
 
 
 def test_a_message_for_an_operation_that_has_failed_stalls_no_process(tmp_path: Path) -> None:
