@@ -52,6 +52,10 @@ def arguments(launcher: str, collectives: str, *action: str) -> list[str]:
     return ["-np", "2", "--launcher", launcher, "train", "--collectives", collectives, *action]
 
 
+def not_forked(launcher: str, collectives: str, *action: str) -> list[str]:
+    return [*COMMAND, *arguments(launcher, collectives, *action)]
+
+
 def forked(launcher: str, collectives: str, *action: str) -> list[str]:
     return [*forked_ranks("tests/parallel/launch_rank.py"), *arguments(launcher, collectives, *action)]
 
@@ -166,8 +170,7 @@ def test_rank_0_knows_the_terminal() -> None:
 
 @pytest.mark.parametrize(("launcher", "collectives", "rank"), [(*LAUNCHERS[i], i % 2) for i in range(4)])
 def test_a_killed_rank_ends_the_job(launcher: str, collectives: str, rank: int, tmp_path: Path) -> None:
-    command = [*COMMAND, *arguments(launcher, collectives, "loop")]
-    code, stderr, seconds = signalled(command, tmp_path, signal.SIGKILL, rank)
+    code, stderr, seconds = signalled(not_forked(launcher, collectives, "loop"), tmp_path, signal.SIGKILL, rank)
     assert code == 1
     assert seconds < 20
     assert f"error: rank {rank} on " in stderr.splitlines()[-1]
@@ -192,8 +195,7 @@ def test_ranks_may_save_first(launcher: str, collectives: str, number: int, rank
 
 
 def test_ranks_that_do_not_listen_end_all_the_same(tmp_path: Path) -> None:
-    command = [*COMMAND, *arguments("horovodrun", "gloo", "loop")]
-    code, stderr, seconds = signalled(command, tmp_path, signal.SIGTERM, None)
+    code, stderr, seconds = signalled(not_forked("horovodrun", "gloo", "loop"), tmp_path, signal.SIGTERM, None)
     assert (code, stderr) == (75, "stopped by SIGTERM before a rank could save: the same command starts it again\n")
     assert seconds < 20
     start = time.monotonic()
@@ -220,7 +222,7 @@ def test_what_is_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
-    command = [*COMMAND, *arguments("horovodrun", "gloo", "save", str(tmp_path))]
+    command = not_forked("horovodrun", "gloo", "save", str(tmp_path))
     job = subprocess.Popen(command, env=ENVIRON, stdout=write, stderr=write, preexec_fn=ignore)
     os.close(write)
     ranks = started(tmp_path)

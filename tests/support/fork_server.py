@@ -64,7 +64,7 @@ def forked_ranks(program: str | Path) -> list[str]:
 
 def children_are_forks() -> dict[str, str]:
     """Return environment variables with which each `python -m app` is a fork, whichever program starts it."""
-    return {"PYTHONPATH": f"{ROOT / 'tests/support/forks'}{os.pathsep}{ROOT}", "FORK_SERVER": _server()}
+    return {"PYTHONPATH": f"{ROOT / 'tests/support/forks'}{os.pathsep}{ROOT}", "FORK_COMMAND": json.dumps(fork_of())}
 
 
 def start_app(*argv: object, log: Path | str = "") -> Fork:

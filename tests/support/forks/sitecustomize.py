@@ -3,11 +3,10 @@
 `children_are_forks` of tests/support/fork_server.py makes the environment in which Python finds this file.
 """
 
+import json
 import os
 import sys
-from pathlib import Path
 
 if sys.orig_argv[1:3] == ["-m", "app"]:
-    fork = str(Path(__file__).parents[1] / "fork.py")
-    command = [sys.executable, "-I", "-S", fork, os.environ["FORK_SERVER"], "0,1,2", *sys.orig_argv[1:]]
-    os.execv(sys.executable, command)
+    command = json.loads(os.environ["FORK_COMMAND"])
+    os.execv(command[0], [*command, *sys.orig_argv[1:]])
