@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from app.model.networks import SmallResNet
+from app.model.networks import ResNet
+from app.recipe.models import MODELS
 
 NAMES = ("tiny", "trivial")  # networks that `--model` does not have
 
@@ -23,7 +24,7 @@ def make(
     if name == "trivial":
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     if name == "resnet8":
-        return SmallResNet((1, 1, 1), 16, channels, 10, norm)
+        return ResNet(MODELS["resnet8"], 16, channels, 10, norm)
     if name != "tiny":
         from torchvision import models
 

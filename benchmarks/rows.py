@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import PIL
 
 from app.data import crop_decoder
+from app.world import allocator
 from benchmarks import jpegs
 from benchmarks.groups import ROOT, Group, Work
 from benchmarks.pairs import Limits, compare
@@ -57,7 +58,8 @@ def ours(
     command = [PYTHON, "-m", "benchmarks.ours", network, *map(str, options)]
     if processes > 1:
         command = [*HOROVODRUN, str(processes), *command]
-    return Work([command], processes, images * workers * processes)
+    malloc = [f"{name}={value}" for name, value in allocator.environment({}).items()]  # as ./run.sh sets it
+    return Work([["env", *malloc, *command]], processes, images * workers * processes)
 
 
 def on_device(device: str, workers: int = 1) -> Work:

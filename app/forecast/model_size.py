@@ -10,10 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.recipe.config import Config
-from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM, Architecture
-
-# For each number of convolutions in a block: the block's output channels as a multiple of its width.
-EXPANSION = {2: 1, 3: 4}
+from app.recipe.models import ALL_BUT_LAST, EXPANSION, MODELS, STAGES, STEM, Architecture
 
 
 @dataclass(frozen=True)

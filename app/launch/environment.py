@@ -11,10 +11,11 @@ from typing import NamedTuple
 from app.base.errors import UserError
 from app.base.launcher_environment import check_numbers, launcher, threads_asked_for
 from app.hosts import slurm, this_host
+from app.world import allocator
 
 # A rank on another host gets these variables. It gets no others, because they may contain a password or a key.
 _TRAVELS = re.compile(
-    r"(APP|ATEN|CUBLAS|CUBLASLT|CUDA|CUDNN|DNNL|FI|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA"
+    r"(APP|ATEN|CUBLAS|CUBLASLT|CUDA|CUDNN|DNNL|FI|GLIBC|GLOO|GOMP|HOROVOD|IBV|KMP|LC|MALLOC|MKL|NCCL|NVIDIA|OMP|OMPI_MCA"
     r"|ONEDNN|OPENBLAS|PMIX_MCA|PRTE_MCA|PSM2|PYTORCH|TORCH|TORCHINDUCTOR|TRITON|UCC|UCX)_\w+|PYTHON[A-Z]+"
     r"|LD_LIBRARY_PATH|LD_PRELOAD|LANG|LANGUAGE|TZ|TMPDIR|XDG_CACHE_HOME|XDG_DATA_HOME|MPLCONFIGDIR|NO_PROXY|no_proxy"
 )
@@ -82,13 +83,14 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a run.
 
     Variables that describe a rank of another job are removed. This host is added to the list of hosts that are reached
-    without a proxy, because Horovod's processes communicate by HTTP.
+    without a proxy, because Horovod's processes communicate by HTTP. The variables of app/world/allocator.py are added.
 
     Raises:
         UserError: A variable has a wrong value.
     """
     check_numbers(environ)
     kept = without_rank(environ)
+    kept |= allocator.environment(kept)
     if threads_asked_for(kept) is None:
         kept.pop("OMP_NUM_THREADS", None)
     return kept | direct(kept) if any(name.lower().endswith("_proxy") for name in kept) else kept

@@ -1,4 +1,4 @@
-"""The networks: torchvision's ResNets, and smaller residual networks for small images."""
+"""The residual networks, as modules of torch."""
 
 from __future__ import annotations
 
@@ -12,33 +12,77 @@ from torch import Tensor, nn
 
 from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.models import MODELS
+from app.recipe.models import EXPANSION, MODELS, STAGES, Architecture
 
 NormLayer = Callable[[int], nn.Module]
 
 
 class BasicBlock(nn.Module):
-    """The residual block of He et al. 2015, Figure 5 (left): two 3x3 convolutions and a shortcut.
+    """The residual block with two 3x3 convolutions and a shortcut (He et al. 2015, Figure 5, left).
 
-    It is the block of torchvision's resnet18, with the same names. It is defined here because `import
-    torchvision.models` takes about as long as `import torch`, and the small networks need nothing else from it.
+    Args:
+        inputs: The number of channels of the input.
+        width: The number of channels of the output.
+        stride: The stride of the first convolution.
+        shortcut: The module that gives the input the shape of the output, or None if both have the same shape.
+        norm_layer: Returns the normalisation layer for a number of channels.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, shortcut: nn.Module | None, norm_layer: NormLayer
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None, norm_layer: NormLayer) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = norm_layer(outputs)
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = norm_layer(outputs)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(width)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [n, outputs, h / stride, w / stride] for an input [n, inputs, h, w]."""
+        """Return [n, width, h / stride, w / stride] for an input [n, inputs, h, w]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        x += shortcut
+        activation: Tensor = self.relu(x)
+        return activation
+
+
+class Bottleneck(nn.Module):
+    """The residual block with a 1x1, a 3x3 and a 1x1 convolution, and a shortcut (He et al. 2015, Figure 5, right).
+
+    The 3x3 convolution has the stride (section 5.1 of the paper). The output has 4 * width channels.
+
+    Args:
+        inputs, width, stride, shortcut, norm_layer: See BasicBlock.
+        inner: The number of channels of the 3x3 convolution.
+        groups: The number of groups of these channels.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        shortcut: nn.Module | None,
+        norm_layer: NormLayer,
+        inner: int,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        outputs = width * EXPANSION[3]
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = norm_layer(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = norm_layer(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = norm_layer(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [n, 4 * width, h / stride, w / stride] for an input [n, inputs, h, w]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
         x += shortcut
         activation: Tensor = self.relu(x)
         return activation
@@ -55,37 +99,65 @@ class LastLayer(nn.Linear):
             return super().forward(x.to(self.weight.dtype))
 
 
-class SmallResNet(nn.Module):
-    """A network for images of about 8 to 64 pixels, after He et al. 2015, section 4.2: a 3x3 stem and three stages.
+class ResNet(nn.Module):
+    """A residual network (He et al. 2015) with the module names of torchvision's networks.
 
-    Where a stage changes the size, the shortcut is a 1x1 convolution, as in the networks for ImageNet.
+    The networks for ImageNet begin with a 7x7 convolution and a pool, and have four stages. Those for images of about
+    8 to 64 pixels begin with a 3x3 convolution and have three stages, as in He et al. 2015, section 4.2. Where a stage
+    changes the size, the shortcut is a 1x1 convolution in both.
+
+    The networks are defined here because `import torchvision` takes as long as `import torch`, and 90 MiB of memory in
+    every process. tests/single/test_model.py compares each network with torchvision's.
+
+    Args:
+        model: The blocks.
+        width: The number of channels of the first convolution of a network for small images.
+        channels: The number of channels of an image.
+        classes: The number of classes.
+        norm_layer: Returns the normalisation layer for a number of channels.
     """
 
-    def __init__(self, blocks: tuple[int, ...], width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
+    def __init__(self, model: Architecture, width: int, channels: int, classes: int, norm_layer: NormLayer) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.model, self.norm_layer = model, norm_layer
+        if model.small:
+            self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        else:
+            width = 64
+            self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, 1, blocks[0], norm_layer)
-        self.layer2 = _stage(width, 2 * width, 2, blocks[1], norm_layer)
-        self.layer3 = _stage(2 * width, 4 * width, 2, blocks[2], norm_layer)
+        self.maxpool = nn.Identity() if model.small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.stages = STAGES[: len(model.blocks)]
+        inputs = width
+        for number, stage in enumerate(self.stages):
+            stride, stage_width = 2 if number else 1, width * 2**number
+            self.add_module(stage, self._make_stage(inputs, stage_width, stride, model.blocks[number]))
+            inputs = stage_width * EXPANSION[model.convolutions]
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = LastLayer(4 * width, classes)
+        self.fc = LastLayer(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [n, classes] for an input [n, channels, h, w]."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return logits
 
+    def _make_stage(self, inputs: int, width: int, stride: int, blocks: int) -> nn.Sequential:
+        outputs, shortcut = width * EXPANSION[self.model.convolutions], None
+        if stride != 1 or inputs != outputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            shortcut = nn.Sequential(convolution, self.norm_layer(outputs))
+        first = self._make_block(inputs, width, stride, shortcut)
+        return nn.Sequential(first, *(self._make_block(outputs, width, 1, None) for _ in range(blocks - 1)))
 
-def _stage(inputs: int, outputs: int, stride: int, blocks: int, norm_layer: NormLayer) -> nn.Sequential:
-    shortcut = None
-    if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
-    first = BasicBlock(inputs, outputs, stride, shortcut, norm_layer)
-    return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1, None, norm_layer) for _ in range(blocks - 1)))
+    def _make_block(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> nn.Module:
+        if self.model.convolutions == 2:
+            return BasicBlock(inputs, width, stride, shortcut, self.norm_layer)
+        inner = width * self.model.width_per_group // 64 * self.model.groups
+        return Bottleneck(inputs, width, stride, shortcut, self.norm_layer, inner, self.model.groups)
 
 
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:
@@ -98,21 +170,7 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
         norm_layer: Returns the normalisation layer for a number of channels.
     """
     torch.manual_seed(config.seed)
-    entry = MODELS[config.model]
-    if entry.small:
-        network: nn.Module = SmallResNet(entry.blocks, config.width, channels, classes, norm_layer)
-    else:
-        from torchvision.models import resnet
-
-        block: type[resnet.BasicBlock | resnet.Bottleneck]
-        block = resnet.Bottleneck if entry.convolutions == 3 else resnet.BasicBlock
-        network = resnet.ResNet(
-            block, list(entry.blocks), num_classes=classes, norm_layer=norm_layer, groups=entry.groups,
-            width_per_group=entry.width_per_group,
-        )  # fmt: skip
-        network.fc = nn.utils.skip_init(LastLayer, 512 * block.expansion, classes)  # skip_init draws no random numbers
-        if channels != 3:
-            network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    network = ResNet(MODELS[config.model], config.width, channels, classes, norm_layer)
     initialise(network, config)
     return network
 

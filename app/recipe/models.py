@@ -17,7 +17,7 @@ class Architecture(NamedTuple):
         blocks: The number of residual blocks in each stage.
         convolutions: The number of convolutions in a block, 2 or 3.
         small: Whether it is for small images (it starts with a 3x3 convolution with `--width` channels). Otherwise it
-            is one of torchvision's for ImageNet (it starts with a 7x7 convolution with 64 channels and a pool).
+            is for ImageNet (it starts with a 7x7 convolution with 64 channels and a pool), and has torchvision's names.
         groups: The number of groups of the 3x3 convolution in a block of three convolutions (ResNeXt: Xie et al. 2017).
         width_per_group: The channels of each group in the first stage (wide ResNet: Zagoruyko and Komodakis 2016).
     """
@@ -34,6 +34,8 @@ class Architecture(NamedTuple):
         return self.convolutions * sum(self.blocks) + 2
 
 
+# For each number of convolutions in a block: the block's output channels as a multiple of its width.
+EXPANSION = {2: 1, 3: 4}
 STEM, ALL_BUT_LAST = "stem", "features"  # values of --freeze in addition to the stages
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; small networks have only the first three
 

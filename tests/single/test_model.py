@@ -12,7 +12,7 @@ from torch import nn
 
 from app.base.errors import UserError
 from app.model.batch_norm import SynchronizedBatchNorm2d, WorkerBatchNorm2d
-from app.model.networks import BasicBlock, compile_stages, make_network
+from app.model.networks import BasicBlock, Bottleneck, compile_stages, make_network
 from app.model.optimizer import make_optimizer, momentum_buffers, set_learning_rate
 from app.model.piggyback import Piggyback
 from app.recipe.config import Config
@@ -42,7 +42,15 @@ def test_same_function_as_torchvision(name: str) -> None:
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     for mode in (False, True):
-        assert torch.allclose(ours.train(mode)(x), theirs.train(mode)(x), rtol=0, atol=1e-12)
+        results = []
+        for each in (ours, theirs):
+            each.zero_grad()
+            output = each.train(mode)(x)
+            output.square().sum().backward()
+            results.append({"output": output} | {name: p.grad for name, p in each.named_parameters()})
+        assert list(results[0]) == list(results[1])
+        for name, expected in results[1].items():
+            torch.testing.assert_close(results[0][name], expected, rtol=1e-9, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18"])
@@ -83,7 +91,7 @@ def test_paper_initialisation_of_resnet50() -> None:
     ours = network(Config(model="resnet50"))
     assert abs(ours.fc.weight.std().item() - 0.01) < 1e-4  # type: ignore[union-attr]
     assert ours.fc.bias.abs().max().item() == 0  # type: ignore[union-attr]
-    last = [m.bn3 for m in ours.modules() if isinstance(m, torchvision.models.resnet.Bottleneck)]
+    last = [m.bn3 for m in ours.modules() if isinstance(m, Bottleneck)]
     assert len(last) == 16
     norms = [m for m in ours.modules() if isinstance(m, nn.BatchNorm2d)]
     assert sum(m.weight.abs().max().item() == 0 for m in norms) == 16

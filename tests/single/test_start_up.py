@@ -24,6 +24,18 @@ def test_a_run_imports_only_what_it_needs_and_needs_no_home(tmp_path: Path, monk
     assert [line for line in stderr if not line.startswith("import time:")] == []
 
 
+def test_networks_for_imagenet_do_not_import_torchvision() -> None:
+    program = """
+import sys, torch
+from app.model.networks import make_network
+from app.recipe.config import Config
+with torch.device("meta"):
+    make_network(Config(model="resnet50"), 3, 1000, torch.nn.BatchNorm2d)
+print("torchvision" in sys.modules)
+"""
+    assert run(sys.executable, "-c", program).stdout == "False\n"
+
+
 def test_horovodrun_does_not_import_torch() -> None:
     words = ["-m", "app.launch.horovodrun", "-np", "1", "--gloo", "--network-interfaces", "lo", "true"]
     imported = run(sys.executable, "-X", "importtime", *words).stderr  # of its child processes too
