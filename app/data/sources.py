@@ -284,7 +284,7 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
 
     Raises:
         UserError: The folder cannot be listed, the skip list does not fit it, or the central crop is larger than the
-            resized image. If a data set has a similar name, the message suggests it.
+            resized image. If the folder does not exist but a data set has a similar name, the message suggests it.
     """
     from app.data.skip_list import leave_out
     from app.storage.files import ArchiveFiles

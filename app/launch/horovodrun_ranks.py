@@ -144,7 +144,10 @@ def _ranks(run_command: Command, user: Mapping[str, str]) -> Callable[[Any], Ran
 
 
 def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading.Event]], tuple[int, float]]:
-    """Return a function for Horovod's _exec_command_fn. It runs one rank to its end and returns (exit code, time)."""
+    """Return the function by which Horovod runs one rank, in place of that of its _exec_command_fn.
+
+    The function waits for the end of the rank. It returns the exit code and the time of the end.
+    """
     others = None if settings.elastic else threading.Event()  # if the run is not elastic, the first failure ends it
 
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:

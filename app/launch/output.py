@@ -73,7 +73,7 @@ class Output:
     def failure_with_code(self) -> Failure | None:
         """Return the first failure whose exit code is not the general one (FAILED).
 
-        A rank that was asked to stop is returned only if there is no other such failure.
+        The failure of a rank that was asked to stop is returned only if there is no other failure with such a code.
         """
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)

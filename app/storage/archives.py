@@ -33,9 +33,9 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
 
     Args:
         archive: The path of the archive.
-        pattern: A regular expression that all names must match. It must not match a `/`, so that no file is written
-            outside its folder.
-        within: A tar archive inside this archive. If it is given, its files are returned.
+        pattern: A regular expression that all names must match. It must not match a `/`, so that a caller who extracts
+            the files writes none outside of the folder for them.
+        within: The member that is a tar archive inside this archive. If it is given, that archive's files are returned.
 
     Raises:
         UserError: The archive cannot be read, is compressed or cut short, or contains anything other than plain files

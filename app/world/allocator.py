@@ -16,10 +16,11 @@ _NO_CACHE = "glibc.malloc.tcache_count=0"
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables to add for a process that will call `keep_freed_memory`.
 
-    They turn off the lists in which glibc keeps the small freed blocks of a thread. torch aligns each tensor to 64
-    bytes, so malloc cuts small blocks off the memory of each tensor. A block in such a list separates the memory of two
-    freed tensors, so that a larger tensor does not fit there. This took about 1 GiB with ResNet-50 at 224 pixels
-    (docs/performance.md). These lists can only be turned off before a process starts.
+    They turn off the lists in which glibc keeps the small freed blocks of a thread. torch asks for memory that begins
+    at a multiple of 64 bytes. To begin there, malloc leaves a small free block before the tensor. While this block is
+    in such a list, the memory of the two tensors next to it is not joined after they are freed, and a larger tensor
+    does not fit there. This took about 1 GiB with ResNet-50 at 224 pixels (docs/notes/step-profile.md). These lists
+    can only be turned off before a process starts.
 
     Args:
         environ: The environment to which the variables are added.
