@@ -22,7 +22,8 @@ def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
 
     Args:
         argv: The launch options, the command and its options.
-        program: The command line that a rank runs. A program other than this one reads the command's options itself.
+        program: The command line that a rank runs. If it is not `python -m app`, the command's options are not checked
+            here.
     """
     if argv[:1] in (["version"], ["--version"], ["-V"]):
         print(describe_version())

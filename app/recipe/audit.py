@@ -196,7 +196,8 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each remark and choice of the paper, and then for each detail that the paper does not give.
+    """Return a finding for each of the paper's remarks on implementation (section 3), for each of its other choices, and for
+    each detail that the paper does not give.
 
     Args:
         config: The config to compare with the paper.

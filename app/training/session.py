@@ -271,8 +271,9 @@ def begin(run: Run, state: State) -> str:
 def catch_up(run: Run, state: State) -> None:
     """Read the newest checkpoint into the state if it was written after the last commit of an elastic run.
 
-    Otherwise the run would remove lines of the log that are older than the checkpoint. If all processes died then, the
-    next start would continue from the checkpoint, and would not write these lines again.
+    If the run continued from the commit, it would first remove the lines of the log that were written after the
+    commit. Then all processes could die before they write these lines again. The next start would continue from
+    the checkpoint, and the lines between the commit and the checkpoint would be missing.
     """
     at_end = state.position.seen == run.plan.images_per_epoch  # then a checkpoint after the evaluation is later
     content = newest_since(run, run.plan.iteration_at(state.position) + (not at_end))
