@@ -191,7 +191,8 @@ class MeetingDriver(ElasticDriver):
         """
         with self._changed:
             alive = {host for host, _ in self._members & (self._running - self._leaving)}
-            starting = [host for host, slot in self._dismissals if (host, slot) not in self._leaving]  # as started
+            # in the order of their start
+            starting = [host for host, slot in self._dismissals if (host, slot) not in self._leaving]
         known = [host for host in self._host_assignments if host in alive]
         available = set(hosts.host_assignment_order)
         order = [host for host in dict.fromkeys([*known, *starting, *hosts.host_slots]) if host in available]

@@ -141,7 +141,7 @@ class Output:
         rank, stream = speaker
         if reported := failure.parse(line):
             self.failures.append(reported)
-            # Its rank may have changed since its start, when horovodrun has put the rank in front of its output.
+            # The rank of a process in an elastic run may change, but horovodrun shows its first rank before its output.
             if self.elastic and reported.code == FAILED and not reported.message.startswith(LOST):
                 self._write(self.err, f"warning: rank {reported.rank} on {reported.host}: {reported.message}\n")
         elif (trace := failure.parse_trace(line)) is not None:

@@ -196,8 +196,7 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each of the paper's remarks on implementation (section 3), for each of its other choices, and for
-    each detail that the paper does not give.
+    """Return a finding for each of the paper's remarks (section 3) and choices, then for each detail that it does not give.
 
     Args:
         config: The config to compare with the paper.

@@ -92,7 +92,7 @@ def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
     In section 5.6 of the paper, object detectors start from such weights.
 
     Returns:
-        The options of detectron2 that the weights need, as "config".
+        A dictionary with the key "config". Its value has the options of detectron2 that the weights need.
 
     Raises:
         UserError: detectron2 does not have the network.
