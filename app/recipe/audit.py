@@ -196,7 +196,7 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each of the paper's remarks (section 3) and choices, then for each detail that it does not give.
+    """Return a finding for each of the paper's remarks (section 3) and choices, and each detail that it does not give.
 
     Args:
         config: The config to compare with the paper.

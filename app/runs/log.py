@@ -47,7 +47,7 @@ class Line(NamedTuple):
         return self._replace(steps=self.steps[-steps:])
 
     def values(self) -> dict[str, float]:
-        """Return the mean loss and error, the last learning rate, the speed, and the norms of parameters and gradients."""
+        """Return the mean loss and error, the last learning rate, the speed, and the norms of weights and gradients."""
         means = {name: sum(step[name] for step in self.steps) / len(self.steps) for name in ("loss", "top1_error")}
         return {**means, "lr": self.steps[-1]["lr"], **self.speed._asdict(), **self.norms}
 
