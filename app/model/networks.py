@@ -103,14 +103,14 @@ class ResNet(nn.Module):
     """A residual network (He et al. 2015) with the module names of torchvision's networks.
 
     The networks for ImageNet begin with a 7x7 convolution and a pool, and have four stages. Those for images of about
-    8 to 64 pixels begin with a 3x3 convolution and have three stages, as in He et al. 2015, section 4.2. Where a stage
-    changes the size, the shortcut is a 1x1 convolution in both.
+    8 to 64 pixels begin with a 3x3 convolution and have three stages, as in He et al. 2015, section 4.2. In both kinds
+    of networks, the shortcut is a 1x1 convolution where a stage changes the size or the number of channels.
 
     The networks are defined here because `import torchvision` takes as long as `import torch`, and 90 MiB of memory in
-    every process. tests/single/test_model.py compares each network with torchvision's.
+    every process. tests/single/test_model.py compares the networks for ImageNet with torchvision's.
 
     Args:
-        model: The blocks.
+        model: The kind and the number of the blocks in each stage.
         width: The number of channels of the first convolution of a network for small images.
         channels: The number of channels of an image.
         classes: The number of classes.
