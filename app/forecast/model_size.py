@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.recipe.config import Config
-from app.recipe.models import ALL_BUT_LAST, EXPANSION, MODELS, STAGES, STEM, Architecture
+from app.recipe.models import ALL_BUT_LAST, MODELS, STAGES, STEM, Architecture
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
         size: The side of the stage's input in pixels.
         stride: The stride of the first block, which its first 3x3 convolution has (section 5.1 of the paper).
     """
-    outputs = width * EXPANSION[entry.convolutions]
-    inner = width * entry.width_per_group // 64 * entry.groups  # the channels inside a bottleneck block
+    outputs = width * entry.expansion
+    inner = entry.inner(width)
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
@@ -101,7 +101,7 @@ def stages_of(model: str, width: int, image_size: int, channels: int) -> list[li
     for number, count in enumerate(entry.blocks):
         stage_width = first * 2**number
         found.append(list(stage(entry, inputs, stage_width, count, size, stride=2 if number else 1)))
-        inputs, size = stage_width * EXPANSION[entry.convolutions], found[-1][-1].size
+        inputs, size = stage_width * entry.expansion, found[-1][-1].size
     return found
 
 

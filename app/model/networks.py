@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from app.base.errors import UserError
 from app.recipe.config import Config
-from app.recipe.models import EXPANSION, MODELS, STAGES, Architecture
+from app.recipe.models import MODELS, STAGES, Architecture
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -22,23 +23,25 @@ class BasicBlock(nn.Module):
 
     Args:
         inputs: The number of channels of the input.
-        width: The number of channels of the output.
+        outputs: The number of channels of the output.
         stride: The stride of the first convolution.
         shortcut: The module that gives the input the shape of the output, or None if both have the same shape.
         norm_layer: Returns the normalisation layer for a number of channels.
     """
 
-    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None, norm_layer: NormLayer) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, shortcut: nn.Module | None, norm_layer: NormLayer
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
-        self.bn1 = norm_layer(width)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = norm_layer(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = norm_layer(width)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = norm_layer(outputs)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [n, width, h / stride, w / stride] for an input [n, inputs, h, w]."""
+        """Return [n, outputs, h / stride, w / stride] for an input [n, inputs, h, w]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         x += shortcut
@@ -49,10 +52,10 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """The residual block with a 1x1, a 3x3 and a 1x1 convolution, and a shortcut (He et al. 2015, Figure 5, right).
 
-    The 3x3 convolution has the stride (section 5.1 of the paper). The output has 4 * width channels.
+    The 3x3 convolution has the stride (section 5.1 of the paper).
 
     Args:
-        inputs, width, stride, shortcut, norm_layer: See BasicBlock.
+        inputs, outputs, stride, shortcut, norm_layer: See BasicBlock.
         inner: The number of channels of the 3x3 convolution.
         groups: The number of groups of these channels.
     """
@@ -60,7 +63,7 @@ class Bottleneck(nn.Module):
     def __init__(
         self,
         inputs: int,
-        width: int,
+        outputs: int,
         stride: int,
         shortcut: nn.Module | None,
         norm_layer: NormLayer,
@@ -68,7 +71,6 @@ class Bottleneck(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        outputs = width * EXPANSION[3]
         self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
         self.bn1 = norm_layer(inner)
         self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=groups, bias=False)
@@ -79,7 +81,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [n, 4 * width, h / stride, w / stride] for an input [n, inputs, h, w]."""
+        """Return [n, outputs, h / stride, w / stride] for an input [n, inputs, h, w]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(x)))))
@@ -133,7 +135,7 @@ class ResNet(nn.Module):
         for number, stage in enumerate(self.stages):
             stride, stage_width = 2 if number else 1, width * 2**number
             self.add_module(stage, self._make_stage(inputs, stage_width, stride, model.blocks[number]))
-            inputs = stage_width * EXPANSION[model.convolutions]
+            inputs = stage_width * model.expansion
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = LastLayer(inputs, classes)
 
@@ -146,18 +148,15 @@ class ResNet(nn.Module):
         return logits
 
     def _make_stage(self, inputs: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-        outputs, shortcut = width * EXPANSION[self.model.convolutions], None
+        outputs, shortcut = width * self.model.expansion, None
         if stride != 1 or inputs != outputs:
             convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
             shortcut = nn.Sequential(convolution, self.norm_layer(outputs))
-        first = self._make_block(inputs, width, stride, shortcut)
-        return nn.Sequential(first, *(self._make_block(outputs, width, 1, None) for _ in range(blocks - 1)))
-
-    def _make_block(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> nn.Module:
-        if self.model.convolutions == 2:
-            return BasicBlock(inputs, width, stride, shortcut, self.norm_layer)
-        inner = width * self.model.width_per_group // 64 * self.model.groups
-        return Bottleneck(inputs, width, stride, shortcut, self.norm_layer, inner, self.model.groups)
+        block: Callable[..., nn.Module] = BasicBlock
+        if self.model.convolutions == 3:
+            block = partial(Bottleneck, inner=self.model.inner(width), groups=self.model.groups)
+        first = block(inputs, outputs, stride, shortcut, self.norm_layer)
+        return nn.Sequential(first, *(block(outputs, outputs, 1, None, self.norm_layer) for _ in range(blocks - 1)))
 
 
 def make_network(config: Config, channels: int, classes: int, norm_layer: NormLayer) -> nn.Module:

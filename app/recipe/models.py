@@ -33,9 +33,16 @@ class Architecture(NamedTuple):
         """The number of layers with weights, without the shortcuts: 50 for ResNet-50."""
         return self.convolutions * sum(self.blocks) + 2
 
+    @property
+    def expansion(self) -> int:
+        """The output channels of a block as a multiple of its width."""
+        return 4 if self.convolutions == 3 else 1
 
-# For each number of convolutions in a block: the block's output channels as a multiple of its width.
-EXPANSION = {2: 1, 3: 4}
+    def inner(self, width: int) -> int:
+        """Return the channels of the 3x3 convolution in a block of three convolutions."""
+        return width * self.width_per_group // 64 * self.groups
+
+
 STEM, ALL_BUT_LAST = "stem", "features"  # values of --freeze in addition to the stages
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # torchvision's names; small networks have only the first three
 

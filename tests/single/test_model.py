@@ -47,10 +47,11 @@ def test_same_function_as_torchvision(name: str) -> None:
             each.zero_grad()
             output = each.train(mode)(x)
             output.square().sum().backward()
-            results.append({"output": output} | {name: p.grad for name, p in each.named_parameters()})
-        assert list(results[0]) == list(results[1])
-        for name, expected in results[1].items():
-            torch.testing.assert_close(results[0][name], expected, rtol=1e-9, atol=1e-12, msg=name)
+            results.append((output, {name: p.grad for name, p in each.named_parameters()}))
+        (output, gradients), (expected_output, expected) = results
+        assert torch.allclose(output, expected_output, rtol=0, atol=1e-12)
+        assert list(gradients) == list(expected)
+        torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet18"])
