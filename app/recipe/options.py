@@ -6,6 +6,7 @@ import argparse
 import difflib
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
@@ -61,7 +62,7 @@ FIRST_TITLE = "the options that most runs need"
 
 
 class ShortHelp(argparse.Action):
-    """Print the short help of a command that makes a run: the options in FIRST, and those of this command only."""
+    """Print the short help of a command that makes a run: the config options in FIRST and the command's own options."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         for action in parser._actions:
@@ -139,7 +140,7 @@ def run_parser(prog: str, description: str, example: str, groups: Sequence[str] 
         prog: The start of the command line, `./run.sh COMMAND`.
         description: What the command does.
         example: An example of its use, for the help.
-        groups: The groups of options that the command has. If it is empty, it has all.
+        groups: The groups of options that the command has. If it is empty, the command has all groups.
     """
     names = "\n".join(f"  {name:26} {text}" for name, (text, _) in PRESETS.items())
     parser = Parser(
@@ -162,7 +163,7 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
 
     Args:
         given: The values of the options that were given. "config" is the path of a config file, or None.
-        needs_data: Whether the command reads the data. Then a recipe for ImageNet needs `--data FOLDER`.
+        needs_data: True if the command reads the data. In this case, a recipe for ImageNet needs `--data FOLDER`.
 
     Raises:
         UserError: A value is wrong, the config file cannot be read, or the data is missing.
@@ -170,23 +171,28 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
     given = dict(given)
     base = given.pop("config", None)
     if base:
-        start = {**vars(read_config(Path(base))), "output": "", "resume": "", "allow_change": ()}
+        start = _of_file(read_config(Path(base)))
     elif "recipe" in given:
         start = preset(given["recipe"])
     elif "data" in given:
         start = preset(default_recipe(given["data"]))
     else:
         start = preset("digits")
-    if base and "epochs" in given and "decay_epochs" not in given:
-        # Config files of earlier versions contain the default decay_epochs for their own `epochs`. It must follow from
-        # the `epochs` of the command line instead.
-        start.pop("decay_epochs")
     config = from_dict({**start, **given})
     check_used(config, given)
-    named = base or "data" in given  # then "imagenet" is a real folder, not the placeholder of a preset
+    named = base or "data" in given  # the user has named the data, so "imagenet" is a folder with this name
     if needs_data and config.data == "imagenet" and not named:
         raise UserError(f"recipe {config.recipe} needs ImageNet: give --data FOLDER, which contains train/ and val/")
     return config
+
+
+def _of_file(config: Config) -> dict[str, Any]:
+    """Return the options of a config file that a new run uses."""
+    # Config files of earlier versions contain the default decay_epochs for their own `epochs`. It must follow from the
+    # `epochs` of the new run instead.
+    default = replace(config, decay_epochs=())
+    kept = default if config.decays == default.decays else config
+    return {**vars(kept), "output": "", "resume": "", "allow_change": ()}
 
 
 def arguments(config: Config) -> list[str]:

@@ -160,6 +160,13 @@ def test_a_config_file_of_an_earlier_version_is_of_the_same_recipe() -> None:
     assert set(differences(Config(decay_epochs=(1.0,)), new)) == {"decay_epochs", "epochs"}
 
 
+def test_the_decay_epochs_of_a_config_file_stay_if_epochs_change(tmp_path: Path) -> None:
+    for stored, decays in (((4.0, 8.0), (4.0, 8.0)), ((), (12.0, 24.0, 32.0)), ((6.0, 12.0, 16.0), (12.0, 24.0, 32.0))):
+        file = tmp_path / "config.json"
+        file.write_text(to_json(Config(epochs=18, decay_epochs=stored)))
+        assert resolve({"config": str(file), "epochs": 36}, needs_data=False).decays == decays
+
+
 def test_the_end_of_a_run_before_its_warmup_or_decays_is_said() -> None:
     options = ["--recipe", "paper-8k", "--epochs", "2"]
     late = resolve(vars(train.make_parser().parse([*options, "--decay-epochs", "1,2,30"])), needs_data=False)
