@@ -58,10 +58,15 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def _run(command: list[str]) -> None:
-    """Run a command to its end and print its output. If it fails, raise UserError with its last line."""
+    """Run a command to its end and print its output.
+
+    Raises:
+        UserError: The command failed. The text is the last line of the output that begins with "error:", or the last
+            line if there is none.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    last, interrupted = "", False
+    reason, interrupted = "", False
     # The command runs in a new session, so that an interrupt reaches it only once, by the signal below.
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -78,8 +83,9 @@ def _run(command: list[str]) -> None:
             if not line:
                 break
             print(line, end="", flush=True)
-            last = line.strip() or last
+            if line.startswith("error: ") or not reason.startswith("error: "):
+                reason = line.strip() or reason
     if interrupted:
         raise KeyboardInterrupt
     if process.returncode != DONE:
-        raise UserError(last.removeprefix("error: "))
+        raise UserError(reason.removeprefix("error: "))

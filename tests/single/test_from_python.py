@@ -1,12 +1,13 @@
 """`app.train`: wrong arguments are refused, and a run that fails raises. docs/python.md tests a run that succeeds."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from app import load, train
 from app.base.errors import UserError
-from app.launch.from_python import words_of
+from app.launch.from_python import _run, words_of
 
 
 def test_options_become_words() -> None:
@@ -40,3 +41,11 @@ def test_a_run_that_fails_raises_its_line(tmp_path: Path, capfd: pytest.CaptureF
     assert "no such data folder" in capfd.readouterr().out
     with pytest.raises(UserError):
         load(tmp_path / "run")
+
+
+def test_the_reason_of_a_failure_may_be_followed_by_the_output_of_the_launcher() -> None:
+    program = "print('first'); print('error: host a does not answer'); print('ssh: said this'); raise SystemExit(1)"
+    with pytest.raises(UserError, match=r"^host a does not answer$"):
+        _run([sys.executable, "-c", program])
+    with pytest.raises(UserError, match=r"^no reason$"):
+        _run([sys.executable, "-c", "print('first'); print('no reason'); raise SystemExit(1)"])
