@@ -35,7 +35,8 @@ from app.data.splits import Split
 
 PREFETCH = 4  # the number of batches that a loader process decodes before they are needed
 MOST_PROCESSES = 16
-# A path of a socket has up to 107 bytes, and multiprocessing adds `/pymp-xxxxxxxx/listener-xxxxxxxx` to that of TMPDIR.
+# The path of a socket has at most 107 bytes. multiprocessing appends the 32 bytes of `/pymp-xxxxxxxx/listener-xxxxxxxx`
+# to the path in TMPDIR.
 _LONGEST_FOLDER = 107 - 32
 
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, H, W, C], labels int64 [n]
@@ -48,8 +49,8 @@ class Loader:
 
     Args:
         split: The images.
-        batches: The items of each batch. Iteration over it is at most PREFETCH batches per loader process ahead.
-        processes: The number of loader processes. If it is 0, this process decodes a batch when it is asked for.
+        batches: The items of each batch. The loader reads ahead in them by at most PREFETCH batches per loader process.
+        processes: The number of loader processes. If it is 0, the calling process decodes each batch when it is needed.
         pin_memory: Whether the batches are in pinned memory, for copies to a GPU.
 
     Raises:
@@ -58,10 +59,11 @@ class Loader:
     """
 
     def __init__(self, split: Split, batches: Iterable[list[Item]], *, processes: int, pin_memory: bool) -> None:
-        # Without this line every rank would print a warning about more processes than cores, which the user may want.
+        # Without this line, every rank would print a warning if there are more loader processes than cores. The user
+        # may have chosen their number on purpose.
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader: DataLoader[Batch] = DataLoader(
-            _Reporting(split),  # type: ignore[arg-type]  # a Dataset in all but name
+            _Reporting(split),  # type: ignore[arg-type]  # it has the methods of a Dataset, but not the type
             batch_sampler=batches,
             num_workers=processes,
             collate_fn=_as_it_is,
@@ -75,7 +77,7 @@ class Loader:
             self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds that the training process has waited for batches
-        atexit.register(self.close)  # this runs before torch's exit handlers, which would wait for these processes
+        atexit.register(self.close)  # before torch's exit handlers, which would wait for the loader processes
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -125,9 +127,10 @@ class Loader:
 
 
 class _Reporting:
-    """A split that returns a user's error as a value.
+    """A split that returns a UserError instead of raising it.
 
-    If a loader process raised it, torch would raise it in the training process with a traceback as its text.
+    If a loader process raised the error, torch would raise another one in the training process, with a traceback as its
+    message.
     """
 
     def __init__(self, split: Split) -> None:
@@ -152,10 +155,12 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
-    """Raise UserError if /dev/shm is too small for the batches of loader processes, which SIGBUS would then end.
+    """Raise UserError if /dev/shm is too small for the batches of loader processes.
+
+    Without this check, the signal SIGBUS would end the loader processes later.
 
     Args:
-        processes: The number of all loader processes of this host. Each of them is PREFETCH batches ahead.
+        processes: The number of all loader processes of this host. Each of them may keep PREFETCH batches in /dev/shm.
         images: The number of images in a batch.
         image_bytes: The size of a decoded image in bytes.
     """
@@ -169,7 +174,7 @@ def check_shared_memory(processes: int, images: int, image_bytes: int) -> None:
 
 
 def _fork_server() -> ForkServerContext:
-    """Return the context that starts loader processes. If the path of TMPDIR is too long for its sockets, use /tmp."""
+    """Return the context that starts loader processes. If TMPDIR is too long for the paths of sockets, use /tmp."""
     if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_FOLDER:
         os.environ["TMPDIR"], tempfile.tempdir = "/tmp", None  # the loader processes inherit the variable
     context = multiprocessing.get_context("forkserver")

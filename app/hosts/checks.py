@@ -1,7 +1,7 @@
 """Check the facts that hosts have reported. Each check gives a finding for each host, with a fix if something is wrong.
 
-If hosts differ where they must be equal, the finding is about the hosts that differ from most others. If there are only
-two hosts, it is about the second one.
+If hosts differ where they must be equal, the hosts that differ from most others are reported as wrong. If there are
+only two hosts, the second one is reported.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from app.hosts.remote import Answer
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB, MIB = 2**30, 2**20
-SHM_PER_SLOT = 128 * MIB  # for loader processes: 8 of them, each with 2 batches of 32 images of 224 x 224, need 80 MB
-OUTPUT = 2 * GIB  # the free space needed for checkpoints; one of a ResNet-50 with its momentum has 200 MB
-CLOCKS = 1.0  # the largest allowed difference in seconds between clocks, because caches compare times of files
+SHM_PER_SLOT = 160 * MIB  # for 8 loader processes, each with 4 batches of 32 images of 224 x 224 x 3 bytes (154 MB)
+OUTPUT = 2 * GIB  # the free space needed for checkpoints; a checkpoint of ResNet-50 with its momentum has 200 MB
+# The largest allowed difference in seconds between clocks. It must be small, because app/storage/cache.py compares the
+# clock with modification times of files, and another host may have set these times.
+CLOCKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class HostRequirements:
 
     Attributes:
         hosts: The hosts with their slots.
-        interface: The network interface between the hosts that the user gave, or None.
+        interface: The network interface that the user gave for the traffic between hosts, or None if none was given.
         data: The folder of images, or "" if none was given.
         output: The folder that runs write to.
     """
@@ -93,7 +95,7 @@ def _answered(answer: Answer) -> HostFinding:
 
 
 def _listed_twice(request: HostRequirements, there: list[Answer]) -> Iterator[HostFinding]:
-    """Find a machine that is listed under two names. A launcher would start all its processes twice."""
+    """Find a machine that is listed under two names. A launcher would start the processes of both names on it."""
     known: dict[tuple[str, ...], str] = {}
     for host, facts in _facts(there):
         machine = (facts["name"], *sorted(each["address"] for each in facts["interfaces"].values()))
