@@ -1,6 +1,7 @@
 """Train networks with large minibatches from Python (`train`), and load trained networks (`load`).
 
-Every command imports this module. So the functions import the rest of the program only when they are called.
+Every command imports this module first. To keep this import fast, the functions import the rest of the program only
+when they are called.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ def main(argv: list[str], program: list[str] = IN_THIS_PROCESS) -> int:
 
     Args:
         argv: The launch options, the command and its options.
-        program: The command line that a rank runs. If it is not `python -m app`, the command's options are not checked
-            here.
+        program: The command line that a rank runs. If it is not `IN_THIS_PROCESS`, the command and its options
+            are not checked before the ranks start.
     """
     if argv[:1] in (["version"], ["--version"], ["-V"]):
         print(describe_version())

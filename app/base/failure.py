@@ -26,12 +26,12 @@ from typing import NoReturn
 from app.base import launcher_environment
 from app.base.streams import say_last
 
-GONE = "ended without a message"  # the start of the guard's message about a rank that was killed (app.world.guard)
+GONE = "ended without a message"  # the guard's message about a killed rank begins with this text (app.world.guard)
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
 FOLDER = "app output: "  # the start of a line that tells the launcher the folder of the run
 _TRAVEL_TIME = 0.2  # seconds to wait, so that this rank's line reaches `launch` before mpirun's own message
-_DAEMON_TIME = 4.0  # seconds in which Open MPI's daemon sends the remaining output of the ranks and ends
+_DAEMON_TIME = 4.0  # seconds that Open MPI's daemon gets to send the remaining output of the ranks and to end
 
 # This function is called before the rank ends. guard.start sets it to a function that ends the guard process, because
 # the guard would report the end of this rank a second time.
@@ -58,15 +58,15 @@ def parse(line: str) -> Failure | None:
 
 
 def parse_trace(line: str) -> str | None:
-    """Return the line of a traceback in a line of a rank's output, or None if the line is not part of a traceback."""
+    """Return the traceback line that a line of a rank's output contains, or None if it contains none."""
     return line.rstrip("\r\n").removeprefix(_TRACE) if line.startswith(_TRACE) else None
 
 
 def leave(code: int, message: str, traceback: str = "", *, stalled: bool = False, lost: bool = False) -> NoReturn:
     """End this process at once with a message. Its exit handlers do not run.
 
-    If `stalled` or `lost` is true, Open MPI's daemon on this host is ended too, because it might wait for its mpirun
-    for 15 minutes.
+    If `stalled` or `lost` is true, Open MPI's daemon on this host is ended too. It might have lost its connection to
+    mpirun, and it would notice this only after 15 minutes.
 
     Args:
         code: The exit code.
@@ -100,10 +100,10 @@ def report(code: int, message: str, traceback: str = "") -> None:
 def _end_daemon(at_once: bool) -> None:
     """End Open MPI's daemon, which is the parent of this process.
 
-    The daemon is killed after `_DAEMON_TIME`, if mpirun has not ended it by then.
+    A new shell kills the daemon after `_DAEMON_TIME` seconds, if the daemon has not ended by then.
 
     Args:
-        at_once: Whether to send SIGTERM to the daemon now.
+        at_once: Whether to ask the daemon to end now, by SIGTERM.
     """
     parent = os.getppid()
     with contextlib.suppress(OSError):
@@ -117,9 +117,10 @@ def _end_daemon(at_once: bool) -> None:
 
 
 def leave_silently(code: int) -> NoReturn:
-    """End this process without a message. This is for errors of all ranks, which rank 0 prints.
+    """End this process without a message, for example because all ranks have the same error and rank 0 prints it.
 
-    It first waits a moment, because a launcher may end all ranks when the first rank exits, before rank 0 has printed.
+    A launcher may end all ranks when the first rank exits. So this function waits for a moment first, and rank 0 has
+    time to print the error.
     """
     before_leaving()
     time.sleep(5 * _TRAVEL_TIME)

@@ -70,11 +70,11 @@ def is_full(error: OSError) -> bool:
 
 
 def wait_for_space(write: Callable[[], object], seconds: float, say: Callable[[str], object]) -> None:
-    """Call `write`. If the disk is full, print a message and call `write` again until it succeeds.
+    """Call `write`. If the disk is full, print a message and call `write` again, until it succeeds or time is up.
 
     Args:
         write: The function to call.
-        seconds: The time in which `write` is called again.
+        seconds: The time after which this function gives up.
         say: A function that prints a message.
 
     Raises:

@@ -25,8 +25,8 @@ def raises() -> None:
 def leave() -> NoReturn:
     """End this process after a KeyboardInterrupt with one line of text.
 
-    The signal itself ends the process, because a shell then also ends the loop or script that has started it. A shell
-    shows the exit code 130.
+    The process ends by SIGINT and not by an exit code, because a shell then also ends the loop or script that runs this
+    process. A shell shows the exit code 130.
     """
     sys.stdout.flush()
     say_last("stopped by SIGINT\n")

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from app.base.errors import UserError
 
-# The width in columns of the user's terminal. app.launch.launch sets it if its own output goes to a terminal. A rank
-# cannot ask for it, because its standard output is a pipe (horovodrun) or a terminal that mpirun makes.
+# This variable has the width in columns of the user's terminal. app.launch.launch sets it if the launcher's own output
+# goes to a terminal. A rank cannot ask for the width, because a rank's standard output is a pipe (horovodrun) or a
+# terminal that mpirun makes.
 TERMINAL_COLUMNS = "APP_TERMINAL_COLUMNS"
 
 # The number of processes on each host, for example `8,8,4`. app.launch.launch sets it for a run on several hosts.
@@ -31,7 +32,7 @@ _rank_now: int | None = None
 
 
 def _first(*names: str) -> int | None:
-    """Return the value of the first of these variables that has a number."""
+    """Return the number in the first of these environment variables that contains one, or None if none does."""
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdecimal()), None)
 
@@ -39,8 +40,9 @@ def _first(*names: str) -> int | None:
 def launcher(environ: Mapping[str, str] = os.environ) -> str:
     """Return how the process with these environment variables was started.
 
-    "horovodrun" is horovodrun with gloo, "mpirun" is any MPI launcher (also horovodrun --mpi), and "none" means that no
-    launcher started it.
+    Returns:
+        "horovodrun" for horovodrun with gloo, "mpirun" for any MPI launcher, including `horovodrun --mpi`, or "none" if
+        no launcher started the process.
     """
     if "HOROVOD_RANK" in environ and "HOROVOD_GLOO_RENDEZVOUS_ADDR" in environ:
         return "horovodrun"
@@ -63,8 +65,9 @@ def launcher_rank() -> int:
 def local_size() -> int:
     """Return the number of processes on this host, or 1 without a launcher.
 
-    On the user's machine in an elastic run, it is the number of all processes of the run, because the launcher lists
-    each slot there as a separate host. Some of these processes may run on other hosts.
+    On the user's machine in an elastic run, the result is the number of all processes of the run, even if some run on
+    other hosts. The environment does not contain the number for this machine, because Horovod treats each slot of this
+    machine as a separate host (see `local_slot`).
     """
     if local_slot() is not None:
         return _first("HOROVOD_SIZE") or 1
@@ -97,7 +100,9 @@ def threads_asked_for(environ: Mapping[str, str]) -> int | None:
 
 
 def check_numbers(environ: Mapping[str, str]) -> None:
-    """Check the variables of Horovod that must be numbers. Horovod would abort, or silently use another value.
+    """Check the variables of Horovod that must be numbers.
+
+    If one is not a number, Horovod would abort, or use another value without a message.
 
     Raises:
         UserError: The value of one of these variables is not a number.
@@ -112,6 +117,6 @@ def check_numbers(environ: Mapping[str, str]) -> None:
 
 
 def terminal_columns() -> int | None:
-    """Return the width of the terminal that shows the output of the run, or None if it does not go to a terminal."""
+    """Return the width of the terminal that shows the output of the run, or None if the output goes elsewhere."""
     columns = os.environ.get(TERMINAL_COLUMNS, "")
     return int(columns) if columns.isdigit() else None

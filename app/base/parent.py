@@ -10,7 +10,8 @@ import threading
 from multiprocessing import connection
 
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)  # loaded here, because nothing may be loaded between fork and exec
+# Loaded here and not in `end_with_parent`, which may run between fork and exec, where loading a library is unsafe.
+_libc = ctypes.CDLL(None)
 
 
 def end_with_parent(number: signal.Signals) -> None:
@@ -19,10 +20,11 @@ def end_with_parent(number: signal.Signals) -> None:
 
 
 def end_with_starter() -> None:
-    """End this process when the process that has started it with multiprocessing ends.
+    """End this process when the process that has started it with multiprocessing, the starter, ends.
 
-    A process that comes from a fork server has the server as its parent, and the server ends after its processes. So
-    neither the kernel nor torch's loader processes, which look at their parent, would notice the end of the starter.
+    If multiprocessing uses a fork server, the parent of this process is the server and not the starter. The server
+    continues after the starter has ended. So `end_with_parent` does not help here. The check of the parent
+    that torch makes in loader processes does not help either.
     """
     starter = multiprocessing.parent_process()
     assert starter is not None

@@ -14,9 +14,10 @@ _advances = 0
 
 
 class phase(ContextDecorator):  # in lower case, like contextlib.suppress
-    """Give a name to what the code in the `with` block does. `current_phase` returns the name in any thread.
+    """Give a name to what the code in the `with` block does. `current_phase` returns this name.
 
-    Only the main thread, or a thread that the main thread waits for, may use it.
+    Only the main thread, or a thread that the main thread waits for, may use `phase`, because all threads share one
+    list of names. Any thread may call `current_phase`.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,9 +40,10 @@ def current_phase() -> str:
 
 
 def advance() -> None:
-    """Tell the watchdog that long work without steps continues, such as listing files. Any thread may call it."""
+    """Tell the watchdog that this process makes progress in long work such as listing files. Any thread may call it."""
     global _advances
-    _advances += 1  # a count that is lost when two threads add at the same time does not matter
+    # If two threads do this at the same time, they may count only once. The watchdog only needs to see a change.
+    _advances += 1
 
 
 def advances() -> int:

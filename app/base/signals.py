@@ -1,7 +1,7 @@
 """The signals that ask a run to save its state and end.
 
-SIGINT is Ctrl-C. A terminal that closes sends SIGHUP. Batch systems send SIGTERM, SIGUSR1 or SIGUSR2 before the time of
-a job is over, and SIGXCPU when its processor time is.
+SIGINT is Ctrl-C. A terminal that closes sends SIGHUP. Batch systems send SIGTERM, SIGUSR1 or SIGUSR2 shortly before the
+time limit of a job, and SIGXCPU when the job has used all its processor time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.
 class StopRequest:
     """A request to stop. `asked` becomes true at the first signal that asks this process to end.
 
-    The training loop acts on it at the next step at which all processes agree.
+    Training adds up the requests of all processes, so that all processes stop after the same step.
 
-    These signals are SIGNALS, except those that were already ignored when the process started (nohup and the background
-    jobs of a script cause that). Under mpirun, SIGCONT is another one: mpirun sends it when it ends a job, some seconds
-    before SIGTERM and SIGKILL.
+    The handled signals are SIGNALS, except those that were already ignored when the process started. For example, nohup
+    makes a process ignore SIGHUP. Under mpirun, SIGCONT is handled too: mpirun sends SIGCONT when it ends a job, some
+    seconds before SIGTERM and SIGKILL.
     """
 
     def __init__(self) -> None:
@@ -40,15 +40,18 @@ class StopRequest:
 def children_outlive_signals() -> Iterator[None]:
     """Block SIGNALS in the processes that multiprocessing starts in the `with` block.
 
-    A signal to all processes of a job, for example from a batch system, is meant for this process. It needs its child
-    processes until it has saved its state, and ends them itself. It gets a signal that arrives in the block afterwards.
-    The signals are blocked and not ignored, because a child can ignore a signal only after it has imported its modules.
+    A batch system may send a signal to all processes of a job. Only this process may react to it, because it needs its
+    child processes until it has saved its state. It ends them itself. If a signal arrives in the block, this process
+    gets it at the end of the block. The signals are blocked and not ignored, because a child can ignore a signal only
+    after it has imported its modules.
     """
-    from multiprocessing import resource_tracker  # here, because a rank must handle signals as soon as possible
+    from multiprocessing import resource_tracker  # imported late, because a rank must handle signals early
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        resource_tracker.ensure_running()  # a process of multiprocessing's own; this also unblocks two of the signals
+        # Otherwise multiprocessing would start its resource tracker in the `with` block. Starting the tracker unblocks
+        # SIGINT and SIGTERM, so the signals are blocked again afterwards.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
     finally:

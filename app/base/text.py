@@ -27,7 +27,7 @@ def some(names: list[str]) -> str:
 def nearest(name: object, known: Iterable[object]) -> str:
     """Return "did you mean X?" with the most similar known name, or a list of all known names if none is similar.
 
-    The limit for similar names is high, so that it finds misspelled names, but does not suggest "cpu" for "gpu".
+    A name is suggested only if it is very similar, for example after a typing error. "cpu" is not suggested for "gpu".
     """
     names = [str(each) for each in known]
     near = difflib.get_close_matches(str(name), names, 1, 0.7)

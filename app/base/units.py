@@ -11,7 +11,7 @@ SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def bandwidth(text: str) -> float:
-    """Return a bandwidth such as `50Gbit`, which is per second and per direction, in bytes per second.
+    """Return the bytes per second of a bandwidth such as `50Gbit`, which means 50 Gbit/s in each direction.
 
     Raises UserError.
     """

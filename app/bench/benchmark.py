@@ -27,7 +27,8 @@ def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -
             whole step.
 
     Returns:
-        A dictionary for JSON. It has the keys "processes", "hosts", "device" and "overlaps", and the measured values.
+        A dictionary for JSON. It has the keys "processes", "hosts", "device" and "overlaps" (whether gradients are
+        summed during the backward pass), and the measured values.
     """
     found: dict[str, Any] = {"processes": world.size, "hosts": list(world.hosts), "device": world.device.type}
     found["overlaps"] = overlaps(config, world)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-SHARE = 0.15  # a phase that takes at least this share of a step is reported as the limit
-IMBALANCE = 1.2  # a process is reported if it computes for this many times as long as the median process
+SHARE = 0.15  # a phase that takes more than this share of a step is reported as the limit
+IMBALANCE = 1.2  # a process is reported if its time for computing is more than this multiple of the median
 REAL_SPEED = 0.85  # reading is reported as the limit if real images/s are below this share of synthetic images/s
 
 
@@ -25,7 +25,7 @@ def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, 
     slowest = phases["backward"]["slowest"]
     slow = phases["forward"]["max"] + phases["backward"]["max"]
     share = {phase: value / step for phase, value in median.items()}
-    waiting = phases["data wait"]["max"] / step  # if one process has no data, all of them wait
+    waiting = phases["data wait"]["max"] / step  # the maximum: every process waits if one has no data
     if waiting > SHARE:
         rank = phases["data wait"]["slowest"]
         return (

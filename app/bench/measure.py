@@ -26,7 +26,7 @@ SIZES = tuple(4**power for power in range(6, 14))  # the sizes of the allreduces
 
 
 def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
-    """Yield the items of this process's batches, one worker's images each, for any number of epochs."""
+    """Yield batches of this process without end. A batch is the list of (epoch, image) of one worker in one step."""
     for epoch in count():
         yield from worker_batches(
             seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
@@ -35,7 +35,7 @@ def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
 
 
 def made_up(run: Run, world: World) -> Iterator[Batch]:
-    """Return batches of noise with the shape of real batches. The batches of one step are repeated without end."""
+    """Return batches of noise with the shape of real batches, without end. Every step has the same noise."""
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     generator = torch.Generator().manual_seed(world.rank)
     side, n = run.source.image_size, run.plan.per_worker
@@ -58,7 +58,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         steps: The number of steps in each of the two measurements.
 
     Returns:
-        A dictionary with "images_per_second", "step_seconds", and "phases", which is a result of `over_ranks`. It is
+        A dictionary with "images_per_second", "step_seconds" and "phases" (a result of `over_ranks`). The dictionary is
         the same on every process.
     """
     here = len(workers_of(world.rank, world.size, run.plan.workers))

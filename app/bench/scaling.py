@@ -31,7 +31,7 @@ class ScalingOptions:
     Attributes:
         config: The run to measure.
         processes: The numbers of processes to measure, in increasing order.
-        rounds: How often each of them is measured.
+        rounds: How often each number of processes is measured.
         steps: The number of steps of a measurement.
         launch: The launch options.
         output: The folder to write to.
@@ -107,9 +107,9 @@ def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
 def environment(options: ScalingOptions) -> dict[str, str]:
     """Return the environment variables of each measurement.
 
-    They give each process the same number of threads for every number of processes. Otherwise one process would use all
-    cores, and two could not be faster. If there are launch options, the run may use other hosts, and the user sets the
-    number of threads.
+    OMP_NUM_THREADS gives each process the same number of threads in all measurements. Otherwise one process would use
+    all cores, and two could not be faster. It is not set if the user has set it. With launch options it is not set
+    either, because the run may use other hosts with other numbers of cores.
     """
     variables = dict(os.environ)
     if not options.launch and threads_asked_for(os.environ) is None:
@@ -120,9 +120,9 @@ def environment(options: ScalingOptions) -> dict[str, str]:
 
 
 def cluster_of(np: int, collectives: dict[str, Any]) -> Cluster:
-    """Return a ring of `np` processes whose links are such that the model gives the measured times of an allreduce.
+    """Return a ring of `np` processes, with the latency and bandwidth that fit the measured times of allreduces.
 
-    In a ring, 2 (np - 1) messages follow one another. Each has 1 / np of the bytes.
+    An allreduce in a ring sends 2 (np - 1) messages one after the other. Each message has 1 / np of the bytes.
     """
     messages = 2 * (np - 1)
     link = Link(collectives["bandwidth"] * messages / np, collectives["latency_seconds"] / messages)

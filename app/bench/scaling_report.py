@@ -25,7 +25,7 @@ def rows_of(
 
     Args:
         measured: The images/s of each round, by the number of processes and the kind of data.
-        per_worker: n, the number of images of a worker. Each process computes one worker here.
+        per_worker: n, the number of images that a process uses in one step.
         gradient_bytes: The bytes that each process contributes to the allreduce.
         cluster: The measured interconnect, or None if there is only one process.
         overlaps: Whether gradients are summed during the backward pass, by the number of processes.

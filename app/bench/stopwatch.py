@@ -49,9 +49,9 @@ class Stopwatch(Hooks):
     def watch_feed(self, feed: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches of `feed`, and measure the wait for each.
 
-        The first batch of a pass is requested when the backward pass of the previous pass has ended. So the time since
-        the end of the forward pass is the time of the backward pass. The other batches of a pass are requested
-        immediately after the first.
+        A step may consist of several forward and backward passes. The next batch is requested when the backward pass
+        has ended, so the time since the end of the forward pass is counted as "backward". A pass can use several
+        batches. They are requested one immediately after the other, so this time is 0 for all but the first.
         """
         while True:
             self._mark("backward")

@@ -1,4 +1,4 @@
-"""The table of commands. The code of a command is in a file with its name, which is imported only when it runs."""
+"""The table of commands. Each command has a module of the same name, which is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": Command("evaluate a trained network on all validation images", distributed=True),
     "predict": Command("show the most probable classes of image files"),
     "export": Command("write a trained network for other programs: state_dict, safetensors, ONNX, detectron2"),
-    "reproduce": Command("train a table or figure of the paper again and show the result next to the paper's"),
+    "reproduce": Command("train the networks of a table or figure of the paper and compare them with the paper's"),
     "report": Command("compare runs on one page"),
     "benchmark": Command("measure the parts of a step, the loader and the allreduce", distributed=True),
     "scaling": Command("measure images/s on 1, 2, 4, ... processes and compare them with the forecast of plan"),
@@ -52,13 +52,13 @@ def check(argv: Sequence[str]) -> None:
 def check_start(argv: Sequence[str], processes: int, writes: bool) -> None:
     """Check what the processes of a command would check at their start, as far as possible before they are started.
 
-    It is called on a host where they will run. A command can have two functions for this: `check_start` looks at the
-    data, and `check_output` at the files that rank 0 will write.
+    This function is called on a host where processes will run. The module of a command can have two functions for this:
+    `check_start` checks the data, and `check_output` checks the files that rank 0 will write.
 
     Args:
         argv: The command and its options.
         processes: The number of processes.
-        writes: Whether rank 0 will run on this host.
+        writes: Whether rank 0 will run on this host. If not, `check_output` is not called.
 
     Raises:
         UserError: The processes would fail at their start.

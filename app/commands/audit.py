@@ -22,7 +22,7 @@ DESCRIPTION = "Show which rules of the paper a run (or a recipe with its options
 def make_parser() -> Parser:
     parser = run_parser("./run.sh audit", DESCRIPTION, EXAMPLE, ("recipe", "data", "model", "schedule", "optimizer"))
     parser.add_argument(
-        "run", nargs="?", default="", metavar="RUN", help="folder of a run; give it, or options of a recipe"
+        "run", nargs="?", default="", metavar="RUN", help="folder of a run to audit, instead of options of a recipe"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser

@@ -17,12 +17,12 @@ from app.recipe.options import Parser, resolve, run_parser
 EXAMPLE = "./run.sh -np 2 benchmark --data /imagenet --model resnet50"
 OWN = ("steps", "input", "json")
 LIBRARIES = ("auto", "nccl", "mpi", "gloo")
-MEASURED = "measure only the allreduce of this library, from 4 KiB to 64 MiB (default: auto)"
+MEASURED = "measure only the allreduce, from 4 KiB to 64 MiB, with this library (auto if no library is named)"
 
 
 def make_parser() -> Parser:
     parser = run_parser("./run.sh benchmark", "Measure the step, the loader and the allreduce of a run.", EXAMPLE)
-    parser.conflict_handler = "resolve"  # this command replaces the option `--collectives` of a run by its own
+    parser.conflict_handler = "resolve"  # `--collectives` below replaces a run's option of the same name
     group = parser.add_argument_group("benchmark")
     group.add_argument("--steps", type=int, default=30, help="number of steps in each measurement (default: 30)")
     group.add_argument("--input", action="store_true", help="measure only the loader")

@@ -18,7 +18,7 @@ from app.hosts.hostfile import Host
 from app.launch import options
 from app.recipe.options import Parser
 
-TIMEOUT = 60.0  # the default of --timeout; importing torch from a busy disk takes 20 seconds
+TIMEOUT = 60.0  # the default of --timeout. It must be long enough to import torch: 20 seconds from a busy disk
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 
@@ -32,7 +32,7 @@ def make_parser() -> Parser:
     parser.add_argument("--data", default="", metavar="FOLDER", help="folder of images that every host must have")
     parser.add_argument("--output", default="", metavar="FOLDER", help="folder that runs will write to")
     parser.add_argument(
-        "--timeout", type=float, default=TIMEOUT, help=f"seconds in which a host must answer (default: {TIMEOUT:g})"
+        "--timeout", type=float, default=TIMEOUT, help=f"seconds within which a host must answer (default: {TIMEOUT:g})"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser

@@ -94,9 +94,9 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def check_start(options: Namespace, processes: int) -> None:
-    """Raise UserError if the processes could not use the data or NCCL, or if the weights lack what the options need.
+    """Raise UserError if the processes could not use the data or NCCL, or if an option cannot be used with the weights.
 
-    Only the processes look at the tensors of the weights, because torch is needed to read them.
+    Reading the tensors of the weights needs torch, which is not imported here, so only the processes check the tensors.
     """
     check_collectives(options.collectives, options.device)
     weights = Path(options.weights)
@@ -154,7 +154,8 @@ def main(argv: Sequence[str]) -> None:
     )
     compare_networks(trained.description(), options.weights, here)
     compare_images(source, here)
-    # A run that still trains may write a checkpoint while the processes read the newest one.
+    # If a run has just written a checkpoint, the processes may have read different weights. All use those that rank 0
+    # has read.
     world.broadcast_parameters(trained.network.state_dict().items())
     on_root(lambda: check_output(options))
     if here.rank == 0 and source.warnings:

@@ -25,8 +25,8 @@ def make_parser() -> Parser:
     formats = "\n".join(f"  {name:12} {ending:13} {text}" for name, (ending, text) in FORMATS.items())
     parser = Parser(
         prog="./run.sh export",
-        description="Write a trained network for other programs. A JSON file next to it says how to prepare images and"
-        " names the classes. For a run with --ema, the averaged weights are written too, as NAME.ema.SUFFIX.",
+        description="Write a trained network for other programs. A JSON file next to the output names the classes and"
+        " says how to prepare images. For a run with --ema, the averaged weights are written too, as NAME.ema.SUFFIX.",
         epilog=f"formats:\n{formats}\n\nexample: ./run.sh export runs/digits-20260101-120000 --output digits.onnx",
     )
     add = parser.add_argument

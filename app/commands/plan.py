@@ -1,6 +1,6 @@
-"""`plan`: show the numbers that follow from a recipe, and how long it takes on a number of GPUs.
+"""`plan`: show the numbers that follow from a recipe, and how long its training takes on a number of GPUs.
 
-It trains nothing and does not import torch.
+The command trains nothing and does not import torch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from app.recipe.options import Parser, resolve, run_parser
 from app.recipe.plan import Plan, describe, make_plan
 
 EXAMPLE = "./run.sh plan --recipe paper-8k --gpus 8,256,352 --images-per-second 138 --network 50Gbit"
-DESCRIPTION = """Show the numbers that follow from a recipe, and how long it takes. Nothing is trained.
+DESCRIPTION = """Show the numbers that follow from a recipe, and how long its training takes. Nothing is trained.
 
-With the measured speed of one GPU, a table shows the time on 8, 16, 32, ... GPUs. Its left part is weak scaling as in
-Figure 7 of the paper: n images on each GPU, so that kn = n * GPUs. Its right part is the recipe's own kn, whose k
-workers are divided among at most k GPUs. Efficiency is relative to the measured speed. docs/plan.md explains the model.
+If the measured speed of one GPU is given, a table shows the time on 8, 16, 32, ... GPUs. Its left part is weak scaling
+as in Figure 7 of the paper: n images on each GPU, so that kn = n * GPUs. Its right part is for the recipe's own kn: the
+k workers are divided among at most k GPUs. Efficiency is relative to the measured speed. docs/plan.md explains the
+model.
 """
 DEFAULT_GPUS = (8, 16, 32, 64, 128, 256, 352, 512)
 
@@ -40,11 +41,10 @@ class PlanOptions:
 
     Attributes:
         config: The recipe.
-        images: The number of training images, or 0 for the number in the data set.
+        images: The number of training images. If it is 0, the number of images in the data set is used.
         gpus: The numbers of GPUs to forecast for, or () for the default.
         cluster: The servers and the network between them.
-        rate: The images per second of one GPU, and the number of GPUs on which they were measured. It is None if they
-            are not known.
+        rate: The measured images per second of one GPU, and the number of GPUs that were measured. None if not given.
         jitter: The standard deviation of a worker's step time, as a share of this time.
         overlaps: Whether the allreduce runs during the backward pass.
         json: Whether to print JSON.
@@ -225,10 +225,10 @@ def time_rows(request: PlanOptions, plan: Plan, trained: NetworkSize) -> list[Ro
     Args:
         request: The options of `plan`.
         plan: The plan of the recipe.
-        trained: The size of the part of the network that is trained, whose gradients are summed.
+        trained: The size of the trained part of the network. Only the gradients of this part are summed.
 
     Raises:
-        UserError: --gpus asks for more GPUs than there are images for.
+        UserError: With n images on each GPU of --gpus, a step needs more images than there are.
     """
     if request.rate is None:
         return []

@@ -1,4 +1,4 @@
-"""`reproduce`: train a table or figure of the paper again and show the result next to the paper's."""
+"""`reproduce`: train the networks of a table or figure of the paper and show the results next to the paper's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from app.recipe.presets import FOLDER, default_recipe
 from app.reproduce.experiments import EXPERIMENTS
 
 EXAMPLE = "./run.sh reproduce table-1, or ./run.sh reproduce table-1 --data /imagenet --launch '-np 8'"
-DESCRIPTION = """Train each cell of a table or figure of the paper with several seeds and compare it with the paper.
+DESCRIPTION = """Train the networks of a table or figure of the paper, each with several seeds, and compare their errors
+with the paper's.
 
 NAME is one of: {names}, or all.
-Without --data and --recipe the cells are trained on Fashion-MNIST. On ImageNet the minibatches and learning rates are
-those of the paper. Options of the recipe change the baseline and therefore all cells. All experiments share the runs in
-the folder --runs. After an interruption the same command continues."""
+Without --data and --recipe, Fashion-MNIST is used. On ImageNet, the minibatches and learning rates are those of the
+paper. Options of the recipe change the baseline, from which the configs of all other runs are derived. A run in the
+folder --runs is used by all experiments that need it. After an interruption the same command continues."""
 RUNS = "runs/reproduce"
 
 
@@ -32,14 +33,14 @@ class ReproduceOptions:
 
     Attributes:
         names: The experiments.
-        base: The config of the baseline with the first seed.
+        base: The config of the baseline with the first seed. All other configs are derived from it.
         seeds: The number of runs of each config.
         jobs: The number of runs that are trained at the same time.
         output: The folder for the results.
         runs: The folder of all runs.
         launch: The launch options of each run. If it is empty, a run is one process without a launcher.
-        known: The file with records of finished runs, or None.
-        only_finished: Whether to train nothing.
+        known: The file with records of finished runs, which are not trained again, or None.
+        only_finished: Whether to train nothing and only write the results of finished runs.
         command: The command line.
     """
 
@@ -73,7 +74,7 @@ def make_parser() -> Any:
         type=int,
         default=0,
         metavar="N",
-        help="number of runs that are trained at the same time (default: one for each core)",
+        help="number of runs that are trained at the same time (default: one for each core, or 1 with --launch)",
     )
     group.add_argument("--output", default="", metavar="DIR", help=f"folder for the results (default: {RUNS}/NAME)")
     group.add_argument(
@@ -114,8 +115,7 @@ def parse(argv: Sequence[str]) -> ReproduceOptions:
     if not {"recipe", "data", "config"} & set(given):
         given["recipe"] = "fashion-mnist"
     elif "data" in given and not {"recipe", "config"} & set(given) and default_recipe(given["data"]) == FOLDER:
-        # For such a folder, `train` uses a recipe that does not claim to follow the paper. This command needs the
-        # paper's.
+        # The default recipe for a folder of images is not the paper's, and this command needs the paper's.
         given["recipe"] = "paper-256"
     base = resolve(given)
     if known and not Path(known).is_file():

@@ -56,7 +56,8 @@ def parse(argv: Sequence[str]) -> Config:
 def check_init(config: Config) -> None:
     """Raise UserError if the weights of --init do not exist. They are not needed if the run has a checkpoint.
 
-    The process that starts the ranks checks this, and again rank 0, which is the only rank that reads the weights.
+    The process that starts the ranks calls this function first. Later rank 0 calls it too, and no other rank checks
+    the weights, because only rank 0 reads them.
     """
     if not config.init or launcher_rank() != 0 or any((find_folder(config) / CHECKPOINTS).glob("*.pt")):
         return
@@ -78,7 +79,7 @@ def check_start(config: Config, processes: int) -> None:
 
 
 def check_output(config: Config) -> None:
-    """Raise UserError if rank 0 could not use the run's folder, or if its checkpoint or the weights do not fit."""
+    """Raise UserError if rank 0 could not use the run's folder, the checkpoint in it or the weights of --init."""
     folder = find_folder(config)
     check_folder(config)
     if not any((folder / CHECKPOINTS).glob("*.pt")):
@@ -93,7 +94,8 @@ def check_output(config: Config) -> None:
 def check_network(config: Config) -> None:
     """Raise UserError if --init names a run or a checkpoint of another network.
 
-    Only rank 0 checks the tensors and files of weights, because torch is needed to read them.
+    Tensors, and files that contain only weights, are checked later by rank 0: reading them needs torch, which is not
+    imported here.
     """
     path = Path(config.init)
     given = (newest_facts(path) if path.is_dir() else read_facts(path)) if config.init else None

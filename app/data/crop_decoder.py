@@ -1,7 +1,7 @@
-"""Decode only a part of a JPEG. The pixels are the same as those of Pillow, which would decode the whole image.
+"""Decode only a part of a JPEG. The pixels are the same as if Pillow decoded the whole image.
 
-`app/setup/decoder.c` does the work. Set-up compiles it against the system's libjpeg-turbo. If it is not compiled, and
-for every unusual or damaged image, Pillow decodes the image.
+`app/setup/decoder.c` does the work. Set-up compiles it against the system's libjpeg-turbo. Pillow decodes the image
+instead if this code is not compiled, or if the image is unusual or damaged.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ def decode_region(data: bytes, size: tuple[int, int], region: Region) -> NDArray
     """Return a part of a JPEG, or None if Pillow has to decode it.
 
     Pillow has to decode images with colours other than grey and RGB (stored as YCbCr), images with other than 8 bits
-    per value, damaged images, and images with more than the end marker after the last pixel. The EXIF orientation is
-    ignored.
+    per value, damaged images, and images in which the last pixel is followed by more than the end marker. The EXIF
+    orientation is ignored.
 
     Args:
         data: The whole file.
-        size: Its width and height as Pillow read them.
+        size: The width and height of the whole image in pixels, as Pillow read them.
         region: The part. It must lie inside the image and not be empty.
 
     Returns:
         The pixels, uint8 [bottom - top, right - left, 4], or None. The last dimension is red, green, blue, and a byte
-        without meaning. This is how Pillow keeps an RGB image in memory, so that it can use the pixels without a copy.
+        without meaning. Pillow stores an RGB image in this way, so Pillow can use the pixels without a copy.
     """
     library = _library()
     if library is None:
@@ -53,7 +53,7 @@ def is_compiled() -> bool:
 
 @cache
 def _library() -> Any | None:
-    """Return the compiled module, or None if set-up could not compile it, or compiled it for older code than this."""
+    """Return the compiled module, or None if set-up could not compile it or the compiled version is too old."""
     try:
         library = importlib.import_module(MODULE)
     except ImportError:

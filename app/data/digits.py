@@ -1,7 +1,7 @@
 """Images that come with scikit-learn, and a harder task that is made from them. Nothing has to be downloaded.
 
 `digits` are Alpaydin and Kaynak's 1,797 scans of handwritten digits with 8 x 8 pixels. An image of `cluttered-digits`
-shows one digit that is scaled, rotated and shifted, on 20 x 20 pixels, with fragments of three others and noise.
+has 20 x 20 pixels. It shows one scan that is scaled, rotated and shifted, fragments of three other scans, and noise.
 
 Both data sets are always the same. They do not depend on a run's seed. The images are made only with additions,
 multiplications and divisions, which IEEE arithmetic rounds in the same way on every machine.
@@ -39,9 +39,11 @@ class Images(NamedTuple):
 
 
 def digits(validation_per_class: int = VALIDATION_PER_CLASS) -> tuple[Images, Images]:
-    """Return training and validation images, 8 x 8 pixels, of 10 classes: 1,077 and 720, with 72 of each class."""
-    # This is the file that sklearn.datasets.load_digits reads. It is read here, because importing sklearn takes a
-    # second.
+    """Return the training images and `validation_per_class` validation images of each class, with 8 x 8 pixels.
+
+    By default, there are 1,077 training images and 720 validation images.
+    """
+    # sklearn.datasets.load_digits reads the same file. It is not used here, because importing sklearn takes a second.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(file), delimiter=",")
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -84,17 +86,18 @@ def _compose_piece(
     for fragment in range(FRAGMENTS):
         draws = uniform(stream, fragment, piece, 7)
         other = (shown + 1 + (draws[:, 0] * (len(scans) - 1)).astype(np.int64)) % len(scans)
-        # Take a window next to the centre of another digit, so that only a part of this digit is visible.
+        # Take a window that contains the centre of another scan, but is too small to show the whole digit.
         centre = FRAGMENT_SIZE * (draws[:, 1:3] - 0.5) + (FRAGMENT_SIZE - 1) / 2
         part = _sample(scans, other, centre, draws[:, 3], draws[:, 4], FRAGMENT_SIZE)
         top, left = ((draws[:, 5:7] * (size - FRAGMENT_SIZE + 1)).astype(np.int64)).T
         where = (rows, (top[:, None] + within)[:, :, None], (left[:, None] + within)[:, None, :])
         canvas[where] = np.maximum(canvas[where], part)
     draws = uniform(stream, FRAGMENTS, piece, 4)
-    # Limit the shift of the centre. A digit has up to 8 * 1.75 pixels on a side, and must stay nearly all visible.
+    # A digit has up to 8 * 1.75 pixels on a side. Limit the shift of its centre to keep nearly the whole digit visible.
     centre = (size - 1) / 2 + (size - 8 * SCALE[1]) * (draws[:, 0:2] - 0.5)
     np.maximum(canvas, _sample(scans, shown, centre, draws[:, 2], draws[:, 3], size), out=canvas)
-    # The sum of four uniform draws of 16 bits is nearly normal, with variance 4/12, and needs no logarithm.
+    # The sum of four uniform draws of 16 bits is nearly normal, with variance 4/12. Exactly normal draws would need a
+    # logarithm, whose result may differ between machines.
     four = bits(stream, FRAGMENTS + 1, piece, size * size).view(np.uint16).reshape(-1, size, size, 4)
     sums = (four.sum(axis=3, dtype=np.uint32).astype(np.float32) / np.float32(2**16)) - np.float32(2)
     noise = sums * np.float32(NOISE * 3**0.5)
@@ -120,7 +123,8 @@ def _sample(
         size: The side of the images in pixels.
     """
     zoom = SCALE[0] + (SCALE[1] - SCALE[0]) * scale
-    # The cosine and the sine of an angle are computed from the tangent of its half by exactly rounded operations.
+    # The results of `cos` and `sin` may differ between machines. So they are computed here from the tangent of half the
+    # angle, by operations that are rounded in the same way on all machines.
     t = TURN * (2 * turn - 1)
     cosine = (((1 - t * t) / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]
     sine = ((2 * t / (1 + t * t)) / zoom).astype(np.float32)[:, None, None]

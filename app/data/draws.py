@@ -1,4 +1,4 @@
-"""Random numbers that are a function of the seed, the epoch and the image. So no random state must be saved or shared.
+"""Random numbers that are a function of the seed, the epoch and the image. No random state has to be saved or shared.
 
 The numbers for an image depend neither on the process that draws them nor on the position at which a run was resumed.
 They are computed with integers only, so they are the same on every machine and with every version of numpy.
@@ -13,7 +13,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the final function of splitmix64 (Steele et al. 2014), a bijection in which each bit affects all bits."""
+    """Apply the final function of splitmix64 (Steele et al. 2014), a bijection in which each bit affects all bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,8 +1,8 @@
 """Decode a crop of an image file and resize it to uint8 [height, width, channels].
 
-The interpolation is bilinear with antialiasing. The paper names no interpolation. fb.resnet.torch uses "bicubic". In
-Torch7 this method uses only 4 x 4 points, even if the image becomes much smaller, so no method with antialiasing gives
-the same result. Later code of the authors is bilinear.
+The interpolation is bilinear with antialiasing, as in later code of the paper's authors. The paper names no
+interpolation. The code on which the paper is based, fb.resnet.torch, uses Torch7's "bicubic", which has no
+antialiasing. Pillow always resizes with antialiasing, so its "bicubic" would give another result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ MOST_SCANS = 100  # a JPEG with more scans is refused; usual files have about 10
 CROP_TRIES = 10
 CROP_DRAWS = 5 * CROP_TRIES
 
-# The errors that Pillow raises for damaged images. If memory or a module is missing, it raises other errors.
+# The errors that Pillow raises for damaged images. MemoryError and ImportError are not included: they have other
+# causes.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -70,7 +71,7 @@ def decode_image(
     Args:
         read: Returns the content of the image file, or raises OSError.
         name: The place of the image, for messages.
-        choose_box: Returns the box for the width and the height of the image.
+        choose_box: Returns the box to use, given the width and the height of the image.
         size: The side of the result in pixels.
         mirrored: Whether left and right are exchanged.
 
@@ -116,7 +117,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _why_not_opened(data: bytes) -> str:
-    """Return the error of Pillow's reader of the format. `Image.open` only says that no reader accepts the file."""
+    """Return why Pillow's reader for the format refuses a file. `Image.open` only says that no reader accepts it."""
     for start, kind, reader in (
         (JPEG_START, "JPEG", JpegImagePlugin.JpegImageFile),
         (PNG_START, "PNG", PngImagePlugin.PngImageFile),
@@ -130,7 +131,10 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return the pixels from which the crop is resized, in RGB or RGBX, and the box of the crop within them."""
+    """Return a decoded image that contains the crop, and the box of the crop in it.
+
+    The mode of the image is RGB, or RGBX, in which each pixel has a fourth byte without meaning.
+    """
     with open_image(data) as image:
         full = image.size
         box = choose_box(*full)
@@ -146,9 +150,9 @@ def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tu
 
 
 def _shrinks(full: tuple[int, int], box: Box, size: int) -> bool:
-    """Return whether a JPEG can be decoded at half its size or less, so that the box still has `size` pixels per side.
+    """Return whether the box still has at least `size` pixels per side if the JPEG is decoded at half its size.
 
-    libjpeg can decode at 1/2, 1/4 or 1/8 of the size, because it can do so when it inverts the DCT.
+    libjpeg can decode at 1/2, 1/4 or 1/8 of the size. This is faster than decoding at full size.
     """
     return all(side // wanted > 1 for side, wanted in zip(full, _wanted(full, box, size), strict=True))
 
@@ -159,7 +163,10 @@ def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
 
 
 def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
-    """Return the pixels that are needed to resize the box. The filter reads half an output pixel beyond the box."""
+    """Return the part of the image that is needed to resize the box.
+
+    The filter also reads pixels around the box, up to half the width of an output pixel away.
+    """
     beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
     first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
     end = [min(full[i], math.ceil(box[i + 2]) + beyond[i]) for i in (0, 1)]
@@ -183,9 +190,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
-    """Return a random crop of scale and aspect ratio as in fb.resnet.torch, which the paper uses (section 5.1).
+    """Return a crop of random scale and aspect ratio. The paper uses the crop of fb.resnet.torch (section 5.1).
 
-    The area is drawn from U(0.08, 1) of the image's area and the aspect ratio from U(3/4, 4/3). The sides are swapped
+    The share of the image's area is drawn from U(0.08, 1), and the aspect ratio from U(3/4, 4/3). The sides are swapped
     with probability 1/2. If CROP_TRIES crops do not fit into the image, the central square is returned. torchvision's
     crop differs: it draws the logarithm of the aspect ratio.
 

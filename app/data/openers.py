@@ -40,7 +40,8 @@ def open_arrays(
         train, validation: The images and labels of the two splits.
         classes: The names of the classes.
         flips: Whether a mirrored image still belongs to its class. If so, the paper's augmentation mirrors images.
-        moments: The mean and standard deviation of each channel. The default is those of all training images.
+        moments: The mean and standard deviation of each channel. If None, each channel gets the mean and standard
+            deviation over all channels of the training images.
     """
     side = train.images.shape[1]
     digest = hashlib.sha256()
@@ -134,7 +135,7 @@ def _left_out_warning(index: Index) -> list[str]:
 
 
 def _resize_warning(size: int, resize: int) -> list[str]:
-    """Return a warning if size / resize in validation is far below the usual 224 / 256 = 0.875, or else ""."""
+    """Return a warning in a list if size / resize in validation is far below the usual 224 / 256 = 0.875, else []."""
     if resize <= 2 * size:
         return []
     return [

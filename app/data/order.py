@@ -1,7 +1,8 @@
 """Which images each worker gets in each step.
 
-All images are shuffled once per epoch. The result is cut into minibatches, and each of them into workers (remark 4 in
-section 3 of the paper). The number of processes determines only which process computes which worker.
+All images are shuffled once per epoch. The result is cut into minibatches, and each minibatch into k parts of n images
+(remark 4 in section 3 of the paper). Each part belongs to one worker. The number of processes determines only which
+process computes which worker.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def workers_of(rank: int, size: int, workers: int) -> range:
 
 
 def shuffle_of_workers(seed: int, epoch: int, images: int, minibatch: int, per_worker: int) -> NDArray[np.int64]:
-    """Return an order of the images in which each worker shuffles all images on its own, int64 [images].
+    """Return the order of an epoch's images if each worker shuffles on its own, int64 [steps * minibatch].
 
-    Each worker takes the first images of its own order. So some images occur several times and others never. Remark 4
-    of the paper warns of this mistake, and it is here for comparison.
+    Each worker shuffles all images and uses the first images of its own order. So some images occur several times and
+    others never. Remark 4 of the paper warns of this mistake. This function makes it on purpose, for comparison.
     """
     steps, workers = images // minibatch, minibatch // per_worker
     orders = [permutation(seed, epoch * workers + worker, images)[: steps * per_worker] for worker in range(workers)]
@@ -44,8 +45,8 @@ def worker_batches(
     Args:
         seed: The seed of the run.
         images: The number of training images.
-        minibatch, per_worker: kn and n.
-        epoch, seen: The position from which to begin.
+        minibatch, per_worker: kn, the number of images of a step, and n, the number of images of a worker.
+        epoch, seen: The position from which to begin: the epoch, and how many of its images are already used.
         epochs: The number of epochs of the run.
         rank, size: The rank of this process and the number of processes.
         shuffle: "epoch", as in the paper, or "worker", which is the mistake that `shuffle_of_workers` describes.
@@ -66,7 +67,7 @@ def worker_batches(
 def statistics_batches(
     *, seed: int, images: int, count: int, per_worker: int, epoch: int, rank: int, size: int
 ) -> Iterator[list[Item]]:
-    """Yield the batches of this process for measuring BN statistics, with the images of one worker each.
+    """Yield the batches of this process for measuring BN statistics. Each batch has n images.
 
     The first `count` images of an epoch's order are divided into batches. Process j gets the batches j, j + size and so
     on. The arguments are those of `worker_batches`.

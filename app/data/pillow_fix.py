@@ -1,6 +1,6 @@
 """A warning about a security fix that is missing from Pillow-SIMD. app/setup/python.sh prints the same text.
 
-`predict` and `check-data` print it, because they may decode images from unknown sources, and so does `doctor`.
+`predict` and `check-data` print it, because they may decode images from unknown sources. `doctor` prints it too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def warn() -> None:
 
 
 def missing_fix() -> str:
-    """Return a warning if Pillow-SIMD is installed, which lacks a security fix of Pillow, otherwise ""."""
+    """Return a warning about the missing security fix if Pillow-SIMD is installed, otherwise ""."""
     if "post" not in PIL.__version__:  # Pillow-SIMD has the version of Pillow followed by .post0
         return ""
     return (

@@ -49,7 +49,7 @@ def find_folder(published: PublishedSet, data_root: str) -> Path:
         places = [Path(data_root) / published.name, Path(data_root)]
     else:
         home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        # os.path.expanduser raises no error for a user without a home.
+        # Unlike Path.expanduser, os.path.expanduser raises no error for a user without a home directory.
         places = [Path(os.path.expanduser(home)) / published.name, SHARED_DATA / published.name]  # noqa: PTH111
     for place in places:
         if all((place / name).is_file() for name, _ in published.files):
@@ -77,7 +77,7 @@ def verified(path: Path, sums: Sequence[str], published: PublishedSet) -> bytes:
 
 
 def read_idx(content: bytes) -> NDArray[np.uint8]:
-    """Return the array in a gzipped IDX file of bytes: uint8, with the shape that the file gives."""
+    """Return the array of bytes in a gzipped IDX file, uint8, with the shape that the file gives."""
     data = gzip.decompress(content)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != IDX_UINT8:
         raise UserError("the file is not an IDX file of bytes: get it again")
@@ -133,7 +133,7 @@ def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 def mean_and_std(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of each channel, for values in [0, 1].
 
-    They are computed from histograms, because the images would need eight times their memory as floats.
+    They are computed from histograms, because a copy of the images as floats would need eight times as much memory.
     """
     levels = np.arange(256) / 255
     means, deviations = [], []

@@ -1,6 +1,7 @@
 """Well-known small data sets, which are read from the files of their authors.
 
-This module imports neither torch nor numpy, because every command imports it (by `app/data/sources.py`).
+Every command imports this module (through `app/data/sources.py`). It imports neither torch nor numpy, because their
+import takes long.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ class PublishedSet:
         size: The numbers of training images, validation images, classes and channels, and the side of the images in
             pixels.
         classes: The names of the classes.
-        files: The name of each file and the MD5 sums that it may have (the authors', then that of Debian's package).
-        format: The key in `READERS` of `app/data/published.py` of the function that reads the files.
+        files: The name of each file and the MD5 sums that it may have: first that of the authors' file, then that of
+            the file in Debian's package, if there is one.
+        format: The name of the file format, which is a key of `READERS` in `app/data/published.py`.
         flips: Whether a mirrored image still shows its class.
         origin: The address from which the files can be downloaded.
     """
@@ -35,7 +37,9 @@ class PublishedSet:
 
 
 def mnist_files(*sums: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return the names of the four files of MNIST and of data sets in the same form, each with its MD5 sums."""
+    """Return the names of the four files of MNIST, each with the MD5 sums of its known versions.
+
+    Data sets in the form of MNIST, such as Fashion-MNIST, have files with the same names."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     return tuple((f"{name}.gz", file) for name, file in zip(names, sums, strict=True))
 

@@ -49,8 +49,8 @@ def leave_out(index: Index, path: str) -> tuple[Index, int]:
         The remaining images, and the number of images that were left out.
 
     Raises:
-        UserError: The list names images that are not in the index, or no training image of a class or no validation
-            image at all would remain.
+        UserError: The list names images that are not in the index. Or it leaves no training image of a class, or no
+            validation image.
     """
     skipped = set(read_skip_list(path))
     if not skipped:

@@ -49,7 +49,7 @@ class Augmentation(NamedTuple):
 AUGMENTATIONS = {
     "paper": Augmentation(
         "a crop of random scale and aspect ratio, mirrored half of the time; for data sets of small images a shift by"
-        " one pixel, mirrored if it still shows its class",
+        " one pixel, also mirrored half of the time if a mirrored image still belongs to its class",
         crops=True,
         flips=True,
     ),
@@ -74,10 +74,10 @@ class DataOptions:
         resize: The shorter side before the central crop of validation in pixels, or 0 for 256/224 of the image size.
         augmentation: A name in AUGMENTATIONS.
         seed: The seed of the augmentation.
-        synthetic_images, synthetic_classes: The size of synthetic data.
+        synthetic_images, synthetic_classes: The numbers of training images and of classes of synthetic data.
         skip_list: The file that lists images to leave out, or "".
         data_root: The folder with the files of a published data set, or "".
-        downsample: The side in pixels of the blocks that are averaged in a published data set.
+        downsample: The side in pixels of the blocks that are averaged in a published data set. 1 changes nothing.
         grey: Whether the images of a folder are read as one grey channel.
         stage: The folder on a local disk that may contain copies of the archives, or "" if none are used.
     """
@@ -155,7 +155,8 @@ class DataSet:
         text: Its description for help texts.
         size: Its size, or a function that returns it for the options of a run.
         open: Returns the source for the options of a run. It imports the modules that it needs.
-        find: Looks for its files without reading them, and raises UserError if one is missing.
+        find: Looks for its files without reading them, and raises UserError if one is missing. None if the data set
+            needs no files from the user.
         downsamples: Whether it supports `--downsample`.
     """
 
@@ -264,7 +265,7 @@ def find_data_set(options: DataOptions) -> DataSize:
     """Return the `DataSize` of a data set, and check that its files exist. No image is read.
 
     Raises:
-        UserError: See `open_source`. Damaged images are not found.
+        UserError: See `open_source`. Damaged images are not detected.
     """
     size = size_of(options)
     entry = SOURCES.get(options.data)
@@ -319,7 +320,7 @@ def open_source(data: str, **options: Any) -> Source:
     """Open a data set and return its source.
 
     Args:
-        data: Its name, or a folder.
+        data: The name of the data set, or a folder.
         options: Other fields of DataOptions.
 
     Raises:
@@ -365,6 +366,6 @@ def _check_options(options: DataOptions) -> None:
 
 
 def nearest_name(data: str) -> str:
-    """Return the most similar name in SOURCES, or "" if none is similar or if there is a folder `data`."""
+    """Return the name in SOURCES that is most similar to `data`. Return "" if none is similar or `data` is a folder."""
     found = [] if Path(data).exists() else difflib.get_close_matches(data, SOURCES, 1)
     return found[0] if found else ""

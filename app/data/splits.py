@@ -27,7 +27,7 @@ class Split:
 
     Attributes:
         labels: The class of each image, int64 [images].
-        in_memory: Whether the images are in memory, so that loader processes would take more time than they save.
+        in_memory: Whether the images are in memory. If so, loader processes would take more time than they save.
     """
 
     labels: NDArray[np.int64]
@@ -66,7 +66,8 @@ class ShiftedSplit(Split):
         images: The images, uint8 [images, H, W, C].
         labels: The class of each image, int64 [images].
         seed: The seed of the run.
-        flips: Whether half of the images are also mirrored. A mirrored digit may look like another character.
+        flips: Whether half of the images are also mirrored. This is harmful for images such as digits, because a
+            mirrored digit may look like another character.
         most: The largest shift in pixels.
     """
 
@@ -89,7 +90,7 @@ def padded(images: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
 def moved(
     images: NDArray[np.uint8], indices: NDArray[np.int64], draws: NDArray[np.float64], most: int, flips: bool
 ) -> NDArray[np.uint8]:
-    """Return a window at a random place of some padded images.
+    """Shift images at random: cut a window of the original size from each padded image, at a random place.
 
     Args:
         images: The result of `padded`.
@@ -111,7 +112,7 @@ def moved(
 class SyntheticSplit(Split):
     """Images of noise in any number and size, to measure speed.
 
-    An image is a part of a block of random bytes, so that making it takes no longer than copying it.
+    Each image is copied from a random place in a block of random bytes, because new bytes would take longer to draw.
     """
 
     BLOCK = 2**22

@@ -1,8 +1,8 @@
 """Measure the network: `python -m app.doctor.bandwidth LAUNCH OPTIONS` starts all processes and prints JSON.
 
 First each host sends a TCP stream to the next host, all hosts at the same time. Then all processes make an allreduce. A
-ring of P processes that sums B bytes sends 2 (P - 1) / P * B bytes over each of its links. A host's network interface
-is one of these links, because the ranks of a host are neighbours in the ring. So the two bandwidths can be compared.
+ring of P processes that sums B bytes sends 2 (P - 1) / P * B bytes over each of its links. The ranks of a host are
+neighbours in the ring, so exactly one link leaves each host. Its bandwidth can be compared with that of the TCP stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ARRIVE = 2.0  # a stream begins with a token; after this number of seconds, a connection without it is ended
 STREAM = 1.0  # the seconds for which a host sends
-ALLREDUCE = 0.5  # an allreduce should take up to these seconds; its size is doubled until it takes at least half
+ALLREDUCE = 0.5  # the seconds that an allreduce may take; its size is doubled until it takes half of this time
 LARGEST = 2**28  # the size in bytes of the largest tensor that is summed
 REPEATS = 3  # the number of allreduces, of which the fastest is reported
 
@@ -84,7 +84,8 @@ def _stream(here: World) -> float:
     from app.world.world import gather_objects
 
     address, token = _address(), secrets.token_bytes(16)
-    listening = address if address != socket.gethostname() else ""  # this host's name may mean a loopback address
+    # If only this host's name is known, listen on all interfaces, because the name may mean a loopback address.
+    listening = address if address != socket.gethostname() else ""
     server = socket.create_server((listening, 0)) if here.local_rank == 0 else None
     places = gather_objects((address, server.getsockname()[1], token) if server else None)
     leads = [place for place in places if place]

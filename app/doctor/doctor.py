@@ -1,6 +1,7 @@
 """Look for faults of the hosts that would stop or slow a run, then measure the network between the hosts.
 
-The hosts are asked by ssh, and need only python3 to answer. The measurement needs hosts on which a run can start.
+The hosts are asked by ssh, and need only python3 to answer. The network is measured only if a run could start on the
+hosts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from app.hosts.checks import FAIL, OK, WARN, HostFinding, HostRequirements, chec
 from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.launch import job
 
-ENOUGH = 0.5  # the share of the expected bandwidth that is accepted, as one TCP stream rarely reaches 100 Gbit/s
+ENOUGH = 0.5  # the accepted share of the expected bandwidth, low because one TCP stream rarely reaches 100 Gbit/s
 HARMLESS = ("data", "output", "clock", "/dev/shm")  # checks whose failures do not prevent the measurement
 
 
@@ -57,7 +58,7 @@ def _measure(
 def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
     """Return the speed in Gbit/s of the slowest network interface between the hosts.
 
-    It is the speed that the operating system reports, or 0 if it reports none.
+    The operating systems of the hosts report these speeds. The result is 0 if no speed is reported.
     """
     facts = [answer.facts for answer in answers if answer.facts]
     used = [each["interfaces"].get(route_interface(request, each), {}) for each in facts]

@@ -20,8 +20,8 @@ from app.recipe import paper
 # JITTER is chosen so that the model gives one result of the paper: a step takes 12 % longer on 352 GPUs than on 8
 # (Figure 7). See docs/plan.md.
 JITTER = 0.0791
-# BACKWARD is the share of a step that the backward pass takes: 120 ms in the paper (section 4), of a step of 232 ms on
-# 8 GPUs.
+# BACKWARD is the share of a step that the backward pass takes. In the paper, the backward pass takes 120 ms (section
+# 4), and a step on 8 GPUs takes 232 ms.
 _PAPER_STEPS = paper.EPOCHS * (paper.TRAINING_IMAGES // paper.REFERENCE_MINIBATCH)
 BACKWARD = paper.BACKWARD_SECONDS * _PAPER_STEPS / (paper.HOURS_ON_8_GPUS * 3600)
 
@@ -105,9 +105,9 @@ class Row:
         gpus, hosts: The numbers of GPUs and of hosts.
         minibatch: kn = n * gpus.
         seconds_per_step: The time of a step.
-        allreduce_seconds, straggler_seconds: The exposed allreduce and the straggler, which are parts of this time.
+        allreduce_seconds, straggler_seconds: The parts `exposed` and `straggler` of this time (see `Step`).
         images_per_second: The speed of all GPUs together.
-        efficiency: `images_per_second` divided by the measured speed of one GPU times the number of GPUs.
+        efficiency: `images_per_second` / (the measured speed of one GPU * the number of GPUs).
         seconds_per_epoch: The time of an epoch.
         hours: The time of training without evaluation.
         fixed_minibatch: The forecast for the recipe's own kn, or None if the recipe has fewer workers than GPUs.
@@ -142,15 +142,15 @@ class FixedMinibatch:
 
 
 def forecast(work: Work, cluster: Cluster, gpus: int, images: int, epochs: int, workers: int) -> Row:
-    """Return the forecast of a run's time, speed and memory with `gpus` GPUs.
+    """Return the forecast of a run's time and speed with `gpus` GPUs.
 
     Args:
         work: What a worker does in a step.
         cluster: The servers and the network between them.
-        gpus: The number of GPUs. With one worker on each, a step must not need more than `images` images.
+        gpus: The number of GPUs. With one worker on each GPU, a step must not need more images than there are.
         images: The number of training images.
         epochs: The number of epochs of the recipe.
-        workers: k, the number of workers in the recipe. `gpus` may be another number.
+        workers: k, the number of workers in the recipe. It may differ from `gpus`.
     """
     minibatch = gpus * work.images
     step = step_time(work, cluster, gpus)

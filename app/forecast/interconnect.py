@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 ALLREDUCES = ("hierarchical", "halving-doubling", "ring")
-# Horovod's defaults. In each cycle, all gradients that have become ready are summed in one message of at most 64 MiB. A
-# cycle lasts at least this time, and longer if the previous allreduce takes longer.
+# Horovod's defaults. In each cycle, all gradients that have become ready are summed in one message of at most
+# FUSION_BYTES. A cycle lasts at least CYCLE_SECONDS, and longer if the previous allreduce takes longer.
 CYCLE_SECONDS, FUSION_BYTES = 0.001, 64 * 2**20
 
 
@@ -58,9 +58,10 @@ class Cluster:
         flat = {"ring": ring, "halving-doubling": halving_doubling}[self.allreduce]
         if hosts == 1:
             return flat(size, gpus, self.local)
-        # The latencies add up over the steps of all GPUs. But the link of a server carries only 2 (hosts - 1) / hosts
-        # times the buffer: a ring enters and leaves each server once, and halving-doubling first reduces the data
-        # between the GPUs of a server.
+        # The number of GPUs determines how many messages follow one another, and each message costs a latency. The
+        # number of hosts determines how many bytes the link of a server carries: 2 (hosts - 1) / hosts times the
+        # buffer. The number of GPUs does not matter for this: a ring enters and leaves each server only once, and
+        # halving-doubling first reduces the data between the GPUs of a server.
         steps = flat(0.0, gpus, self.network)
         return steps + 2 * (hosts - 1) / hosts * size / self.network.bytes_per_second
 

@@ -43,9 +43,10 @@ class NetworkSize:
     """The size of a network. All attributes are counts of values, tensors or multiplications, and none is in bytes.
 
     Attributes:
-        parameters: The number of trained parameters.
+        parameters: The number of values in the trained parameters.
         statistics: The number of values in the running means and variances of all BN layers.
-        tensors: The number of tensors that an allreduce sums: one per trained parameter, and one with all statistics.
+        tensors: The number of tensors that an allreduce sums: one for each parameter of torch, and one with all
+            statistics.
         activations: The number of values per image that are stored for the backward pass.
         products: The number of multiplications per image in the convolutions of a forward pass.
     """
@@ -68,17 +69,17 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
     Args:
         entry: The network.
         inputs: The number of channels of the stage's input.
-        width: The number of channels inside a block, before the factors of ResNeXt and wide ResNet.
+        width: The number of channels inside a block of a ResNet. ResNeXt and wide ResNet use a multiple of this number.
         blocks: The number of blocks.
         size: The side of the stage's input in pixels.
-        stride: The stride of the first block, which its first 3x3 convolution has (section 5.1 of the paper).
+        stride: The stride of the first 3x3 convolution of the first block (section 5.1 of the paper).
     """
     outputs = width * entry.expansion
     inner = entry.inner(width)
     for _ in range(blocks):
         smaller = half(size) if stride == 2 else size
         if stride == 2 or inputs != outputs:
-            # The convolution of the shortcut. The backward pass needs the input of its BN, but not the output.
+            # The convolution of the shortcut. The backward pass does not need its BN's output, which is only added.
             yield Conv(inputs, outputs, 1, smaller, kept=1)
         if entry.convolutions == 3:
             yield Conv(inputs, inner, 1, size)
@@ -106,11 +107,12 @@ def stages_of(model: str, width: int, image_size: int, channels: int) -> list[li
 
 
 def network_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
-    """Return the size of the network of a config. All of it is trained.
+    """Return the size of the whole network of a config, as if `--freeze` were not given.
 
-    The backward pass needs the input of each convolution and of each BN. These are about twice the outputs of the
-    convolutions, because ReLU changes BN's output in place. It also needs the output of the first pool, and its indices
-    of 8 bytes each.
+    The backward pass needs the input of each convolution and of each BN. For each convolution, two tensors of the size
+    of its output are stored: the output itself, which BN reads, and the output of BN, which the next convolution reads.
+    ReLU makes no third tensor, because it works in place. The backward pass also needs the output and the indices of
+    the first pool. An index has 8 bytes and counts as two values.
     """
     stages = stages_of(config.model, config.width, image_size, channels)
     pool = 0 if MODELS[config.model].small else 3 * 64 * half(stages[0][0].size) ** 2
@@ -120,7 +122,7 @@ def network_size(config: Config, image_size: int, channels: int, classes: int) -
 def trained_size(config: Config, image_size: int, channels: int, classes: int) -> NetworkSize:
     """Return the size of the part of a config's network that `--freeze` does not freeze.
 
-    The backward pass ends at the input of this part, so it needs no activations from before it.
+    The backward pass ends at the input of this part, so it needs no activations of the frozen layers.
     """
     frozen = ("none", STEM, *STAGES, ALL_BUT_LAST).index(config.freeze)
     if not frozen:
@@ -128,7 +130,8 @@ def trained_size(config: Config, image_size: int, channels: int, classes: int) -
     stages = stages_of(config.model, config.width, image_size, channels)
     last, rest = stages[-1][-1], stages[frozen:]
     before = stages[min(frozen, len(stages)) - 1][-1]
-    size = half(before.size) if config.freeze == STEM and not MODELS[config.model].small else before.size  # after pool
+    # In networks that are not small, a pool follows the stem and halves the side.
+    size = half(before.size) if config.freeze == STEM and not MODELS[config.model].small else before.size
     # The inputs of the last layer are means over the pixels: one number for each channel.
     inputs = before.outputs * size**2 if rest else last.outputs
     return _size_of([c for each in rest for c in each], inputs, last, classes)
@@ -139,7 +142,8 @@ def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> Ne
 
     Args:
         convs: The convolutions.
-        inputs: The number of other values per image that are stored for the backward pass.
+        inputs: The number of values per image that are stored for the backward pass in addition to those of `convs`:
+            the input of the first layer, and the output and indices of a pool.
         last: The last convolution of the network.
         classes: The number of classes.
     """
@@ -154,7 +158,7 @@ def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> Ne
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory in bytes that training needs on one GPU. A GPU computes its workers one after another."""
+    """The memory in bytes that training needs on one GPU. A GPU stores the activations of one worker at a time."""
 
     parameters: int
     gradients: int

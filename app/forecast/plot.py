@@ -26,7 +26,7 @@ def draw(rows: list[Row], path: Path, recipe: str) -> None:
 
 
 def make_figure(rows: list[Row], recipe: str) -> Figure:
-    """Return the figure. The axis with the time of a step starts at 0, so that times can be compared as lengths."""
+    """Return the figure. The axis for the time of a step starts at 0, so that twice the height is twice the time."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 

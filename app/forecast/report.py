@@ -20,8 +20,8 @@ class Forecasts:
     """The forecasts, and what they were computed from.
 
     Attributes:
-        rate: The images per second of one GPU, and the number of GPUs on which they were measured. It is None if they
-            are not known.
+        rate: The images per second of one GPU, and the number of GPUs on which this speed was measured. It is None if
+            the speed is not known.
         jitter: The standard deviation of a worker's step time, as a share of this time.
         cluster: The servers and the network.
         rows: A forecast for each number of GPUs. It is empty if `rate` is None.
@@ -36,7 +36,7 @@ class Forecasts:
 def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
     """Return the learning rate at the first step, after the warmup and after each decay.
 
-    Each entry has the iteration (the number of steps before it), the epoch and the learning rate.
+    Each entry has the iteration (counted from 0), the epoch and the learning rate.
     """
     epochs = [0.0]
     if plan.warmup_iterations and config.warmup_epochs < plan.epochs:
@@ -52,7 +52,7 @@ def key_rates(config: Config, plan: Plan) -> list[dict[str, Any]]:
 def as_json(
     config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
 ) -> dict[str, Any]:
-    """Return the whole output as a JSON object, in SI units. `trained` is the size of the part that is trained."""
+    """Return the whole output as a JSON object, in SI units. `trained` is the size of the network's trained part."""
     rate = forecasts.rate
     return {
         "recipe": config.recipe,
@@ -77,9 +77,9 @@ def as_json(
 def as_text(
     config: Config, plan: Plan, network: NetworkSize, trained: NetworkSize, memory: Memory, forecasts: Forecasts
 ) -> list[str]:
-    """Return lines about the steps at which the learning rate changes, the memory and the time.
+    """Return lines about the memory, the time, and the steps at which the learning rate changes.
 
-    `plan` prints them after the lines of `describe` in app/recipe/plan.py.
+    The command `plan` prints them after the lines of `describe` in app/recipe/plan.py.
 
     `trained` is the size of the part of the network that is trained.
     """

@@ -1,7 +1,7 @@
 """The hosts of an elastic run, which a script of the user prints.
 
 Each slot of this machine is listed as a separate host, with the names 127.0.0.1, 127.0.0.2 and so on. When a process
-dies, Horovod uses no slot of its host for some time. So a process that dies blocks only its own slot.
+dies, Horovod does not use its host for some time. Because each slot is a separate host, the other slots stay in use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def discover(script: str) -> list[Host]:
         words = (found.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
         raise UserError(f"--host-discovery-script {script} failed with exit code {found.returncode}: {words}")
     hosts = hostfile.parse_lines(found.stdout.decode(errors="replace").splitlines(), f"output of {script}")
-    hostfile.launcher_hosts(hosts)  # this refuses the addresses on which no launcher can start a process
+    hostfile.launcher_hosts(hosts)  # called because it raises UserError for IPv6 addresses
     return hosts
 
 

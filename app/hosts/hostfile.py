@@ -49,7 +49,7 @@ def parse_lines(lines: list[str], name: str) -> list[Host]:
 
     Args:
         lines: The lines. They may contain no host.
-        name: The name of their file, for messages.
+        name: Where the lines come from, for example the path of a file, for messages.
     """
     entries = [
         (f"{name}, line {number}", _fields(line, f"{name}, line {number}")) for number, line in enumerate(lines, 1)

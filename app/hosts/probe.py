@@ -3,8 +3,8 @@
 It needs only Python 3.7, so that it also works on a host without the app. The argument of `main` is a dictionary with
 these keys:
 
-- root, python and site: the paths of the app's folder, of the interpreter and of the folder of packages on the user's
-  machine. They should be the same on this host.
+- root, python and site: the paths of the app's folder, the Python interpreter and the folder of packages on the user's
+  machine. This host should have all three at the same paths.
 - hosts: the names of all hosts.
 - data and output: the folder of the images and the folder of the runs.
 - deep: whether to import torch and Horovod and to read the data.
@@ -39,7 +39,9 @@ _IFF_UP, _IFF_LOOPBACK = 1, 8
 
 
 def main(question: dict[str, Any]) -> None:
-    """Print this host's time at once, to compare clocks, and then the facts. End after the timeout in any case."""
+    """Print this host's time at once, to compare clocks, and then the facts about this host.
+
+    The process ends after the timeout at the latest."""
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {
@@ -74,8 +76,8 @@ def main(question: dict[str, Any]) -> None:
 def _words(command: list[str], name: str = "") -> str:
     """Return the output of a command, or "" if the command is missing, fails or hangs.
 
-    If it hangs, `name`, or else its first word, is added to _hanging. Its end is not waited for, because a program that
-    hangs in the kernel cannot be killed.
+    If the command hangs, `name` is added to _hanging, or the first word of the command if `name` is "". This function
+    does not wait for the end of such a command, because a program that hangs in the kernel cannot be killed.
     """
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -91,7 +93,7 @@ def _words(command: list[str], name: str = "") -> str:
 
 
 def _locks() -> str:
-    """Return why the shared memory of this host supports no locks, which loader processes need, or ""."""
+    """Return "" if the shared memory of this host supports locks, which loader processes need, otherwise the reason."""
     try:
         multiprocessing.get_context("fork").Lock()
     except OSError as error:
@@ -170,7 +172,10 @@ def _read(interface: str, what: str) -> str:
 
 
 def route(name: str) -> str:
-    """Return this host's own address on the route to another host. Nothing is sent, because the socket uses UDP."""
+    """Return this host's own address on the route to another host, or "" if it cannot be found.
+
+    No packet is sent: `connect` on a UDP socket only chooses the route.
+    """
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((name, 9))
@@ -187,7 +192,7 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Return facts about the disk of the output folder. If the folder does not exist, use the nearest one above."""
+    """Return facts about the output folder's disk. If the folder does not exist, use its nearest existing parent."""
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -211,7 +216,7 @@ def _data(path: str) -> dict[str, Any]:
 
 
 def _libraries(root: str, python: str) -> dict[str, Any]:
-    """Return the facts that app.hosts.libraries prints on this host, or its error."""
+    """Return the facts that app.hosts.libraries prints on this host. If it fails, return its message as "error"."""
     command = [python, "-m", "app.hosts.libraries"]
     try:
         done = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)

@@ -25,7 +25,7 @@ from app.base.errors import UserError
 from app.hosts import probe, this_host
 from app.hosts.ssh import SSH, no_answer, slow_answer
 
-# The number of files that are open in this process: for all hosts together, and for each host in addition.
+# This process opens at most _FILES_OF_ALL files, and _FILES_OF_A_HOST more for each host that is being asked.
 _FILES_OF_ALL, _FILES_OF_A_HOST = 64, 10
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ class Ssh:
 
     def arguments(self, timeout: int) -> list[str]:
         """Return the options of ssh. `timeout` is the time limit for connecting in seconds."""
-        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # ssh uses the first value if an option is given twice
+        words = ["-o", f"ConnectTimeout={timeout}", *SSH]  # before SSH, because ssh uses the first ConnectTimeout
         words += ["-p", str(self.port)] if self.port else []
         return words + (["-i", self.identity] if self.identity else [])
 
@@ -51,9 +51,9 @@ class Answer:
     Attributes:
         host: The name of the host.
         here: Whether the host is this machine.
-        facts: The facts that app.hosts.probe found, or None if the host did not answer, or not completely.
+        facts: The facts that app.hosts.probe found, or None if there is no complete answer.
         ahead: The seconds by which the host's clock is ahead of this machine's clock.
-        error: Why the host did not answer, or not completely.
+        error: Why there is no complete answer, or "" if there is one.
         reached: Whether the host began to answer.
     """
 
@@ -74,8 +74,8 @@ class Patience:
 
     Attributes:
         begin: The seconds in which the host must begin to answer.
-        finish: The seconds in which the host must then give all facts.
-        option: The option of the command that sets these seconds, for messages, or "".
+        finish: The seconds in which the host must give all facts after it has begun to answer.
+        option: The option of the command that sets both times, for messages, or "" if no option sets them.
     """
 
     begin: float
@@ -92,23 +92,23 @@ def ask(
     data: str = "",
     output: str = ".",
 ) -> list[Answer]:
-    """Ask all hosts at the same time.
+    """Ask hosts for facts, all at the same time if possible.
 
-    If this process may not open enough files for all hosts, they are asked in groups.
+    If this process is not allowed to open enough files for all hosts, only some of them are asked at the same time.
 
     Args:
         hosts: The names of the hosts.
         ssh: The options of ssh.
-        patience: How long to wait for each host, or for each group of hosts.
-        deep: Whether to also import torch and Horovod and to read the data.
-        data: The folder with the data, or "".
+        patience: How long to wait for each host.
+        deep: Whether the hosts also find the facts that take longer, for example by importing torch and Horovod.
+        data: The folder with the data, or "" to find no facts about data.
         output: The folder that runs write to.
 
     Returns:
         The answers in the order of the hosts.
 
     Raises:
-        UserError: There is no ssh on this machine.
+        UserError: There is no ssh on this machine but other hosts are asked, or there is no folder for temporary files.
     """
     names = list(hosts)
     this_host.check_temporary_folder()

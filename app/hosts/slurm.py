@@ -32,7 +32,8 @@ def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
                     f"Slurm lists {len(names)} nodes and tasks for {len(slots_of)}: give a host file instead"
                 )
             for name, slots in zip(names, slots_of, strict=True):
-                hosts.setdefault(name, slots)  # the first component is listed both without a suffix and as group 0
+                # setdefault, because the variables without a suffix and those of group 0 list the same hosts
+                hosts.setdefault(name, slots)
     if not hosts:
         raise UserError(
             "this is not a job of Slurm: SLURM_JOB_NODELIST is not set; sbatch hostfiles/slurm.sbatch sets it"

@@ -13,8 +13,9 @@ class Cause:
     """A known cause of a failure of ssh or of a launcher.
 
     Attributes:
-        pattern: A regular expression that matches part of the output. Its group `host` is the name of the host.
-        text: The message with the cause and the fix. The groups of the pattern are inserted into it.
+        pattern: A regular expression that matches part of the output of ssh or the launcher. If it has a group `host`,
+            this group matches the name of the host.
+        text: The message with the cause and the fix. `say_cause` fills in its fields, such as {host}.
         here: Whether the cause is on this machine and not on the other host.
     """
 
@@ -67,11 +68,11 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
     Args:
         host: The name of the host.
         words: What ssh wrote to standard error.
-        output: The last line that the login shell of the host wrote.
+        output: The last line of the host's standard output that is not part of the answer, or "" if there is none.
         code: The exit code of ssh.
-        port: The port that was given for ssh, or None.
+        port: The port that the user gave for ssh, or None if the user gave none.
         after: The seconds after which waiting was ended, or None if ssh ended by itself.
-        option: The option of the command that sets these seconds, or "".
+        option: The option of this program that sets `after`, or "" if no option sets it.
     """
     found = first_cause(SSH_CAUSES, words)
     if found and (after is None or "timed out" not in words):
@@ -89,12 +90,12 @@ def no_answer(host: str, words: str, output: str, code: int, port: int | None, a
 
 
 def slow_answer(host: str, after: float, option: str) -> str:
-    """Return that a host began to answer but did not finish, and what to do.
+    """Return the message for a host that began to answer but did not finish, with what to do.
 
     Args:
         host: The name of the host.
         after: The seconds after which waiting was ended.
-        option: The option of the command that sets these seconds, or "".
+        option: The option of this program that sets `after`, or "" if no option sets it.
     """
     more = f", or give a longer {option}" if option else ""
     return (
@@ -110,7 +111,7 @@ def failed_because(host: str, words: str, code: int, port: int | None) -> str:
         host: The name of the host.
         words: What ssh wrote to standard error.
         code: The exit code of ssh.
-        port: The port that was given for ssh, or None.
+        port: The port that the user gave for ssh, or None if the user gave none.
     """
     if found := first_cause(SSH_CAUSES, words):
         return say_cause(found[0], found[1], host, port)

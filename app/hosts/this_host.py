@@ -20,7 +20,7 @@ PATIENCE = 20  # the time limit in seconds of nvidia-smi and mpirun --version
 
 
 def check_name() -> None:
-    """Raise UserError if this host's own name does not resolve. gloo would then end with a segmentation fault."""
+    """Raise UserError if this host's own name does not resolve, because gloo then ends with a segmentation fault."""
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, None)
@@ -45,7 +45,7 @@ def is_here(name: str) -> bool:
 
 
 def machine() -> str:
-    """Return a text that is unique for each machine and container, even if several have the same name."""
+    """Return a text that identifies this machine or container, also if another machine has the same host name."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -96,7 +96,8 @@ def no_gpu_for_nccl() -> UserError:
 def check_collectives(collectives: str, device: str) -> None:
     """Raise UserError if NCCL is asked for and the processes on this host will use no GPU.
 
-    If there is no file of NVIDIA's driver, torch is asked, which takes two seconds. It may know another kind of GPU.
+    torch may also find a GPU of another maker. It is asked only if there is no device file of NVIDIA's driver, because
+    asking takes two seconds.
 
     Args:
         collectives: The value of --collectives.
@@ -116,7 +117,7 @@ def gpus(device: str | None) -> int:
     """Return the number of GPUs that a run on this machine can use. Raises UserError if nvidia-smi hangs.
 
     Args:
-        device: The value of --device, or None.
+        device: The value of --device, or None if it was not given.
     """
     if device == "cpu" or not shutil.which("nvidia-smi"):
         return 0
@@ -137,7 +138,7 @@ def visible_gpus(listing: str, visible: str | None) -> int:
 
     Args:
         listing: The output of `nvidia-smi -L`.
-        visible: The value of CUDA_VISIBLE_DEVICES, or None.
+        visible: The value of CUDA_VISIBLE_DEVICES, or None if it is not set.
     """
     lines = [line for line in listing.splitlines() if line.startswith("GPU ")]
     gpus = [named[1] if (named := re.search(r"UUID: (GPU-[\w-]+)", line)) else line for line in lines]
@@ -190,7 +191,8 @@ def allow_open_files(wanted: int) -> int:
 def _output_of(command: list[str]) -> str | None:
     """Return the output of a program, "" if it cannot be started, or None if it does not end in time.
 
-    A program that hangs in the kernel cannot be killed, so its end is not waited for.
+    This function does not wait for the end of a program that it kills, because a program that hangs in the kernel
+    cannot be killed.
     """
     with tempfile.TemporaryFile() as out:
         try:

@@ -14,8 +14,7 @@ from app.hosts.ssh import SSH
 from app.launch import open_mpi
 from app.launch.environment import travels
 
-# An elastic run does not use the slot of a dead process for some time. These are the shortest and the longest such time
-# in seconds.
+# An elastic run does not use the slot of a dead process for some time, between these two numbers of seconds.
 _COOLDOWN = ["5", "60"]
 
 
@@ -45,7 +44,7 @@ class Launch:
         collectives: The value of the command's --collectives.
         program: The command line that each process runs.
         interface, ssh_port, ssh_identity: The values of the options with these names.
-        elastic: The limits of an elastic run, or None.
+        elastic: The limits of an elastic run, or None if the run is not elastic.
         additions: Variables that are added to the environment of the processes.
     """
 
@@ -68,7 +67,7 @@ class Surroundings:
 
     Attributes:
         environ: The environment of the launcher.
-        open_mpi: The major version of Open MPI, if the launcher uses it.
+        open_mpi: The major version of Open MPI. It is used only if mpirun starts the processes.
         root: Whether the user is root.
     """
 
@@ -84,8 +83,8 @@ class Launcher:
     Attributes:
         text: Its description for --help.
         command: Returns its command line.
-        module: A module of app/. If it is not "", Python runs it in place of the first word of the command.
-        open_mpi: Whether Open MPI starts the processes, whatever library computes the collectives.
+        module: A module of app/ that runs instead of the program, with the same arguments, or "" if the program runs.
+        open_mpi: Whether Open MPI always starts the processes, even if gloo computes the collectives.
         elastic: Whether it can start elastic runs.
         one_interface: Whether the network interface between the hosts must have the same name on all hosts.
     """
@@ -147,7 +146,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
         command += ["--prtemca", "prte_if_include"] if where.open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
-        # The user may have chosen other interfaces for gloo and NCCL.
+        # gloo and NCCL use the same interface, unless the user has set their variables.
         unset = {"HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME"} - where.environ.keys()
         interfaces = dict.fromkeys(unset, launch.interface)
     command += _remote_options(launch, where)

@@ -20,16 +20,16 @@ from horovod.runner.elastic.worker import HostUpdateResult
 from app.base.errors import FAILED
 
 Key = tuple[str, int]  # a host and one of its slots
-_LEAVING_TIME = 30.0  # the longest time in seconds for which a meeting waits for the end of processes that have left it
+_LEAVING_TIME = 30.0  # the longest time in seconds to wait, before a meeting, for the end of processes that must end
 
 
 class MeetingDriver(ElasticDriver):
     """Horovod's driver of an elastic run, with other rules about the meetings of its processes.
 
-    A meeting is the moment at which processes connect. Its members are the processes that take part. It is open until
-    each member has asked for its rank, or until one has died. In the first case it begins. In the second case a new
-    meeting with other members is opened. After a meeting has begun, the next one is opened when each member has asked
-    again or has died.
+    In a meeting, the processes of a session get their ranks and connect. They are the members of the meeting. When a
+    meeting is opened, each member asks for its rank. When all have asked, the meeting begins: the members get their
+    ranks. If a member dies before the meeting begins, a new meeting with other members is opened instead. After a
+    meeting has begun, the next one is opened when each member has asked for a rank again or has died.
 
     Several threads share the data of this object: one for each process, one for each request, one that looks for
     hosts, and one that opens the meetings. The condition `_changed` protects the data.
@@ -39,17 +39,17 @@ class MeetingDriver(ElasticDriver):
         self._changed = threading.Condition()
         self._members: set[Key] = set()
         self._begun = False
-        self._number = 0  # the number of meetings (moments at which the processes connect) so far
+        self._number = 0  # the number of meetings so far
         self._running: set[Key] = set()
         self._asking: set[Key] = set()  # processes that have asked for their rank in the current meeting
         self._early: set[Key] = set()  # processes started for a later meeting that have not asked for a rank yet
-        self._leaving: set[Key] = set()  # processes that must end, because their slots are not used, and still run
-        self._dismissals: dict[Key, threading.Event] = {}  # events that end the processes
+        self._leaving: set[Key] = set()  # running processes that must end, because their slots are not used any more
+        self._dismissals: dict[Key, threading.Event] = {}  # an event for each process; setting it ends the process
         self._ended: dict[Key, int] = {}  # processes of the current meeting that have ended, with their exit codes
         self._notifier: threading.Thread | None = None
         super().__init__(*arguments, **options)
 
-    # Horovod's launcher calls these methods, and so does the server that answers the processes of the run.
+    # Horovod's launcher and the server that answers the processes of the run call these methods.
 
     def start(self, num_proc: int, create_worker_fn: Any) -> None:
         """Start the first processes."""
@@ -58,10 +58,9 @@ class MeetingDriver(ElasticDriver):
         threading.Thread(target=self._lead, daemon=True).start()
 
     def wait_for_place(self, host: str, slot: int) -> bool:
-        """Wait until a process gets a rank, because all others have asked for one too, or until the run ends.
+        """Wait until a process gets a rank or the run ends. It gets a rank when all members have asked for one.
 
-        Return False at once if the process must end, because its slot was removed, or because the ssh connection to it
-        was lost.
+        Return False if the process must end, because its slot was removed or the ssh connection to it was lost.
         """
         key = host, slot
         with self._changed:
@@ -84,7 +83,7 @@ class MeetingDriver(ElasticDriver):
         return super().get_results()
 
     def stop(self, error_message: str | None = None) -> None:
-        """End the run. Processes that still start and ask for a rank get the answer that they do not take part."""
+        """End the run. If processes that were just started ask for a rank, the answer is that they must end."""
         self._results.set_error_message(error_message)
         self._shutdown.set()
         with self._changed:
@@ -101,7 +100,7 @@ class MeetingDriver(ElasticDriver):
             if self.finished():
                 return
             if any(code == 0 for code in ended.values()) or len(ended) == len(self._members):
-                self.stop()  # the training has ended, or no process is left that has its state
+                self.stop()  # the training has ended, or all processes that have the state of the training are dead
             elif self._begun or ended:
                 self._wait_for_leaving()
                 if self.finished() or self._ended != ended:
@@ -116,7 +115,7 @@ class MeetingDriver(ElasticDriver):
                 self._begin()
 
     def _blacklist(self, hosts: set[str]) -> None:
-        """Use no slot of hosts on which a process has died, for some time. The host manager ends their processes."""
+        """Do not use these hosts for some time, because a process has died there. End the other processes there."""
         for host in hosts:
             self._host_manager.blacklist(host)
         with self._changed:
@@ -126,9 +125,9 @@ class MeetingDriver(ElasticDriver):
             self._changed.notify_all()
 
     def _wait_for_leaving(self) -> None:
-        """Wait until processes that leave have ended, if their slots have been added again.
+        """Wait for the end of processes whose slots were removed, if these slots have been added again.
 
-        A new process is started on such a slot. The exit code of the old one does not mean that the training has ended.
+        A new process will be started on such a slot. Its exit code must not be confused with that of the old process.
         """
         with self._changed:
             self._changed.wait_for(
@@ -136,10 +135,11 @@ class MeetingDriver(ElasticDriver):
             )
 
     def _is_over(self) -> bool:
-        """Return whether the current meeting of the processes is over, so that the next one must be opened.
+        """Return whether the current meeting must begin, or the next meeting must be opened.
 
-        It is over if each of its processes has asked for a new rank or has ended. Before it has begun, it is over as
-        soon as one of its processes has ended.
+        A meeting that has not begun must begin when all its members have asked for a rank. If one of them has ended,
+        the next meeting is opened instead. After a meeting has begun, the next one is opened when each member has asked
+        for a new rank or has ended.
         """
         missing = self._members - self._asking - self._ended.keys()
         return not missing or (not self._begun and bool(self._ended))
@@ -182,12 +182,13 @@ class MeetingDriver(ElasticDriver):
         return super()._get_host_assignments(ready if enough else current_hosts)
 
     def _in_order(self, hosts: Any) -> _Hosts:
-        """Return the hosts in the order of the ranks: those of the members, of starting processes, and new hosts.
+        """Return the hosts in the order of the ranks.
 
-        Rank 0 must stay rank 0, because it has the lock of the run's folder. Horovod moves a host to the end if the
-        discovery script has once not printed it. A process that starts must not lose its place to a host that appears
-        later. New hosts follow in the order in which the script prints them, so that rank 0 starts on the first host.
-        Horovod orders them at random.
+        First come the hosts of the members, because rank 0 must stay rank 0: it has the lock of the run's folder.
+        Horovod would move a host to the end if the discovery script had left it out once. Then come the hosts of
+        processes that are starting, so that they keep their place if more hosts appear. New hosts come last, in the
+        order in which the script prints them, so that rank 0 starts on the first one. Horovod would order them at
+        random.
         """
         with self._changed:
             alive = {host for host, _ in self._members & (self._running - self._leaving)}
@@ -255,15 +256,16 @@ class MeetingDriver(ElasticDriver):
             if self._begun:
                 try:
                     self._look_for_changes()
-                except Exception:  # a host may be put on the blacklist while it is looked at
+                except Exception:  # another thread may put a host on the blacklist meanwhile
                     logging.exception("the hosts are looked at again")
             first = False
             self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
 
     def _look_for_changes(self) -> None:
-        """Start processes on new slots. Tell the run if its processes should change.
+        """Start processes on new slots. If the run should continue with other processes, send rank 0 a message.
 
-        The message is sent every second until they change, because processes that are connecting do not receive it.
+        The message is sent every second until the processes have changed, because a process that is connecting does not
+        receive it.
         """
         hosts = self._host_manager.current_hosts
         self._dismiss_new()
@@ -288,12 +290,12 @@ class MeetingDriver(ElasticDriver):
             for key in gone & self._early:
                 self._dismissals[key].set()
             self._early -= gone
-            self._asking -= gone  # they get the answer that they do not take part
+            self._asking -= gone  # `wait_for_place` tells them that they must end
             self._leaving |= gone & self._running
             self._changed.notify_all()
 
     def _tell(self, client: Any) -> None:
-        """Send the message about changed hosts. It runs in a thread, because a lost host may delay it by minutes."""
+        """Send the message about changed hosts. This runs in a thread, because a lost host may delay it by minutes."""
         try:
             client.notify_hosts_updated(int(time.time()), HostUpdateResult.mixed)
         except Exception as error:
@@ -301,7 +303,7 @@ class MeetingDriver(ElasticDriver):
 
 
 class _Hosts:
-    """A part of the hosts that Horovod has discovered."""
+    """Some of the hosts that Horovod has discovered, in the order of their ranks."""
 
     def __init__(self, discovered: Any, order: list[str]) -> None:
         self.host_assignment_order = order

@@ -34,12 +34,12 @@ class _Launcher(NamedTuple):
     """A launcher that may have started this program.
 
     Attributes:
-        size, rank: The variables in which its processes find their number and rank.
-        programs: The names of its programs, one of which is an ancestor of each of its processes. The first is its name
-            in messages.
-        option: Its option that makes its processes ranks of one run with `--launcher none`, "" if it needs none, or
-            None if its processes cannot be ranks.
-        least: The smallest number of processes with which it counts as a launcher.
+        size, rank: The environment variables that give the number of processes and the rank.
+        programs: The names of the launcher's programs. One of them is an ancestor of each process that it started. The
+            first is the launcher's name in messages.
+        option: The option of the launcher that makes its processes ranks of one run with `--launcher none`. It is "" if
+            no option is necessary, and None if the processes cannot be ranks.
+        least: The smallest number of processes. If there are fewer, the launcher is ignored.
     """
 
     size: str
@@ -61,7 +61,8 @@ _LAUNCHERS = (
     # A shell or a batch script in Slurm is a single task, so srun is recognised only by two or more tasks. slurmstepd
     # belongs to root, so /proc may hide its name.
     _Launcher("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("srun", "slurmstepd", _HIDDEN), "--mpi=pmix", 2),
-    # A script of a batch job is a child of flux-broker, and no task (see _programs_above).
+    # The script of a batch job may start a launcher, because the script is not a task of `flux run`. flux-broker starts
+    # the script (see _programs_above).
     _Launcher("FLUX_JOB_SIZE", "FLUX_TASK_RANK", ("flux", "flux-shell"), "-o pmi=pmix", 2),
     _Launcher("WORLD_SIZE", "RANK", ("deepspeed", "deepspeed.launcher.launch"), None, 2),
     _Launcher("WORLD_SIZE", "RANK", ("accelerate", "accelerate-launch", "accelerate.commands.launch"), None, 2),
@@ -105,9 +106,9 @@ def direct(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_other_jobs(environ: Mapping[str, str], hosts: list[str]) -> dict[str, str]:
-    """Return the environment without the variables of batch systems that describe a job on other hosts.
+    """Return the environment without the variables of a batch system's job that does not have all of these hosts.
 
-    mpirun reads these variables and would refuse the hosts, or end with a segmentation fault.
+    mpirun reads these variables. It would refuse hosts that the job does not have, or end with a segmentation fault.
     """
     kept = dict(environ)
     for pattern, hosts_of_job in _BATCH_SYSTEMS:
@@ -192,9 +193,11 @@ def is_first(environ: Mapping[str, str]) -> bool:
 
 
 def _programs_above() -> set[str]:
-    """Return the names of the programs of this process's ancestors up to the nearest flux-broker.
+    """Return the names of the programs of this process's ancestors.
 
-    The name of a Python program is its script or module, as in `python -m torch.distributed.run`.
+    The name of a Python program is its script or module, as in `python -m torch.distributed.run`. The search ends at
+    flux-broker, because flux-broker starts a new batch job. A launcher above flux-broker did not start the processes of
+    this job.
     """
     found: set[str] = set()
     process = "self"

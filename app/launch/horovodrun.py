@@ -27,7 +27,7 @@ def _local_addresses() -> set[str]:
     """Return the addresses of this host, including all loopback addresses.
 
     app/hosts/discover.py uses loopback addresses as names for the slots of this machine. Horovod must know that they
-    are addresses of this host. Otherwise it would start their processes by ssh.
+    are addresses of this host. Otherwise it would start the processes of these slots by ssh.
     """
     return _addresses_of_interfaces() | {f"127.0.0.{number}" for number in range(1, 255)}
 
@@ -43,7 +43,7 @@ class Discovery(HostDiscovery):
     """
 
     def __init__(self, script: str, slots: int | None) -> None:
-        """Args are the script and, which is not used here, the number of slots of a host that is listed without one."""
+        """Store the discovery script. `slots` is not used here, because the script prints the slots of each host."""
         self._script = script
 
     def find_available_hosts_and_slots(self) -> dict[str, int]:
@@ -61,7 +61,7 @@ def _exec_without_shell(path: str, argv: list[str], environ: Any) -> None:
 
 
 def close_to_strangers() -> None:
-    """Make horovodrun's servers answer only the processes of their own job."""
+    """Make the servers of horovodrun answer only the processes of this job."""
     static, elastic = launch.gloo_run, launch.gloo_run_elastic
 
     def run(settings: Any, nics: Any, environ: Any, address: str, command: Any) -> None:
@@ -88,10 +88,10 @@ def _serve_on(address: str, settings: Any) -> str:
 
 
 def _end_after_parent(parent: int) -> None:
-    """Wait until ./run.sh has ended. If this process is left then, end it and the processes that it has started.
+    """Wait until ./run.sh has ended. Some seconds later, kill this process and the others in its process group.
 
-    If ./run.sh is killed, the kernel sends SIGTERM to this process, and Horovod ends the ranks. But a launcher that
-    waits for hosts of an elastic run would go on without end.
+    If ./run.sh is killed, the kernel sends SIGTERM to this process. Usually this process then ends the ranks and
+    itself. But SIGTERM does not end it while it waits for hosts of an elastic run.
     """
     while os.getppid() == parent:
         time.sleep(1)
@@ -112,7 +112,8 @@ def main() -> None:
     horovodrun_ranks.install()
     close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
-    if os.getsid(0) == os.getpid():  # ./run.sh has started this process in a new session
+    # The process group may be killed only if ./run.sh has started this process in a new session.
+    if os.getsid(0) == os.getpid():
         threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
     launch.run_commandline()
 

@@ -2,8 +2,9 @@
 
 Horovod's own code has these faults. It puts the user's environment variables on the command line of a shell, where
 every user of the host can read them. It decodes the output of ranks as UTF-8 and stops reading at the first invalid
-byte. It starts an ssh for each rank at the same time, which are more than an sshd accepts, and does not notice if one
-fails. It cannot end a rank on another host. It needs an additional Python process for each rank.
+byte. It opens an ssh connection for each rank, all at the same time. An sshd may refuse so many connections, and
+Horovod does not notice if one fails. It cannot end a rank on another host. It needs an additional Python process for
+each rank.
 
 Here each rank has a parent process on its own host (app.launch.rank_parent), which gets the environment over its
 standard input.
@@ -74,10 +75,10 @@ _horovods_mpi_run = launch.mpi_run
 
 
 def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[str]) -> None:
-    """Run Horovod's function for `horovodrun --mpi`, but change two things.
+    """Run Horovod's function for `horovodrun --mpi` with some changes.
 
-    It does not add the port and the key of ssh, because --mpi-args already contains them. It does not set
-    NCCL_SOCKET_IFNAME if the user has set this variable.
+    The port and the key of ssh are not added, because --mpi-args already contains them. The ranks use the transports of
+    open_mpi.transports. NCCL_SOCKET_IFNAME is not set if the user has set this variable.
     """
     settings.ssh_port = settings.ssh_identity_file = None
     remote = set(nics or ()) != {"lo"}
@@ -144,7 +145,7 @@ def _ranks(run_command: Command, user: Mapping[str, str]) -> Callable[[Any], Ran
 
 
 def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading.Event]], tuple[int, float]]:
-    """Return the function by which Horovod runs one rank, in place of that of its _exec_command_fn.
+    """Return a function that runs one rank. It replaces the function that Horovod's _exec_command_fn returns.
 
     The function waits for the end of the rank. It returns the exit code and the time of the end.
     """
@@ -155,11 +156,11 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
         process = RankProcess(rank, settings, grace)
         try:
             code = process.run(asked)
-        except OSError as error:  # for example, this process has too many open files; the other ranks must not wait
+        except OSError as error:  # for example, too many files are open; then the other ranks are ended too
             code = process.report(f"its process could not be started: {error}")
-        # The first event of an elastic run means that horovodrun must end, and the others that this rank must.
+        # In an elastic run, the first event means that horovodrun must end. The others mean that this rank must end.
         dismissed = settings.elastic and not asked[0].is_set() and any(event.is_set() for event in asked)
-        if code and not dismissed:  # otherwise its end would be taken for the cause of a later failure of the run
+        if code and not dismissed:  # the end of a dismissed rank must not look like the cause of a later failure
             _write(1, f"Process {slot.rank} exit with status code {code}.\n".encode())
         if code and others:
             others.set()
@@ -181,7 +182,7 @@ class RankProcess:
         ssh += _NOTICE if settings.elastic else []
         self.here = rank.is_here()
         self.command = PARENT if self.here else [*ssh, "--", self.host, f"exec {shlex.join(PARENT)}"]
-        self.words = b""  # the last output of ssh or of a login script before the parent process starts
+        self.words = b""  # the last output of ssh or of a login script before rank_parent.py starts
         self.started = threading.Event()
 
     def run(self, asked: list[threading.Event]) -> int:

@@ -24,7 +24,7 @@ from app.base.signals import SIGNALS
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
 
-STOPPING = (*SIGNALS, signal.SIGQUIT)  # SIGQUIT (Ctrl-\) ends a run at once; after the others it saves its state first
+STOPPING = (*SIGNALS, signal.SIGQUIT)  # SIGQUIT (Ctrl-\) ends a run at once; on the others, the run saves its state
 GRACE = 30.0  # the seconds in which ranks can save their state after they are asked to end
 _LAUNCHER_GRACE = 5.0  # the seconds in which the launcher must end after its ranks
 
@@ -37,7 +37,7 @@ class Job:
 
     Args:
         command: The command line of the launcher.
-        environ: Its environment.
+        environ: The environment of the launcher.
         stop_signal: The signal to the launcher that makes the ranks save their state and end.
     """
 
@@ -69,14 +69,14 @@ class Job:
             if self._launcher:
                 self._launcher.send_signal(self._stop_signal)
         elif self.asked == signal.SIGPIPE and signum != signal.SIGQUIT:
-            # Ctrl-C also ended the reader of the output, such as tee, and this was noticed first. The user has asked
-            # only once, so the ranks still have time to save.
+            # Ctrl-C also ends the program that reads the output, such as tee. This process has noticed the end of the
+            # reader before it got the signal. The user has asked only once, so the ranks still have time to save.
             self.asked = signum
         else:
             self.end_within(0)
 
     def lost_reader(self) -> None:
-        """Ask the ranks to save and end, because nobody reads their output any more. Do nothing if they are ending."""
+        """Ask the ranks to save and end, because nobody reads their output any more. They are asked only once."""
         if self.asked is None:
             self.ask(signal.SIGPIPE)
 
@@ -141,8 +141,8 @@ class NoProcessDetector:
 
     Args:
         job: The job of the run.
-        patience: The seconds without a process. It is more than 60, the longest time after which Horovod uses the slot
-            of a dead process again.
+        patience: The seconds without a process. They must be more than 60, because Horovod may wait for up to 60 s
+            before it uses the slot of a dead process again.
     """
 
     def __init__(self, job: Job, patience: float = 100.0) -> None:
@@ -150,8 +150,9 @@ class NoProcessDetector:
         self._alive = self._looked = time.monotonic()
 
     def for_long(self) -> bool:
-        """Return whether the run has had no process for more than `patience` seconds. Processes are counted once a
-        second.
+        """Return True once, when the run has had no process for more than `patience` seconds, and False otherwise.
+
+        Processes are counted once a second.
         """
         now = time.monotonic()
         if self.found or now < self._looked + 1:

@@ -44,9 +44,9 @@ from app.launch.output import Output
 from app.launch.preflight import Search, check_hosts, other_hosts
 
 _ROOT = Path(__file__).resolve().parents[2]
-_STARTS = 4  # how often an elastic run is started at most; it is started again if all its processes have died
+_STARTS = 4  # the largest number of starts of an elastic run; it is started again if all its processes have died
 # If another launcher has started this command several times, only one process prints an error. The others wait this
-# number of seconds before they end.
+# number of seconds before they end. If they ended at once, the launcher might end the process that prints the error.
 _FIRST_SPEAKS = 2.0
 _FAILURE_GRACE = 20  # the seconds in which the other ranks can end by themselves after one has reported its failure
 
@@ -75,7 +75,7 @@ def main(
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         distributed = command[0] in commands and commands[command[0]].distributed
         if distributed and not options.dry_run:
-            handle(_leave_early)  # what follows may list a million images, or wait for other hosts
+            handle(_leave_early)  # a signal may come early: the checks may list a million images or wait for hosts
         if check is not None:
             check(command)  # report a wrong option before the ranks start, so that it is reported only once
         if distributed:
@@ -174,7 +174,7 @@ def _plan_elastic(options: argparse.Namespace, command: list[str], program: list
 
 
 def _read_interface(options: argparse.Namespace, remote: bool) -> None:
-    """Use HOROVOD_GLOO_IFACE for --interface if the launcher sets this variable from the option."""
+    """If --interface is not given, take it from HOROVOD_GLOO_IFACE, because horovodrun overwrites this variable."""
     if remote and not options.interface and LAUNCHERS[options.launcher].one_interface:
         options.interface = os.environ.get("HOROVOD_GLOO_IFACE")
         check(options)
@@ -212,16 +212,17 @@ def _launch(
         check_here(launch.processes, all(here) if launch.elastic else here[0])
     if launch.remote:
         launch = replace(launch, interface=check_hosts(launch) or launch.interface)
-        environ |= direct(environ)  # the other hosts may have a proxy
+        environ |= direct(environ)  # ranks on hosts that use a proxy must reach this host without it
     if launch.remote and not launch.elastic:
         environ[launcher_environment.PROCESSES_PER_HOST] = ",".join(str(count) for count in counts if count)
     if sys.stdout.isatty():
         # COLUMNS is not used, because it may be left from another terminal. A terminal of unknown width reports 0.
         environ[launcher_environment.TERMINAL_COLUMNS] = str(os.get_terminal_size(sys.stdout.fileno()).columns or 80)
-    # By default mpirun kills ranks one second after SIGTERM, before they can save. OMPI and PRTE are for Open MPI 4 and
-    # 5.
+    # By default mpirun kills ranks one second after SIGTERM, before they can save. Open MPI 4 reads the variable with
+    # OMPI, and Open MPI 5 the variable with PRTE.
     environ = {f"{prefix}_MCA_odls_base_sigkill_timeout": "5" for prefix in ("OMPI", "PRTE")} | environ
-    # The ranks wait for the last one, which may still import torch from a slow disk. Horovod's default is 30 s.
+    # The ranks wait up to this time for the last rank, which may still import torch from a slow disk. Horovod's default
+    # of 30 s may be too short.
     environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "120")
     environ["PYTHONUNBUFFERED"] = "1"  # horovodrun writes to a pipe, and would delay its output otherwise
     if uses_mpirun(launch):
@@ -242,7 +243,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
     """Run the job to its end and return the exit code.
 
     An elastic run whose processes have all died is started again and continues from its checkpoint, up to _STARTS times
-    in total. It then needs no more slots than --min-np, because hosts may have left.
+    in total. From the second start on, it starts as soon as there are --min-np slots, because hosts may have left.
     """
     for start in range(1, _STARTS + 1):
         # mpirun passes SIGUSR1 on to every rank and waits. On SIGTERM it would kill the ranks a second later.
@@ -259,7 +260,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
         if folder and not any(word.startswith(("--output", "--resume")) for word in launch.program):
             command = [*command, "--output", folder]
             launch = replace(launch, program=[*launch.program, "--output", folder])
-        if launch.elastic:  # with the first number, horovodrun would wait for hosts that have left
+        if launch.elastic:  # with the old number of processes, horovodrun would wait for hosts that have left
             command[command.index("-np") + 1] = str(launch.elastic.least)
     if all_died and job.asked is None:
         advice = f"--resume {folder} continues it" if folder else "the same command starts it again"
@@ -272,8 +273,8 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
     """Show the output of a job until its end.
 
     Returns:
-        The exit code, the text to print at the end, whether all processes of an elastic run have died without an error
-        of their own, and the folder of the run, or "" if it is not known.
+        The exit code, the text to print at the end, whether all processes of an elastic run have died and none has
+        reported a reason, and the folder of the run, or "" if the folder is not known.
     """
     output = Output(sys.stdout, sys.stderr, elastic=launch.elastic is not None)
     search: Search | None = None
@@ -290,7 +291,7 @@ def _watch(job: Job, launch: Launch) -> tuple[int, str, bool, str]:
                 job.end_within(0)  # end the job now, because the launcher would wait for hosts that do not answer
         if alone and alone.for_long():
             job.end_within(0)
-    gone = search.result() if search else ""  # this must come before close(), which ends all child processes
+    gone = search.result() if search else ""  # before close(), which would also kill the ssh processes of the search
     launcher_code = job.close()
     output.finish()
     code, words = _verdict(output, launcher_code, job.asked, launch)
@@ -320,7 +321,7 @@ def _grace(failures: list[Failure], launch: Launch) -> float:
 
 
 def _verdict(output: Output, launcher_code: int, asked: int | None, launch: Launch) -> tuple[int, str]:
-    """Return the exit code and the text to print at the end. Its last line states the cause."""
+    """Return the exit code and the text to print at the end. The text states the cause of a failure."""
     if cause := output.failure_with_code():
         return cause.code, _caused(cause)
     if launcher_code == 0:

@@ -1,7 +1,7 @@
-"""Close the ports of Open MPI 4, which accept connections from everyone, by the library of app/setup/open_mpi_token.c.
+"""Protect the ports of Open MPI 4 by a token. Without the token, they accept connections from everyone.
 
-mpirun, its daemons and the ranks get the library through LD_PRELOAD and a random token in OPEN_MPI_TOKEN. They accept
-only connections that begin with the token.
+mpirun, its daemons and the ranks load the library of app/setup/open_mpi_token.c by LD_PRELOAD. The variable
+OPEN_MPI_TOKEN contains a random token. With the library, they accept only connections that begin with this token.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _AGENTS = ("plm_rsh_agent", "pls_rsh_agent", "orte_rsh_agent", "orte_launch_agen
 def transports(remote: bool, environ: Mapping[str, str]) -> list[str]:
     """Return mpirun's options for the transports of the ranks, except those that the user has set by variables.
 
-    The parameter `btl` lists the transports that they do not use. A rank opens a port for `ofi` and one for `tcp`.
-    `ofi` is for MPI's one-sided communication, which Horovod does not use. `tcp` is not needed on one machine.
+    The parameter `btl` with `^` lists the transports that the ranks must not use, so that they open fewer ports. A rank
+    would open a port for `ofi` and one for `tcp`. `ofi` is for MPI's one-sided communication, which Horovod does not
+    use. `tcp` is not needed if all ranks are on one machine.
     """
     wanted = {"pml": "ob1", "btl": "^openib,ofi" if remote else "^openib,ofi,tcp"}
     chosen = {name: value for name, value in wanted.items() if f"OMPI_MCA_{name}" not in environ}

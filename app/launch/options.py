@@ -120,10 +120,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-np",
         type=int,
         metavar="N",
-        help="number of processes; default: all slots of the hosts, or one for each GPU, or two",
+        help="number of processes; default: all slots of the given hosts; without hosts, one for each GPU, or two if "
+        "there is no GPU",
     )
     add("-H", dest="hosts", metavar="HOST:SLOTS,...", help="hosts with their slots; default: this machine")
-    add("--hostfile", metavar="FILE", help="file with one host per line, such as those in hostfiles/")
+    add("--hostfile", metavar="FILE", help="file with one host per line; the folder hostfiles/ has examples")
     add(
         "--launcher",
         choices=[*LAUNCHERS, "none"],

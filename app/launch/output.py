@@ -1,4 +1,4 @@
-"""Show the output of a job: rank 0's unchanged, that of other ranks after `[rank]`, and one failure at the end."""
+"""Show the output of a job and collect its failures. Lines of rank 0 stay unchanged, others begin with `[rank]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _TAG = re.compile(r"\[(?:[^\],\s\[]+,)?(\d+)\]<std(out|err)>:")
 _PIECE = re.compile(r"[^\r\n]*[\r\n]")
 _SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+)\s+exited on\s+signal (\d+)")
 _ABOUT_THE_END = re.compile(r"-{40,}|Process \d+ exit with status code|\w+: Forwarding signal")
-# Messages that are never the cause of a failure: a shell's about a killed process, Horovod's about a lost rank.
+# These messages never state the cause of a failure. A shell writes the first one when a process was killed, and Horovod
+# writes the second one when a rank has lost another rank.
 _CONSEQUENCE = re.compile(r"(Killed|Terminated)\s*$|.*Horovod background loop uncaught exception")
 _STATUS = re.compile(r"^Process (\d+) exit with status code (\d+)\.", re.MULTILINE)
 
@@ -29,8 +30,8 @@ class Output:
     The launcher's own messages are kept back until a rank writes something. If no rank does, they are printed after the
     cause of the failure.
 
-    After a rank has reported why it ends, later text on standard error and the launcher's messages about the end are
-    consequences. They are kept back too, and printed only if nothing else explains the end.
+    After a rank has reported why it ends, later text on standard error and the launcher's messages about the end of the
+    job only show consequences. They are kept back too, and printed only if nothing else explains the end.
     """
 
     out: TextIO
@@ -42,13 +43,13 @@ class Output:
     launcher_said: str = ""
     kept_back: str = ""
     folder: str = ""  # the folder of the run, which rank 0 prints
-    begun: bool = False  # whether a rank has written something, so that the launcher's messages are shown
+    begun: bool = False  # whether a rank has written something; from then on, the launcher's messages are shown
 
     def __post_init__(self) -> None:
         self.begun = self.elastic
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._space: bool | None = None  # whether the launcher writes a space after the rank at the start of a line
+        self._space: bool | None = None  # whether the launcher writes a space after a tag such as [1]<stdout>:
         self._speaker: tuple[int, str] | None = None  # who writes: (rank, "out" or "err"), or None for the launcher
         self._lines: dict[tuple[int, str] | None, str] = {}  # the incomplete last line of each writer
 
@@ -73,7 +74,8 @@ class Output:
     def failure_with_code(self) -> Failure | None:
         """Return the first failure whose exit code is not the general one (FAILED).
 
-        The failure of a rank that was asked to stop is returned only if there is no other failure with such a code.
+        A rank that was asked to stop reports PREEMPTED. Its failure is returned only if all codes are FAILED or
+        PREEMPTED.
         """
         explained = [each for each in self.failures if each.code != FAILED]
         return next((each for each in explained if each.code != PREEMPTED), explained[0] if explained else None)
@@ -84,7 +86,7 @@ class Output:
         A failure has no reason of its own if the rank lost its connection to another rank, or ended without a message.
 
         Args:
-            killed: The rank that a signal ended, or None. Only a failure of this rank can explain its end.
+            killed: The rank that a signal ended, or None. If it is given, only failures of this rank are considered.
         """
         candidates = [each for each in self.failures if not each.message.startswith((LOST, GONE))]
         return next((each for each in candidates if killed in (None, each.rank)), None)
@@ -98,7 +100,7 @@ class Output:
         return next((place for place in found if place.startswith(", ")), "")
 
     def killed(self) -> tuple[int, str | None, int] | None:
-        """Return (rank, host or None, signal) if a signal ended the first rank that ended, otherwise None."""
+        """Return (rank, host or None, signal) if the rank that ended first was ended by a signal, otherwise None."""
         if found := _SIGNAL.search(self.launcher_said):
             return int(found[1]), found[2], int(found[3])
         found = _STATUS.search(self.launcher_said)
@@ -141,7 +143,8 @@ class Output:
         rank, stream = speaker
         if reported := failure.parse(line):
             self.failures.append(reported)
-            # The rank of a process in an elastic run may change, but horovodrun shows its first rank before its output.
+            # In an elastic run, the rank of a process may change. horovodrun always marks the output of a process with
+            # the first rank of the process, so the warning names the present rank.
             if self.elastic and reported.code == FAILED and not reported.message.startswith(LOST):
                 self._write(self.err, f"warning: rank {reported.rank} on {reported.host}: {reported.message}\n")
         elif (trace := failure.parse_trace(line)) is not None:
@@ -159,7 +162,7 @@ class Output:
     def _begin_session(self, folder: str) -> None:
         """Process rank 0's line about the folder of the run. A session of an elastic run begins with this line."""
         self.folder = folder.strip()
-        if self.elastic:  # the run has survived the failures before
+        if self.elastic:  # the run has continued after the earlier failures, so they do not explain its end
             self.failures = [each for each in self.failures if each.code != FAILED]
             self.launcher_said = ""
             self.traces.clear()

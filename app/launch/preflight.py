@@ -59,8 +59,8 @@ def check_hosts(launch: Launch) -> str:
 def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
     """Return the interface through which all hosts reach each other.
 
-    Horovod can search for it, but would start a server on each host with a key on its command line, where all users can
-    read it.
+    Horovod can also search for this interface. But it would start a server on each host and put a secret key on the
+    server's command line, where all users can read the key.
 
     Raises:
         UserError: The interfaces have different names.
@@ -96,6 +96,6 @@ class Search:
     def _search(self) -> None:
         try:
             answers = ask(other_hosts(self._launch), Ssh(self._launch.ssh_port, self._launch.ssh_identity), SHORT)
-        except UserError:  # there is no ssh, which the failure of the job says
+        except UserError:  # there is no ssh; the job has failed for this reason and has printed it
             return
         self.found = "; ".join(f"{each.host} does not answer by ssh now" for each in answers if not each.reached)

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# The first line of this process's output. The output of a login script may precede it.
+# The first line that this process writes. On another host, a login script may have written lines before it.
 STARTED = b"app: the parent process of a rank has started\n"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Run the rank and return its exit code, which is 128 + N if signal N ended it."""
-    for number in SIGNALS:  # they are meant for the rank, which gets them itself or from horovodrun
+    for number in SIGNALS:  # only the rank reacts to these signals, and it gets them too
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # not SIG_IGN, because the rank would inherit it
     os.write(1, STARTED)

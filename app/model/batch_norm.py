@@ -7,8 +7,8 @@ weight of the new value:
 
     r <- r - momentum * sum_j (r - s_j) / k  =  (1 - momentum) * r + momentum * mean_j s_j
 
-This has the form of a step of SGD with the learning rate `momentum`, whose gradient is a sum over workers. So Horovod
-can sum it together with the other gradients (see piggyback.py).
+This has the form of a step of SGD. The learning rate is `momentum`, and the gradient is a sum over workers. So Horovod
+can sum this gradient together with the other gradients (see piggyback.py).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
     The forward pass writes the statistics of the workers to `mean` and `var`, and does not change the running
     statistics. Piggyback changes them (piggyback.py).
 
-    A batch may contain the images of several workers. In the contiguous memory format, image i belongs to worker i mod
-    workers_per_pass. In channels_last, image i belongs to worker i // n. With either order, normalising all workers
-    copies no images.
+    A batch may contain the images of several workers, n images of each. In the contiguous memory format, image i
+    belongs to worker i mod workers_per_pass. In channels_last, image i belongs to worker i // n. With these orders, the
+    statistics of all workers are computed without a copy of the images.
     """
 
     frozen = False  # whether training uses the running statistics and does not change them (freeze.py)

@@ -19,8 +19,10 @@ class LARS(EagerSGD):
         v <- m v + gamma lambda (g + beta w)
         w <- w - v
 
-    The learning rate is not part of the velocity here (v = gamma u), so no momentum correction is needed when it
-    changes. Only groups of parameters with a "trust_coefficient" are scaled. They keep their weight decay in
+    This class stores u = v / gamma instead of v, as torch's SGD does. So the velocity does not contain the learning
+    rate, and needs no momentum correction when the learning rate changes (remark 2 in section 3 of the paper).
+
+    Only groups of parameters with a "trust_coefficient" are scaled. They keep their weight decay in
     "trust_decay", because SGD would add a "weight_decay" a second time. All other groups are treated as by plain SGD.
     If a norm is zero, lambda is 1.
     """

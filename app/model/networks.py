@@ -108,8 +108,8 @@ class ResNet(nn.Module):
     8 to 64 pixels begin with a 3x3 convolution and have three stages, as in He et al. 2015, section 4.2. In both kinds
     of networks, the shortcut is a 1x1 convolution where a stage changes the size or the number of channels.
 
-    The networks are defined here because `import torchvision` takes as long as `import torch`, and 90 MiB of memory in
-    every process. tests/single/test_model.py compares the networks for ImageNet with torchvision's.
+    The networks are defined here because `import torchvision` takes as long as `import torch`, and needs 90 MiB of
+    memory in every process. tests/single/test_model.py compares the networks for ImageNet with torchvision's.
 
     Args:
         model: The kind and the number of the blocks in each stage.
@@ -163,7 +163,7 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
     """Return a network with the paper's initialisation.
 
     Args:
-        config: Names the model and has the seed from which the weights are drawn.
+        config: The options of the run. They contain the model and the seed with which the weights are drawn.
         channels: The number of channels of an image.
         classes: The number of classes.
         norm_layer: Returns the normalisation layer for a number of channels.
@@ -177,9 +177,9 @@ def make_network(config: Config, channels: int, classes: int, norm_layer: NormLa
 def compile_stages(network: nn.Module) -> None:
     """Compile each residual stage separately, for training.
 
-    The backward pass of compiled code returns all its gradients at its end. If the whole network were compiled, no sum
-    of gradients could start before the backward pass has ended. Evaluation is not compiled, because its last batch has
-    another size.
+    Compiled code returns all its gradients together, at the end of its backward pass. If the whole network were
+    compiled, Horovod could not sum any gradient before the whole backward pass has ended. Evaluation is not compiled,
+    because its last batch has another size.
 
     Raises:
         UserError: Another user could put code into the cache of the compiler.

@@ -17,10 +17,10 @@ from app.recipe.config import Config
 def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
     """Return the optimizer, Nesterov SGD or LARS, with its groups of parameters. Frozen parameters are left out.
 
-    The first group has weight decay. The second group is BN's gamma and beta, which have none (section 5.1). The third
-    group is the parameter of the piggyback (app/model/piggyback.py), which has its own learning rate. With --optimizer
-    lars, another group comes first: the weights of convolutions and of the last layer (app/model/lars.py). With
-    --head-lr-factor, the parameters of the last layer are in separate groups.
+    The first group has weight decay. The second group is BN's gamma and beta, by default without weight decay (section
+    5.1). The third group is the parameter of the piggyback (app/model/piggyback.py), which has its own learning rate.
+    With --optimizer lars, another group comes first: the weights of convolutions and of the last layer
+    (app/model/lars.py). With --head-lr-factor, the parameters of the last layer are in separate groups.
 
     In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - eta u. This is the paper's equation
     (9). It needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it
@@ -81,8 +81,8 @@ def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 def momentum_buffers(optimizer: Optimizer) -> list[torch.Tensor]:
     """Return the velocities in the order of the parameters, and create those that do not exist yet.
 
-    New velocities are zero, which gives the same result as torch's first step (0.9 * 0 + g). Creating them early gives
-    every process, even one that joins an elastic run later, the same list of tensors to receive.
+    New velocities are zero, which gives the same result as torch's first step (0.9 * 0 + g). They are created early,
+    because all processes need the same list of tensors for a broadcast, even a process that joins an elastic run later.
 
     Args:
         optimizer: The optimizer that makes the steps, which is Horovod's wrapper.
@@ -108,8 +108,8 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
 def clip_gradients(optimizer: Optimizer, largest: float) -> None:
     """Scale the gradient of a step down if its norm is larger than `largest`, without waiting for the device.
 
-    The gradient must already be summed over all workers. Its norm is computed in float64, so that the order of
-    summation, which depends on the number of threads, does not change the result in float32.
+    The gradient must already be summed over all workers. The order of the summation in the norm depends on the number
+    of threads. The norm is computed in float64, so that this order does not change the result in float32.
 
     Args:
         optimizer: The optimizer whose gradients are scaled.
@@ -126,8 +126,9 @@ def clip_gradients(optimizer: Optimizer, largest: float) -> None:
 def undo_momentum_correction(optimizer: Optimizer, before: float, lr: float) -> None:
     """Rescale the velocity so that the next step follows equation (10) without momentum correction.
 
-    Remark 2 of the paper warns of this mistake. In equation (10), v = eta u. Its step v <- m v + eta' g without
-    correction is the step u <- m (eta / eta') u + g for the velocity u that torch uses.
+    Remark 2 of the paper warns of this mistake. This function makes it on purpose, for comparison. In equation (10),
+    v = eta u. Without correction, its step is v <- m v + eta' g. For the velocity u that torch stores, this is the step
+    u <- m (eta / eta') u + g.
 
     Args:
         optimizer: The optimizer that makes the steps.

@@ -1,7 +1,7 @@
 """BN's running statistics and the training report, which are summed by the same allreduce as the gradients.
 
-Data are said to piggyback on other data if they travel along with them and need no message of their own. Here these
-data are stored in the gradient of one additional parameter. Horovod sums it over all processes like any other gradient.
+Data are said to piggyback on other data if both are sent together, without a separate message. Here the statistics and
+the report are stored in the gradient of one additional parameter. Horovod sums this gradient like all others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Piggyback:
     In each step its gradient is a sum over the workers of (running statistics - the worker's statistics) / k, followed
     by the sum of the workers' reports. A report contains, for example, the worker's loss. SGD makes the step that
     app/model/batch_norm.py derives, with BN's momentum as the learning rate of this parameter. All BN modules share one
-    parameter, because Horovod negotiates between the processes about every single tensor.
+    parameter, because the processes have to negotiate about each tensor before Horovod sums it, which takes time.
 
     The `running_mean` and `running_var` of the BN modules become views of the parameter. So the network must already
     have its final device, dtype and memory format. The statistics of frozen modules are not included and do not change.
@@ -64,10 +64,9 @@ class Piggyback:
         return self.parameter.grad[len(self.statistics) :]
 
     def worker_statistics(self) -> Tensor:
-        """Return the statistics of the last forward pass, summed over the workers of the pass.
+        """Return the statistics of the last forward pass, summed over the workers that it has computed.
 
-        They are one tensor with the means and the variances of all batch normalizations. Its values have the same order
-        as in `self.statistics`.
+        The result is one tensor with the means and variances of all BN modules, in the order of `self.statistics`.
         """
         found = [value.view(m.workers_per_pass, -1) for m in self.norms for value in (m.mean, m.var)]
         return torch.cat(found, 1).sum(0)

@@ -15,7 +15,7 @@ from app.recipe.models import MODELS, Architecture
 
 PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")  # DataParallel and torch.compile add these to the names of tensors
 LAST_LAYER = "fc"  # the name of the last layer in the ResNets of torchvision, of timm and of this program
-# BN's counter of steps is not loaded. Files of old versions of torch lack it.
+# The name of BN's counter of steps. The counter is not loaded, because files of old versions of torch lack it.
 COUNTER = "num_batches_tracked"
 
 # The number of blocks in each stage, and the numbers of outputs and inputs in the first 3x3 convolution of a bottleneck
@@ -57,7 +57,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Return whether a value is an ordinary tensor in memory, all of whose elements the file holds.
+    """Return whether a value is an ordinary tensor in memory, and the file contains each of its elements.
 
     A file of a kilobyte can hold a tensor that repeats one element a billion times. A copy of it would fill the memory.
     """
@@ -69,7 +69,7 @@ def is_plain(value: object) -> bool:
 
 
 def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the state_dict in the content of a file. Prefixes of its names are removed.
+    """Return the state_dict in the content of a file, without the PREFIXES that some programs add to the names.
 
     The state_dict may be inside a dictionary, under "state_dict" or "model", as many training scripts write it.
 
@@ -87,7 +87,7 @@ def state_dict_of(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def recognise(weights: dict[str, Tensor]) -> str:
-    """Return the name of the network to which a state_dict belongs, or "" if it is not in the registry."""
+    """Return the name of the network to which a state_dict belongs, or "" if this program has no such network."""
     found = {re.match(r"layer(\d+)\.(\d+)\.", name) for name in weights}
     blocks = {(int(m[1]), int(m[2])) for m in found if m}
     stages = tuple(sum(1 for s, _ in blocks if s == stage) for stage in sorted({s for s, _ in blocks}))
@@ -100,7 +100,7 @@ def recognise(weights: dict[str, Tensor]) -> str:
 
 @torch.no_grad()
 def load_weights(network: nn.Module, weights: dict[str, Tensor], model: str, path: Path) -> str:
-    """Load weights into a network. If the number of classes differs, the last layer keeps its own weights.
+    """Load weights into a network, but not into its last layer if the file has none or another number of classes.
 
     Args:
         network: The network before its training.

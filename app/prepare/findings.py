@@ -12,7 +12,7 @@ SMALLEST_SIDE = 32  # the side in pixels below which an image is reported as sma
 IMAGENET = {"classes": paper.CLASSES, "train": paper.TRAINING_IMAGES, "val": paper.VALIDATION_IMAGES}
 SHOWN = 5  # the largest number of findings of a kind that the text shows
 
-# The kinds of faults. Each has a description, and says whether a training run stops at such a fault.
+# The kinds of faults. Each has a bool, which is True if a training run stops at such a fault, and a description.
 KINDS = {
     "layout": (True, "train/ or val/ does not exist or has no image"),
     "missing-class": (True, "the class is only in one of train/ and val/"),
@@ -73,7 +73,7 @@ class Report:
 
     @property
     def to_skip(self) -> list[str]:
-        """The paths of the images at which a run would stop, in the order of the folder."""
+        """The paths of the images at which a run would stop, in the order of the data set."""
         return [finding.path for finding in self.fatal if finding.kind in ("unreadable", "truncated")]
 
 

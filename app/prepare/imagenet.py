@@ -35,18 +35,18 @@ BLOCK = 4096  # the size in bytes of a disk block; a file occupies a multiple of
 def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -> str:
     """Write train/, val/ and classes.json into the output folder. Return a line of text about them.
 
-    classes.json contains the names of the classes in words, by their WordNet ids. After an interruption, a call with
-    the same arguments continues.
+    classes.json maps the WordNet id of each class to its names in words. After an interruption, a call with the same
+    arguments continues.
 
     Args:
         archives: The folder with the three archives.
         output: The output folder.
-        shrink: How large images are made smaller, or None.
+        shrink: How to shrink large images, or None to keep all images as they are.
         processes: The number of processes that write images.
 
     Raises:
-        UserError: An archive is missing or damaged or is not the official one, a number of images differs from the
-            development kit, the disk is too small, or the output folder has other content.
+        UserError: An archive is missing or damaged or is not the official one, the development kit gives another number
+            of images than an archive has, the disk is too small, or the output folder has other content.
     """
     official = open_official(archives)
     devkit = official.devkit

@@ -61,7 +61,7 @@ def inspect(folder: str, processes: int) -> Report:
         processes: The number of processes that decode images.
 
     Raises:
-        UserError: The folder does not exist or cannot be listed, or training would refuse an archive.
+        UserError: The folder does not exist or cannot be listed, or an archive in it cannot be used for training.
     """
     root = str(Path(folder).absolute())
     if not Path(root).is_dir():
@@ -172,7 +172,7 @@ def _inspect_images(root: str, files: dict[str, Files], processes: int) -> list[
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Return whether a record of the journal has the form of those that `inspect_chunk` returns."""
+    """Return whether a record of the journal has the same form as the records that `inspect_chunk` returns."""
     findings, hashes = record.get("findings"), record.get("hashes")
     return (
         record.get("format") == FORMAT
@@ -193,8 +193,8 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _open_journal(root: str, elsewhere: str) -> Journal:
     """Open the journal of a folder in the user's cache directory.
 
-    If that directory cannot be used, the journal is in the folder `elsewhere`. A later check then decodes all images
-    again.
+    If that directory cannot be used, the journal is in the temporary folder `elsewhere`. Then it is lost at the end,
+    and a later check decodes all images again.
     """
     path = cache_path(root, "check.jsonl")
     try:
@@ -205,7 +205,7 @@ def _open_journal(root: str, elsewhere: str) -> Journal:
 
 
 def inspect_chunk(chunk: Chunk) -> tuple[Chunk, dict[str, Any] | None]:
-    """Return a chunk and its record, or None instead of the record if the one in the journal is still valid.
+    """Return a chunk and its new record. The record is None if the chunk's record in the journal is still valid.
 
     A record has the hash of each image, and a list [index in the chunk, kind, detail] for each finding.
     """

@@ -1,4 +1,4 @@
-"""A file that lists finished parts of the work of a command, so that it can continue after an interruption."""
+"""A file that lists the finished parts of a command's work. With it, an interrupted command can continue."""
 
 from __future__ import annotations
 

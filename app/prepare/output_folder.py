@@ -1,4 +1,7 @@
-"""The output folder of a long command. One process at a time writes to it, and an interrupted command continues."""
+"""The output folder of a long command. Only one process at a time may write to it.
+
+A journal in the folder lists the finished parts, so that a command that was interrupted can continue.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,11 @@ def open_output(output: Path, command: str, settings: dict[str, Any], differs: s
         command: The command that fills it. The name of the journal is `.COMMAND.jsonl`.
         settings: The settings that must be the same when the command continues. They are the first record of the
             journal.
-        differs: The end of the message about a folder with other settings.
+        differs: The text that follows "OUTPUT was begun" in the message about a folder with other settings.
 
     Raises:
-        UserError: Another process of the command is running there, or the folder has other content or settings.
+        UserError: Another process is running the command in the folder, the folder contains other files, it was begun
+            with other settings, or the record of the settings is damaged.
     """
     with _locked(output, command):
         path = output / f".{command}.jsonl"

@@ -31,7 +31,7 @@ from app.storage.shards import CLASSES, key_of
 
 SEED = 0  # the seed of the order of the images
 SAMPLE = 1000  # the number of images whose sizes are read to estimate the necessary disk space
-WRITE_SIZE = 2**21  # bytes; files that are written in large pieces are read faster from the caches of the system
+WRITE_SIZE = 2**21  # bytes; if a file is written in pieces of this size, Linux reads it faster from its cache
 HEADERS = 3 * 512 + 1024  # the bytes that a shard needs for each image in addition to the image file
 
 
@@ -44,7 +44,7 @@ class ShardTask:
         split: The name of the split.
         files: The images in their order in the shard.
         labelled: Whether each image gets a label file.
-        shrink: How large images are made smaller, or None.
+        shrink: How to shrink large images, or None to keep all images as they are.
     """
 
     path: Path
@@ -63,7 +63,7 @@ def pack(source: str, output: str, images: int, shrink: Shrink | None, processes
         source: The folder with the images or archives.
         output: The folder to write to.
         images: The number of images in a shard.
-        shrink: How large images are made smaller, or None.
+        shrink: How to shrink large images, or None to keep all images as they are.
         processes: The number of processes that write shards.
 
     Raises:
@@ -96,7 +96,11 @@ def pack(source: str, output: str, images: int, shrink: Shrink | None, processes
 
 
 def _can_be_labelled(index: Index) -> bool:
-    """Return whether a label file can be added for each image: WebDataset joins files by key, so keys must differ."""
+    """Return whether a label file can be added for each image.
+
+    WebDataset joins an image and a label file whose names are equal without the extension. So label files are possible
+    only if the images of a split have different names without the extension.
+    """
     for files in (index.train, index.validation):
         keys = Counter(key_of(os.fsdecode(name)) for name in files.names.tolist())
         if max(keys.values()) > 1:
@@ -105,7 +109,7 @@ def _can_be_labelled(index: Index) -> bool:
 
 
 def _write_names(source: str, output: Path, index: Index, labelled: bool) -> None:
-    """Write classes.txt with the name of each class number. Copy classes.json, which has the names in words."""
+    """Write the class names to classes.txt if `labelled`. Copy the source's classes.json, if it has one."""
     if labelled:
         broken = [name for name in index.classes if len(name.splitlines()) != 1]
         if broken:
@@ -152,7 +156,10 @@ def _space(task: ShardTask) -> float:
 
 
 def write_shard(task: ShardTask) -> tuple[ShardTask, int]:
-    """Write a shard and return its size in bytes. An incomplete file has another name. Raises CorruptImage, OSError."""
+    """Write a shard, and return the task and the size of the shard in bytes. Raises CorruptImage or OSError.
+
+    The shard has a temporary name until it is complete.
+    """
     temporary = task.path.with_name(f".{task.path.name}.tmp")
     with (
         temporary.open("wb", buffering=WRITE_SIZE) as archive,

@@ -34,7 +34,7 @@ def in_parallel(
 
     Args:
         function: The function to call. It must be possible to pickle it.
-        tasks: The tasks. Iteration over them continues while the processes work.
+        tasks: The tasks. The next one is taken from the iterable only if fewer than 2 * `processes` are unfinished.
         processes: The number of processes. If it is 1, the tasks run in this process.
 
     Raises:
@@ -43,13 +43,14 @@ def in_parallel(
     if processes == 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context("spawn")  # a process can have only one fork server, and the loader uses it
+    # Not "forkserver": a process has only one fork server, which is set up for the loader processes.
+    context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_starter)
     pending: set[Future[Result]] = set()
     finished = False
     try:
         for task in tasks:
-            with children_outlive_signals():  # the executor may start a process
+            with children_outlive_signals():  # `submit` may start a process
                 pending.add(executor.submit(function, task))
             if len(pending) >= 2 * processes:
                 ready, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -67,8 +68,8 @@ def in_parallel(
             for process in multiprocessing.active_children():
                 process.kill()
             if sys.version_info < (3, 11, 5):
-                # These versions wait forever if a task does not fit into the pipe, which no process reads any longer
-                # (github.com/python/cpython/issues/94777).
+                # In these versions, `shutdown` hangs if a thread is writing a task to the pipe of the killed processes
+                # (github.com/python/cpython/issues/94777). Closing the pipe ends the write.
                 executor._call_queue._reader.close()  # type: ignore[attr-defined]
         executor.shutdown(cancel_futures=True)
 

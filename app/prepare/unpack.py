@@ -1,4 +1,4 @@
-"""Write a part of ImageNet's archives as image files. An existing file is always complete."""
+"""Write a part of ImageNet's archives as image files. A file gets its name when it is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTES_PER_PIXEL = 0.5  # an upper bound for a JPEG with quality 95
 
 @dataclass(frozen=True)
 class Shrink:
-    """How large images are made smaller.
+    """How to shrink large images.
 
     Attributes:
         side: The shorter side in pixels of the result.
@@ -29,7 +29,7 @@ class Shrink:
     quality: int
 
     def largest_size(self, images: int) -> float:
-        """Return an upper bound of the size in bytes of a number of images."""
+        """Return an upper bound of the size in bytes of `images` images that have been made smaller."""
         pixels = images * self.side**2 * 4 / 3
         return pixels * BYTES_PER_PIXEL * (2 if self.quality > 95 else 1)
 
@@ -62,7 +62,7 @@ class Writing:
     Attributes:
         part: The images to write.
         output: The folder to write to.
-        shrink: How large images are made smaller, or None.
+        shrink: How to shrink large images, or None to keep all images as they are.
     """
 
     part: Part
@@ -97,7 +97,8 @@ def write_part(writing: Writing) -> tuple[Part, int]:
 def _is_whole(path: Path, member: Member, shrink: Shrink | None) -> bool:
     """Return whether a file exists and is complete.
 
-    Its size must be that in the archive. If images are made smaller, it must only be above 0.
+    The file must have the same size as in the archive. If images are made smaller, their final size is unknown, so any
+    size above 0 counts as complete.
     """
     if not path.exists():
         return False
@@ -113,7 +114,9 @@ def _files_of(part: Part) -> list[tuple[Member, str]]:
 
 
 def shrink_image(content: bytes, shrink: Shrink, what: str, remedy: str) -> bytes:
-    """Return an image as an RGB JPEG whose shorter side is `shrink.side`. A smaller image is returned unchanged.
+    """Return an image as an RGB JPEG whose shorter side is `shrink.side`.
+
+    If the shorter side of the original image is not larger than this, `content` is returned unchanged.
 
     Args:
         content: The content of the image file.

@@ -13,7 +13,7 @@ from app.recipe.plan import describe_late_decays
 from app.recipe.schedule import SCHEDULES, warms_up
 
 MOST = 8192  # the largest minibatch whose error is as low as that of the baseline (Figure 1)
-# The status of a choice. OPEN: the paper does not say what it does.
+# The status of a choice: as in the paper, different from the paper, or not described in the paper.
 FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"
 
 
@@ -44,7 +44,7 @@ class Choice:
         name: The name of the choice.
         section: The section of the paper.
         paper: What the paper does.
-        fields: The fields of the config that determine whether a run follows it.
+        fields: The fields of the config that determine whether a run follows the paper in this choice.
         deviation: A function of the config and the number of training images. It returns how the config deviates, or ""
             if it follows the paper.
         here: What this program does if the config follows the paper.
@@ -63,7 +63,7 @@ def _values(name: str, section: str, text: str, here: str = "the same", **expect
 
     Args:
         name, section, here: The attributes of `Choice`.
-        text: Its attribute `paper`.
+        text: The attribute `paper` of `Choice`.
         expected: The fields of the config, with the values that they have if the config follows the paper.
     """
 
@@ -109,7 +109,7 @@ def _decays(config: Config, images: int) -> str:
         source = f" ({schedule.source})" if schedule.source else ""
         return f"--schedule {config.schedule}{source}: the learning rate falls {schedule.text}"
     found = []
-    # The audit of a recipe may be for data that are smaller than its minibatch.
+    # A recipe can be compared with the paper without its data set, so there may be fewer images than one minibatch.
     late = describe_late_decays(config, max(1, images // config.minibatch))
     if late or config.decays != tuple(map(float, paper.DECAY_EPOCHS)):
         found.append(f"--decay-epochs {_show(config.decays)}" + (f" ({late})" if late else ""))
@@ -129,7 +129,7 @@ def _grey(config: Config, images: int) -> str:
 
 
 def _beyond(config: Config, images: int) -> str:
-    """Return a text with the methods of later papers that a config uses, and with the names of these papers."""
+    """Return a text that lists the options of a config for methods that are not in the paper, or "" without them."""
     used = []
     if config.optimizer == "lars":
         used.append("--optimizer lars (You, Gitman and Ginsburg 2017)")
@@ -196,7 +196,7 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each of the paper's remarks (section 3) and choices, and each detail that it does not give.
+    """Return a finding for each remark (section 3) and choice of the paper, and for each detail the paper leaves open.
 
     Args:
         config: The config to compare with the paper.

@@ -1,4 +1,4 @@
-"""The errors that baselines are known to have, for the line that a run prints next to its result."""
+"""The known errors of baselines. A run prints one of them after its result, for comparison."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.recipe import paper
 from app.recipe.config import Config, from_dict
 from app.recipe.presets import PRESETS, preset
 
-# The options that make a task: runs that differ in one of them cannot be compared by their errors.
+# The fields that define a task. The errors of two runs cannot be compared if the runs differ in one of these fields.
 TASK = ("model", "width", "epochs", "downsample", "image_size", "resize")
 
 
@@ -17,10 +17,10 @@ class Baseline:
     """A published or measured baseline.
 
     Attributes:
-        images: The number of training images, by which a folder of another data set is recognised.
+        images: The number of training images. A folder with another number of images contains another data set.
         minibatch: kn of the baseline.
-        error: The top-1 validation error in %, over five runs. The error of a run is the median of its last five
-            epochs.
+        error: The mean and standard deviation of the top-1 validation errors of five runs, in %. The error of a run is
+            the median of its last five epochs.
         source: Where the runs are described.
     """
 
@@ -33,7 +33,7 @@ class Baseline:
 _PUBLISHED_ERROR = paper.TABLE_1["baseline"].error
 assert _PUBLISHED_ERROR is not None
 PUBLISHED = Baseline(paper.TRAINING_IMAGES, paper.REFERENCE_MINIBATCH, _PUBLISHED_ERROR, "the paper's Table 1")
-# The errors of a data set that has a folder in docs/results are those of the results.json in it.
+# The errors are copied from files results.json in subfolders of the named folders.
 MEASURED = {
     "digits": Baseline(1077, 32, paper.Value(1.44, 0.35), "docs/results/digits"),
     "cluttered-digits": Baseline(16_384, 32, paper.Value(19.01, 0.29), "docs/results/cluttered-digits"),
@@ -42,7 +42,9 @@ MEASURED = {
 
 
 def baseline_of(config: Config, images: int) -> Baseline | None:
-    """Return the baseline that a run can be compared with, or None if its recipe changes the task.
+    """Return the baseline with which a run can be compared.
+
+    It is None if the config differs from its recipe in one of the fields in TASK, or has another number of images.
 
     Args:
         config: The run's config.

@@ -1,4 +1,4 @@
-"""Decide whether two configs compute the same network."""
+"""Find out whether runs with two configs train the same network, with the same weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from app.recipe.data_size import image_size
 def computed_fields(config: Config) -> dict[str, Any]:
     """Return the fields that decide what is computed, with their values.
 
-    Some defaults, such as that of `decay_epochs`, mean a value that follows from other fields. They are replaced by
-    this value here, because config files of earlier versions contain the value, and both forms must be equal.
+    An empty `decay_epochs` or an `image_size` of 0 is replaced by the value that the run uses. Config files of earlier
+    versions contain this value, and both forms must be equal.
     """
     values = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
     return values | {"decay_epochs": config.decays, "image_size": image_size(config)}
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """Return the fields that decide what is computed and differ. The text for each contains both values."""
+    """Return the fields that decide what is computed and that differ, each with a text that contains both values."""
     before, now = computed_fields(old), computed_fields(new)
     return {
         name: f"{flag(name)} was {before[name]!r}, now {now[name]!r}"
@@ -31,7 +31,7 @@ def differences(old: Config, new: Config) -> dict[str, str]:
 
 
 def check_same_recipe(old: Config, new: Config, what: str) -> None:
-    """Raise UserError if the run of `old` would compute another network when it is continued with `new`.
+    """Raise UserError if a run with the config `old` must not be continued with the config `new`.
 
     The message names the options that differ, and the option that allows the change.
 

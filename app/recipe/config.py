@@ -1,11 +1,11 @@
 """The options of a run as one flat, immutable record. The command line is generated from it.
 
 A field has a type, choices and limits. `check` compares every value with them, whether it comes from the command line,
-from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards. Facts that follow
-from a config together with a data set are in `Plan`, and together with a run's folder in `Run`.
+from a file, from a run that is resumed, or from a checkpoint. A config is never changed afterwards. `Plan` has what
+follows from a config and a data set, and `Run` has what follows from a config and the folder of a run.
 
-The fields that are not `free` decide what is computed: two runs in which they are equal give the same network. The free
-fields decide where and how it is computed, and may be changed whenever a run is resumed.
+The fields that are not `free` decide what is computed: if they and the images are equal in two runs, the runs train the
+same network. The free fields decide where and how a run computes, and may be changed whenever the run is resumed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ FROM_0 = Limits("0 or more", lambda value: value >= 0)
 FROM_0_TO_1 = Limits("a number from 0 to 1", lambda value: 0 <= value <= 1)
 TO_1 = Limits("a number above 0, up to 1", lambda value: 0 < value <= 1)
 BELOW_1 = Limits("0 or more, below 1", lambda value: 0 <= value < 1)
-SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)  # Python cannot wait longer
+# Python refuses to wait for much longer times.
+SECONDS = Limits("seconds from 0 to 1,000,000,000", lambda value: 0 <= value <= 1e9)
 FROM_0_OR_HOROVODS = Limits("0 or more, or -1 for Horovod's default", lambda value: value >= 0 or value == -1)
 FROM_0_OR_MEASURED = Limits("0 or more, or -1 for a measured number", lambda value: value >= 0 or value == -1)
 
@@ -69,7 +70,7 @@ def option(
         text: The help text.
         choices: All values that the field may have, or () if there are more than a few.
         limits: The numbers that the field may have.
-        free: Whether the field does not change what is computed.
+        free: True if the field has no influence on the trained network.
     """
     return field(
         default=default, metadata={"group": group, "text": text, "choices": choices, "limits": limits, "free": free}
@@ -80,7 +81,7 @@ def option(
 class Config:
     """All options of a run.
 
-    Learning rates are those of a single step, `..._epochs` are in epochs, and minibatches are numbers of images.
+    Fields whose names end in `_epochs` are in epochs, and minibatches are numbers of images.
     """
 
     recipe: str = option("digits", "recipe", "preset of options; options on the command line override it", free=True)
@@ -100,7 +101,7 @@ class Config:
     image_size: int = option(
         0,
         "data",
-        "side in pixels of the images that the network gets; 0: the side in the data set, or 224 for a folder",
+        "side in pixels of the images that the network gets; 0: the side of the data set's images, or 224 for a folder",
         limits=FROM_0,
     )
     resize: int = option(
@@ -113,8 +114,8 @@ class Config:
     shuffle: str = option(
         "epoch",
         "data",
-        "how training images are shuffled in each epoch: epoch, once for all workers (paper); worker, by each worker on"
-        " its own",
+        "who shuffles the training images in each epoch: epoch, one order for all workers (paper); worker, each worker"
+        " has its own order of all images",
         choices=("epoch", "worker"),
     )
     augmentation: str = option(
@@ -157,8 +158,8 @@ class Config:
     freeze: str = option(
         "none",
         "model",
-        "part of the network that training does not change, including its BN statistics: a stage with everything before"
-        " it, or features, which is everything except the last layer",
+        "part of the network that training does not change, including its BN statistics: stem or a stage, each with"
+        " everything before it; features, everything except the last layer; none, no part",
         choices=("none", STEM, *STAGES, ALL_BUT_LAST),
     )
     last_gamma: float = option(0.0, "model", "initial gamma of the last BN of each residual block (paper: 0)")
@@ -166,7 +167,7 @@ class Config:
         0.01, "model", "standard deviation of the last layer's initial weights (paper: 0.01)", limits=FROM_0
     )
     conv_fan: str = option(
-        "fan_out", "model", "mode by which He's initialisation scales weights", choices=("fan_out", "fan_in")
+        "fan_out", "model", "mode of He's initialisation, as in torch.nn.init", choices=("fan_out", "fan_in")
     )
     bn_momentum: float = option(
         0.1, "model", "weight of a new step's statistics in BN's running statistics (paper: 0.1)", limits=FROM_0_TO_1
@@ -175,8 +176,8 @@ class Config:
     precise_bn: int = option(
         0,
         "model",
-        "number of training images whose BN statistics replace the running statistics before each evaluation; 0: do"
-        " not replace them",
+        "number of training images from which BN's statistics are computed before each evaluation; 0: use the running"
+        " statistics",
         limits=FROM_0,
     )
     sync_bn: bool = option(
@@ -198,13 +199,13 @@ class Config:
     scaled: str = option(
         "rate",
         "schedule",
-        "what scaling and warmup multiply: rate, the learning rate (paper); loss, the loss",
+        "what is multiplied by the factors of --scaling and --warmup: rate, the learning rate (paper); loss, the loss",
         choices=("rate", "loss"),
     )
     warmup: str = option(
         "gradual",
         "schedule",
-        "warmup of the learning rate, used for minibatches above the reference: "
+        "warmup of the learning rate, only for minibatches larger than the reference minibatch: "
         + "; ".join(f"{name}, {warmup.text}" for name, warmup in WARMUPS.items()),
         choices=tuple(WARMUPS),
     )
@@ -234,7 +235,7 @@ class Config:
     trust_coefficient: float = option(
         0.001,
         "optimizer",
-        "trust coefficient of LARS, which multiplies each layer's ratio of the norms of weights and gradient",
+        "number by which LARS multiplies the ratio of the norms of a layer's weights and gradient",
         limits=ABOVE_0,
     )
     label_smoothing: float = option(
@@ -258,11 +259,12 @@ class Config:
     ema: float = option(
         0.0,
         "optimizer",
-        "decay of a moving average of the weights, which is evaluated and exported too; 0: no average (paper: none)",
+        "decay of a moving average of the weights; this average is evaluated and exported too; 0: no average (paper:"
+        " none)",
         limits=BELOW_1,
     )
     loss_divisor: str = option(
-        "kn", "optimizer", "number by which a worker's summed loss is divided (paper: kn)", choices=("kn", "n")
+        "kn", "optimizer", "number by which the sum of the images' losses is divided (paper: kn)", choices=("kn", "n")
     )
     momentum: float = option(0.9, "optimizer", "momentum of SGD (paper: 0.9)", limits=FROM_0_TO_1)
     nesterov: bool = option(True, "optimizer", "use Nesterov's form of momentum (paper: yes)")
@@ -275,7 +277,7 @@ class Config:
         "fp32", "optimizer", "number format of the computation", choices=("fp32", "tf32", "bf16", "fp16", "fp64")
     )
     compression: str = option(
-        "none", "optimizer", "number format to which gradients are compressed when sent", choices=("none", "fp16")
+        "none", "optimizer", "number format in which gradients are sent; none: not converted", choices=("none", "fp16")
     )
     seed: int = option(
         0, "optimizer", "seed of the initial weights, the order of images and the augmentation", limits=FROM_0
@@ -284,7 +286,10 @@ class Config:
     output: str = option("", "run", "folder to write the run to (default: a new one under runs/)", free=True)
     resume: str = option("", "run", "folder of a run to continue; auto: the newest run under runs/", free=True)
     allow_change: tuple[str, ...] = option(
-        (), "run", "options that may differ from those of the run that is resumed; data allows other images", free=True
+        (),
+        "run",
+        "options that may differ from those of the run that is resumed; the name data also allows other images",
+        free=True,
     )
     checkpoint_every: str = option(
         "5m", "run", "steps between checkpoints, or a time such as 90s, 5m, 1h; 0: only at the end of epochs", free=True
@@ -305,12 +310,17 @@ class Config:
     )
     device: str = option("auto", "run", "device to compute on", choices=("auto", "cpu", "cuda"), free=True)
     collectives: str = option(
-        "auto", "run", "library that sums over processes", choices=("auto", "nccl", "mpi", "gloo"), free=True
+        "auto",
+        "run",
+        "library that sums the gradients of all processes",
+        choices=("auto", "nccl", "mpi", "gloo"),
+        free=True,
     )
     ghost: str = option(
         "auto",
         "speed",
-        "number of workers in one forward pass, each with its own BN statistics; auto: as many as fit; off: 1",
+        "number of workers in one forward pass, each with its own BN statistics; auto: chosen by the size of their"
+        " activations; off: 1",
         free=True,
     )
     channels_last: bool = option(False, "speed", "store weights and activations in the order NHWC", free=True)
@@ -324,7 +334,8 @@ class Config:
     cycle_ms: float = option(
         -1.0,
         "speed",
-        "milliseconds between Horovod's cycles; -1: Horovod's default, or on CPUs a number that depends on the network",
+        "milliseconds between two times at which Horovod looks for tensors to sum; -1: Horovod's default, or on CPUs a"
+        " number that depends on the network",
         limits=FROM_0_OR_HOROVODS,
         free=True,
     )
@@ -340,14 +351,15 @@ class Config:
     loader_processes: int = option(
         -1,
         "run",
-        "number of loader processes, which decode images, of each process; -1: a measured number",
+        "number of loader processes (they decode images) for each process; -1: measure how many are needed",
         limits=FROM_0_OR_MEASURED,
         free=True,
     )
     screen: str = option(
         "lines",
         "run",
-        "what the run prints: lines, about the training; quiet, only the result; json, the lines of log.jsonl",
+        "what the run prints: lines, text about the training; quiet, only the result; json, the lines of log.jsonl and"
+        " the result",
         choices=("lines", "quiet", "json"),
         free=True,
     )
@@ -367,14 +379,14 @@ TYPES = get_type_hints(Config)
 
 
 def check(config: Config) -> None:
-    """Raise UserError if a field has the wrong type, choice or limits, or if fields do not fit each other."""
+    """Raise UserError if the value of a field is not allowed, or if the values of two fields do not fit together."""
     for f in fields(Config):
         check_value(f, getattr(config, f.name))
     check_together(config)
 
 
 def check_value(f: Field[Any], value: Any) -> None:
-    """Raise UserError if a value does not have the type, choices and limits of a field."""
+    """Raise UserError if a value has another type than a field, is not one of its choices or is outside its limits."""
     kind = TYPES[f.name]
     if kind in WORDS:
         check_type(f.name, value, kind)
@@ -391,7 +403,7 @@ def check_value(f: Field[Any], value: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise UserError if a value has the wrong type, or is a number or text that no option may have."""
+    """Raise UserError if a value has the wrong type, or is nan, too large, or a text that cannot be stored."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]}")
@@ -461,7 +473,8 @@ def check_together(config: Config) -> None:
 def check_used(config: Config, given: Collection[str]) -> None:
     """Raise UserError if an option of the command line has no effect.
 
-    Recipes and config files may contain such options, because the command line can override what these depend on.
+    Options without effect are allowed in recipes and config files. They may have lost their effect because the command
+    line overrides another option.
 
     Args:
         config: The config of the command line.
@@ -473,9 +486,9 @@ def check_used(config: Config, given: Collection[str]) -> None:
 
 
 def unused(config: Config) -> dict[str, tuple[str, str]]:
-    """Return the fields that have no effect in a config, each with the option on which it depends and its value."""
-    # The options of folders are allowed for synthetic images, by which the images of a folder are often replaced to
-    # measure the speed without reading files.
+    """Return the fields that have no effect in a config, each with the option that is the reason, and its value."""
+    # Options for folders of images are allowed with synthetic images too. To measure the speed without reading files,
+    # users only change --data to "synthetic".
     fields_of = {
         ("--data", config.data): {
             "resize": fixed_size(config.data) is None,

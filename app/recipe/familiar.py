@@ -51,7 +51,7 @@ OTHERWISE = {
     ("prepare-imagenet", "--loader-processes"): _DECODERS,
     ("scaling", "--minibatch"): "--per-worker, the images of a process; the minibatch follows from it and from --np",
 }
-PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")  # what other programs call -np
+PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")  # the names of -np in other programs
 BEFORE_THE_COMMAND = (
     "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",
     "--min-np", "--max-np", "--dry-run",
@@ -82,7 +82,7 @@ def familiar(name: str, program: str, options: Collection[str]) -> str:
 
 
 def _launch_option(name: str, start: str, command: str, options: Collection[str]) -> str:
-    """Return advice about an option of the launcher that was given to a command."""
+    """Return advice about an option of the launcher that the user gave after the command."""
     if command in DISTRIBUTED:
         value = "" if name == "--dry-run" else "..."
         return f"give it before the command, as in `{' '.join(filter(None, (start, name, value, command)))}`"

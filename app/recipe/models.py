@@ -16,8 +16,8 @@ class Architecture(NamedTuple):
     Attributes:
         blocks: The number of residual blocks in each stage.
         convolutions: The number of convolutions in a block, 2 or 3.
-        small: Whether it is for small images (it starts with a 3x3 convolution with `--width` channels). Otherwise it
-            is for ImageNet (it starts with a 7x7 convolution with 64 channels and a pool), and has torchvision's names.
+        small: True for a network for small images. Such a network starts with a 3x3 convolution with `--width`
+            channels. False for a network for ImageNet, which starts with a 7x7 convolution with 64 channels and a pool.
         groups: The number of groups of the 3x3 convolution in a block of three convolutions (ResNeXt: Xie et al. 2017).
         width_per_group: The channels of each group in the first stage (wide ResNet: Zagoruyko and Komodakis 2016).
     """

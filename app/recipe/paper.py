@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Value:
-    """The mean over several runs and its standard deviation."""
+    """The mean and the standard deviation over several runs."""
 
     mean: float
     std: float | None = None
@@ -142,8 +142,8 @@ TABLE_3A = (
     Detected("16k", Value(35.1, 0.3), Value(33.2, 0.3)),
 )
 
-# Table 3b: Mask R-CNN by the number of GPUs: ((its minibatch, 1000 times its learning
-# rate, its iterations), its average precision)
+# Table 3b: Mask R-CNN. For each number of GPUs: ((minibatch, 1000 times the learning rate, iterations), average
+# precision of boxes and of masks)
 TABLE_3B = {
     1: ((2, 2.5, 1_280_000), Detected("1 GPU", Value(35.7), Value(33.6))),
     2: ((4, 5.0, 640_000), Detected("2 GPUs", Value(35.7), Value(33.7))),
@@ -159,12 +159,12 @@ FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
 FIGURE_7_STEP_INCREASE = 0.12
 FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the ends of the figure's axis
 FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
-FIGURE_8_EFFICIENCY = 0.9  # images/s relative to perfect scaling from 8 GPUs
+FIGURE_8_EFFICIENCY = 0.9  # images/s on 352 GPUs, divided by 44 times the images/s on 8 GPUs
 
 # Section 4: communication
-PARAMETERS = 25e6  # the parameters of ResNet-50, which the paper counts as 100 MB
+PARAMETERS = 25e6  # the number of parameters of ResNet-50; the paper says 100 MB, at 4 bytes each
 BACKWARD_SECONDS = 0.120  # the backward pass of ResNet-50 with n = 32 on one P100
 NETWORK_BITS_PER_SECOND = 50e9
-PEAK_BITS_PER_SECOND = 15e9  # the bandwidth of each server that the allreduce needs at its peak
+PEAK_BITS_PER_SECOND = 15e9  # the largest bandwidth of a server's network that the allreduce needs
 NCCL_BYTES = 256e3  # inside a server, buffers of at least this size are summed by NCCL
 HALVING_DOUBLING_SPEEDUP = 3  # the speed of halving-doubling divided by that of the ring, on 32 servers

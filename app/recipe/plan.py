@@ -63,7 +63,8 @@ class Plan:
     def epochs_at(self, position: Position) -> float:
         """Return a position as a number of epochs, from which the learning rate is computed.
 
-        The fraction is the share of the images used in an epoch, so each step adds the same amount.
+        The part after the decimal point is the share of the epoch's steps that are made. So each step adds the same
+        number, even if the minibatch does not divide the number of images.
         """
         return position.epoch + position.seen / self.images_per_epoch
 
@@ -130,7 +131,7 @@ def decays_reached(config: Config, iterations_per_epoch: int) -> list[float]:
 
 
 def check_processes(plan: Plan, config: Config, processes: int) -> None:
-    """Raise UserError if a process would have no worker, or if --sync-bn needs a different number of processes."""
+    """Raise UserError if there are more processes than workers, or if --sync-bn is given without k processes."""
     if processes > plan.workers:
         raise UserError(
             f"{processes} processes are more than the k = {plan.workers} workers (kn = {plan.minibatch},"

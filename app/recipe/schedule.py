@@ -68,7 +68,10 @@ def _polynomial(config: Config, epoch: float, start: float) -> float:
 
 
 def _progress(config: Config, epoch: float, start: float) -> float:
-    """Return the share of the time after the warmup that has passed, from 0 to 1, or 0 if the warmup never ends."""
+    """Return how much of the training after the warmup is done, from 0 to 1. `start` is the epoch of the warmup's end.
+
+    The result is 0 if the warmup lasts longer than the run.
+    """
     return min(1.0, max(0.0, (epoch - start) / (config.epochs - start))) if start < config.epochs else 0.0
 
 
@@ -117,8 +120,8 @@ def loss_factor(config: Config, epoch: float) -> float:
 
     The loss is a sum over images, divided by kn. Other factors reproduce, for comparison, the mistakes that section 3
     of the paper warns of. `--scaled loss` multiplies the loss, instead of the learning rate, by the factor of scaling
-    and warmup, so that weight decay is not scaled (remarks 1 and 3: eta with the loss divided by n). `--loss-divisor n`
-    uses the mean over each worker's images and sums these means (remark 3).
+    and warmup. Then weight decay is not scaled (remarks 1 and 3). `--loss-divisor n` uses the mean over each worker's
+    images and sums these means (remark 3).
     """
     factor = 1.0
     if config.scaled == "loss":

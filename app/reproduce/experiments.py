@@ -1,8 +1,9 @@
 """The paper's tables and figures as data: the cells to train, the paper's result for each, and the paper's claims.
 
-A cell is one row of a table: a config that is trained with several seeds. All cells are changes of a *base*, the config
-of the baseline, and their minibatches are multiples of its reference minibatch. So the same definitions give the
-paper's own cells on ImageNet, and smaller ones on other data.
+A cell is one row of a table: a config that is trained with several seeds. The config of a cell is a copy of the
+*base*, which is the config of the baseline, with other values of some fields. Its minibatch is the reference minibatch
+of the base times a factor. So the same definitions give the paper's own cells on ImageNet, and smaller minibatches on
+other data.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def large(base: Config) -> int:
 def at(base: Config, factor: float, **changes: Any) -> Config:
     """Return the config of the baseline with `factor` times its reference minibatch, and with other changes.
 
-    n does not change, unless the minibatch would be smaller than n.
+    n, the number of images of a worker, is that of `base`, or the whole minibatch if this is smaller.
     """
     minibatch = int(base.reference_minibatch * factor)
     return replace(base, **{"minibatch": minibatch, "per_worker": min(base.per_worker, minibatch), **changes})
@@ -101,7 +102,8 @@ def at(base: Config, factor: float, **changes: Any) -> Config:
 
 def baseline(base: Config) -> Cell:
     """Return the config to train for the baseline. All its checkpoints are kept, because gradient-noise reads them."""
-    # Interruptions add checkpoints to those at the ends of epochs, so `keep` is twice the number of epochs.
+    # There is a checkpoint at the end of each epoch, and one for each interruption. `keep` has room for as many
+    # interruptions as epochs.
     config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")
     return Cell("baseline", config, paper.TABLE_1["baseline"])
 
@@ -130,7 +132,11 @@ TABLE_1_CLAIMS = [
 
 
 def figure_1(base: Config, images: int) -> list[Cell]:
-    """Return the configs to train for Figures 1 and 3: the paper's minibatches for which there are enough images."""
+    """Return the configs to train for Figures 1 and 3, one for each minibatch of the paper that is possible here.
+
+    A minibatch is left out if it is smaller than n / 2, if it is not a whole number, or if an epoch would have fewer
+    than SMALLEST_STEPS steps.
+    """
     cells = []
     for row in paper.FIGURE_1:
         factor = row.minibatch / paper.REFERENCE_MINIBATCH
@@ -156,7 +162,7 @@ def figure_1_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def table_2a(base: Config, images: int) -> list[Cell]:
-    """Return the configs of Table 2a: other learning rates than eta and k eta, and other rules than linear scaling."""
+    """Return the configs to train for Table 2a: several values of eta, and other rules than linear scaling."""
     many, eta = large(base), base.reference_lr
     half, tenth, fifth = paper.TABLE_2A[:3]
     scaled_half, scaled, scaled_double, fixed, root = paper.TABLE_2A[3:]
@@ -202,8 +208,8 @@ TABLE_2B_CLAIMS = [
 def figures_2_4(base: Config, images: int) -> list[Cell]:
     """Return the configs to train for Figures 2, 3 and 4: those of Table 1 and Figure 1, and one with precise BN.
 
-    The caption of Figure 4 says that the validation error is noisy because BN's running statistics are. Precise BN
-    measures these statistics before each evaluation.
+    The caption of Figure 4 says that the validation error is noisy because BN's running statistics are noisy. Precise
+    BN computes these statistics anew before each evaluation.
     """
     sizes = [cell for cell in figure_1(base, images) if cell.config.minibatch != base.reference_minibatch]
     count = min(PRECISE_BN_IMAGES, images) // base.per_worker * base.per_worker
@@ -228,7 +234,7 @@ FIGURES_2_4_CLAIMS = [
 
 
 def remarks(base: Config, images: int) -> list[Cell]:
-    """Return the configs to train for the remarks of section 3: the paper's method, and one for each mistake."""
+    """Return the configs to train for section 3: the paper's method, and one for each mistake that a remark names."""
     many = large(base)
     return [
         gradual(base),
@@ -264,7 +270,8 @@ def worse_than_gradual(cells: list[Cell]) -> list[Claim]:
 def lars(base: Config, factor: float) -> Config:
     """Return the config for LARS (You, Gitman and Ginsburg 2017) at `factor` times the reference minibatch.
 
-    It differs from the paper's method at the same minibatch only in the optimizer, its learning rate and its warmup.
+    It differs from the paper's method at the same minibatch only in the optimizer and its trust coefficient, the
+    learning rate and its scaling, and the length of the warmup.
     """
     published = {"reference_lr": preset("lars-32k")["reference_lr"]}
     return at(base, factor, optimizer=OPTIMIZERS[LARS], **LARS_OF.get(base.data, published))
@@ -283,7 +290,8 @@ def beyond(base: Config, images: int) -> list[Cell]:
 def beyond_claims(cells: list[Cell]) -> list[Claim]:
     """Return the claims that LARS is better than SGD above the large minibatch of the tables.
 
-    Whether LARS has the error of the baseline is not a claim. `breaks_of` in app/reproduce/results.py tests this.
+    There is no claim that LARS has the same error as the baseline. `breaks_of` in app/reproduce/results.py tests up to
+    which minibatch this holds.
     """
     config = cells[0].config
     sizes = [cell.config.minibatch for cell in cells if cell.config.optimizer == OPTIMIZERS[LARS]]
@@ -295,7 +303,7 @@ def beyond_claims(cells: list[Cell]) -> list[Claim]:
 
 
 def gradient_noise(base: Config, images: int) -> list[Cell]:
-    """Return the config to train: the baseline. Then the noise of the gradient is measured at its checkpoints.
+    """Return the config to train, the baseline. app/reproduce/noise.py measures the noise at its checkpoints.
 
     See McCandlish et al. 2018, arXiv 1812.06162.
     """

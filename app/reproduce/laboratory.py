@@ -38,9 +38,9 @@ class Laboratory:
         jobs: The number of runs that are trained at the same time.
         runs: The folder of all runs.
         launch: The launch options of each run. If it is empty, a run is one process on one core.
-        stop: Whether this process was asked to stop.
+        stop: The attribute `asked` is True when this process was asked to stop.
         known: A file with records of finished runs, which are not trained again, or None.
-        trains: Whether missing runs are trained. Otherwise the results use only the runs that are finished.
+        trains: True to train missing runs, False to use only the runs that are finished.
     """
 
     def __init__(
@@ -96,7 +96,8 @@ class Laboratory:
     def train(self, runs: Iterable[CellRun]) -> None:
         """Train the runs that are not finished.
 
-        The smallest minibatches come first, because they take longest. So no core is idle for long at the end.
+        Runs with small minibatches take longest, so they are started first. Otherwise one long run could be left at the
+        end, with idle cores next to it.
         """
         waiting = sorted((run for run in runs if not run.done), key=lambda run: run.config.minibatch)
         run_all([self.training(run) for run in waiting], self.jobs, self.environ(), lambda: self.stop.asked)
@@ -132,7 +133,8 @@ class Laboratory:
     def environ(self) -> dict[str, str]:
         """Return the environment of the runs.
 
-        Each run has one thread, because one run is trained on each core. A launcher divides the cores itself.
+        Without a launcher, each run has one thread, because one run is trained on each core. With a launcher, the
+        launcher divides the cores among the processes.
         """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return dict(os.environ) | {"PYTHONPATH": path} | ({} if self.launch else {"OMP_NUM_THREADS": "1"})
@@ -164,7 +166,7 @@ class Laboratory:
         return run.measured if name == "gradient-noise" else run.done
 
     def known_break(self, results: Path) -> dict[str, int | None] | None:
-        """Return at which minibatch the error of Figure 1 rises, or None if some of its runs are not finished."""
+        """Return at which minibatches the error of Figure 1 rises (see `break_of`), or None if runs are missing."""
         cells = figure_1(self.base, self.images)
         runs = {cell.name: self.runs_of(cell.config) for cell in cells}
         if not all(run.done for several in runs.values() for run in several):

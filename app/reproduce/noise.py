@@ -5,8 +5,8 @@ The method is that of McCandlish et al. 2018, "An Empirical Model of Large-Batch
 B = tr(Sigma) / |G|^2, the simple noise scale, is the minibatch at which the noise is as large as the gradient. Linear
 scaling should hold for smaller minibatches and fail for larger ones.
 
-The gradient of a single image is not defined here, because the n images of a worker share BN statistics. So the
-gradients of workers are used: tr(Sigma) is n times their variance.
+A network with BN has no gradient of a single image, because the n images of a worker share BN statistics. So tr(Sigma)
+is computed from the gradients of workers. Each is a mean over n images, so tr(Sigma) is n times their variance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from app.training import checkpoint
 from app.training.forward_pass import AUTOCAST, ForwardPass, dtype
 from app.training.run import open_data
 
-MOST_WORKERS = 512  # the largest number of workers whose gradients are computed at a checkpoint
+MOST_WORKERS = 512  # the largest number of workers whose gradients are computed with the weights of one checkpoint
 FEWEST_GROUPS = 8  # the smallest number of minibatches from which a variance is computed
 MOST_CHECKPOINTS = 8  # the largest number of checkpoints of a run that are used
 
@@ -114,7 +114,8 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         slope: The slope of the logarithm of this variance against the logarithm of the number of images.
         trace: tr(Sigma), where Sigma is the covariance of the gradients of single images.
         gradient_square: |G|^2, the square of the norm of the mean gradient.
-        noise_scale: The simple noise scale B = tr(Sigma) / |G|^2 in images, or None if it is larger than `images`.
+        noise_scale: The simple noise scale B = tr(Sigma) / |G|^2 as a number of images, or None if it is larger than
+            the number of images that were used.
         images: The number of images that were used.
     """
     sizes = [2**power for power in range(MOST_WORKERS.bit_length())]
@@ -134,14 +135,15 @@ def noise(gradients: Iterator[Tensor], n: int) -> dict[str, Any]:
         if (groups := count // size) >= FEWEST_GROUPS
     ]
     of_worker = variances[0][1]
-    own = of_worker / count  # the variance of the mean gradient, by which |mean|^2 is too large on average
+    own = of_worker / count  # the variance of the mean gradient; on average, |mean gradient|^2 is |G|^2 + this variance
     gradient_square = mean_square - own
     return {
         "variances": variances,
         "slope": statistics.linear_regression(*zip(*[map(math.log, row) for row in variances], strict=True)).slope,
         "trace": n * of_worker,
         "gradient_square": gradient_square,
-        # If B is larger than the number of images used, the noise hides the gradient, and the estimate is useless.
+        # The noise scale is returned only if it is smaller than `images`. Otherwise the noise hides the gradient, and
+        # the estimate is useless.
         "noise_scale": n * of_worker / gradient_square if gradient_square > own else None,
         "images": n * count,
     }

@@ -122,7 +122,7 @@ def figure_1(results: dict[str, Any]) -> Figure:
 
 
 def draw_errors(axes: Axes, rows: Sequence[dict[str, Any]], name: str, style: dict[str, Any]) -> None:
-    """Draw our runs against the minibatch, their mean, a band from the lowest to the highest error, and lost runs.
+    """Draw our runs against the minibatch, their mean, a band from the lowest to the highest error, and diverged runs.
 
     Args:
         axes: The axes.
@@ -183,7 +183,8 @@ def short(minibatch: int) -> str:
 
 
 def figures_2_4(results: dict[str, Any]) -> dict[str, Figure]:
-    """Return Figure 2 (training errors of the warmups), Figure 3 (of the minibatches) and Figure 4 (both errors)."""
+    """Return Figure 2 (training errors with each warmup), Figure 3 (training errors with each minibatch) and Figure 4
+    (training and validation errors)."""
     rows = {row["name"]: row for row in results["cells"]}
     base = "baseline"
     if not {base, "gradual warmup"} <= set(rows):
@@ -271,8 +272,9 @@ def curve(
 def gradient_noise(results: dict[str, Any]) -> Figure:
     """Return a plot of the noise of the gradient.
 
-    The left half shows the variance of the gradient against the minibatch, and lines that fall as 1/kn. The right half
-    shows the noise scale over the epochs, and the minibatches between which the error of Figure 1 begins to rise.
+    The left half shows the variance of the gradient against the minibatch kn, and lines proportional to 1 / kn, as
+    expected for independent images. The right half shows the noise scale over the epochs, and the minibatches between
+    which the error of Figure 1 begins to rise.
     """
     figure = empty(9.0, 3.8)
     left, right = figure.subplots(1, 2)

@@ -19,8 +19,9 @@ class RunRecord:
     """A finished run.
 
     Attributes:
-        name: The name of its folder, which consists of `runs.key` and the seed.
-        config: The fields of its config that differ from the defaults. `train --config` accepts them.
+        name: The name of the run's folder. It consists of a hash of the config (`key` in runs.py) and the seed.
+        config: The fields of its config that change the result and differ from the defaults. `train --config` accepts
+            them.
         error, training_error: Errors in %, each the median over the last epochs, or None if the loss became NaN or
             infinite.
         diverged: Why the run counts as diverged, or "" if it does not.

@@ -17,7 +17,8 @@ from app.reproduce.experiments import EXPERIMENTS, OPTIMIZERS, Cell, Claim
 from app.reproduce.runs import CellRun
 from app.reproduce.statistics import MARGIN, REPRODUCED, Sample, equivalence, holm, rank_test, verdict, welch
 
-CURVE_MARGIN = 1.0  # the margin for curves in %, because errors in the middle of a run vary more than at its end
+# The margin for curves in percentage points. It is larger than MARGIN, because errors vary more in the middle of a run.
+CURVE_MARGIN = 1.0
 Runs = Mapping[str, Sequence[CellRun]]  # from the name of a cell to its runs, one for each seed
 
 
@@ -57,7 +58,7 @@ def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> d
 def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str, Any]:
     """Return the results of a cell (a config that is trained with several seeds) and of its runs, with errors in %.
 
-    A run whose loss became NaN or infinite has the error of guessing.
+    If the loss of a run became NaN or infinite, its error is that of a random guess.
     """
     guess = 100 * (1 - 1 / data_size(cell.config).classes)
     seeds = [seed_result(run, guess, results) for run in runs]
@@ -113,16 +114,16 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def sample(row: dict[str, Any], of: str = "error") -> Sample:
-    """Return the errors of a config's runs as a sample for the tests. `of` is "error" or "training_error"."""
+    """Return the errors of a config's runs as a sample for statistical tests. `of` is "error" or "training_error"."""
     return Sample.of([seed[of] for seed in row["seeds"]])
 
 
 def claim_result(claim: Claim, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a claim with the result of its test. The p-values are not corrected yet.
 
-    "difference" is the mean error of the second config minus that of the first, in points of %. For curves it is the
-    largest difference. "p" is the p-value of the claim's own test. "p_different" is the p-value of a test for a
-    difference.
+    "difference" is the mean error of the second config minus that of the first, in percentage points. For curves it is
+    the largest difference over the epochs. "test" is the name of the claim's test, for example whether two errors are
+    equal, and "p" is its p-value. "p_different" is the p-value of a second test, whether the errors differ.
     """
     by_name = {row["name"]: row for row in rows}
     if not {claim.first, claim.second} <= set(by_name):
@@ -210,9 +211,10 @@ def is_reference(row: dict[str, Any]) -> bool:
 def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
     """Return up to which minibatch the error of Figure 1 stays the same, and from which minibatch on it is higher.
 
-    "flat" is the largest minibatch such that it and all smaller ones are equivalent to the baseline. "broken" is the
-    smallest minibatch such that it and all larger ones are worse than the baseline, or None if there is none. The
-    p-values are corrected for the number of minibatches that are compared.
+    Only minibatches above the baseline's are tested. "flat" is the largest of them such that it and all smaller ones
+    are equivalent to the baseline, or the baseline's minibatch if there is none. "broken" is the smallest of them such
+    that it and all larger ones are worse than the baseline, or None if there is none. The p-values are corrected for
+    the number of minibatches that are tested.
     """
     reference = next(row for row in rows if is_reference(row))
     larger = [row for row in rows if row["minibatch"] > reference["minibatch"]]
@@ -255,8 +257,8 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Return a row for each epoch, with means over the seeds.
 
-    Of the gradient noise scale (McCandlish et al. 2018), a row also has the standard deviation. Both are None if a seed
-    has no noise scale at this epoch.
+    For the gradient noise scale (McCandlish et al. 2018), a row has the mean and the standard deviation. They are None
+    if a seed has no noise scale at this epoch.
     """
     rows = []
     for same in zip(*found, strict=True):

@@ -49,13 +49,13 @@ class CellRun:
 
     @property
     def measured(self) -> bool:
-        """Whether no noise of the gradient is left to measure. A run that diverged has none that can be measured."""
+        """Whether the noise of the gradient was measured. It is also True for a run that diverged."""
         record = self.record() if self.done else None
         return record is not None and (record.noise is not None or bool(record.diverged))
 
     @property
     def iteration(self) -> int:
-        """The last step in the run's log, or 0."""
+        """The number of the last step in the run's log, or 0 if the log has no lines yet."""
         return max((int(line["iteration"]) for line in read_lines(self.folder / LOG)[-1:]), default=0)
 
     def record(self) -> RunRecord:
@@ -88,7 +88,7 @@ class CellRun:
 
         Args:
             seconds: The seconds of the last start. They are added to those of earlier starts.
-            diverged: How the run diverged, or "".
+            diverged: How the run diverged, or "" if it did not.
         """
         if self.folder.is_dir():
             note = {"seconds": round(self.note().get("seconds", 0.0) + seconds, 1), "diverged": diverged}
@@ -101,12 +101,12 @@ class CellRun:
         return ["train", *arguments(replace(self.config, screen="quiet", output=str(self.folder)))]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Return the record in the log about each evaluation."""
+        """Return the lines of the log that are about evaluations."""
         return [line for line in read_lines(self.folder / LOG) if line["kind"] == "eval"]
 
 
 def percent(fraction: float) -> float:
-    """Return a fraction as a number in %, rounded as in the tables."""
+    """Return a fraction as a number in %, rounded to four digits after the decimal point."""
     return round(100 * fraction, 4)
 
 
@@ -116,7 +116,8 @@ def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = N
     Args:
         config: The config, which includes the seed.
         runs: The folder of all runs. The run's own folder in it may not exist yet.
-        known: Records of finished runs by their names. A run with a record is finished, also without a folder.
+        known: Records of finished runs by their names. A run with a record counts as finished, even if it has no
+            folder.
     """
     name = f"{key(config)}-s{config.seed}"
     record = (known or {}).get(name)
@@ -128,7 +129,8 @@ def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = N
 def result_fields(config: Config) -> dict[str, Any]:
     """Return the fields of a config that change the result and differ from their defaults.
 
-    An option that is added later does not change the key of older runs if its default keeps the old behaviour.
+    Fields with their default value are left out. So a new option does not change the names of older runs. Its default
+    must keep the old behaviour.
     """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in (asdict(config) | {"decay_epochs": config.decays}).items() if name in kept}

@@ -1,4 +1,4 @@
-"""Run tasks as processes, a given number at the same time. When it is stopped, the tasks save their state and end."""
+"""Run tasks as processes, a given number at the same time. If this program is stopped, they save their state."""
 
 from __future__ import annotations
 
@@ -91,8 +91,9 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 def start(task: Task, environ: dict[str, str]) -> Started:
     """Start a task in a new session.
 
-    So Ctrl-C reaches only this process, which then asks each task to save its state. If this process is killed, the
-    kernel sends SIGTERM to the tasks, which then also save their state and end.
+    In a new session, the task does not get the signal of Ctrl-C. Only this process gets it, and `stop` then asks each
+    task to save its state. If this process is killed, the kernel sends SIGTERM to the tasks. In both cases, the tasks
+    save their state and end.
     """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     before, since = task.progress(), time.monotonic()
@@ -131,7 +132,7 @@ def stop(running: Sequence[Started]) -> None:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a file that is not blank."""
+    """Return the last line in a file that contains more than spaces, or "it printed nothing" without such a line."""
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ALPHA = 0.05  # the significance level
-MARGIN = 0.5  # the largest difference in % of error between means that are called the same
+MARGIN = 0.5  # means of errors count as equivalent if they differ by less than this number of percentage points
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided"
 
 
@@ -40,8 +40,8 @@ def welch(first: Sample, second: Sample, shift: float = 0.0, alternative: str = 
         alternative: The alternative hypothesis, as in scipy: "two-sided", "less" or "greater".
 
     Returns:
-        The p-value. It is nan if a sample has fewer than two values. If neither sample varies, it is 0 or 1, depending
-        on the means.
+        The p-value. It is nan if a sample has fewer than two values. If neither sample varies, it is 0 if the
+        alternative hypothesis is true for the means, and 1 otherwise.
     """
     if min(first.count, second.count) < 2:
         return math.nan
@@ -83,7 +83,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979).
 
     If claims are accepted when their corrected p-value is below 0.05, at most 5 % of tables contain a claim that is
-    accepted by chance. The p-value of a claim that cannot be tested is nan. It stays nan, but the claim is counted.
+    accepted by chance. The p-value of a claim that cannot be tested is nan and stays nan, but the claim is included in
+    the number of claims.
     """
     order = sorted(range(len(p_values)), key=lambda i: 1.0 if math.isnan(p_values[i]) else p_values[i])
     corrected, largest = [math.nan] * len(p_values), 0.0
@@ -100,9 +101,9 @@ def verdict(kind: str, difference: float, p: float, p_different: float) -> str:
     Args:
         kind: "lower" claims that the error of the first config is lower than that of the second. "same" claims that the
             two are equivalent.
-        difference: The second mean minus the first, in % of error.
+        difference: The second mean error minus the first, in percentage points.
         p: The p-value of the claim's own test: Welch's or the rank test for "lower", the equivalence test for "same".
-        p_different: The p-value of Welch's or the rank test, for both kinds.
+        p_different: The p-value of Welch's or the rank test. For "same", it decides whether a claim is not reproduced.
     """
     if kind == "lower":
         if p < ALPHA:

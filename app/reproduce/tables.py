@@ -58,7 +58,7 @@ def cells_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def errors(row: dict[str, Any], of: str) -> str:
-    """Return the mean error of the runs and its deviation, or if one diverged, each error: `10.31, 10.52, diverged`."""
+    """Return the mean and deviation of the runs' errors. If a run diverged, list each error: `10.31, diverged`."""
     if not row["diverged"]:
         return value(row if of == "error" else row[of])
     return ", ".join("diverged" if seed["diverged"] else f"{seed[of]:.2f}" for seed in row["seeds"])

@@ -1,8 +1,8 @@
 """Write TensorBoard's event files.
 
-A run has two folders, `train` and `validation`, which TensorBoard draws as two curves in the same diagram. The x axis
-of a curve is in steps, in images (which makes minibatches of different sizes comparable) or in epochs (as in the
-paper's figures). The first part of the curve's name says which.
+A run has two folders, `train` and `validation`. TensorBoard draws the values of the two folders as two curves in the
+same diagram. The x axis of a curve is in steps, in images (which makes minibatches of different sizes comparable) or in
+epochs (as in the paper's figures). Most names of curves begin with the unit of the x axis, such as `epochs/error`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESULT = "end_of_run"
 MOST_IMAGES = 64  # the largest number of images of the first minibatch that are shown
 OF_A_STEP = ("loss", "top1_error", "lr")
 OF_STEPS = {"speed": ("images_per_second", "data_wait", "sum_wait"), "norms": ("gradient_norm", "parameter_norm")}
-# Values that are written only once, at step 0 of the folder `train`: the first parts of their names.
+# The first parts of the names of the values that are written only once, at step 0 of the folder `train`.
 AT_THE_START = ("plan", "first_minibatch", "custom_scalars__config__")
 LAYOUT: dict[str, Any] = {
     "paper": {
@@ -56,14 +56,14 @@ class Board:
         start: The position at which the run begins or continues.
 
     Attributes:
-        last_step: The last step before this position whose loss was in the files when they were opened, or 0.
+        last_step: The last step before `start` whose loss was in the files when they were opened, or 0.
     """
 
     def __init__(self, run: Run, start: Position) -> None:
         self.run, self.plan = run, run.plan
         begins = start == Position()
         folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
-        # A continued run keeps the evaluations up to the end of the last finished epoch.
+        # A run that continues within an epoch keeps the evaluations before this epoch. It evaluates this epoch again.
         evaluated = start.epoch * run.plan.iterations_per_epoch
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start
@@ -76,7 +76,7 @@ class Board:
             self.training.add(*(event(summary, 0) for summary in (plan, images, custom_scalars(LAYOUT))))
 
     def _limits(self, iteration: int, epochs: int) -> dict[str, int]:
-        """Return where the values to keep end on each kind of x axis: in steps, in images and in epochs."""
+        """Return the largest x of the values to keep, for each kind of x axis: in steps, in images and in epochs."""
         return {"steps": iteration, "images": iteration * self.plan.minibatch, "epochs": epochs}
 
     def train(self, position: Position, steps: list[dict[str, float]], values: dict[str, float]) -> None:
@@ -97,8 +97,8 @@ class Board:
     def evaluation(self, position: Position, values: dict[str, float], confusion: Tensor | None) -> None:
         """Write the errors of an evaluation.
 
-        They are fractions against steps and images, and percent against epochs, as in the paper's figures. Raises
-        OSError if the values are not written yet.
+        The errors over steps and over images are fractions. The errors over epochs are in percent, as in the paper's
+        figures. Raises OSError if the values are not written yet.
         """
         iteration, epochs = self.plan.iteration_at(position), position.epoch + 1
         names = [f"{kind}{name}" for kind in ("", "ema_") for name in ("loss", "top1_error", "top5_error")]
@@ -122,7 +122,7 @@ class Board:
             file.flush()
 
     def finish(self, result: dict[str, float]) -> None:
-        """Write the confusion matrix, and the options that decide what is computed together with the result.
+        """Write the confusion matrix, and a row of TensorBoard's table of options (HPARAMS) with the result.
 
         A run that is continued after its last epoch writes them again.
         """
@@ -133,8 +133,9 @@ class Board:
             drawn = confusion_figure(self.confusion.numpy(), self.run.source.classes)
             self.validation.add(event(image("confusion", to_pixels(drawn), dataformats="HWC"), end))
         metrics = {f"{RESULT}/{name}": result[name] for name in ("median_top1_error", "top1_error", "top5_error")}
-        # The first summary is left out. It would fix the columns of TensorBoard's table, which then could not show the
-        # options in which runs differ first. add_hparams is not used, because it would create another folder.
+        # The first of the three summaries of `hparams` is left out. It would fix the order of the columns in
+        # TensorBoard's table. Without it, TensorBoard shows the options first in which runs differ. `add_hparams` is
+        # not used, because it would create another folder.
         options = hparams(hyperparameters(self.run.config), metrics)[1:]
         self.training.add(*(event(summary, end) for summary in options), scalars(metrics, end))
         self.flush()

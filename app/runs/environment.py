@@ -1,7 +1,7 @@
 """Describe where a run was computed: versions, machine, command line, and environment variables that tune a run.
 
-Run folders are shared and published. So only known variables and options are written. A value that may contain a
-password, such as a URL, is hidden.
+Run folders are shared and published. So only the values of known variables and options are written. A value that may
+contain a password, such as a URL, is hidden.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _shown_words(argv: Sequence[str]) -> Iterator[str]:
 
 
 def processor() -> str:
-    """Return the name of the processor that Linux reports."""
+    """Return the name of the processor in /proc/cpuinfo, or its architecture if this file contains no name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,7 +1,8 @@
 """Append to TensorBoard's event files, also after the disk was full.
 
-A run that is continued must drop the values after the point from which it continues. TensorBoard can only drop all
-values above one x. So this module writes the values to keep into a new file.
+A run that is continued must drop the values after the point from which it continues. TensorBoard can only drop the
+values above one x, but the curves here have different x axes (steps, images and epochs). So this module writes the
+values to keep into a new file.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class EventFile:
     Args:
         folder: The folder of the event files.
         events: The first events of the file.
-        replaced: Older files. They are removed when the first events are written, so that no value is lost if the
-            process ends before.
+        replaced: Older files. They are removed after the first events are written, so that no value is lost if the
+            process ends earlier.
     """
 
     def __init__(self, folder: Path, events: Iterable[Event] = (), replaced: Iterable[Path] = ()) -> None:
@@ -42,7 +43,7 @@ class EventFile:
         self.add(Event(wall_time=time.time(), file_version="brain.Event:2"), *events)
 
     def add(self, *events: Event) -> None:
-        """Let the thread write events, without waiting for it. If it fails, the next `flush` tries again."""
+        """Let the thread write events, without waiting for it. If writing fails, the next call tries again."""
         self.thread.submit(self._write, *events)
 
     def flush(self) -> None:
@@ -73,25 +74,25 @@ class EventFile:
 
 
 def event(summary: Summary, step: int) -> Event:
-    """Return an event of this moment."""
+    """Return an event with the current time."""
     return Event(wall_time=time.time(), step=step, summary=summary)
 
 
 def scalars(values: Mapping[str, float], step: int) -> Event:
-    """Return several values as one event of this moment."""
+    """Return several values as one event with the current time."""
     return event(Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]), step)
 
 
 def continued(folder: Path, limits: Mapping[str, int], of: str = "") -> tuple[EventFile, int]:
-    """Return a new file of a folder. It replaces the older files, without values that a continued run will write again.
+    """Return a new file that replaces the files of a folder, without the values that a continued run writes again.
 
     Also return the last step whose value with the name `of` is kept, or 0 if there is none.
 
     Args:
         folder: The folder of the event files.
-        limits: The last step whose values are kept, by the first part of a value's name (the part before "/"). All
-            values with other names are removed.
-        of: The name of a value.
+        limits: The last step whose values are kept, by the first part of the values' names (the part before "/").
+            All values with other names are removed.
+        of: The name of the value whose last step is returned, or "" to return 0.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
     kept = kept_events(old, limits) if limits else []
@@ -104,7 +105,7 @@ def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]
 
     Args:
         files: The event files.
-        limits: The last step whose values are kept, by the first part of a value's name (the part before "/").
+        limits: The last step whose values are kept, by the first part of the values' names (the part before "/").
     """
     if not files:
         return []

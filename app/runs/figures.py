@@ -42,7 +42,7 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str]) -> Fi
     """Return a figure of the confusion matrix.
 
     It shows the fraction of each label's images (rows) for which each class was predicted (columns). The axes show the
-    names of up to MOST_NAMES classes. The cells show their counts for up to half as many classes.
+    names of up to MOST_NAMES classes. The cells contain numbers of images if there are at most MOST_NAMES / 2 classes.
 
     Args:
         confusion: The confusion matrix, int64 [classes, classes].
@@ -97,21 +97,21 @@ def to_pixels(drawn: Figure) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def quiet_about_glyphs() -> Iterator[None]:
-    """Suppress matplotlib's warnings about characters that are missing from its font. It draws a box for each."""
+    """Suppress matplotlib's warnings about characters that its font lacks. matplotlib draws boxes for them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
 
 
 def curves_figure(title: str, label: str, curves: Sequence[Curve], *, log_scale: bool = False) -> Figure:
-    """Return a figure of curves over epochs. A dashed curve has the name of a solid curve and is not in the legend.
+    """Return a figure of curves over epochs.
 
     If several curves are equal, each of them is drawn wider than the next one, so that all of them are visible.
 
     Args:
         title: The title of the figure.
         label: The label of the y axis.
-        curves: The curves.
+        curves: The curves. Those with the same name have the same colour. Dashed curves are not in the legend.
         log_scale: Whether the y axis is logarithmic.
     """
     drawn = figure(7.2, 4.2)

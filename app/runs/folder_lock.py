@@ -16,8 +16,8 @@ from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
 TICK = 1.0  # the seconds between two changes of the file OWNER by the process that owns the folder
-_TRIES = 100  # how often a folder is made that another process removes
-LIFE = 8.0  # the seconds without a change after which the owner is assumed to have ended
+_TRIES = 100  # the number of attempts to create and lock a folder, while another process removes the folder
+LIFE = 8.0  # if the file OWNER has not changed for this many seconds, its process is assumed to have ended
 
 
 class FolderLock:
@@ -27,7 +27,11 @@ class FolderLock:
         self.folder, self.made, self.file, self.owner = folder, made, file, owner
 
     def close(self) -> None:
-        """Release the lock. If the folder is otherwise empty, remove the lock's file, and the folder if it is new."""
+        """Release the lock.
+
+        If the folder contains only the file of the lock, the file is removed, and also the folder if `lock_folder` has
+        created it.
+        """
         if self.owner is not None:
             self.owner.close()
         with contextlib.suppress(OSError):
@@ -101,7 +105,7 @@ def _lock(file: IO[str]) -> bool | None:
 
 
 def _is_still_there(file: IO[str], path: Path) -> bool:
-    """Return whether `path` is still the open file. The previous owner of the lock may have removed the file."""
+    """Return whether `path` still leads to the open file. The previous owner of the lock may have removed the file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -112,7 +116,7 @@ class _Owner:
     """The file OWNER, which replaces a lock on file systems without locks. Its owner changes it every second.
 
     If the file has not changed for LIFE seconds, it has no owner. A process that wants the folder watches the file for
-    this time, instead of comparing clocks of different hosts.
+    this time. It does not use the file's modification time, because the clocks of hosts may differ.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,7 +141,7 @@ class _Owner:
 
     def close(self) -> None:
         self.closed.set()
-        self.keeper.join(LIFE)  # it may just write the file, and must not do so when another process is the owner
+        self.keeper.join(LIFE)  # wait, because this thread must not write the file when another process is the owner
         with contextlib.suppress(OSError):
             if self._content().startswith(self.me):
                 self.path.unlink()

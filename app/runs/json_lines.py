@@ -18,7 +18,8 @@ NUMBERS = {  # the other numbers that every record has, by the kind of the recor
     TRAIN: ("steps", "loss", "top1_error", "lr", "images_per_second"),
     EVALUATION: ("loss", "top1_error", "top5_error", "train_loss", "train_top1_error", "lr", "images_per_second"),
 }
-LARGEST = 2**53  # larger numbers in a file are damage, because a float cannot represent them exactly
+# Integers from this size on are treated as damage. No run writes them, and a float cannot represent all of them.
+LARGEST = 2**53
 
 Record = dict[str, Any]
 
@@ -50,7 +51,7 @@ class JsonLines:
         self.records = [record for _, record in kept]
         new = b"".join(text + b"\n" for text, _ in kept)
         if new != content:
-            if content.startswith(new):  # the usual case, which needs no space on a full disk
+            if content.startswith(new):  # usually only the end is dropped; this also succeeds if the disk is full
                 os.truncate(path, len(new))
             else:
                 write_whole(path, lambda file: file.write(new))
@@ -58,7 +59,7 @@ class JsonLines:
         self.unwritten = b""
 
     def sums(self, epoch: int) -> list[float]:
-        """Return the number of steps of an epoch in the log, and the sums of their losses and errors."""
+        """Return how many steps of an epoch the log has, and the sums of the losses and errors of these steps."""
         records = [record for record in self.records if record["kind"] == TRAIN and record["epoch"] == epoch]
         weighted = [(r["steps"], r["steps"] * r["loss"], r["steps"] * r["top1_error"]) for r in records]
         return [float(sum(column)) for column in zip((0, 0, 0), *weighted, strict=True)]

@@ -7,15 +7,15 @@ from pathlib import Path
 from app.base.errors import UserError
 
 CONFIG = "config.json"  # all options; a folder that contains this file is a run
-PLAN = "plan.json"  # what follows from the options and the data, and the processes of the last start
+PLAN = "plan.json"  # numbers such as the steps per epoch, and the number of processes of the last start
 ENVIRONMENT = "environment.json"  # versions, machine, command line and variables of the last start
 AUDIT = "audit.json"  # which choices of the paper the run follows; only for recipes of the paper
 LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_lines.py)
 EPOCHS = "epochs.csv"  # a line for each evaluation (epochs_csv.py)
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
-CHECKPOINTS = "checkpoints"  # a folder of iteration-NUMBER.pt
-LAST_CHECKPOINT = "last.pt"  # another name of the newest checkpoint in CHECKPOINTS
-BEST_CHECKPOINT = "best.pt"  # another name of the checkpoint with the lowest validation error, with --keep-best
+CHECKPOINTS = "checkpoints"  # a folder with the checkpoints iteration-NUMBER.pt
+LAST_CHECKPOINT = "last.pt"  # a link in CHECKPOINTS to the newest checkpoint
+BEST_CHECKPOINT = "best.pt"  # a link in CHECKPOINTS to the one with the lowest validation error, with --keep-best
 RESULT = "result.json"  # the errors of a finished run
 PREEMPTED = "preempted"  # an empty file that marks a run that was stopped and can be continued
 LOCK = "lock"  # the file that is locked by the process that writes to the folder (folder_lock.py)
@@ -43,7 +43,7 @@ def check_is_run(folder: Path, option: str = "") -> None:
 
     Args:
         folder: The folder.
-        option: The option and the folder, for the message, or "" if no option named the folder.
+        option: The option that named the folder, for the message, such as "--resume DIR", or "" if there was none.
     """
     if not is_run(folder):
         raise UserError(f"{option or folder} is not a run: there is no {folder / CONFIG}")

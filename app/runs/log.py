@@ -87,14 +87,14 @@ class Log:
 class RunLog(Log):
     """The log of rank 0. It writes to the screen, to log.jsonl and to TensorBoard.
 
-    If the run is continued, the parts of log.jsonl and TensorBoard after its position are removed.
+    If the run is continued, the parts of log.jsonl and TensorBoard after `start` are removed.
 
     Args:
         run: The run.
         start: The position at which the run begins or continues.
 
     Attributes:
-        last_step: The last step before this position whose loss was in log.jsonl when it was opened, or 0.
+        last_step: The last step before `start` whose loss was in log.jsonl when it was opened, or 0.
 
     Raises:
         OSError: log.jsonl cannot be read or written. Later errors are only reported, and the run continues.
@@ -134,8 +134,9 @@ class RunLog(Log):
 
         Args:
             lines: Lines that log.jsonl may lack.
-            steps: The steps after these lines, by their number. If log.jsonl has some of them, rank 0 had ended a line
-                earlier, to write a checkpoint. Only TensorBoard may lack these. The others are no part of a line yet.
+            steps: The steps after these lines, by their number. Rank 0 may have written some of them to log.jsonl,
+                because a line also ends at a checkpoint. They are only written to TensorBoard here. The other steps
+                will be in the next line.
         """
         for line in lines:
             end = self.plan.iteration_at(line.position)
@@ -147,7 +148,7 @@ class RunLog(Log):
             self.board.add_steps({number: step for number, step in steps.items() if number <= self.last_step})
 
     def flush(self) -> None:
-        """Wait until the thread has written all values for TensorBoard."""
+        """Wait until the thread that writes TensorBoard's files has written all values."""
         if self.board is not None:
             with self._unharmed(TENSORBOARD):
                 self.board.flush()
@@ -167,7 +168,7 @@ class RunLog(Log):
             position: The position of the run.
             result: The evaluation.
             lr: The learning rate of the epoch's last step.
-            average: The evaluation of the averaged weights, with --ema only.
+            average: The evaluation of the averaged weights, or None without --ema.
         """
         steps, loss, wrong = self.so_far
         self.so_far = [0.0, 0.0, 0.0]
@@ -210,7 +211,7 @@ class RunLog(Log):
 
     def conclude(self, text: str) -> None:
         """Print `text` as the last line of the run's output."""
-        self.sync()  # if the disk was full, the run has waited until there was space
+        self.sync()  # if the disk was full before, it has space again now, and the rest of the log can be written
         self.screen.conclude(text)
 
     def close(self) -> None:
@@ -224,9 +225,9 @@ class RunLog(Log):
 
     @contextlib.contextmanager
     def _unharmed(self, part: str) -> Iterator[None]:
-        """Let the run continue if the `with` block fails, which writes a part of the log.
+        """Let the run continue if the code in the `with` block cannot write a part of the log.
 
-        An OSError is reported only once, until a later block has written the whole part.
+        The first OSError for a part is reported. Later ones are not, unless the part could be written in the meantime.
 
         Args:
             part: The name of a file or folder in the folder of the run.

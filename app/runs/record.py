@@ -44,8 +44,8 @@ class Record:
         """Return the epochs and the values of a curve.
 
         Args:
-            kind: "train" or "evaluations".
-            name: The name of a number in these records.
+            kind: "train" or "evaluations", the records from which the values come.
+            name: The name of the value in these records.
         """
         lines = getattr(self, kind)
         epochs = [line["iteration"] / self.plan.iterations_per_epoch for line in lines]
@@ -92,7 +92,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the result of a run, whose values are numbers. Raises UserError if the file is damaged."""
+    """Read the result of a run as a dictionary of numbers. Raises UserError if the file is damaged."""
     result = read_json(folder / RESULT)
     for name, value in result.items():
         if not is_number(value):

@@ -1,4 +1,4 @@
-"""Make the page of the command `report`: HTML without scripts and links, which contains its pictures."""
+"""Make the page of the command `report`: an HTML file that contains its pictures and has no scripts or links."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def page(records: Sequence[Record], drawn: Mapping[str, bytes]) -> str:
 
 
 def results(records: Iterable[Record]) -> str:
-    """Return the table of results, with a row for each run. For a run that has not ended it shows the last epoch."""
+    """Return the table of results, with a row for each run. For an unfinished run it shows the last evaluation."""
     rows = []
     for record in records:
         last = record.result or (record.evaluations[-1] if record.evaluations else {})
@@ -114,14 +114,15 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
 
 
 def changed(config: Config) -> str:
-    """Return the options of a run that differ from its recipe, and its data if they differ.
+    """Return the options of a run, including the data set, that differ from the run's recipe.
 
     Options that only follow from other options are left out.
     """
     if config.recipe not in PRESETS:
         return ""
     recipe, new = from_dict(preset(config.recipe)), computed_fields(config)
-    # Config files of earlier versions contain values that follow from other options.
+    # Config files of earlier versions also contain default values that follow from other options. Such values are equal
+    # to those in `following`, and are left out.
     following = computed_fields(replace(config, decay_epochs=(), image_size=0))
     names = ["data"] if config.data != recipe.data else []
     names += [name for name in differences(recipe, config) if name not in DERIVED or new[name] != following[name]]
@@ -136,7 +137,7 @@ def as_option(name: str, value: object) -> str:
 
 
 def written(value: object) -> str:
-    """Return a rounded value in the form in which an option of the command line is given."""
+    """Return a value as it is written on the command line. The numbers of a tuple are rounded."""
     return ",".join(f"{each:.4g}" for each in value) if isinstance(value, tuple) else str(value)
 
 

@@ -18,7 +18,7 @@ class Run:
         config: The options of the run.
         plan: The numbers that follow from the config and the data set.
         source: The data set.
-        folder: The folder that the run writes to, or Path() if it writes none.
+        folder: The folder that the run writes to, or Path() if it writes no files.
     """
 
     config: Config

@@ -22,7 +22,7 @@ from app.runs.folder_lock import lock_folder
 from app.runs.layout import AUDIT, CONFIG, ENVIRONMENT, LOG, PLAN, PREEMPTED, RESULT, check_is_run
 
 RUNS = Path("runs")
-PATIENCE = 5.0  # the seconds in which an earlier start of the same run, which was asked to stop, can end
+PATIENCE = 5.0  # seconds to wait for an earlier process that was asked to stop and still uses the folder
 
 
 def find_folder(config: Config) -> Path:
@@ -49,7 +49,7 @@ def find_folder(config: Config) -> Path:
 
 
 def check_folder(config: Config) -> None:
-    """Raise UserError if a run cannot use its folder, as `find_folder` and `lock_folder` do. Nothing is left there."""
+    """Raise UserError if `find_folder` or `lock_folder` would raise it. The folder is not changed."""
     lock_folder(find_folder(config), PATIENCE).close()
 
 
@@ -59,7 +59,7 @@ def check_images(config: Config, folder: Path, trained: str, now: str) -> None:
     Args:
         config: The options of the run.
         folder: The folder of the run.
-        trained: The fingerprint of the images with which its checkpoint was trained.
+        trained: The fingerprint of the images with which the run's checkpoint was trained.
         now: The fingerprint of the images in the data set now.
     """
     if trained != now and "data" not in config.allow_change:
@@ -70,7 +70,7 @@ def check_images(config: Config, folder: Path, trained: str, now: str) -> None:
 
 
 def resumed_folder(name: str) -> Path:
-    """Return the folder that --resume names. Raises UserError if it contains no run."""
+    """Return the folder that --resume names, for "auto" the newest run. Raises UserError if there is no run."""
     if name == "auto":
         runs = newest_runs()
         if not runs:
@@ -93,7 +93,7 @@ def last_written(config: Path) -> float:
 
 
 def same_recipe(folder: Path, config: Config) -> bool:
-    """Return whether the run in a folder computes the same network as a config."""
+    """Return whether the run in a folder has the data set and the recipe of a config, or False if it is damaged."""
     try:
         old = read_config(folder / CONFIG)
     except UserError:
@@ -102,7 +102,7 @@ def same_recipe(folder: Path, config: Config) -> bool:
 
 
 def new_folder(recipe: str) -> Path:
-    """Return the name of a new folder under runs/. The names sort by time."""
+    """Return the path of a new folder under runs/. Its name contains the recipe and the current time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (RUNS / f"{recipe}-{stamp}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(name for name in names if not name.exists())

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from app.base.failure import FOLDER
-from app.base.launcher_environment import launcher
+from app.base.launcher_environment import TERMINAL_COLUMNS, launcher
 from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
@@ -107,7 +107,7 @@ class Screen:
                 self.bar.write(line, file=sys.stdout)
 
     def _training(self, position: Position, loss: float, error: float) -> str:
-        """Return the text about training, with a training loss and error to show."""
+        """Return the text about training: the loss and error that are given, the learning rate and the speed."""
         last = self.last_steps
         training = f"training loss {loss:.3f}, error {error:.1%}"
         if not last:  # the run was continued at the end of an epoch and has no step to show
@@ -123,11 +123,11 @@ class Screen:
 
 
 def terminal_columns() -> int:
-    """Return the width of the terminal that shows the run, 0 if there is none.
+    """Return the number of columns of the terminal that shows the run, or 0 if there is no terminal.
 
-    The launcher tells it, because the output of a rank goes to a pipe.
+    A rank gets the width from the launcher, because the output of a rank goes to a pipe and not to the terminal.
     """
-    told = os.environ.get("APP_TERMINAL_COLUMNS")
+    told = os.environ.get(TERMINAL_COLUMNS)
     if told is not None:
         return int(told or 0)
     if "OMPI_COMM_WORLD_RANK" in os.environ or not sys.stdout.isatty():

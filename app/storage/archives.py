@@ -33,9 +33,9 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
 
     Args:
         archive: The path of the archive.
-        pattern: A regular expression that all names must match. It must not match a `/`, so that a caller who extracts
-            the files writes none outside of the folder for them.
-        within: The member that is a tar archive inside this archive. If it is given, that archive's files are returned.
+        pattern: A regular expression that all names must match. It must not match a name with `/`, because a caller
+            extracts the files into a folder, and such a name could lead out of it.
+        within: A tar archive inside `archive`. If it is given, the files in the inner archive are returned.
 
     Raises:
         UserError: The archive cannot be read, is compressed or cut short, or contains anything other than plain files
@@ -119,9 +119,10 @@ def read_headers(
     Args:
         archive: The path of the archive.
         what: The name of the archive in messages.
-        check: A function that returns a member, or None to leave it out, or raises UserError.
+        check: A function that is called for each member. It returns the `Member` to keep, or None to leave the member
+            out. It may raise UserError.
         remedy: What to do about a damaged archive, for messages.
-        within: A tar archive inside this archive. If it is given, its members are used.
+        within: A tar archive inside `archive`. If it is given, the members of the inner archive are used.
 
     Raises:
         UserError: The archive cannot be read, is compressed, damaged or cut short.
@@ -166,7 +167,8 @@ def _refuse_compressed(what: str, file: io.FileIO) -> None:
 def _check_end(file: io.FileIO, offset: int, size: int) -> None:
     """Raise ReadError if there is no block of zeros after the last member.
 
-    tarfile treats a damaged header, and also the end of the file, as the end of the archive.
+    Only this block shows that the archive is complete, because tarfile also treats a damaged header, or the end of the
+    file, as the end of the archive.
     """
     file.seek(offset)
     if size <= 0 or any(file.read(size)):

@@ -25,13 +25,13 @@ from app.storage.files import ArchiveFiles, Archives, Files, FolderFiles
 from app.storage.listing import Index, State, state_of
 
 FORMAT = 3  # the version of the cached file
-# A directory or archive that was changed less than this many ns ago may change again with the same modification time.
-# The list is then not stored.
+# Modification times are coarse. If a directory or archive was changed less than this many ns ago, another change may
+# give it the same time and not be noticed. So the list is not stored.
 SETTLED_NS = 2_000_000_000
 
 
 def cache_path(root: str, name: str) -> Path:
-    """Return the path of the file `name` in the user's cache directory that belongs to the folder `root`."""
+    """Return the path of the file `name` about the folder `root` in the user's cache directory."""
     home = os.path.expanduser("~")
     if home == "~":  # HOME is not set, and the user has no entry in /etc/passwd; nothing can be stored below /dev/null
         home = os.devnull
@@ -44,8 +44,8 @@ def cache_path(root: str, name: str) -> Path:
 def one_at_a_time(cached: Path) -> Iterator[bool]:
     """Let one process of this host list a data set while the others wait, so that they can read the stored list.
 
-    Yield whether this process has waited. The processes that have waited all continue at the same time: if the list
-    could not be stored, each of them must make it, and they need not do so one after another.
+    Yield whether this process has waited. All processes that have waited continue at the same time. So if the list
+    could not be stored, they all make it in parallel and not one after another.
     """
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def one_at_a_time(cached: Path) -> Iterator[bool]:
 
 
 def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Index | None:
-    """Return the cached index without its fingerprint, or None if there is no valid one.
+    """Return the cached index, or None if there is no valid one. The cache does not contain its fingerprint.
 
     Args:
         root: The data set.
@@ -113,7 +113,7 @@ def _files(
 
 
 def save(index: Index, layout: str, watched: dict[bytes, State], cached: Path) -> None:
-    """Write the cached file. If this fails, the images are listed at each start, which is not an error."""
+    """Write the cached file. If this fails, no error is raised, and the next start lists the images again."""
     if max(time_ns for _, time_ns in watched.values()) > time.time_ns() - SETTLED_NS:
         return
     try:

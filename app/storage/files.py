@@ -1,8 +1,8 @@
 """The images of train/ or val/: their names, their labels, and how an image is read.
 
 All arrays have a row for each image. Names are in an array of fixed width and not in a list of str, because 1.28
-million paths then need only 40 MB and are pickled quickly. They also have no reference counts, whose changes would copy
-shared pages of memory.
+million paths then need only 40 MB and are pickled quickly. They also have no reference counts. A change of a reference
+count would copy a page of memory that processes share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-EXCERPT = 4096  # the last bytes of an image that are part of the data set's fingerprint
+EXCERPT = 4096  # the number of bytes at the end of an image that are part of the data set's fingerprint
 LARGEST_IMAGE = 2**30  # the size in bytes above which an image is not read, because it would need too much memory
 
 
@@ -57,7 +57,7 @@ class Files:
             return -1
 
     def excerpt(self, index: int) -> bytes:
-        """Return the size of an image and its last bytes, which are the same in a folder and in archives.
+        """Return the size of an image and its last bytes. The result is the same for a folder and for archives.
 
         If an image is replaced by another image of the same size, its last bytes differ, because they contain the end
         of a JPEG's data or the checksum of a PNG. A missing image has the size -1 and no bytes.

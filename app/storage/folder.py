@@ -1,6 +1,6 @@
 """List the images in a folder with the ImageFolder layout: train/CLASS/*.jpg and val/CLASS/*.jpg."""
 
-# Names are bytes, as in the operating system. Making a Path for each of a million files would take seconds.
+# Names are bytes, as in the operating system. os.path is used, because making a million Paths would take seconds.
 # ruff: noqa: PTH110, PTH112, PTH116, PTH118
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _walk(top: bytes, directory: bytes, listing: Listing, above: tuple[tuple[int
         top: The folder of a split.
         directory: The directory, relative to `top`.
         listing: The object to which faults and files that are not images are added.
-        above: The device and inode of each folder that contains the directory, to find links that lead back to it.
+        above: The device and inode of each folder that contains the directory, to find links to one of these
+            folders.
     """
     path = os.path.join(top, directory)
     try:
@@ -92,7 +93,7 @@ def _list(directory: bytes, listing: Listing) -> tuple[list[bytes], list[bytes]]
         listing.watch(directory)
         with os.scandir(directory) as entries:
             for entry in entries:
-                advance()  # tell the watchdog that work continues, as each file may take long
+                advance()  # tell the watchdog that work continues, because each file may take long
                 if entry.name.startswith(b"."):
                     continue
                 kind = _kind(entry)

@@ -1,8 +1,8 @@
 """List the images of a data set, which are files or parts of archives, and store the list in a cache.
 
 Listing 1.28 million images takes seconds to minutes, so the list is stored in the user's cache directory. The
-fingerprint is computed at every start, without the cache. It is a hash of all names, and of the sizes and last bytes of
-some images. Reading all images at every start would take too long.
+fingerprint is not stored. It is computed at every start from all names, and from the sizes and last bytes of some
+images, because reading all images would take too long.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LAYOUTS = {  # if a folder has several layouts, the first one in this dictionary
 def layout_of(root: str) -> str:
     """Return the name in LAYOUTS of a folder's layout.
 
-    If it has none of them, the name is "folder", so that the error message is about folders.
+    If the folder has none of these layouts, the name is "folder", so that the error message is about folders.
     """
     return next((name for name, layout in LAYOUTS.items() if layout.is_at(root)), "folder")
 

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The name relative to the folder of its split.
-        archive: The number of its archive.
+        archive: The index of its archive in the list of the data set's archives.
         offset, size: Its position and size in the archive in bytes.
     """
 
@@ -143,11 +143,11 @@ def _difference(train: tuple[str, ...], validation: tuple[str, ...]) -> str:
 
 
 def sorted_classes(classes: Mapping[bytes, Sequence[Entry]], keep_order: bool = False) -> dict[bytes, list[Entry]]:
-    """Return the images of each class, sorted as in a folder with the same images.
+    """Return the images of each class in the order that they would have in a folder of images.
 
     Args:
         classes: The images of each class.
-        keep_order: Whether the order of the classes is kept. Otherwise they are sorted too.
+        keep_order: True to keep the order of the classes, False to sort them by name.
     """
     names = classes if keep_order else sorted(classes)
     return {name: sorted(classes[name], key=lambda entry: os.path.split(entry.name)) for name in names}

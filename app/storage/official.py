@@ -48,7 +48,7 @@ class OfficialArchives:
         """Return the training images of a class.
 
         Raises:
-            UserError: Their number differs from that in the development kit.
+            UserError: The archive is damaged, or the development kit has another number of images for the class.
         """
         return images_of_class(self.train, self.class_tars[synset.wnid], synset.images)
 
@@ -113,7 +113,7 @@ def list_official(root: str) -> tuple[Index, Listing]:
     shown.
 
     Raises:
-        UserError: `open_official` or `images_of` has raised it, or the classes of validation and training differ.
+        UserError: An archive is missing or damaged, or the classes of validation and training differ.
     """
     listing = Listing()
     for path in (str(Path(root) / DEVKIT), *official_paths(root)):

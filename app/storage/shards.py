@@ -1,8 +1,8 @@
 """List the images in .tar archives ("shards"). They are in class folders, or in WebDataset's form with label files.
 
-The folder of an archive, a word in its name, or the first folder of all its images says whether it belongs to train/ or
-val/. In WebDataset's form, the label of `KEY.jpg` is in `KEY.cls` or `KEY.json`. A key ends at the first dot of the
-file's name.
+The folder of an archive, a word in its name, or a folder inside it that contains all its images says whether it belongs
+to train/ or val/. In WebDataset's form, the label of `KEY.jpg` is in `KEY.cls` or `KEY.json`. A key ends at the first
+dot of the file's name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from app.storage.listing import ENDINGS, Entry, Index, Listing, archive_files, m
 
 CLASSES = "classes.txt"  # a file next to the archives with the names of the classes, one per line, beginning at class 0
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-# Compressed archives are included, so that a message can refuse them.
+# The pattern also matches compressed archives, so that they are refused with a message and not ignored.
 ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
-LARGEST_LABEL = 2**20  # bytes; what follows them in a label file is not read
+LARGEST_LABEL = 2**20  # the largest number of bytes that are read from a label file
 LABEL_FIELDS = ("cls", "label", "class")  # the fields of a .json file that may contain the label
 THREADS = 8  # the number of threads that list archives; they mostly wait for the disk
 
@@ -55,9 +55,9 @@ class Shard:
 
 
 def shard_paths(root: str) -> tuple[str, ...]:
-    """Return the archives in `root` and in its folders train/, val/ and validation/. Each folder is sorted.
+    """Return the archives in `root` and in its folders train/, val/ and validation/, sorted by name in each folder.
 
-    Hidden archives, and archives with only "test" as a split in their name, are left out.
+    Hidden archives are left out, and also archives whose name contains "test" and no other split.
     """
     found = []
     for folder in (root, *(os.path.join(root, name) for name in ("train", "val", "validation"))):  # noqa: PTH118
@@ -130,7 +130,7 @@ def key_of(name: str) -> str:
 
 
 def _split_of(root: str, path: str, images: list[Member]) -> tuple[str, str]:
-    """Return the split of an archive, and its folder inside the archive.
+    """Return the split of an archive, and the folder of the split inside the archive.
 
     The folder has the name of the split and contains all images of the archive. It ends with "/". If there is no such
     folder, it is "".
@@ -155,9 +155,9 @@ def _only(words: set[str]) -> str:
 
 
 def _labels_of(path: str, images: list[Member], members: list[Member], prefix: str) -> list[str] | None:
-    """Return the labels of all images from their label files, or None if no image has a label file.
+    """Return the labels of all images from their label files, or None if the images are in class folders.
 
-    In the second case, the class folders of the images are their labels.
+    A .cls file is always a label file. A .json file is one only if some images are not in a class folder.
 
     Raises:
         UserError: Some images have a label file and others have none.
@@ -204,7 +204,7 @@ def _read_label(path: str, descriptor: int, member: Member) -> str:
 
 
 def _classes_of(root: str, split: str, shards: list[Shard]) -> dict[bytes, list[Entry]]:
-    """Return the images of each class of a split. Raises UserError."""
+    """Return the images of each class of a split. Raises UserError if the archives do not fit each other."""
     own = [(number, shard) for number, shard in enumerate(shards) if shard.split == split]
     if not own:
         raise UserError(
@@ -238,8 +238,8 @@ def _refuse_duplicates(own: list[tuple[int, Shard]]) -> None:
 def _class_names(root: str, labels: Iterable[str]) -> dict[str, str]:
     """Return the name of the class of each label, in the order of the classes.
 
-    Labels that are numbers are sorted as numbers, other labels as text. If classes.txt exists, it gives the names for
-    numbers.
+    If all labels are numbers, they are sorted as numbers, otherwise as text. If classes.txt exists, it gives the names
+    of the classes for numbers.
 
     Raises:
         UserError: classes.txt does not fit the labels.

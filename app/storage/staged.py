@@ -43,8 +43,8 @@ def _digest(*parts: object) -> str:
 def is_own(path: str) -> bool:
     """Return whether a file or folder exists and belongs to this user or to root.
 
-    The folder of --stage may be one in which every user can write. Another user could have made a copy with other
-    images, or a link to a file that would be overwritten.
+    Every user may be able to write in the folder of --stage. Another user could have put a copy with other images
+    there, or a link, so that this program would overwrite the file to which the link leads.
     """
     try:
         status = os.lstat(path)

@@ -29,7 +29,7 @@ from app.storage.staged import copy_paths, is_own
 
 PIECE = 2**23  # the size of a piece in bytes
 ROOM = 0.05  # the share of the disk that is left free
-LINES = 10  # the number of lines of progress for the whole copy
+LINES = 10  # progress is printed each time when one of this many equal parts of all bytes is copied
 NICENESS = 10  # the niceness of the copying process, because training is more important
 
 Report = Callable[[int], object]  # a function that is called with the number of bytes that were copied
@@ -84,8 +84,8 @@ def start_staging(root: str, folder: str, progress: bool) -> subprocess.Popen[by
 def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
     """Copy as many archives of a data set as fit into `folder`, and remove copies of archives that have changed.
 
-    If another process is copying them, this function waits for it first. If it fails, the copies that are already
-    complete can still be used.
+    If another process is already copying them, this function first waits for that process. After an error, the copies
+    that are complete can still be used.
 
     Args:
         root: The data set.
@@ -93,7 +93,7 @@ def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
         say: Prints a line of progress.
 
     Raises:
-        NotCopied: The data set has no archives, or `copy_file` could not make a copy.
+        NotCopied: The data set has no archives, `copy_file` could not make a copy, or another user owns the folder.
         OSError: A file cannot be read or written.
     """
     archives = LAYOUTS[layout_of(os.path.abspath(root))].archives(os.path.abspath(root))  # noqa: PTH100
@@ -151,7 +151,7 @@ def choose(copies: Sequence[Copy], free: int) -> tuple[list[Copy], list[Copy]]:
 
 
 def free_bytes(folder: Path, room: float = ROOM) -> int:
-    """Return how many bytes may be added to the disk of `folder`, so that the share `room` of it stays free."""
+    """Return how many bytes can be added to the disk of `folder` if the share `room` of the disk must stay free."""
     disk = os.statvfs(folder)
     return int((disk.f_bavail - room * disk.f_blocks) * disk.f_frsize)
 
@@ -186,7 +186,8 @@ def _read_piece(copy: Copy, archive: int, offset: int) -> bytes:
     piece = os.pread(archive, wanted, offset)
     if len(piece) < wanted or state_of(os.fsencode(copy.archive)) != copy.state:
         raise NotCopied(f"{copy.archive} has changed")
-    # The copies alone leave the share ROOM of the disk free. If less than half is free, other programs use it.
+    # Copies leave the share ROOM of the disk free. If less than half of this share is free, other programs fill the
+    # disk, and copying ends.
     if free_bytes(copy.path.parent, ROOM / 2) < wanted:
         raise NotCopied(f"other programs have filled the disk of {copy.path.parent}")
     return piece
@@ -198,7 +199,7 @@ def _write_piece(part: int, piece: bytes, offset: int) -> str:
     while view:
         view = view[os.write(part, view) :]
     os.fdatasync(part)
-    os.posix_fadvise(part, offset, len(piece), os.POSIX_FADV_DONTNEED)  # so that the next line reads the disk itself
+    os.posix_fadvise(part, offset, len(piece), os.POSIX_FADV_DONTNEED)  # so that os.pread reads from the disk itself
     digest = checksum(piece)
     if checksum(os.pread(part, len(piece), offset)) != digest:
         raise NotCopied("the disk returns other bytes than were written to it")
@@ -226,7 +227,7 @@ def checksum(piece: bytes) -> str:
 
 
 class _Progress:
-    """Say how much is copied, in LINES lines for the whole copy."""
+    """Print how much is copied, each time when one of LINES equal parts of all bytes is copied."""
 
     def __init__(self, total: int, say: Callable[[str], object]) -> None:
         self.total, self.say = total, say

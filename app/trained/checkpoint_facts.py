@@ -1,4 +1,4 @@
-"""Read what a checkpoint says about its run, without torch, so that a command can check it before ranks start."""
+"""Read the facts about a run from its checkpoint without torch, so that a command can check them before ranks start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from app.base.values import is_list_of
 from app.recipe.config import Config, from_dict
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, numbered
 
-_LARGEST = 2**26  # bytes of the part without the values of tensors; the names of 21,000 classes need less than 2**20
+# The largest size in bytes of the part of a checkpoint that has no values of tensors. The names of 21,000 classes need
+# less than 2**20.
+_LARGEST = 2**26
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def read_facts(path: Path) -> CheckpointFacts | None:
 def newest_facts(folder: Path) -> CheckpointFacts | None:
     """Return the facts of the checkpoint with which a run continues, or None if none can be read.
 
-    It is the newest of those that have a number in their name, because the process may have died before it made
-    LAST_CHECKPOINT a name of it.
+    The checkpoints with a number in their name are tried first, from the newest to the oldest. LAST_CHECKPOINT may
+    be older, because a process may have died after it had written a checkpoint and before it replaced LAST_CHECKPOINT.
     """
     found = [*numbered(folder), folder / CHECKPOINTS / LAST_CHECKPOINT]
     return next(filter(None, map(read_facts, found)), None)
@@ -68,7 +70,7 @@ def _content(path: Path) -> Any:
         if inside.compress_type != zipfile.ZIP_STORED or inside.file_size > _LARGEST:  # torch.save does not compress
             return None
         data = file.read(inside)
-    for operation, argument, _ in pickletools.genops(data):  # it raises if a value is longer than the file
+    for operation, argument, _ in pickletools.genops(data):  # raises an error if a value is longer than `data`
         if "PUT" in operation.name and isinstance(argument, int) and argument > len(data):
             return None  # pickle would allocate a table of this size
     return _WithoutTensors(io.BytesIO(data)).load()

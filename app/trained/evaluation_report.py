@@ -28,7 +28,7 @@ def as_text(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def class_table(result: Evaluation, classes: Sequence[str], most: int | None = None) -> list[str]:
-    """Return a line for each class, those with the largest error first, and at most `most` lines."""
+    """Return a line for each class, the largest top-1 error first, but at most `most` lines if it is not None."""
     rows = sorted(per_class(result, classes), key=lambda row: row["top1_error"], reverse=True)
     return [
         f"  {row['top1_error']:7.2%}  top-5 {row['top5_error']:7.2%}  {row['images']:6} images  {row['name']}"

@@ -20,8 +20,8 @@ TOLERANCE = 1e-4  # the largest allowed difference between the logits of onnxrun
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, or leave an earlier export as it is if this fails. Raises OSError."""
-    write_whole(path.resolve(), lambda file: file.write(content))  # if the path is a link, it stays one
+    """Write a file. If this fails, an earlier file at the same path does not change. Raises OSError."""
+    write_whole(path.resolve(), lambda file: file.write(content))  # a link stays, and its target is written
 
 
 def weights_of(trained: TrainedNetwork) -> dict[str, Tensor]:
@@ -31,7 +31,7 @@ def weights_of(trained: TrainedNetwork) -> dict[str, Tensor]:
 
 
 def write_state_dict(trained: TrainedNetwork, path: Path) -> None:
-    buffer = io.BytesIO()  # torch.save reports a full disk as RuntimeError, so that Python writes the file instead
+    buffer = io.BytesIO()  # torch.save would report a full disk as RuntimeError, so Python writes the file
     torch.save(weights_of(trained), buffer)
     write_file(path, buffer.getbuffer())
 
@@ -45,11 +45,11 @@ def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
 def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any]:
     """Write the network as ONNX, and return facts about the file for the JSON file next to it.
 
-    The graph has the input "images", float32 [n, channels, size, size] with any n, which must be normalised already,
-    and the output "logits", float32 [n, classes].
+    The graph has the input "images", float32 [n, channels, size, size] with any n, and the output "logits", float32
+    [n, classes]. The images must already be normalised.
 
     Raises:
-        UserError: onnxruntime computes other logits than torch.
+        UserError: The logits of onnxruntime differ from those of torch by more than TOLERANCE.
     """
     network = trained.network.float()
     shape = (trained.channels, trained.image_size, trained.image_size)
@@ -72,9 +72,8 @@ def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any
 def largest_difference(trained: TrainedNetwork, content: bytes) -> float:
     """Return the largest difference between the logits of onnxruntime and of torch for three random images.
 
-    `content` is the network as ONNX.
-
-    If the largest absolute value of torch's logits is above 1, the difference is divided by it.
+    `content` is the network as ONNX. If the largest absolute value of torch's logits is above 1, the difference is
+    divided by this value.
     """
     import onnxruntime
 

@@ -39,7 +39,7 @@ class TrainedNetwork:
     Attributes:
         network: The network in evaluation mode on the CPU, with torch's batch normalisation. Its input is float [n,
             channels, image_size, image_size].
-        config: The config of its run. If it is from a state_dict, only the fields about the network are correct.
+        config: The config of its run. For a network from a state_dict, only the fields about the network are correct.
         classes: The names of the classes.
         image_size: The side of the central crop in pixels.
         resize: The shorter side in pixels to which an image is resized before the crop.
@@ -75,7 +75,7 @@ class TrainedNetwork:
         return next(self.network.parameters()).dtype
 
     def forward_pass(self, device: torch.device) -> ForwardPass:
-        """Return how to compute the network on a device, with the normalisation and the precision of its run."""
+        """Return an object that computes the network on a device, with the normalisation and precision of its run."""
         set_arithmetic(self.config)
         mean, std = (torch.tensor(values, device=device, dtype=self.dtype) for values in (self.mean, self.std))
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
@@ -134,8 +134,8 @@ def load(name: str) -> TrainedNetwork:
     """Return the network in a run's folder, in a checkpoint, or in a file with a state_dict.
 
     The state_dict must have torchvision's names, and its file the suffix .pt, .pth or .safetensors. Its classes and
-    normalisation are read from the JSON file that `export` writes next to it. Without such a file, those of ImageNet
-    are used.
+    normalisation are read from the JSON file that `export` writes next to it. Without such a file, the normalisation of
+    ImageNet is used, and the names of ImageNet's classes if there are 1,000 classes, otherwise numbers.
 
     Raises:
         UserError: The file or folder contains none of these.
@@ -255,14 +255,13 @@ def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
 def validation_source(trained: TrainedNetwork, data: str, image_size: int, resize: int, skip_list: str) -> Source:
     """Return the data set on which a network is evaluated.
 
-    For an argument that is "" or 0, the value from the network's training is used.
-
     Args:
         trained: The network.
-        data: The name or folder of the data set.
-        image_size: The side of the central crop in pixels.
-        resize: The shorter side in pixels to which an image is resized before the crop.
-        skip_list: The file that lists images to leave out.
+        data: The name or folder of the data set, or "" for the data set of the network's training.
+        image_size: The side of the central crop in pixels, or 0 for that of `trained`.
+        resize: The shorter side in pixels to which an image is resized before the crop, or 0 for the same ratio to
+            `image_size` as in `trained`.
+        skip_list: The file that lists images to leave out, or "" to leave none out.
 
     Raises:
         UserError: The data set does not fit the network.

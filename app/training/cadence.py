@@ -44,15 +44,15 @@ class Cadence:
 
 
 class StepReports:
-    """The reports of the latest steps. They are added on the device, and read window by window.
+    """The reports of the latest steps. They are stored on the device and read in groups, which are called windows.
 
     A report has the entries of app.training.step: the loss, the error and the number of requests to stop. A window
     consists of the steps between two calls of `close`. On a GPU its reports are copied to the host in the background,
-    and are read after the next window has been closed. So no step waits for the device because of the log.
+    and are read after the next window has been closed. So the log never makes a step wait for the device.
 
     Args:
         run: The run.
-        steps: Steps of an earlier session of an elastic run, which are not yet part of a line of the log.
+        steps: The steps of the previous session of an elastic run that are not yet in a line of the log.
     """
 
     def __init__(self, run: Run, steps: list[dict[str, float]]) -> None:
@@ -63,7 +63,7 @@ class StepReports:
         self.lines: list[Line] = []
 
     def add(self, report: Tensor) -> None:
-        """Add the report of a step (its loss and error, [REPORT_SIZE]) without waiting for the device."""
+        """Add the report of a step, [REPORT_SIZE], without waiting for the device."""
         self.added.append(report)
 
     def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:
@@ -78,9 +78,9 @@ class StepReports:
         self.added.clear()
 
     def read(self, late: int = 0) -> bool:
-        """Read the reports of all windows of steps except the newest `late`. Wait until these reports are on the host.
+        """Read the reports of all windows except the `late` newest ones. This waits until they are on the host.
 
-        All processes read the same windows at the same steps, so they act on them at the same time.
+        All processes read the same windows at the same steps, so they all stop or fail at the same step.
 
         Returns:
             Whether any process was asked to stop.
@@ -102,8 +102,8 @@ class StepReports:
         """Return the lines of the log that were completed since the last call.
 
         Args:
-            everything: Whether to read the losses of the last steps too, which may still be on the device. The lines
-                end at the first loss that is NaN or infinite.
+            everything: If true, windows that `read` has not read yet are included, which may wait for the device. The
+                first window with a NaN or infinite loss, and all windows after it, are left out.
         """
         for window in self.windows if everything else ():
             if not all(math.isfinite(row[LOSS]) for row in window.rows()):
@@ -143,7 +143,7 @@ class _Window:
             self.copied.record()
 
     def rows(self) -> list[list[float]]:
-        """Return the report (loss, error) of each step. This waits until the reports are on the host."""
+        """Return the report of each step as a list. This waits until the reports are on the host."""
         return self._on_host()[: self.steps * REPORT_SIZE].view(self.steps, REPORT_SIZE).tolist()
 
     def norms(self) -> dict[str, float]:
@@ -164,7 +164,7 @@ class _Window:
 
 
 class Throughput:
-    """Measure the images per second, and the shares of the time in which the process waited for data and for sums.
+    """Measure the images per second, and the shares of the time in which the process waited for data and allreduces.
 
     Args:
         minibatch: The number of images in a step.

@@ -28,8 +28,8 @@ FORMAT = 1
 def snapshot(state: State, run: Run) -> dict[str, Any]:
     """Copy the state to host memory, as plain types that `torch.load(weights_only=True)` can read.
 
-    "model" is a state_dict with torchvision's names. "momentum" is a list in the optimizer's order of parameters. Only
-    with --ema there is an "average", which contains the state_dict of the averaged network and its errors.
+    "model" is a state_dict with torchvision's names. "momentum" is a list in the optimizer's order of parameters.
+    "average" exists only with --ema. It contains the state_dict and the validation errors of the averaged network.
     """
     iteration = run.plan.iteration_at(state.position)
     content = {
@@ -59,7 +59,7 @@ def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tens
     """
     state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:
-        # BN counts forward passes, whose number depends on the number of processes.
+        # BN counts forward passes. Their number depends on the number of processes, but the number of steps does not.
         if name.endswith("num_batches_tracked"):
             state[name] = torch.tensor(iteration)
     return state
@@ -76,7 +76,7 @@ def restore(state: State, content: dict[str, Any]) -> None:
         raise UserError("the checkpoint is of another model: its momentum has other shapes")
     for buffer, value in zip(buffers, content["momentum"], strict=True):
         buffer.copy_(value)
-    if state.loss_scale is not None and content["loss_scale"]:  # only a run in fp16 has stored one
+    if state.loss_scale is not None and content["loss_scale"]:  # only runs in fp16 store a scale
         for tensor, number in zip(state.loss_scale.tensors(), content["loss_scale"], strict=True):
             tensor.fill_(number)
     state.position = Position(**content["position"])
@@ -93,7 +93,7 @@ def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] |
     Args:
         state: The state.
         average: The average of the state.
-        kept: The "average" of the checkpoint, or None.
+        kept: The entry "average" of the checkpoint, or None if it has no such entry.
 
     Raises:
         UserError: The average belongs to another model.
@@ -111,7 +111,8 @@ def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] |
 def is_best(content: dict[str, Any]) -> bool:
     """Return whether a checkpoint has the lowest validation error so far.
 
-    With --ema, this is the error of the averaged weights. It is only known for checkpoints at the end of an epoch.
+    With --ema, this is the error of the averaged weights. The result is False for a checkpoint within an epoch, because
+    its error is not known.
     """
     errors = [top1 for top1, _ in content.get("average", content)["errors"]]
     return content["position"]["seen"] == 0 and bool(errors) and errors[-1] < min(errors[:-1], default=math.inf)
@@ -190,7 +191,8 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
-# A check for each part of a checkpoint. The checksum only shows that the file has not changed since it was written.
+# A check for each part of a checkpoint. The checksum cannot replace these checks, because it only shows that the file
+# has not changed since it was written.
 FORM: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: _is_dict_of(Tensor, value),
     "momentum": lambda value: is_list_of(Tensor, value),

@@ -21,15 +21,15 @@ PATIENCE = 300.0  # the longest time in seconds to wait for space on a full disk
 
 
 def patience(config: Config) -> float:
-    """Return the longest time in seconds to wait for space.
+    """Return the longest time in seconds to wait for space on the disk.
 
-    All ranks wait meanwhile, so it is below --stall-timeout, after which they would be ended.
+    It is less than --stall-timeout, because the other ranks wait for rank 0 and would be ended after that time.
     """
     return min(PATIENCE, config.stall_timeout / 2) if config.stall_timeout else PATIENCE
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint. If `path` exists, it is always complete. Raises OSError."""
+    """Write a checkpoint. The file gets the name `path` only when it is complete. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {**content, "checksum": checkpoint.digest(content)}
     try:
@@ -40,7 +40,7 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 
 def point_at(path: Path, name: str) -> None:
-    """Make `name` another name of the file `path` in the same folder. At any moment, `name` is a complete file."""
+    """Make `name`, in the folder of `path`, a link to the file `path`. At any moment, `name` is a complete file."""
     last, temporary = path.with_name(name), path.with_name(name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -113,7 +113,8 @@ class Writer:
     def __init__(self, folder: Path, keep: int, say: Callable[[str], None] = print, best: bool = False) -> None:
         self.folder, self.keep, self.say, self.best = folder, keep, say, best
         self.thread: threading.Thread | None = None
-        self.unsaved: tuple[dict[str, Any], int] | None = None  # the last checkpoint, until it is written
+        # The newest content and its iteration, or None if this content has been written.
+        self.unsaved: tuple[dict[str, Any], int] | None = None
         self.error: Exception | None = None
         for leftover in (folder / CHECKPOINTS).glob("*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -142,7 +143,7 @@ class Writer:
         return not self.failed
 
     def wait_for_space(self, seconds: float) -> bool:
-        """Wait until nothing is being written. If the disk was full, try again to write for up to `seconds`.
+        """Wait until nothing is being written. If the disk was full, repeat the write for up to `seconds` seconds.
 
         Return whether the last write succeeded.
         """
@@ -169,8 +170,8 @@ class Writer:
             point_at(path, BEST_CHECKPOINT)
         self.error = self.unsaved = None
         found = numbered(self.folder)
-        # Checkpoints of later steps are left from before the run continued at an earlier one. They are damaged, or the
-        # run has made these steps again.
+        # Checkpoints of later steps were written before the run went back to an earlier step, for example because the
+        # later ones are damaged. They are not needed, because the run makes their steps again.
         later = [other for other in found if other.name > path.name]
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

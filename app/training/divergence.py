@@ -1,4 +1,4 @@
-"""Find processes whose input or state differs from the others, name them and stop the run."""
+"""Find processes whose input or state differs from that of other processes, name them and stop the run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Diverged(UserError):
 
 
 def compare_recipes(config: Config, world: World) -> None:
-    """Compare the options that decide what is computed over all processes. All processes must call it.
+    """Check that the options which decide what is computed are equal on all processes. All processes must call it.
 
-    They can differ because each process reads the files of --config and --resume.
+    The options can differ, because each process reads the files of --config and --resume itself.
 
     Raises:
         OtherInput: An option differs between two processes. All processes raise it.
@@ -100,7 +100,8 @@ def compare(state: State, world: World, when: str) -> None:
     for name in own:
         values = [row.get(name) for row in rows]
         if len(set(values)) > 1:
-            usual = Counter(values).most_common(1)[0][0]  # with two ranks this is the value of the first one
+            # If several values are equally frequent, this is the one of the lowest rank.
+            usual = Counter(values).most_common(1)[0][0]
             different += [(rank, name) for rank, value in enumerate(values) if value != usual]
     if different:
         rank, name = different[0]

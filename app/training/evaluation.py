@@ -79,7 +79,7 @@ def evaluate(
 def outcomes(logits: Tensor, labels: Tensor) -> Tensor:
     """Return a number for each image that says its predicted class, and whether its label is in the top 5.
 
-    The processes exchange these numbers and no confusion matrix, which would take 3.5 GB for ImageNet-21k.
+    The processes exchange these numbers and not a confusion matrix, because that would take 3.5 GB for ImageNet-21k.
 
     Args:
         logits: The output of the network, [n, classes].
@@ -101,13 +101,14 @@ def measure_statistics(
 ) -> bool:
     """Set BN's running statistics to the mean of the statistics of the first images of the state's epoch.
 
-    BN's running statistics follow the weights with a delay of some steps. A large minibatch makes few steps in an
-    epoch, so the statistics lag far behind, and the validation error is noisy (the paper's Figure 4 and its caption).
+    BN's running statistics follow the weights with a delay of some steps. With a large minibatch an epoch has few
+    steps, so the statistics lag far behind, and the validation error is noisy (the paper's Figure 4 and its caption).
     pycls measures them in this way before an evaluation (Radosavovic et al. 2020). The result is exactly the same on
     any number of processes.
 
     Args:
-        run: The run. `config.precise_bn` is the number of images. They are normalised in batches of n.
+        run: The run. `config.precise_bn` is the number of images to use. As in training, BN's statistics are computed
+            over n images at a time.
         state: The state, which is changed.
         world: The processes of the run.
         forward_pass: How this process computes the network.

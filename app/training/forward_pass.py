@@ -19,8 +19,8 @@ from app.world.world import World
 Batch = tuple[Tensor, Tensor]  # images uint8 [n, h, w, channels], labels int64 [n]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}  # parameters and gradients stay fp32
-# The size in bytes of the activations of a pass on a CPU. Larger batches are faster only if their activations fit into
-# the cache (docs/performance.md).
+# The largest size in bytes of the activations of a pass on a CPU. Larger batches are faster only if their activations
+# fit into the cache (docs/performance.md).
 CPU_BYTES = 2**23
 GPU_SHARE = 1 / 3  # the share of a GPU's memory for activations; weights, gradients and convolutions use the rest
 
@@ -45,7 +45,7 @@ class ForwardPass:
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return the network's input [n, channels, h, w] for uint8 [n, h, w, channels]: (images / 255 - mean) / std."""
-        x = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)  # this makes no copy
+        x = images.to(self.mean.device, non_blocking=True).permute(0, 3, 1, 2)  # permute() makes no copy
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         scale, offset = 1 / (255 * self.std), -self.mean / self.std
         return x.to(self.mean.dtype, memory_format=layout).mul_(scale[:, None, None]).add_(offset[:, None, None])
@@ -89,8 +89,8 @@ def dtype(config: Config) -> torch.dtype:
 def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -> int:
     """Return how many workers this process computes in one forward pass. The result of a step does not depend on it.
 
-    It is at most the value of --ghost, or for "auto" the number whose activations fit into memory. It is chosen so that
-    the passes of a step are about equal.
+    The number is at most the value of --ghost. With "auto", it is at most the number of workers whose activations fit
+    into memory. The workers are divided about equally among the passes of a step.
     """
     here = len(workers_of(world.rank, world.size, plan.workers))
     if config.ghost == "off" or config.sync_bn:

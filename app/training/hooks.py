@@ -1,4 +1,4 @@
-"""Calls that the training makes at fixed moments. `benchmark` uses them to measure, and tests to cause faults."""
+"""Calls that the training makes at fixed moments. `benchmark` measures with them, and tests cause faults with them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from app.training.forward_pass import make_forward_pass
 from app.training.state import State
 from app.world.world import World
 
-HEADROOM = 1.25  # loader processes can decode 25 % more images/s than the average need, because some images take longer
+HEADROOM = 1.25  # loader processes should be able to decode 25 % more images/s than training uses, because times vary
 IMAGES = 16  # the largest number of images that the measurement decodes
 ENOUGH = 0.1  # a measurement ends after this number of seconds; a call that takes longer is measured once
 
@@ -24,7 +24,8 @@ ENOUGH = 0.1  # a measurement ends after this number of seconds; a call that tak
 def loader_processes(run: Run, state: State, world: World) -> int:
     """Return the number of loader processes that is enough for training, at most this process's share of the cores.
 
-    If it cannot be measured, because BN is synchronized or an image is corrupt, it is this share.
+    The speeds cannot be measured if BN is synchronized or an image is corrupt. The result is then this process's share
+    of the cores.
     """
     most = default_loader_processes(run.source, world.local_size)
     if most <= 1 or run.config.sync_bn:  # with synchronized BN, a process cannot measure a pass alone
@@ -72,7 +73,7 @@ def seconds_of_a_pass(run: Run, state: State, world: World) -> float:
 def seconds(work: Callable[[], object], world: World) -> float:
     """Return the seconds of the fastest call of `work`. The first call is not counted, because it fills caches.
 
-    Short calls are repeated, because other programs may use the core during some of them.
+    Short calls are repeated, because another program may use the core during a call.
     """
     times: list[float] = []
     while len(times) < 2 or sum(times[1:]) < ENOUGH:

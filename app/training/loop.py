@@ -70,11 +70,11 @@ class TrainingLoop:
         config, plan, size = self.run.config, self.run.plan, self.world.size
         self.forward_pass = make_forward_pass(self.run, self.world)
         self.workers_here = len(workers_of(self.world.rank, size, plan.workers))
-        # Reading the reports of steps (loss, error) waits for the device. So on a GPU they are read only every few
-        # steps (a window), and those of the latest window are left for the next time.
+        # The reports of steps (loss, error) can only be read when the device has computed them. To avoid waiting for a
+        # GPU, a process reads the reports of several steps (a window) together, when the next window is complete.
         most_workers, on_cpu = math.ceil(plan.workers / size), self.world.device.type == "cpu"
         self.reading = Cadence(1 if on_cpu else max(1, config.log_every // most_workers))
-        self.late = 0 if on_cpu else 1  # windows of steps that are read later: on a GPU, reading would wait
+        self.late = 0 if on_cpu else 1  # the number of latest windows that are not read yet
         self.logging = Cadence(config.log_every)
         self.saving = Cadence(*interval(config.checkpoint_every))
         self.committing = Cadence(config.commit_every if is_elastic() else 0)
@@ -136,7 +136,7 @@ class TrainingLoop:
             if reports.steps and self.world.rank == 0:
                 reports.close(state.position, self.line(throughput))
                 reports.read()
-        # Log all finished steps before the checkpoint is written: a run that continues from it does not repeat them.
+        # Log all finished steps before the checkpoint is written. A run that continues from it does not log them again.
         for line in reports.take(everything=saving or committing):
             self.log.train(line)
             state.unlogged.lines += [line] if is_elastic() else []
@@ -149,7 +149,7 @@ class TrainingLoop:
             self.commit_now()
 
     def commit_now(self) -> None:
-        """Make a commit. Afterwards, no process needs the lines of the log before it."""
+        """Make a commit. Drop the stored lines of the log, because the run never goes back behind this commit."""
         self.commit()
         self.state.unlogged.lines.clear()
         self.log.flush()
@@ -157,14 +157,14 @@ class TrainingLoop:
     def line(self, throughput: Throughput) -> tuple[Speed, Tensor] | None:
         """Return the speed and the norms for a line of the log, without waiting for the device.
 
-        Return None if this process will not need them, because it is not rank 0 and cannot become it.
+        Return None if this process will not need them, because it is not rank 0 and cannot become rank 0.
         """
         if self.world.rank != 0 and not is_elastic():
             return None
         return throughput.measure(self.run.plan.iteration_at(self.state.position)), norms(self.state)
 
     def finish_epoch(self) -> None:
-        """Evaluate, move to the next epoch, compare the processes, and save."""
+        """Evaluate, move to the next epoch, compare the parameters of the processes, and save a checkpoint."""
         run, state = self.run, self.state
         self.check_finite()
         found, average = self.evaluate(), None
@@ -201,7 +201,7 @@ class TrainingLoop:
     def check_finite(self) -> None:
         """Raise NotFinite on every process if the last step has made the state NaN or infinite.
 
-        Otherwise only the loss of the next step would show it.
+        Without this check, only the loss of the next step would show it.
         """
         if not self.state.finite():
             raise not_finite(self.run, self.state.position, "network has become NaN or infinite")
@@ -229,7 +229,7 @@ class TrainingLoop:
             run_folder.mark_preempted(run.folder)
             return "saved" if written else f"not saved ({self.writer.failed})"
 
-        # The other processes wait here until rank 0 has written. If one ended, a launcher might end all processes.
+        # The other processes wait here until rank 0 has written. If one ended earlier, a launcher might end rank 0 too.
         saved = on_root(write_out)
         where = place(run, self.state.position)
         raise Preempted(f"stopped at {where} and {saved}; the same command continues it, or --resume {run.folder}")
@@ -246,7 +246,10 @@ def prepare_step(run: Run, state: State) -> None:
 
 
 def beating(feed: Iterable[Batch], watchdog: Watchdog) -> Iterator[Batch]:
-    """Yield the batches of `feed`. Tell the watchdog at each of them that the run continues: a step may take long."""
+    """Yield the batches of `feed`. Tell the watchdog at each batch that the run continues.
+
+    Once per step would not be enough, because a step may have many batches.
+    """
     for batch in feed:
         watchdog.beat()
         yield batch

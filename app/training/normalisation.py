@@ -36,7 +36,7 @@ BATCH = 100  # the images of a batch; this number does not change the result
 def moments_of(source: Source, world: World) -> Moments:
     """Return the mean and standard deviation of the training images of a folder, cropped as in validation.
 
-    All processes must call it. It reads all images, or if there are more than the constant MOST, that many images which
+    All processes must call it. It reads all images. If there are more than MOST, it reads at most MOST images, which
     are spread evenly over the list of images.
 
     Raises:
@@ -63,8 +63,8 @@ def chosen(split: StoredSplit) -> NDArray[np.int64]:
 def key_of(fingerprint: str, split: StoredSplit) -> str:
     """Return the key of the cached result. It changes if one of the images that are read is replaced.
 
-    The fingerprint of the data set depends on fewer images. The key also contains the sizes and modification times of
-    all images that are read, which are found faster than their content.
+    The fingerprint of the data set depends only on some of the images. So the key also contains the size and the
+    modification time of each image that is read. Reading these is faster than reading the images.
     """
     digest = hashlib.sha256(f"{fingerprint} {split.size} {split.resize} {split.channels}".encode())
     for index in chosen(split).tolist():
@@ -114,7 +114,7 @@ def read(cached: Path, channels: int) -> Moments | None:
 
 
 def keep(moments: Moments, cached: Path) -> None:
-    """Write the mean and deviation to the cache. Errors are ignored, as both can be measured again at each start."""
+    """Write the mean and deviation to the cache. Errors are ignored, because both can be measured again."""
     mean, std = moments
     with contextlib.suppress(OSError):
         cached.parent.mkdir(parents=True, exist_ok=True)

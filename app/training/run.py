@@ -45,7 +45,7 @@ def open_run(
     Args:
         config: The options. They are not changed. The other fields of the run contain what follows from them.
         world: The processes of the run.
-        source: The data set, if this process has opened it before.
+        source: The data set if this process has opened it before, or None to open it.
         find_folder: Returns the folder of the run. It is called on rank 0 only. If it is None, the run has no folder.
 
     Raises:
@@ -58,7 +58,7 @@ def open_run(
     compare_recipes(config, world)
     compare_images(source, world)
     if config.normalise == "data" and is_folder(config.data):
-        # All sessions of an elastic run use the same values, even if an image is replaced in the meantime.
+        # If rank 0 has the values of an earlier session, all processes use these, even if an image was replaced since.
         mean, std = on_root(lambda: opened and (opened.mean, opened.std)) or moments_of(source, world)
         source = replace(source, mean=mean, std=std)
     plan = make_plan(config, len(source.train), len(source.validation), source.skipped)

@@ -88,7 +88,10 @@ class Trainer:
                 self.lock.close()
 
     def session(self, commit: elastic.Commit) -> None:
-        """Train until the processes of the run change (a session). Old and new processes do the same."""
+        """Train until the processes of the run change (a session).
+
+        Processes of the previous session and new processes run it together, so both must call the same collectives.
+        """
         self.watchdog.beat()
         world = current_world(self.device)
         run = self.prepare(world)
@@ -149,10 +152,12 @@ class Trainer:
     def share(self, run: Run, world: World) -> State:
         """Give all processes the state of rank 0.
 
-        Rank 0 has either trained in an earlier session, or reads the newest checkpoint or the weights of --init. After
-        an earlier session it also reads the newest checkpoint if this is of a later step than the last commit.
+        In the first session, rank 0 reads the newest checkpoint, or the weights of --init if there is no checkpoint. In
+        later sessions it has the state of the last commit. If the newest checkpoint has a later position, rank 0 reads
+        that checkpoint.
         """
-        # If the previous session has ended before its first commit, nothing was kept, and this one counts as the first.
+        # If the previous session ended before its first commit, there is no state to continue from. Then this session
+        # starts like the first one.
         first = self.committed is None
         self.folder = run.folder
         if self.state is None:
@@ -188,7 +193,7 @@ class Trainer:
             except UserError:
                 if not self.begun:
                     raise
-                # An elastic run whose processes have changed continues on a full disk.
+                # An elastic run that has already begun does not end only because the disk is full.
                 warnings = [f"warning: not all files about the new processes could be written to {run.folder}"]
             try:
                 log = logs[0] = RunLog(run, position)
@@ -210,7 +215,10 @@ class Trainer:
         return self.writer
 
     def save_end(self, run: Run, state: State, log: Log, writer: Writer) -> None:
-        """Write the last checkpoint if the previous rank 0 died after the last commit, before it had written it."""
+        """Write the run's last checkpoint, unless it exists.
+
+        It is missing if the previous rank 0 died after the last commit and before it had written this checkpoint.
+        """
         content = newest_since(run, run.plan.iterations)
         if (content is None or content["position"] != state.position._asdict()) and state.finite():
             log.sync()
@@ -225,7 +233,7 @@ class Trainer:
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # of training and of evaluation, which are in memory at once
+        images = run.plan.per_worker + evaluation.BATCH  # batches of both kinds are in memory together
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes
@@ -247,7 +255,10 @@ class Trainer:
 
 
 def say(config: Config, text: str) -> None:
-    """Print text before the log is open. Standard output has only the result with --screen quiet or json."""
+    """Print text before the log is open.
+
+    With --screen quiet or json, print it to stderr, because standard output is only for results.
+    """
     print(text, flush=True, file=sys.stdout if config.screen == "lines" else sys.stderr)
 
 
@@ -255,7 +266,7 @@ def begin(run: Run, state: State) -> str:
     """Read the newest checkpoint in the run's folder into the state, or the weights of --init if there is none.
 
     Returns:
-        A line of text about the weights of --init, or "".
+        A line of text about the weights of --init, or "" if they were not loaded.
 
     Raises:
         UserError: The checkpoint belongs to another run, or the weights do not fit.
@@ -271,11 +282,12 @@ def begin(run: Run, state: State) -> str:
 def catch_up(run: Run, state: State) -> None:
     """Read the newest checkpoint into the state if it was written after the last commit of an elastic run.
 
-    If the run continued from the commit, it would first remove the lines of the log that were written after the
-    commit. Then all processes could die before they write these lines again. The next start would continue from
-    the checkpoint, and the lines between the commit and the checkpoint would be missing.
+    Otherwise the log could lose lines. A run that continues from the commit first removes the later lines of the log,
+    and then makes their steps again. If all processes died in between, the next start would continue from the newer
+    checkpoint. Nothing would write the lines between the commit and this checkpoint.
     """
-    at_end = state.position.seen == run.plan.images_per_epoch  # then a checkpoint after the evaluation is later
+    # At the end of an epoch, a checkpoint of the same step may be newer, because it may include the evaluation.
+    at_end = state.position.seen == run.plan.images_per_epoch
     content = newest_since(run, run.plan.iteration_at(state.position) + (not at_end))
     if content is None:
         return
@@ -286,7 +298,7 @@ def catch_up(run: Run, state: State) -> None:
 
 
 def newest_since(run: Run, iteration: int) -> dict[str, Any] | None:
-    """Return the content of the newest checkpoint that can be read, or None if it was written before a step."""
+    """Return the content of the newest readable checkpoint, or None if its number of steps is below `iteration`."""
     for path in numbered(run.folder):
         if iteration_of(path) < iteration:
             break
@@ -296,7 +308,10 @@ def newest_since(run: Run, iteration: int) -> dict[str, Any] | None:
 
 
 def is_of(run: Run, content: dict[str, Any]) -> bool:
-    """Return whether a checkpoint is of this run. A host without a shared file system may have one of another run."""
+    """Return whether a checkpoint is of this run.
+
+    Without a shared file system, the folder on this host may contain a checkpoint of another run.
+    """
     with suppress(UserError):  # the config is of another version
         same_recipe = not differences(from_dict(content["config"]), run.config)
         return same_recipe and bool(content["fingerprint"] == run.source.fingerprint)
@@ -304,7 +319,10 @@ def is_of(run: Run, content: dict[str, Any]) -> bool:
 
 
 def is_logged(run: Run, position: Position) -> bool:
-    """Return whether log.jsonl has the last step before a position, and the evaluation of an epoch that ends there."""
+    """Return whether log.jsonl has the last step before a position.
+
+    If an epoch ends at the position, log.jsonl must also have the evaluation of this epoch.
+    """
     ends, iteration = {TRAIN: False, EVALUATION: position.seen > 0}, run.plan.iteration_at(position)
     for record in read_lines(run.folder / LOG, lambda text: None):
         ends[record["kind"]] |= record["iteration"] == iteration
@@ -325,7 +343,7 @@ def finish(run: Run, state: State, world: World, log: Log, writer: Writer | None
     """Print the result, and wait until the last checkpoint and result.json are written.
 
     result.json contains errors as fractions, among them the median over the last five epochs, which the paper reports.
-    It is written last, because a run without this file can be resumed.
+    It is written last, because the run counts as finished when this file exists.
 
     Raises:
         NotSaved: The disk remains full. All processes raise it.

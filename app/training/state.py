@@ -23,8 +23,8 @@ class Unlogged:
     Each process keeps them, because any process may become rank 0.
 
     Attributes:
-        lines: The lines of the log since the previous commit. Rank 0 may die before it writes them. It has written all
-            earlier lines to log.jsonl and TensorBoard, because the other processes cannot make a step without it.
+        lines: The lines of the log since the previous commit. Rank 0 may die before it writes them. Earlier lines
+            are not needed: rank 0 writes each line before the next step, and no step is made without rank 0.
         steps: The loss, top1_error and lr of each step after these lines.
     """
 
@@ -35,11 +35,11 @@ class Unlogged:
         return Unlogged([*self.lines], [*self.steps])
 
     def after(self, logged: int, now: int, plan: Plan) -> Unlogged:
-        """Return what is missing in a log.
+        """Return the part of this object that a log does not have: the steps after `logged`.
 
         Args:
             logged: The last step in the log.
-            now: The number of steps made so far.
+            now: The last step of this object.
             plan: The plan of the run.
         """
         ends = [(line, plan.iteration_at(line.position)) for line in self.lines]
@@ -53,11 +53,11 @@ class State:
 
     Attributes:
         network: The network.
-        piggyback: The parameter with BN's running statistics and the report.
+        piggyback: The parameter by which BN's running statistics and the reports are summed with the gradients.
         optimizer: The optimizer that app.world.world.distribute returns.
         loss_scale: The scale of the loss, with fp16 only.
         average: The average of the weights, with --ema only.
-        position: The epoch, and the images used in it.
+        position: The epoch, and the number of images of this epoch that were used.
         errors: The top-1 and top-5 validation errors of each epoch, as fractions.
         average_errors: The same errors for the averaged weights.
         unlogged: The losses of steps that the log may lack.

@@ -39,7 +39,7 @@ class Passes:
     """Prepare the passes of steps from batches, always one pass ahead.
 
     The next pass is read, copied to the device and normalised during the backward pass of the current one. The first
-    pass of the next step is prepared while this step waits for its sums. On a GPU this happens on a separate stream,
+    pass of the next step is prepared while the gradients are summed. On a GPU this happens on a separate stream,
     parallel to the stream that computes.
 
     Args:
@@ -123,7 +123,7 @@ def train_step(
         loss_factor: The number by which the loss is multiplied. It is 1 except in comparisons (app/recipe/schedule.py).
         hooks: Methods that are called during the step.
         label_smoothing: The share of each label's probability that is spread evenly over all classes (paper: 0).
-        largest_norm: The largest norm of the summed gradient, to which a larger gradient is scaled down, or 0 for no
+        largest_norm: If the norm of the summed gradient is larger, the gradient is scaled down to this norm. 0 means no
             limit.
 
     Returns:

@@ -16,12 +16,12 @@ from app.base.errors import FAILED
 from app.base.phase import WAITING, advances, current_phase
 from app.world import guard
 
-# Processes that wait for another one are ended this number of seconds later, so that the one that hangs reports first.
+# A process that waits for another one gets this number of seconds more. So the process that hangs is reported first.
 GRACE = 5.0
-# The seconds that the end of a run takes, including GRACE. A --stall-timeout of a minute or more includes them.
+# The seconds that a run needs to end, including GRACE. They are subtracted from a --stall-timeout of at least 60.
 ENDING = 10.0
 _TICK = 1.0  # the seconds between two messages to the guard
-_TRIES = 10  # to list the frames of a thread that runs
+_TRIES = 10  # how often to try to list a thread's frames, which may fail while the thread runs
 
 
 class Watchdog:
@@ -31,8 +31,8 @@ class Watchdog:
     create this object, before any code that may hang.
 
     Args:
-        timeout: The time in seconds, or 0 for no limit. If it is a minute or more, the process is ended ENDING seconds
-            earlier, so that the whole run has ended in time.
+        timeout: The time in seconds, or 0 for no limit. If it is 60 or more, this process is ended ENDING seconds
+            earlier, because all processes of the run should have ended after `timeout`.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -82,8 +82,8 @@ class Watchdog:
 def stack_of(thread: int, outermost: FrameType) -> str:
     """Return the Python stack of another thread, as in a traceback. It is "" if the thread has ended.
 
-    The thread may run while its frames are listed. If it leaves a generator in this time, the generator's frame loses
-    its caller, and the list ends there. Then the frames are listed again.
+    The thread may run while its frames are listed. If it leaves a generator at this moment, the frame of the generator
+    no longer knows its caller, and the list ends before `outermost`. Then the frames are listed again.
 
     Args:
         thread: The thread's identifier.

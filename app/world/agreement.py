@@ -55,15 +55,16 @@ def together(function: Callable[[], T]) -> T:
 def together_for_long(function: Callable[[], T]) -> T:
     """Call `function` on every process, as `together` does. The function may take minutes on some processes.
 
-    While it works, the function must call `advance` (app/base/phase.py), so that no watchdog ends a process that waits
-    for another one. It runs in a thread and must not use `phase`.
+    While it works, `function` must call `advance` (app/base/phase.py). All processes then call `advance` too, so that
+    the watchdog does not end a process that has finished and waits for another one. `function` runs in a thread, so it
+    must not use `phase`.
 
     Raises:
         UserError: `function` raised it on at least one process. All processes raise the error of the lowest such rank.
     """
     work = _Work(function)
     others: list[int] = []
-    passed_on = 0  # how often this process has called `advance` because the function advanced on another process
+    passed_on = 0  # how many calls of `advance` by this process were made below, and not by `function`
     while True:
         work.join(SECONDS_BETWEEN_ROUNDS)
         done = not work.is_alive()

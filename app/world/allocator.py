@@ -16,14 +16,14 @@ _NO_CACHE = "glibc.malloc.tcache_count=0"
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables to add for a process that will call `keep_freed_memory`.
 
-    They turn off the lists in which glibc keeps the small freed blocks of a thread. torch asks for memory that begins
-    at a multiple of 64 bytes. To begin there, malloc leaves a small free block before the tensor. While this block is
-    in such a list, the memory of the two tensors next to it is not joined after they are freed, and a larger tensor
-    does not fit there. This took about 1 GiB with ResNet-50 at 224 pixels (docs/notes/step-profile.md). These lists
-    can only be turned off before a process starts.
+    They turn off the lists in which glibc keeps the small freed blocks of a thread (tcache). Without this, a larger
+    tensor often cannot use the memory of freed tensors. The address of a tensor is a multiple of 64 bytes, so there is
+    often a small unused block between two tensors. malloc joins free memory only with its free neighbours, and a block
+    in such a list does not count as free. With ResNet-50 at 224 pixels this took about 1 GiB
+    (docs/notes/step-profile.md). The lists can only be turned off before a process starts.
 
     Args:
-        environ: The environment to which the variables are added.
+        environ: The environment that the process would get otherwise.
     """
     given = environ.get(_TUNABLES, "")
     if _set_by_user(environ) or _NO_CACHE in given:

@@ -25,12 +25,13 @@ class Compression:
     """The argument `compression` of hvd.DistributedOptimizer: "none" or "fp16".
 
     The memory format of a gradient is kept. A channels_last gradient is sent as its [N, H, W, C] view, which is
-    contiguous, so no copy is made. All ranks must hold a parameter in the same memory format, which they do because
-    they build the same model.
+    contiguous, so no copy is made. This requires that all ranks hold a parameter in the same memory format. They do,
+    because they build the same model.
 
-    With "fp16", tensors with one dimension are sent unchanged, because they are small, and BN's statistics and the
-    training report are among them. Each process sends its part of a mean over k workers, which could be too small for
-    float16. So it is multiplied by a power of two near k before it is sent.
+    With "fp16", tensors with one dimension are sent unchanged. They are small, and some of them (BN's statistics and
+    the training report) need float32. Other gradients are multiplied by a power of two near k before they are
+    converted, and divided by it afterwards. Otherwise small values could become 0 in float16, because each process
+    sends gradients that are already divided by k.
 
     Args:
         codec: "none" or "fp16".

@@ -68,8 +68,8 @@ def _cut_when_over() -> Iterator[None]:
 
     A thread regularly asks the launcher whether all processes that connect are alive. If one has died, the thread
     shuts down Horovod's internet sockets that were opened in the block. hvd.init() then fails at once, instead of
-    waiting. Other threads may open sockets too, for example to log to a tracking server. Those that are Python objects,
-    which Horovod's are not, stay open.
+    waiting. Other threads may open sockets too, for example to log to a tracking server. These sockets stay open: they
+    belong to Python objects, but Horovod opens its sockets in C++.
     """
     before, done = set(_sockets()), threading.Event()
 
@@ -77,7 +77,7 @@ def _cut_when_over() -> Iterator[None]:
         while not done.wait(_LOOK):
             if rendezvous.meeting_is_over():
                 opened = {inode: descriptor for inode, descriptor in _sockets().items() if inode not in before}
-                # type(), because isinstance() reads attributes of the objects, and some of torch warn then
+                # type(), because isinstance() reads attributes, and some objects of torch print a warning when it does
                 of_python = {each.fileno() for each in gc.get_objects() if issubclass(type(each), socket.socket)}
                 for inode, descriptor in opened.items():
                     if descriptor not in of_python:

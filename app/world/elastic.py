@@ -1,8 +1,9 @@
 """Run the sessions of a run. A session is the time between two changes of its processes.
 
 A run that is not elastic has one session. In an elastic run, the session regularly makes a commit: it copies its state
-to memory. At a commit, Horovod notices that hosts were added or removed. When a collective fails, it notices that a
-process has died. It then restores the state of the last commit and calls the session again with the new processes.
+to memory. Horovod ends a session in two cases. At a commit, it may find that hosts were added or removed. Or a
+collective fails because a process has died. Then Horovod restores the state of the last commit. In both cases it calls
+the session again with the new processes.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class _Committed(State):
 
 
 def _broadcast(numbers: tuple[int, int, int]) -> list[int]:
-    """Send rank 0's news about changed hosts to all processes. Horovod calls this with three numbers.
+    """Send rank 0's information about changed hosts to all processes. Horovod calls this function at a commit.
 
-    The numbers are two times in whole seconds, and the kind of the change.
+    Args:
+        numbers: The times of the previous and of the last change in whole seconds, and the kind of the change.
     """
     return broadcast_numbers([int(number) for number in numbers], "host_updates")
 

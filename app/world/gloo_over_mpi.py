@@ -100,7 +100,7 @@ def _described(slot: SlotInfo, store: str, port: int, interface: str) -> dict[st
 
 
 def _own_address(towards: str) -> str:
-    """Return the address of this host on --interface, or otherwise on the route to the host `towards`."""
+    """Return this host's address on --interface, or if that is not given, on the route to the host `towards`."""
     interface = os.environ.get(_INTERFACE)
     if interface:
         for address in psutil.net_if_addrs().get(interface, []):

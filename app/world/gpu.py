@@ -71,7 +71,8 @@ def find_problem() -> str:
 def _hidden(gpus: int) -> bool:
     """Return whether CUDA_VISIBLE_DEVICES hides all GPUs. Slurm sets it to NoDevFiles for this purpose.
 
-    The identifiers of the GPUs are not known here, so a list of identifiers counts as GPUs that exist.
+    The variable may contain the identifiers (UUIDs) of GPUs. Whether these GPUs exist is not known here, so the result
+    is then False.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip()
     listing = "".join(f"GPU {index}:\n" for index in range(gpus))
@@ -132,8 +133,9 @@ def _architecture(name: str) -> tuple[int, int]:
 def choose_index(local_rank: int, local_size: int, gpus: int) -> int:
     """Return the index of the GPU that a process uses, among the visible GPUs.
 
-    If only one GPU is visible, every process uses it, because a launcher such as srun with --gpus-per-task shows each
-    process only its own GPU. `find_shared` finds processes that use the same GPU by mistake.
+    If only one GPU is visible, the result is 0 for every local rank. A launcher such as srun with --gpus-per-task shows
+    each process only its own GPU, which has the index 0 there. `find_shared` finds processes that use the same GPU by
+    mistake.
 
     Raises:
         UserError: There are more processes than GPUs.

@@ -31,7 +31,7 @@ def start(limit: float, timeout: float) -> None:
     """Start the guard, a process that watches this process.
 
     Args:
-        limit: The seconds without a message after which the guard ends this process, or 0 for no limit.
+        limit: The guard ends this process after `limit` + MARGIN seconds without a message, or never if `limit` is 0.
         timeout: The value of --stall-timeout in seconds, for the guard's message.
     """
     global _process
@@ -54,7 +54,7 @@ def tell(where: str, stack: str) -> None:
 
 
 def dismiss() -> None:
-    """End the guard process, because this rank will report its own end or has nothing to report."""
+    """End the guard process, because this rank reports its end itself or ends without an error."""
     global _process
     if _process and _process.stdin:
         with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def watch(pid: int, limit: float, timeout: float) -> None:
 
     Args:
         pid: The process id of the rank.
-        limit: The seconds without a message, without MARGIN, or 0 for no limit.
+        limit: The number of seconds to which MARGIN is added, or 0 for no limit.
         timeout: The value of --stall-timeout, for the message.
     """
     silent, rest, where, stack = 0.0, b"", "the start", ""

@@ -4,9 +4,9 @@ The processes of a job find each other at an HTTP store. Horovod's own store lis
 everyone, stores values of any size, and unpickles what elastic processes send. The store of this module listens on one
 address and only answers requests whose path begins with a random token.
 
-The processes get the token in the environment variable HOROVOD_GLOO_RENDEZVOUS_ADDR. Horovod requests
-`http://ADDR:PORT/SCOPE/KEY`, with ADDR from this variable. So the ADDR `10.0.0.1:4242/TOKEN` gives the path
-`/TOKEN:PORT/SCOPE/KEY` at 10.0.0.1:4242.
+The processes get the token as a part of the address in the environment variable HOROVOD_GLOO_RENDEZVOUS_ADDR. Horovod
+requests `http://ADDR:PORT/SCOPE/KEY`, where ADDR is the value of this variable. If the value is
+`10.0.0.1:4242/TOKEN`, the request goes to 10.0.0.1:4242, and its path is `/TOKEN:PORT/SCOPE/KEY`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from horovod.runner.common.util.hosts import INVALID_SLOT_INFO
 from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer, RendezvousServer
 
 MOST_WAITING = 1024  # connections that wait to be accepted; all ranks of a run may connect at the same time
-LARGEST = 2**20  # the largest size in bytes of a stored value or a message; gloo's have a few hundred bytes
+LARGEST = 2**20  # the largest size in bytes of a stored value or a message (gloo stores values of a few hundred bytes)
 REQUEST_TIME = 30.0  # a connection with an incomplete request is ended after this number of seconds without a byte
 MOST_ARRIVING = 64  # the largest number of open connections whose request is incomplete
 PLACE = "place"  # the scope (group of keys) in which a process of an elastic run asks for its next rank
@@ -66,10 +66,10 @@ class ClosedServer(RendezvousServer):
 
 
 class _Arriving:
-    """Limit the connections of a server that wait for a request. This is a mixin for the class of its handlers.
+    """Limit the connections of a server whose request is incomplete. This is a mixin for the server's handler class.
 
-    Each connection has a thread and an open file, so strangers could use up both. If there are too many connections,
-    the oldest is ended. The requests of the job arrive at once.
+    Each connection needs a thread and an open file, and strangers could use up both. If there are too many connections,
+    the oldest is ended. It belongs to a stranger, because processes of the job send their request immediately.
     """
 
     server: Any
@@ -210,8 +210,8 @@ _read = network.Wire.read
 def close_services(interface: str | None = None) -> None:
     """Restrict the servers that Horovod starts in this process in addition to its store.
 
-    They already answer only programs that have the job's key. Now they also refuse messages of more than LARGEST bytes,
-    and listen on one network interface.
+    These servers only answer messages that are signed with the job's secret key. This function makes them also refuse
+    messages of more than LARGEST bytes, and listen on one network interface.
 
     Args:
         interface: The network interface on which they listen, or None for all interfaces.
@@ -242,7 +242,7 @@ def _read_limited(self: Any, stream: Any) -> Any:
 
 
 class _Joined:
-    """A stream that returns some bytes, which were already read from another stream, and then the rest of it."""
+    """A stream that returns some bytes, which were read from another stream, and then the rest of that stream."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest = io.BytesIO(head), rest

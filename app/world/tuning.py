@@ -18,8 +18,8 @@ from app.recipe.data_size import image_size
 _NAMED_BY_FUNCTION = (2, 24)  # the first NCCL in which NCCL_ALGO can name an algorithm for each function
 HOROVOD_DEFAULT = -1.0  # a setting with this value is left to Horovod, or to the user's HOROVOD_* variables
 CYCLE_COST_MS = 0.3  # the processor time of one of Horovod's cycles over gloo (docs/performance.md)
-SHORT_PASS_MS = 10.0  # if a pass is shorter, sums that start during the pass do not end before it, and save no time
-LONGEST_MS = 25.0  # the longest time of a cycle that is set; every collective waits for the end of a cycle
+SHORT_PASS_MS = 10.0  # if a pass is shorter, sums cannot end before the pass ends, so starting them early saves no time
+LONGEST_MS = 25.0  # longer cycles are not set automatically, because every collective waits for the end of a cycle
 CORE_PRODUCTS = 15e9  # the approximate number of multiplications per second of a core in convolutions
 
 
@@ -59,8 +59,9 @@ class Tuning:
         "auto" means yes on GPUs. On CPUs it means yes if there are spare cores and the network is large enough. If all
         cores are in use, the sums would only interrupt the pass.
 
-        Elastic runs always sum during the pass. The alternative needs a group of tensors, which Horovod makes by a
-        collective when it wraps the optimizer. In an elastic run only new processes wrap an optimizer.
+        Elastic runs always sum during the pass. To sum at the end of the pass, Horovod needs a group of tensors. All
+        processes must create this group together when they wrap the optimizer. After a change of an elastic run's
+        processes, only new processes wrap an optimizer, and they would wait for the others forever.
 
         Args:
             cuda: Whether the run uses GPUs.
@@ -76,9 +77,10 @@ class Tuning:
         """Return the environment variables to set.
 
         Horovod looks for gradients to sum in regular cycles. On a CPU, each cycle takes time from the cores that
-        compute, and the last gradients wait for half a cycle on average. If a pass takes P and a cycle costs C, the
-        lost time is smallest with cycles of length sqrt(2 P C). Horovod's default length of 1 ms is best for passes of
-        2 ms, and for any pass if each process has a spare core for Horovod's thread.
+        compute, and the last gradients wait for half a cycle on average. If a pass takes the time P, and each
+        cycle takes the time C from it, cycles of length T lose C P / T + T / 2. This is smallest for T = sqrt(2 P C).
+        If each process has a spare core for Horovod's thread, cycles take nothing from the pass, and Horovod's default
+        of 1 ms stays.
 
         Args:
             nccl: Whether NCCL computes the sums.
@@ -108,9 +110,9 @@ class Tuning:
 
 
 def spare_cores() -> bool:
-    """Return whether this host has a core for each process in addition to those that compute.
+    """Return whether this host has, for each process, one core more than the cores on which the process computes.
 
-    OMP_NUM_THREADS and the launcher's variables tell how many cores compute.
+    OMP_NUM_THREADS and the launcher's variables tell on how many cores the processes compute.
     """
     cores, processes = len(os.sched_getaffinity(0)), local_size()
     threads = threads_asked_for(os.environ) or max(1, cores // processes)

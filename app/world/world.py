@@ -67,7 +67,7 @@ class World:
     controller: str  # "gloo", "mpi", or "none" without a launcher
     collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
-    spare_cores: bool = False  # whether every host has a core per process that no computation uses
+    spare_cores: bool = False  # whether each host has, for each of its processes, one core on which nothing computes
 
     def describe(self) -> list[str]:
         """Return lines of text about the processes."""
@@ -129,7 +129,8 @@ def current_world(device: torch.device) -> World:
     check_devices(hosts, kinds)
     if problem := gpu.find_shared(hosts, gpus):  # the result is the same on every rank
         raise UserError(problem)
-    # Horovod's own local rank is 0 in an elastic run, because each slot is listed as a separate host.
+    # Horovod's own local rank is not used. In an elastic run on the user's machine it is always 0, because there the
+    # launcher tells Horovod that each slot is a host.
     here = [rank for rank, machine in enumerate(machines) if machine == this_host.machine()]
     _limit_threads(len(here))
     reduced_by = "nccl" if device.type == "cuda" and hvd.nccl_built() else controller
@@ -147,7 +148,7 @@ def current_world(device: torch.device) -> World:
 
 
 class WrongHosts(UserError):
-    """The hosts of a run are not those that were asked for, or do not fit together."""
+    """The hosts of a run are not those that were asked for, or only some of them have GPUs."""
 
     everywhere = True
 
@@ -155,7 +156,8 @@ class WrongHosts(UserError):
 def check_hosts(hosts: Sequence[str], machines: Sequence[str]) -> None:
     """Compare the hosts of a run with those that were asked for.
 
-    If two names mean the same host, a launcher starts all processes on this host without a message.
+    If two names in the host file mean the same machine, the launcher starts the processes of both names there, without
+    a message.
 
     Args:
         hosts: The host name of each rank.
@@ -191,8 +193,8 @@ def check_devices(hosts: Sequence[str], kinds: Sequence[str]) -> None:
 def stop() -> None:
     """Leave the run together with the other processes.
 
-    start() can be called again afterwards, except in the ranks of horovodrun: its store keeps the addresses of the
-    first start.
+    start() can be called again afterwards, except in the ranks of horovodrun. The store at which these ranks find each
+    other would still return the addresses of the first start.
     """
     global _end_of_gloo_over_mpi
     with phase(WAITING):
@@ -213,7 +215,7 @@ def sum_over_processes(tensor: torch.Tensor, name: str = "sum") -> torch.Tensor:
 
 
 def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over all processes, so that autograd can compute its gradient.
+    """Return the sum of a tensor over all processes. Autograd can compute gradients through this sum.
 
     The backward pass sums the gradients over all processes. All processes must call this function in the same order. It
     is only used for --sync-bn.
@@ -243,7 +245,7 @@ def broadcast_object(obj: Any, root: int = 0) -> Any:
 
 
 def broadcast_numbers(numbers: list[int], name: str, root: int = 0) -> list[int]:
-    """Return the integers of the process `root` on every process. All processes give equally many."""
+    """Return the integers of the process `root` on every process. All processes must give lists of the same length."""
     sent = torch.tensor(numbers)
     # Horovod: all processes get the numbers of the process `root`.
     received: list[int] = _done(hvd.broadcast_async(sent, root, name)).tolist()
@@ -290,12 +292,12 @@ def distribute(
         named_parameters: Pairs of a name and a parameter.
         passes: The number of backward passes that this process makes in a step, at least 1.
         compression: The format in which gradients are sent.
-        overlap: Whether a sum starts as soon as its gradient is ready in the last pass, or all sums start at the end of
-            the pass. It must be the same on every process.
+        overlap: If true, each sum starts as soon as its gradient is ready in the last pass. Otherwise all sums start at
+            the end of the last pass. It must be the same on every process.
 
     Returns:
         The optimizer. Its attribute `waited` is the time in seconds for which it has waited for sums. Never call
-        hvd.broadcast_optimizer_state with it.
+        hvd.broadcast_optimizer_state with it, because that function makes a real step if the optimizer has made none.
     """
     distributed = hvd.DistributedOptimizer(  # Horovod: this sums the gradients over all processes
         optimizer,
@@ -325,8 +327,8 @@ def _wait_for_gradients(optimizer: torch.optim.Optimizer) -> None:
     """If the network is on a GPU, wait until the backward pass is done.
 
     Otherwise the rest of the backward pass would count as time of waiting for the allreduce of the gradients. Waiting
-    here makes no step longer, because the allreduce cannot end before the backward pass. With
-    HOROVOD_ENABLE_ASYNC_COMPLETION a process does not wait for the allreduce at all, so it must not wait here.
+    here makes no step longer, because the allreduce cannot end before the backward pass. This function does nothing if
+    HOROVOD_ENABLE_ASYNC_COMPLETION is set, because with this setting a process does not wait for the GPU in a step.
     """
     device = optimizer.param_groups[0]["params"][0].device
     if device.type == "cuda" and os.environ.get("HOROVOD_ENABLE_ASYNC_COMPLETION", "0") in ("0", ""):
@@ -375,7 +377,8 @@ def _check_build(collectives: str, kind: str) -> None:
 def _choose_controller(collectives: str) -> None:
     """Set the environment variables by which hvd.init() chooses MPI or gloo.
 
-    If both are possible, "auto" follows HOROVOD_* variables that the user has set.
+    If MPI and gloo are both possible with "auto", HOROVOD_CPU_OPERATIONS or HOROVOD_CONTROLLER decides. The default is
+    MPI.
     """
     global _end_of_gloo_over_mpi
     started_by = launcher()
@@ -407,8 +410,8 @@ def _choose_controller(collectives: str) -> None:
 def _check_connected() -> None:
     """Raise UserError if this process is alone, although a launcher without PMIx has started several.
 
-    Such launchers are srun --mpi=pmi2 and MPICH's mpiexec. Most builds of Open MPI do not understand them, and each
-    process would start a whole run.
+    Such launchers are srun --mpi=pmi2 and MPICH's mpiexec. They use the protocol PMI, which most builds of Open MPI do
+    not know. Each process would then be a separate run.
     """
     started = os.environ.get("PMI_SIZE", "1")
     if hvd.size() == 1 and started.isdigit() and int(started) > 1 and "PMIX_RANK" not in os.environ:
@@ -430,7 +433,7 @@ def _limit_threads(processes: int) -> None:
 def _take_device(kind: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
-    slot = local_slot()  # in an elastic run, each slot is listed as a separate host, so that every local rank is 0
+    slot = local_slot()  # elastic runs list each slot as a separate host, and Horovod's local rank is then always 0
     rank, size = (hvd.local_rank(), hvd.local_size()) if slot is None else (slot, local_size())
     index = gpu.choose_index(rank, size, torch.cuda.device_count())
     torch.cuda.set_device(index)  # Horovod: each process uses one GPU

@@ -33,11 +33,11 @@ def check_processes(values: argparse.Namespace) -> None:
 
 
 def check_quality(values: argparse.Namespace, resize: str) -> None:
-    """Set the default of --quality. Raise UserError if it is not between 1 and 100 or is given without resizing.
+    """Set the default of --quality. Raise UserError if it is not from 1 to 100, or is given without --resize.
 
     Args:
         values: The parsed options, which are changed.
-        resize: The option with which --quality can be given, for the message.
+        resize: The option --resize and its possible values, as the error message shows them.
     """
     if values.quality is None:
         values.quality = QUALITY
@@ -48,10 +48,11 @@ def check_quality(values: argparse.Namespace, resize: str) -> None:
 
 
 def write_images(write: Callable[..., str], values: argparse.Namespace, *arguments: object) -> None:
-    """Call a function that writes images with the values of --resize, --quality and --processes. Print its result.
+    """Pass the values of --resize, --quality and --processes to a function that writes images. Print its result.
 
     Args:
-        write: The function. Its last two arguments are a `Shrink` or None, and the number of processes.
+        write: The function. Its last two arguments are a `Shrink` (None to keep the images as they are) and the number
+            of processes.
         values: The options that `add_smaller_images` and `add_processes` have added.
         arguments: The other arguments of the function.
     """
