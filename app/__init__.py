@@ -19,8 +19,9 @@ __all__ = ["load", "train"]
 def train(*, processes: int = 1, **options: Any) -> Record:
     """Train a network and return the record of the run.
 
-    The training runs in separate processes, and their output is printed. So `train` can be called in a notebook, and
-    several times. An interrupt (Ctrl-C, or the stop button of a notebook) makes the run save its state and stop.
+    The training runs in separate processes, so `train` can be called several times and in a notebook. The output of
+    these processes is printed. An interrupt (Ctrl-C, or the stop button of a notebook) makes the run save its state and
+    stop.
 
     Args:
         processes: The number of processes on this machine.
@@ -41,8 +42,8 @@ def train(*, processes: int = 1, **options: Any) -> Record:
 def load(weights: str | Path) -> TrainedNetwork:
     """Return a trained network.
 
-    Its attribute `network` is a torch module in evaluation mode. Its method `predict` returns the most probable classes
-    of an image file.
+    The returned object has the attribute `network`, a torch module in evaluation mode, and the method `predict`, which
+    returns the most probable classes of an image file.
 
     Args:
         weights: The folder of a run, a checkpoint, or a file with a state_dict that has torchvision's names.

@@ -26,15 +26,17 @@ from typing import NoReturn
 from app.base import launcher_environment
 from app.base.streams import say_last
 
-GONE = "ended without a message"  # the guard's message about a killed rank begins with this text (app.world.guard)
+# The message about a killed rank begins with this text. The guard, a process next to the rank, writes this message
+# (app/world/guard.py).
+GONE = "ended without a message"
 _LINE = re.compile(r"app failed: rank (\d+) on (\S+), code (\d+): (.*)")
 _TRACE = "app trace: "
 FOLDER = "app output: "  # the start of a line that tells the launcher the folder of the run
 _TRAVEL_TIME = 0.2  # seconds to wait, so that this rank's line reaches `launch` before mpirun's own message
 _DAEMON_TIME = 4.0  # seconds that Open MPI's daemon gets to send the remaining output of the ranks and to end
 
-# This function is called before the rank ends. guard.start sets it to a function that ends the guard process, because
-# the guard would report the end of this rank a second time.
+# This function is called before the rank ends. `start` in app/world/guard.py sets it to a function that ends the guard,
+# the process that reports when a rank was killed. Otherwise the guard would report the end of this rank a second time.
 before_leaving: Callable[[], object] = int
 
 

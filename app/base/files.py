@@ -41,7 +41,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace a text file so that it is always complete (see `write_whole`). Raises OSError.
 
-    Names of files may contain bytes that are not UTF-8. They are written as escapes, such as \\udce9.
+    The text may contain file names with bytes that are not UTF-8. Such bytes are written as escapes, such as \\udce9.
     """
     write_whole(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 

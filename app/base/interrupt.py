@@ -17,7 +17,7 @@ def ends_silently() -> None:
 
 
 def raises() -> None:
-    """Make SIGINT raise KeyboardInterrupt, so that temporary files are removed."""
+    """Make SIGINT raise KeyboardInterrupt, so that `finally` blocks run and remove temporary files."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -25,14 +25,15 @@ _WHOLE_NUMBERS = re.compile(
 _NUMBERS = re.compile(r"HOROVOD_(CYCLE_TIME|AUTOTUNE_GAUSSIAN_PROCESS_NOISE)")
 _THREADS = re.compile(r"\s*([1-9]\d{0,5})\s*(,\s*[1-9]\d{0,5}\s*)*")  # OpenMP accepts a number for each nesting level
 
-LONGEST_TIMEOUT = (2**31 - 1) // 1000  # in seconds; Horovod and gloo also compute it in milliseconds
+# In seconds. Horovod and gloo also compute the timeout in milliseconds, as a 32-bit integer.
+LONGEST_TIMEOUT = (2**31 - 1) // 1000
 _RANKS_OF_MPI = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")  # each MPI launcher sets one of these variables
 
 _rank_now: int | None = None
 
 
 def _first(*names: str) -> int | None:
-    """Return the number in the first of these environment variables that contains one, or None if none does."""
+    """Return the value of the first of these environment variables that contains a number, or None if none does."""
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdecimal()), None)
 
@@ -65,9 +66,9 @@ def launcher_rank() -> int:
 def local_size() -> int:
     """Return the number of processes on this host, or 1 without a launcher.
 
-    On the user's machine in an elastic run, the result is the number of all processes of the run, even if some run on
-    other hosts. The environment does not contain the number for this machine, because Horovod treats each slot of this
-    machine as a separate host (see `local_slot`).
+    On the machine from which an elastic run was started, the result is the number of all processes of the run, even if
+    some run on other hosts. The environment does not contain the number for this machine, because Horovod treats each
+    slot of this machine as a separate host (see `local_slot`).
     """
     if local_slot() is not None:
         return _first("HOROVOD_SIZE") or 1

@@ -23,8 +23,8 @@ def end_with_starter() -> None:
     """End this process when the process that has started it with multiprocessing, the starter, ends.
 
     If multiprocessing uses a fork server, the parent of this process is the server and not the starter. The server
-    continues after the starter has ended. So `end_with_parent` does not help here. The check of the parent
-    that torch makes in loader processes does not help either.
+    continues after the starter has ended. So `end_with_parent` does not help here. Torch's loader processes check
+    whether their parent still exists, but this does not help either, for the same reason.
     """
     starter = multiprocessing.parent_process()
     assert starter is not None

@@ -40,9 +40,12 @@ def current_phase() -> str:
 
 
 def advance() -> None:
-    """Tell the watchdog that this process makes progress in long work such as listing files. Any thread may call it."""
+    """Report progress in long work such as listing files, so that the watchdog does not end this process as hanging.
+
+    Any thread may call this function.
+    """
     global _advances
-    # If two threads do this at the same time, they may count only once. The watchdog only needs to see a change.
+    # If two threads do this at the same time, the number may grow by only 1. The watchdog only needs to see a change.
     _advances += 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-# app/__main__.py runs a command without a launcher, in the process in which it is itself started. Each rank runs it.
+# app/__main__.py runs a command in its own process and starts no launcher. Each rank is started with this command line.
 IN_THIS_PROCESS = [sys.executable, "-m", "app"]
 # app/start.py starts the ranks of a command that runs in several processes. ./run.sh runs app/start.py.
 BY_LAUNCHER = [sys.executable, "-m", "app.start"]

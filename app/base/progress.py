@@ -37,7 +37,7 @@ class Progress:
         self.started = self.last_line = time.monotonic()
 
     def add(self, number: int) -> None:
-        """Add `number` to the count. Show the progress if the last line is old enough."""
+        """Add `number` to the count. Update the bar, or print a line if the last line is ten seconds old."""
         with self.lock:
             self._add(number)
 

@@ -40,10 +40,10 @@ class StopRequest:
 def children_outlive_signals() -> Iterator[None]:
     """Block SIGNALS in the processes that multiprocessing starts in the `with` block.
 
-    A batch system may send a signal to all processes of a job. Only this process may react to it, because it needs its
-    child processes until it has saved its state. It ends them itself. If a signal arrives in the block, this process
-    gets it at the end of the block. The signals are blocked and not ignored, because a child can ignore a signal only
-    after it has imported its modules.
+    A batch system may send a signal to all processes of a job. Only this process may react to the signal, because this
+    process needs its children until it has saved its state, and then ends them itself. If a signal arrives in the
+    block, this process gets it at the end of the block. The signals are blocked and not ignored, because a child can
+    ignore a signal only after it has imported its modules.
     """
     from multiprocessing import resource_tracker  # imported late, because a rank must handle signals early
 

@@ -22,7 +22,8 @@ def run_benchmark(config: Config, world: World, *, steps: int, only: str = "") -
     Args:
         config: The run to measure.
         world: The processes, which must all call this function.
-        steps: The number of steps, batches or allreduces to measure.
+        steps: The number of steps to measure, or of batches of the loader, or of allreduces of each size (at most
+            MOST_REPEATS).
         only: "input" to measure only the loader, "collectives" to measure only the allreduce, or "" to measure the
             whole step.
 

@@ -13,7 +13,7 @@ def bottleneck(found: dict[str, Any], synthetic_speed: float, hosts: tuple[str, 
     """Return a line of text about the phase that limits the speed of a step.
 
     Args:
-        found: The result of `measure_steps` for the real data.
+        found: The result of `measure_steps` for the real data: the images/s and the times of the phases of a step.
         synthetic_speed: The images/s of the same steps on data in memory.
         hosts: The host name of each rank.
         loader_processes: The number of loader processes of each training process.

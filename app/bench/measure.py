@@ -26,7 +26,7 @@ SIZES = tuple(4**power for power in range(6, 14))  # the sizes of the allreduces
 
 
 def real_batches(run: Run, world: World) -> Iterator[list[tuple[int, int]]]:
-    """Yield batches of this process without end. A batch is the list of (epoch, image) of one worker in one step."""
+    """Yield batches of this process without end. A batch is a list of (epoch, image index) for one worker's images."""
     for epoch in count():
         yield from worker_batches(
             seed=run.config.seed, images=run.plan.images, minibatch=run.plan.minibatch, per_worker=run.plan.per_worker,
@@ -58,8 +58,8 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         steps: The number of steps in each of the two measurements.
 
     Returns:
-        A dictionary with "images_per_second", "step_seconds" and "phases" (a result of `over_ranks`). The dictionary is
-        the same on every process.
+        A dictionary with "images_per_second", "step_seconds" and "phases" (the seconds of each phase, in the form that
+        `over_ranks` returns). The dictionary is the same on every process.
     """
     here = len(workers_of(world.rank, world.size, run.plan.workers))
     forward_pass = make_forward_pass(run, world)
@@ -68,7 +68,7 @@ def measure_steps(run: Run, state: State, world: World, feed: Iterator[Batch], s
         smoothing, minibatch = run.config.label_smoothing, run.plan.minibatch
         report = train_step(state, passes.step(), forward_pass, minibatch, False, 1.0, hooks, smoothing)
         if world.device.type == "cpu":
-            report.tolist()  # as the training loop does on a CPU, so that the times are comparable
+            report.tolist()  # the training loop does this on a CPU, so it is part of the time of a step
 
     passes = Passes(feed, forward_pass, here)
     for _ in range(WARM_UP):

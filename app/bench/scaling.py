@@ -46,7 +46,7 @@ class ScalingOptions:
 
 
 def measure_scaling(options: ScalingOptions, command: str) -> dict[str, Any]:
-    """Measure every number of processes in each round.
+    """Measure the images/s on every number of processes in each round, and then the allreduce on the largest number.
 
     Args:
         options: What to measure.
@@ -90,7 +90,13 @@ def gradient_bytes(config: Config) -> int:
 
 
 def benchmark(options: ScalingOptions, np: int, *more: str) -> dict[str, Any]:
-    """Return the result of `benchmark` on `np` processes. Raises UserError if it fails."""
+    """Run the command `benchmark` on `np` processes and return its JSON. Raises UserError if it fails.
+
+    Args:
+        options: The options of `scaling`.
+        np: The number of processes.
+        more: More options of `benchmark`.
+    """
     config = replace(options.config, minibatch=np * options.config.per_worker)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "found.json"

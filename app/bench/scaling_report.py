@@ -21,7 +21,7 @@ def rows_of(
     cluster: Cluster | None,
     overlaps: dict[int, bool],
 ) -> list[dict[str, Any]]:
-    """Return a row for each number of processes.
+    """Return for each number of processes a row of the results: the speed, the efficiency and the forecast.
 
     Args:
         measured: The images/s of each round, by the number of processes and the kind of data.

@@ -51,7 +51,7 @@ class Stopwatch(Hooks):
 
         A step may consist of several forward and backward passes. The next batch is requested when the backward pass
         has ended, so the time since the end of the forward pass is counted as "backward". A pass can use several
-        batches. They are requested one immediately after the other, so this time is 0 for all but the first.
+        batches. They are requested one immediately after the other, so only the first request adds to "backward".
         """
         while True:
             self._mark("backward")

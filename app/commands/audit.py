@@ -57,6 +57,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 def as_text(findings: list[AuditFinding]) -> list[str]:
-    """Return a line for each finding, and a last line with the number of findings of each status."""
+    """Return a heading, a line for each finding, and a last line with the number of findings of each status."""
     lines = [f"{f.status:8}  {f.section:>3}  {f.name:22}  {f.paper}: {f.here}" for f in findings]
     return [f"{'':8}  sec", *lines, in_short(findings)[0]]

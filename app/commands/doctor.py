@@ -18,7 +18,8 @@ from app.hosts.hostfile import Host
 from app.launch import options
 from app.recipe.options import Parser
 
-TIMEOUT = 60.0  # the default of --timeout. It must be long enough to import torch: 20 seconds from a busy disk
+# The default of --timeout. Before a host answers, it imports torch, which takes 20 seconds from a busy disk.
+TIMEOUT = 60.0
 _COLOURS = {OK: "\033[32m", WARN: "\033[33m", FAIL: "\033[31m"}
 
 

@@ -61,7 +61,7 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="folder to write evaluation.json, classes.txt, confusion.txt and confusion.png to",
     )
-    add("--ema", action="store_true", help="use the averaged weights of a run with --ema")
+    add("--ema", action="store_true", help="use the moving average of the weights of a run with --ema")
     add("--json", action="store_true", help="print the result as JSON")
     group = parser.add_argument_group("run")
     group.add_argument(

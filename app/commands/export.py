@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.base.errors import UserError
 from app.recipe.options import Parser
+from app.runs.layout import CHECKPOINTS
 
 FORMATS = {
     "state_dict": (".pt", "a state_dict with torchvision's names, for torch.load"),
@@ -16,9 +17,6 @@ FORMATS = {
     "onnx": (".onnx", "ONNX for any batch size, checked with onnxruntime"),
     "detectron2": (".pkl", "the backbone of a detector, only from a network for ImageNet"),
 }
-
-
-CHECKPOINTS = "checkpoints"  # the name of the folder that contains a run's checkpoints
 
 
 def make_parser() -> Parser:

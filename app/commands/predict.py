@@ -25,7 +25,7 @@ def make_parser() -> Parser:
     )
     add("images", metavar="IMAGE", nargs="+", help="JPEG or PNG files")
     add("--top", type=int, default=5, help="number of classes to show (default: 5)")
-    add("--ema", action="store_true", help="use the averaged weights of a run with --ema")
+    add("--ema", action="store_true", help="use the moving average of the weights of a run with --ema")
     add("--json", action="store_true", help="print the classes of each image as a line of JSON")
     return parser
 

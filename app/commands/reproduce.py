@@ -32,7 +32,7 @@ class ReproduceOptions:
     """The options of `reproduce`.
 
     Attributes:
-        names: The experiments.
+        names: The names of the experiments, such as "table-1".
         base: The config of the baseline with the first seed. All other configs are derived from it.
         seeds: The number of runs of each config.
         jobs: The number of runs that are trained at the same time.

@@ -15,11 +15,11 @@ from app.recipe.options import Parser, launch_options, resolve, run_parser
 EXAMPLE = "./run.sh scaling --np 1,2,4 --data synthetic --model resnet18 --image-size 64"
 DESCRIPTION = """Measure weak scaling as in Figure 7: each process computes one worker of n images, so that kn = n * np.
 
-Each round runs `benchmark` once with each number of processes, so that other programs affect all numbers alike.
-Efficiency is relative to the smallest number of processes in the same round. The forecast of `plan` is shown next to
-it. It uses the speed on the smallest number of processes, and an allreduce that is measured on the largest number. On
-one machine, a process uses equally many cores in all measurements: all cores divided by the largest number of
-processes. OMP_NUM_THREADS changes this."""
+Each round runs `benchmark` once with each number of processes, so that other programs affect all of them alike.
+Efficiency is relative to the speed on the smallest number of processes in the same round. The forecast of `plan` is
+also shown. It uses the speed on the smallest number of processes, and an allreduce that is measured on the largest
+number. On one machine, a process uses equally many cores in all measurements: all cores divided by the largest number
+of processes. OMP_NUM_THREADS changes this."""
 
 
 def make_parser() -> Parser:

@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> Config:
 
 
 def check_init(config: Config) -> None:
-    """Raise UserError if the weights of --init do not exist. They are not needed if the run has a checkpoint.
+    """Raise UserError if the weights of --init do not exist. A run that has a checkpoint does not need them.
 
     The process that starts the ranks calls this function first. Later rank 0 calls it too, and no other rank checks
     the weights, because only rank 0 reads them.

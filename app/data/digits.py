@@ -28,7 +28,7 @@ CLUTTERED_TRAIN, CLUTTERED_VALIDATION = 16_384, 4_000
 FRAGMENTS, FRAGMENT_SIZE = 3, 5
 NOISE = 0.15
 SCALE = (1.0, 1.75)  # the smallest and largest factor by which an 8 x 8 scan is scaled
-TURN = 0.27  # the tangent of half of the largest angle, which is 30 degrees
+TURN = 0.27  # scans are rotated by at most 30 degrees, and this is the tangent of half of this angle
 
 
 class Images(NamedTuple):
@@ -66,7 +66,10 @@ def cluttered_digits() -> tuple[Images, Images]:
 
 
 def _compose(scans: Images, count: int, stream: int) -> Images:
-    """Return `count` images. Image i shows scan i modulo the number of scans, so the classes are balanced."""
+    """Return `count` images of `cluttered-digits`. `stream` is the seed of their random numbers.
+
+    Image i shows scan i modulo the number of scans, so the classes are balanced.
+    """
     padded = np.pad(scans.images[..., 0], ((0, 0), (1, 1), (1, 1))).astype(np.float32) / np.float32(255)
     shown = np.arange(count) % len(scans.labels)
     images = np.empty((count, CLUTTERED_SIZE, CLUTTERED_SIZE, 1), np.uint8)

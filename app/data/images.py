@@ -2,7 +2,7 @@
 
 The interpolation is bilinear with antialiasing, as in later code of the paper's authors. The paper names no
 interpolation. The code on which the paper is based, fb.resnet.torch, uses Torch7's "bicubic", which has no
-antialiasing. Pillow always resizes with antialiasing, so its "bicubic" would give another result.
+antialiasing. Pillow always resizes with antialiasing, so its "bicubic" differs from Torch7's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 def read_image(
     path: str, choose_box: Callable[[int, int], Box], size: int, mirrored: bool = False
 ) -> NDArray[np.uint8]:
-    """Return a part of an image file. See `decode_image`. Raises CorruptImage with the path."""
+    """Call `decode_image` for the image file at `path`. Raises CorruptImage, whose text names the path."""
     return decode_image(Path(path).read_bytes, path, choose_box, size, mirrored)
 
 
@@ -131,9 +131,10 @@ def _why_not_opened(data: bytes) -> str:
 
 
 def _decode(data: bytes, choose_box: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
-    """Return a decoded image that contains the crop, and the box of the crop in it.
+    """Return the part of the image that contains the box from `choose_box`, and the position of the box in this part.
 
-    The mode of the image is RGB, or RGBX, in which each pixel has a fourth byte without meaning.
+    The part may be the whole image, and it may be decoded at a smaller size. Its mode is RGB, or RGBX, in which each
+    pixel has a fourth byte without meaning.
     """
     with open_image(data) as image:
         full = image.size
@@ -165,7 +166,7 @@ def _wanted(full: tuple[int, int], box: Box, size: int) -> tuple[int, int]:
 def _read_by_resize(full: tuple[int, int], box: Box, size: int) -> Region:
     """Return the part of the image that is needed to resize the box.
 
-    The filter also reads pixels around the box, up to half the width of an output pixel away.
+    The interpolation also reads pixels around the box, up to half the width of an output pixel away.
     """
     beyond = [math.ceil(max(1, (box[i + 2] - box[i]) / size) / 2) + 1 for i in (0, 1)]
     first = [max(0, math.floor(box[i]) - beyond[i]) for i in (0, 1)]
@@ -217,8 +218,8 @@ def random_crop(width: int, height: int, draws: Sequence[float]) -> Box:
 def central_crop(width: int, height: int, resize: int, size: int) -> Box:
     """Return the box of the central `size` x `size` pixels of an image that is resized to a shorter side of `resize`.
 
-    The larger side and the margins are rounded as in torchvision's Resize and CenterCrop. `size` must be at most
-    `resize`.
+    The box is in pixels of the image before it is resized. The larger side and the margins are rounded as in
+    torchvision's Resize and CenterCrop. `size` must be at most `resize`.
     """
     shorter = min(width, height)
     w, h = int(resize * width / shorter), int(resize * height / shorter)

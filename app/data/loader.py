@@ -49,7 +49,8 @@ class Loader:
 
     Args:
         split: The images.
-        batches: The items of each batch. The loader reads ahead in them by at most PREFETCH batches per loader process.
+        batches: For each batch, the epoch and the index of each of its images. At most PREFETCH batches per loader
+            process are taken before they are needed.
         processes: The number of loader processes. If it is 0, the calling process decodes each batch when it is needed.
         pin_memory: Whether the batches are in pinned memory, for copies to a GPU.
 
@@ -77,7 +78,7 @@ class Loader:
             self._iterator = iter(loader)
         self._phase = "waiting for data" if processes else "reading data"
         self.waited = 0.0  # seconds that the training process has waited for batches
-        atexit.register(self.close)  # before torch's exit handlers, which would wait for the loader processes
+        atexit.register(self.close)  # runs before torch's exit handlers, which would wait for the loader processes
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -80,7 +80,7 @@ def open_published(options: DataOptions, published: PublishedSet) -> Source:
 
 
 def open_synthetic(options: DataOptions, size: DataSize) -> Source:
-    """Return a source of noise with the size that the options give."""
+    """Return a source of noise. `size` gives the numbers of images and classes, and the side of the images."""
     facts = f"{size.image_size} {size.images} {size.classes}"
     return Source(
         name=options.data,
@@ -96,7 +96,7 @@ def open_synthetic(options: DataOptions, size: DataSize) -> Source:
 
 
 def open_folder(options: DataOptions) -> Source:
-    """Return the source of a folder of images or archives. Raises UserError."""
+    """Return the source of a folder of images or archives. Raises UserError as `read_folder` does."""
     index, skipped = read_folder(options)
     size, resize = folder_sizes(options)
     warnings = [*_left_out_warning(index), *_resize_warning(size, resize)]
@@ -107,7 +107,7 @@ def open_folder(options: DataOptions) -> Source:
     )
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    if options.grey:  # as usual, grey images are normalised by the means over the three colours
+    if options.grey:  # grey has one mean and one standard deviation, here the averages of those of the three colours
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Source(
         name=options.data,

@@ -67,10 +67,10 @@ def worker_batches(
 def statistics_batches(
     *, seed: int, images: int, count: int, per_worker: int, epoch: int, rank: int, size: int
 ) -> Iterator[list[Item]]:
-    """Yield the batches of this process for measuring BN statistics. Each batch has n images.
+    """Yield the batches of training images with which this process measures BN's statistics for --precise-bn.
 
-    The first `count` images of an epoch's order are divided into batches. Process j gets the batches j, j + size and so
-    on. The arguments are those of `worker_batches`.
+    The first `count` images of the epoch's order are divided into batches of n images. Process j gets the batches j,
+    j + size and so on. The other arguments are those of `worker_batches`.
     """
     order = permutation(seed, epoch, images)
     for batch in workers_of(rank, size, count // per_worker):
@@ -78,7 +78,11 @@ def statistics_batches(
 
 
 def validation_batches(*, images: int, batch: int, rank: int, size: int) -> Iterator[list[Item]]:
-    """Yield the validation batches of this process: rank, rank + size and so on. No image is in two batches."""
+    """Yield the validation batches with the numbers rank, rank + size and so on, which this process evaluates.
+
+    `images` is the number of validation images. Each batch has `batch` images, and only the last may have fewer. No
+    image is in two batches.
+    """
     for number, first in enumerate(range(0, images, batch)):
         if number % size == rank:
             yield [(0, index) for index in range(first, min(first + batch, images))]

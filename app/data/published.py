@@ -44,7 +44,11 @@ def read_published(published: PublishedSet, data_root: str) -> tuple[Images, Ima
 
 
 def find_folder(published: PublishedSet, data_root: str) -> Path:
-    """Return the first folder that contains all files. Raises UserError, which says where to download them."""
+    """Return the first folder that contains all files of a data set.
+
+    Raises:
+        UserError: There is no such folder. The text says from where the files can be downloaded.
+    """
     if data_root:
         places = [Path(data_root) / published.name, Path(data_root)]
     else:
@@ -98,7 +102,10 @@ def read_mnist(contents: Sequence[bytes]) -> tuple[Images, Images]:
 
 
 def read_cifar10(contents: Sequence[bytes]) -> tuple[Images, Images]:
-    """Return the content of the archive of CIFAR-10's binary version: five training batches and a test batch."""
+    """Decode the archive of CIFAR-10's binary version.
+
+    The training images are in five files of the archive. The validation images are in a sixth file, the test batch.
+    """
     with tarfile.open(fileobj=io.BytesIO(contents[0])) as archive:
         batches = {Path(member.name).name: archive.extractfile(member) for member in archive if member.isfile()}
         train = b"".join(file.read() for name in CIFAR_BATCHES if (file := batches[name]))
@@ -108,14 +115,17 @@ def read_cifar10(contents: Sequence[bytes]) -> tuple[Images, Images]:
 
 
 def read_cifar_batch(data: bytes) -> Images:
-    """Return the images in a file of CIFAR's binary form. Each has a label, then its red, green and blue planes."""
+    """Return the images in a file of CIFAR's binary format.
+
+    The file has one record for each image: its label, followed by its red, green and blue planes.
+    """
     records = np.frombuffer(data, np.uint8).reshape(-1, CIFAR_RECORD)
     planes = records[:, 1:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE)
     return Images(np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64))
 
 
 def average_blocks(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Return images in which each block of factor x factor pixels is replaced by its mean. Halves are rounded up.
+    """Return smaller images. Each of their pixels is the mean of factor x factor pixels. Halves are rounded up.
 
     Args:
         images: The images, uint8 [n, H, W, C]. H and W must be multiples of `factor`.

@@ -39,7 +39,7 @@ class PublishedSet:
 def mnist_files(*sums: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the names of the four files of MNIST, each with the MD5 sums of its known versions.
 
-    Data sets in the form of MNIST, such as Fashion-MNIST, have files with the same names."""
+    Data sets in the file format of MNIST, such as Fashion-MNIST, have files with the same names."""
     names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
     return tuple((f"{name}.gz", file) for name, file in zip(names, sums, strict=True))
 

@@ -1,4 +1,7 @@
-"""The skip list: the images that training leaves out, one path per line, relative to the data. check-data writes it."""
+"""The skip list, a text file that names the images that --skip-list leaves out. check-data writes such a file.
+
+Each line is the path of an image relative to the folder of the data set.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ HEADER = "# Images that --skip-list leaves out, relative to the folder of the da
 
 
 def write_skip_list(path: str, images: Sequence[str] | None) -> None:
-    """Write a skip list, or with None only check that the file can be written. Raises UserError if it cannot."""
+    """Write the paths `images` to the skip list `path`. If `images` is None, only check that it can be written.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     try:
         if images is None:
             return Path(path).open("ab").close()

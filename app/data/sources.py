@@ -70,8 +70,10 @@ class DataOptions:
 
     Attributes:
         data: A name in SOURCES, or a folder.
-        image_size: The side in pixels, or 0 for the size of the data set, which is 224 for a folder.
-        resize: The shorter side before the central crop of validation in pixels, or 0 for 256/224 of the image size.
+        image_size: The side in pixels of the images that the network gets, or 0 for the data set's default. The default
+            is 224 for a folder.
+        resize: The shorter side in pixels to which validation images are resized before their central crop, or 0 for
+            256/224 of the image size.
         augmentation: A name in AUGMENTATIONS.
         seed: The seed of the augmentation.
         synthetic_images, synthetic_classes: The numbers of training images and of classes of synthetic data.
@@ -142,7 +144,7 @@ class Source:
     warnings: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts about the data that users of the trained network need, as plain types."""
+        """Return the attributes that users of the trained network need, such as the classes, as plain types."""
         facts = {"classes": list(self.classes), "fingerprint": self.fingerprint, "image_size": self.image_size}
         return facts | {"mean": list(self.mean), "std": list(self.std)}
 
@@ -311,7 +313,10 @@ def read_folder(options: DataOptions) -> tuple[Index, int]:
 
 
 def folder_sizes(options: DataOptions) -> tuple[int, int]:
-    """Return the side of the crops of a folder's images, and the shorter side before the central crop, in pixels."""
+    """Return two sizes for the images of a folder, in pixels.
+
+    The first is the side of a crop. The second is the shorter side to which images are resized for the central crop.
+    """
     size = options.image_size or IMAGE_SIZE
     return size, options.resize or default_resize(size)
 

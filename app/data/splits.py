@@ -93,8 +93,8 @@ def moved(
     """Shift images at random: cut a window of the original size from each padded image, at a random place.
 
     Args:
-        images: The result of `padded`.
-        indices: The indices of the images, [n].
+        images: All images, padded by `most` zeros on each side, [images, H + 2 * most, W + 2 * most, C].
+        indices: The indices of the n images to return, [n].
         draws: Numbers from [0, 1), [n, MOVE_DRAWS].
         most: The number of pixels by which the images are padded.
         flips: Whether half of the images are mirrored.
@@ -113,6 +113,7 @@ class SyntheticSplit(Split):
     """Images of noise in any number and size, to measure speed.
 
     Each image is copied from a random place in a block of random bytes, because new bytes would take longer to draw.
+    `stream` is the seed of these bytes and of the places.
     """
 
     BLOCK = 2**22
@@ -136,8 +137,8 @@ class StoredSplit(Split):
 
     Args:
         files: The images and their labels.
-        size: The side of the result in pixels.
-        resize: The shorter side in pixels before the central crop.
+        size: The side of the returned images in pixels.
+        resize: The shorter side in pixels to which an image is resized for the central crop.
         augmentation: How the images are changed at random. If it has no random crop, the central crop is used.
         seed: The seed of the run.
         channels: 3, or 1 for grey.

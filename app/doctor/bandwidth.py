@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from app.world.world import World
 
-ARRIVE = 2.0  # a stream begins with a token; after this number of seconds, a connection without it is ended
+# A stream begins with a secret token. A connection that sends no token for this number of seconds is ended.
+ARRIVE = 2.0
 STREAM = 1.0  # the seconds for which a host sends
 ALLREDUCE = 0.5  # the seconds that an allreduce may take; its size is doubled until it takes half of this time
 LARGEST = 2**28  # the size in bytes of the largest tensor that is summed

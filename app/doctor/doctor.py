@@ -18,11 +18,11 @@ from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.launch import job
 
 ENOUGH = 0.5  # the accepted share of the expected bandwidth, low because one TCP stream rarely reaches 100 Gbit/s
-HARMLESS = ("data", "output", "clock", "/dev/shm")  # checks whose failures do not prevent the measurement
+HARMLESS = ("data", "output", "clock", "/dev/shm")  # if one of these checks fails, the network is measured anyway
 
 
 def examine(request: HostRequirements, ssh: Ssh, timeout: float, launching: list[str]) -> list[HostFinding]:
-    """Return the findings of all checks and of the measurement.
+    """Check the hosts, measure the network between them, and return all findings.
 
     Args:
         request: The hosts of the run, and what the run needs on them.
@@ -56,7 +56,7 @@ def _measure(
 
 
 def interface_speed(request: HostRequirements, answers: list[Answer]) -> float:
-    """Return the speed in Gbit/s of the slowest network interface between the hosts.
+    """Return the speed in Gbit/s of the slowest interface through which a host reaches the other hosts.
 
     The operating systems of the hosts report these speeds. The result is 0 if no speed is reported.
     """
@@ -69,8 +69,8 @@ def judge(measured: dict[str, Any], speed: float) -> list[HostFinding]:
     """Return findings about the bandwidths that app.doctor.bandwidth has measured.
 
     Args:
-        measured: The result of the measurement.
-        speed: The reported speed of the interface in Gbit/s, or 0 if it is not known.
+        measured: The JSON object that app.doctor.bandwidth prints.
+        speed: The speed in Gbit/s that the slowest interface reports, or 0 if it is not known.
     """
     found, stream = measured["allreduce"], measured["stream"]
     text = (

@@ -147,10 +147,10 @@ def forecast(work: Work, cluster: Cluster, gpus: int, images: int, epochs: int, 
     Args:
         work: What a worker does in a step.
         cluster: The servers and the network between them.
-        gpus: The number of GPUs. With one worker on each GPU, a step must not need more images than there are.
+        gpus: The number of GPUs. n * gpus must be at most `images`.
         images: The number of training images.
         epochs: The number of epochs of the recipe.
-        workers: k, the number of workers in the recipe. It may differ from `gpus`.
+        workers: k, the number of workers in the recipe. It is used only for `fixed_minibatch`.
     """
     minibatch = gpus * work.images
     step = step_time(work, cluster, gpus)

@@ -67,7 +67,7 @@ def stage(entry: Architecture, inputs: int, width: int, blocks: int, size: int, 
     """Yield the convolutions of one stage of residual blocks.
 
     Args:
-        entry: The network.
+        entry: The architecture of the network.
         inputs: The number of channels of the stage's input.
         width: The number of channels inside a block of a ResNet. ResNeXt and wide ResNet use a multiple of this number.
         blocks: The number of blocks.
@@ -138,7 +138,7 @@ def trained_size(config: Config, image_size: int, channels: int, classes: int) -
 
 
 def _size_of(convs: Sequence[Conv], inputs: int, last: Conv, classes: int) -> NetworkSize:
-    """Return the size of some convolutions and the last layer.
+    """Return the size of a part of a network: some convolutions, and the last layer, which is fully connected.
 
     Args:
         convs: The convolutions.

@@ -79,7 +79,7 @@ def as_text(
 ) -> list[str]:
     """Return lines about the memory, the time, and the steps at which the learning rate changes.
 
-    The command `plan` prints them after the lines of `describe` in app/recipe/plan.py.
+    The command `plan` prints them after the lines about k, n, kn and eta, which `describe` in app/recipe/plan.py makes.
 
     `trained` is the size of the part of the network that is trained.
     """

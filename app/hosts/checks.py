@@ -1,7 +1,8 @@
-"""Check the facts that hosts have reported. Each check gives a finding for each host, with a fix if something is wrong.
+"""Check the facts that hosts have reported about themselves, such as their versions of packages.
 
-If hosts differ where they must be equal, the hosts that differ from most others are reported as wrong. If there are
-only two hosts, the second one is reported.
+A finding says what a check found on one host, and how to fix it if something is wrong. If a value must be the same on
+all hosts, the hosts whose value differs from that of most hosts are reported as wrong. If there are only two hosts, the
+second one is reported.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from app.hosts.remote import Answer
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 GIB, MIB = 2**30, 2**20
-SHM_PER_SLOT = 160 * MIB  # for 8 loader processes, each with 4 batches of 32 images of 224 x 224 x 3 bytes (154 MB)
-OUTPUT = 2 * GIB  # the free space needed for checkpoints; a checkpoint of ResNet-50 with its momentum has 200 MB
-# The largest allowed difference in seconds between clocks. It must be small, because app/storage/cache.py compares the
-# clock with modification times of files, and another host may have set these times.
+# The free bytes of /dev/shm that a slot needs: 8 loader processes, each with 4 batches of 32 images of 224 x 224 x 3
+# bytes, need 154 MB.
+SHM_PER_SLOT = 160 * MIB
+OUTPUT = 2 * GIB  # the free bytes needed for checkpoints; a checkpoint of ResNet-50 with its momentum has 200 MB
+# The largest allowed difference in seconds between a host's clock and the median of all hosts' clocks. It must be
+# small, because app/storage/cache.py compares the clock with modification times of files, and another host may have set
+# these times.
 CLOCKS = 1.0
 
 
@@ -342,8 +346,8 @@ def _same(
         there: The answers of the hosts.
         of: Returns the value of a host from its facts.
         fix: What to do on a host with another value.
-        status: The status of a host with another value.
-        empty: The text for an empty value. If it is "", an empty value is a fault.
+        status: The status of the finding for a host with another value.
+        empty: The text that findings show for an empty value, or "" if an empty value is always a fault.
     """
     values = {host: of(facts) for host, facts in _facts(there)}
     most = Counter(value for value in values.values() if value or empty).most_common(1)

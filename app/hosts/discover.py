@@ -33,7 +33,7 @@ def discover(script: str) -> list[Host]:
 
 
 def split_local(hosts: list[Host]) -> list[Host]:
-    """Replace each slot of this machine by a separate host with one slot. Raises UserError for too many slots."""
+    """Replace each slot of this machine by a separate host with one slot. Raises UserError for over 254 such slots."""
     result = []
     local = 0
     for host in hosts:

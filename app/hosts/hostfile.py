@@ -30,7 +30,7 @@ class Host:
 
 
 def read_hostfile(path: str) -> list[Host]:
-    """Return the hosts in a file, in its order. Raises UserError with the line and the fix."""
+    """Return the hosts in a host file, in the order of its lines. Raises UserError if the file is missing or wrong."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -45,10 +45,10 @@ def read_hostfile(path: str) -> list[Host]:
 
 
 def parse_lines(lines: list[str], name: str) -> list[Host]:
-    """Return the hosts in some lines. Raises UserError with the line and the fix.
+    """Return the hosts in the lines of a host file or of a script's output. Raises UserError if a line is wrong.
 
     Args:
-        lines: The lines. They may contain no host.
+        lines: The lines. If they contain no host, the result is empty.
         name: Where the lines come from, for example the path of a file, for messages.
     """
     entries = [
@@ -58,7 +58,7 @@ def parse_lines(lines: list[str], name: str) -> list[Host]:
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """Return the hosts in the value of -H, such as `a:8,b:8`. Raises UserError with the entry and the fix."""
+    """Return the hosts in the value of -H, such as `a:8,b:8`. Raises UserError if an entry is wrong."""
     entries = [(f"-H {text!r}, entry {number}", entry.split()) for number, entry in enumerate(text.split(","), start=1)]
     for place, fields in entries:
         if len(fields) != 1:
@@ -87,7 +87,7 @@ def launcher_hosts(hosts: list[Host]) -> str:
 
 
 def processes_on(hosts: list[Host], processes: int) -> list[int]:
-    """Return the number of processes on each host. The launchers fill the hosts one after another."""
+    """Return how many of a run's `processes` are on each host. The launchers fill the hosts one after another."""
     counts = []
     for host in hosts:
         counts.append(min(host.slots, processes))

@@ -11,6 +11,15 @@ from typing import Any
 def describe() -> dict[str, Any]:
     """Import torch, Horovod and mpi4py without starting MPI, and return facts about them.
 
+    Returns:
+        A dictionary with these keys:
+
+        - torch: the version of torch.
+        - torch_cuda: the version of CUDA for which torch was compiled, or "".
+        - cuda: the same version, or "" if torch can use no GPU on this host.
+        - built: which of nccl, mpi and gloo Horovod was compiled with.
+        - libmpi: the paths of the MPI libraries that Horovod and mpi4py have loaded.
+
     Raises:
         ImportError: A library is missing, or Horovod was compiled for another version of torch.
     """

@@ -7,7 +7,7 @@ these keys:
   machine. This host should have all three at the same paths.
 - hosts: the names of all hosts.
 - data and output: the folder of the images and the folder of the runs.
-- deep: whether to import torch and Horovod and to read the data.
+- deep: whether to also find the facts that take longer, for example by importing torch and reading the data.
 - timeout: the time in seconds in which the facts must be found.
 """
 
@@ -41,7 +41,8 @@ _IFF_UP, _IFF_LOOPBACK = 1, 8
 def main(question: dict[str, Any]) -> None:
     """Print this host's time at once, to compare clocks, and then the facts about this host.
 
-    The process ends after the timeout at the latest."""
+    If this takes longer than the timeout in `question`, a signal ends the process.
+    """
     print(CLOCK + repr(time.time()), flush=True)
     signal.alarm(int(question["timeout"]) + 1)
     facts: dict[str, Any] = {
@@ -109,7 +110,7 @@ def _address(name: str) -> str:
 
 
 def _packages(site: str) -> dict[str, str]:
-    """Return the versions of packages. They are read from the names of pip's folders, because importing is slow."""
+    """Return the versions of _PACKAGES in a folder, read from the names of pip's folders, because importing is slow."""
     found: dict[str, str] = {}
     for path in glob.glob(os.path.join(glob.escape(site), "*.dist-info")):
         name, _, version = os.path.basename(path)[: -len(".dist-info")].partition("-")
@@ -119,7 +120,7 @@ def _packages(site: str) -> dict[str, str]:
 
 
 def _digest(root: str) -> str:
-    """Return a digest of the app's source, or "" if the app is not there."""
+    """Return a digest of the app's source, or "" if the app is not in the folder `root`."""
     digest, files = hashlib.sha256(), 0
     for folder, folders, names in os.walk(os.path.join(root, "app")):
         folders.sort()
@@ -134,7 +135,7 @@ def _digest(root: str) -> str:
 
 
 def _git(root: str) -> str:
-    """Return the commit and whether files differ from it, or "" if `root` is not a git clone."""
+    """Return the current commit, with a note if files differ from it, or "" if `root` is not a git clone."""
     git = ["git", "-c", "safe.directory=*", "-C", root]
     commit = _words([*git, "rev-parse", "--short", "HEAD"])
     return commit and commit + (" with changes" if _words([*git, "status", "--porcelain", "-uno"]) else "")
@@ -192,7 +193,10 @@ def _free(path: str) -> int:
 
 
 def _output(path: str) -> dict[str, Any]:
-    """Return facts about the output folder's disk. If the folder does not exist, use its nearest existing parent."""
+    """Return the free bytes of the output folder's disk, and whether the folder can be written to.
+
+    If the folder does not exist, its nearest existing parent is examined. "there" is the path of the examined folder.
+    """
     there = os.path.abspath(path)
     while not os.path.isdir(there):
         there = os.path.dirname(there)
@@ -216,7 +220,7 @@ def _data(path: str) -> dict[str, Any]:
 
 
 def _libraries(root: str, python: str) -> dict[str, Any]:
-    """Return the facts that app.hosts.libraries prints on this host. If it fails, return its message as "error"."""
+    """Return the facts that app.hosts.libraries prints on this host, or the reason as "error" if that program fails."""
     command = [python, "-m", "app.hosts.libraries"]
     try:
         done = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, capture_output=True)

@@ -1,4 +1,4 @@
-"""Ask several hosts for facts by ssh, all at the same time.
+"""Ask several hosts for facts about themselves by ssh, all at the same time.
 
 A program (app.hosts.probe) is sent to the python3 of each host, so the hosts need not have the app. If ssh fails,
 app.hosts.ssh returns one line with the reason and the fix.
@@ -75,7 +75,7 @@ class Patience:
     Attributes:
         begin: The seconds in which the host must begin to answer.
         finish: The seconds in which the host must give all facts after it has begun to answer.
-        option: The option of the command that sets both times, for messages, or "" if no option sets them.
+        option: The option of this program that sets both times, for messages, or "" if no option sets them.
     """
 
     begin: float
@@ -101,8 +101,8 @@ def ask(
         ssh: The options of ssh.
         patience: How long to wait for each host.
         deep: Whether the hosts also find the facts that take longer, for example by importing torch and Horovod.
-        data: The folder with the data, or "" to find no facts about data.
-        output: The folder that runs write to.
+        data: The folder of images, or "" to find no facts about it. It is used only if `deep` is true.
+        output: The folder that runs write to. It is used only if `deep` is true.
 
     Returns:
         The answers in the order of the hosts.
@@ -204,9 +204,9 @@ class _Limit:
 
 
 def _read(process: subprocess.Popen[str], program: str, limit: _Limit) -> tuple[float, dict[str, Any] | None, str]:
-    """Return the seconds by which the host's clock is ahead, the host's facts, and the last line of other output.
+    """Return the seconds by which the host's clock is ahead, the host's facts, and the last other line of its output.
 
-    The last line is usually an error message.
+    The facts are None if the host did not send them. The last other line is usually an error message.
     """
     assert process.stdin and process.stdout
     with contextlib.suppress(BrokenPipeError):

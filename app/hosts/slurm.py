@@ -1,7 +1,7 @@
 """Print the host file of the Slurm job in which this program runs: `python -m app.hosts.slurm`.
 
-Slurm writes the hosts of a job as `node[01-03,7],gpu[1-2]n[1-2]` and the number of tasks on each as `8(x3),4(x5)`. Jobs
-with several components (`sbatch --het-group`) have both lists for each component.
+Slurm lists the hosts of a job in an environment variable as `node[01-03,7],gpu[1-2]n[1-2]`, and the number of tasks on
+each host in another variable as `8(x3),4(x5)`. Heterogeneous jobs have both variables for each of their components.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TASKS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
 def hosts_of_job(environ: Mapping[str, str]) -> list[Host]:
-    """Return the hosts of the job. The slots of a host are its tasks. Raises UserError outside of a job."""
+    """Return the hosts of the job. A host has one slot for each of its tasks. Raises UserError outside of a job."""
     hosts: dict[str, int] = {}
     for suffix in ["", *(f"_HET_GROUP_{group}" for group in range(_components(environ)))]:
         nodes = environ.get(f"SLURM_JOB_NODELIST{suffix}", "")

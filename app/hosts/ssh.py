@@ -126,11 +126,11 @@ def first_cause(causes: list[Cause], words: str) -> tuple[Cause, re.Match[str]] 
 
 
 def say_cause(cause: Cause, match: re.Match[str], host: str, port: int | None = None) -> str:
-    """Return the message for an error of ssh.
+    """Return the message for an error of ssh or of a launcher.
 
     Args:
         cause: The cause of the error.
-        match: The match of the cause's pattern in the words of ssh. The message contains its named groups.
+        match: The match of the cause's pattern in that program's output. Its named groups fill in the cause's text.
         host: The name of the host.
         port: The port that the user gave for ssh, or None if the user gave none.
     """

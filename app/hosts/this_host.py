@@ -45,7 +45,7 @@ def is_here(name: str) -> bool:
 
 
 def machine() -> str:
-    """Return a text that identifies this machine or container, also if another machine has the same host name."""
+    """Return a text that identifies this machine or container, even if another machine has the same host name."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -96,8 +96,8 @@ def no_gpu_for_nccl() -> UserError:
 def check_collectives(collectives: str, device: str) -> None:
     """Raise UserError if NCCL is asked for and the processes on this host will use no GPU.
 
-    torch may also find a GPU of another maker. It is asked only if there is no device file of NVIDIA's driver, because
-    asking takes two seconds.
+    If there is no device file of NVIDIA's driver, torch is asked, because it may find a GPU of another maker. Otherwise
+    torch is not asked, because importing it takes two seconds.
 
     Args:
         collectives: The value of --collectives.
@@ -179,7 +179,7 @@ def open_mpi_version() -> int:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise this process's limit of open files to `wanted` if it is lower, as far as allowed. Return the limit."""
+    """Let this process open at least `wanted` files, if the system allows it. Return how many files it may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted if soft == resource.RLIM_INFINITY else soft

@@ -14,7 +14,7 @@ from app.hosts.ssh import SSH
 from app.launch import open_mpi
 from app.launch.environment import travels
 
-# An elastic run does not use the slot of a dead process for some time, between these two numbers of seconds.
+# If a process of an elastic run dies, Horovod does not use its slot for a time between these two numbers of seconds.
 _COOLDOWN = ["5", "60"]
 
 
@@ -40,8 +40,8 @@ class Launch:
         launcher: A name in LAUNCHERS.
         processes: The number of processes.
         hosts: The hosts with their slots.
-        remote: Whether some host is not this machine.
-        collectives: The value of the command's --collectives.
+        remote: Whether at least one of the hosts is another machine.
+        collectives: The library that computes the collectives: the value of the command's option --collectives.
         program: The command line that each process runs.
         interface, ssh_port, ssh_identity: The values of the options with these names.
         elastic: The limits of an elastic run, or None if the run is not elastic.
@@ -83,7 +83,8 @@ class Launcher:
     Attributes:
         text: Its description for --help.
         command: Returns its command line.
-        module: A module of app/ that runs instead of the program, with the same arguments, or "" if the program runs.
+        module: A module of app/ that runs in place of the launcher, with the same arguments. It is "" if the launcher
+            itself runs.
         open_mpi: Whether Open MPI always starts the processes, even if gloo computes the collectives.
         elastic: Whether it can start elastic runs.
         one_interface: Whether the network interface between the hosts must have the same name on all hosts.
@@ -146,7 +147,7 @@ def _mpirun(launch: Launch, where: Surroundings) -> list[str]:
         command += ["--mca", "btl_tcp_if_include", launch.interface]
         command += ["--prtemca", "prte_if_include"] if where.open_mpi >= 5 else ["--mca", "oob_tcp_if_include"]
         command += [launch.interface]
-        # gloo and NCCL use the same interface, unless the user has set their variables.
+        # gloo and NCCL get the same interface by these variables, unless the user has set them.
         unset = {"HOROVOD_GLOO_IFACE", "NCCL_SOCKET_IFNAME"} - where.environ.keys()
         interfaces = dict.fromkeys(unset, launch.interface)
     command += _remote_options(launch, where)

@@ -3,8 +3,8 @@
 With Horovod's rules, the old processes wait inside hvd.init() for half a minute while a new process starts. If the new
 process dies in this time, the others abort. Here, a process asks for its rank before hvd.init()
 (app.world.rendezvous.wait_for_place), and gets it when all other processes have asked too. If a process dies before
-that, it is left out, and ranks are assigned again. If hosts are added, new processes are started on them first, while
-the old processes continue training until the new ones ask for a rank.
+all have asked, it is left out, and ranks are assigned again. If hosts are added, new processes are started on them
+first, while the old processes continue training until the new ones ask for a rank.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from horovod.runner.elastic.worker import HostUpdateResult
 from app.base.errors import FAILED
 
 Key = tuple[str, int]  # a host and one of its slots
-_LEAVING_TIME = 30.0  # the longest time in seconds to wait, before a meeting, for the end of processes that must end
+# The longest time in seconds that a new meeting (see MeetingDriver) waits for the end of processes that must end.
+_LEAVING_TIME = 30.0
 
 
 class MeetingDriver(ElasticDriver):
-    """Horovod's driver of an elastic run, with other rules about the meetings of its processes.
+    """Horovod's driver of an elastic run, with the rules of this module.
 
-    In a meeting, the processes of a session get their ranks and connect. They are the members of the meeting. When a
-    meeting is opened, each member asks for its rank. When all have asked, the meeting begins: the members get their
-    ranks. If a member dies before the meeting begins, a new meeting with other members is opened instead. After a
-    meeting has begun, the next one is opened when each member has asked for a rank again or has died.
+    In a meeting, processes get their ranks and connect. They train together until the next meeting. These processes are
+    the members of the meeting. When a meeting is opened, each member asks for its rank. When all have asked, the
+    meeting begins: the members get their ranks. If a member dies before the meeting begins, a new meeting with other
+    members is opened instead. After a meeting has begun, the next one is opened when each member has asked for a rank
+    again or has died.
 
     Several threads share the data of this object: one for each process, one for each request, one that looks for
     hosts, and one that opens the meetings. The condition `_changed` protects the data.
@@ -145,7 +147,7 @@ class MeetingDriver(ElasticDriver):
         return not missing or (not self._begun and bool(self._ended))
 
     def _open(self, least: int) -> None:
-        """Open a meeting, in which processes connect: wait for slots, choose the processes, and start the new ones."""
+        """Open a meeting: wait for at least `least` slots, choose the members, and start those that do not run yet."""
         hosts = self.wait_for_available_slots(least)
         self._update_host_assignments(hosts)
         with self._changed:
@@ -171,8 +173,8 @@ class MeetingDriver(ElasticDriver):
     def _get_host_assignments(self, current_hosts: Any) -> Any:
         """Return Horovod's assignment of ranks to hosts.
 
-        Hosts whose new processes have not asked for a rank yet, or whose old processes have not ended yet, are left out
-        if the other hosts have enough slots.
+        A host without members is left out while a new process there has not asked for a rank yet, or while a process
+        that must end still runs there. No host is left out if the other hosts have too few slots.
         """
         current_hosts = self._in_order(current_hosts)
         with self._changed:
@@ -246,7 +248,7 @@ class MeetingDriver(ElasticDriver):
             try:
                 changed = self._host_manager.update_available_hosts() != HostUpdateResult.no_update
             except BaseException as error:
-                if first:  # the user's script is wrong, so the run must not start
+                if first:  # the user's --host-discovery-script is wrong, so the run must not start
                     self._shutdown.set()
                 logging.warning(str(error))
                 changed = first
@@ -262,10 +264,10 @@ class MeetingDriver(ElasticDriver):
             self._shutdown.wait(DISCOVER_HOSTS_FREQUENCY_SECS)
 
     def _look_for_changes(self) -> None:
-        """Start processes on new slots. If the run should continue with other processes, send rank 0 a message.
+        """Start processes on new slots. If other processes should take part, tell rank 0 that the hosts have changed.
 
-        The message is sent every second until the processes have changed, because a process that is connecting does not
-        receive it.
+        This message is sent every second until other processes take part, because rank 0 does not receive it while it
+        is connecting.
         """
         hosts = self._host_manager.current_hosts
         self._dismiss_new()
@@ -284,7 +286,7 @@ class MeetingDriver(ElasticDriver):
             self._notifier.start()
 
     def _dismiss_new(self) -> None:
-        """End new processes whose slots were removed before they took part."""
+        """End new processes whose slots were removed before the processes became members of a meeting."""
         with self._changed:
             gone = {key for key in (self._early | self._asking) - self._members if not self._has_slot(key)}
             for key in gone & self._early:

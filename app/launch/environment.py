@@ -49,7 +49,7 @@ class _Launcher(NamedTuple):
     least: int = 1
 
 
-_HIDDEN = "(hidden)"  # in place of the name of an ancestor, if /proc does not show it (the mount option hidepid)
+_HIDDEN = "(hidden)"  # the name of an ancestor that /proc does not show, because of its mount option hidepid
 _LAUNCHERS = (
     _Launcher(
         "OMPI_COMM_WORLD_SIZE",
@@ -83,8 +83,9 @@ def without_rank(environ: Mapping[str, str]) -> dict[str, str]:
 def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a run.
 
-    Variables that describe a rank of another job are removed. This host is added to the list of hosts that are reached
-    without a proxy, because Horovod's processes communicate by HTTP. The variables of app/world/allocator.py are added.
+    Variables that describe a rank of another job are removed. If a proxy is set, this host is added to the list of
+    hosts that are reached without it, because Horovod's processes send HTTP requests to this host. The variables that
+    app/world/allocator.py needs to keep freed memory are added.
 
     Raises:
         UserError: A variable has a wrong value.
@@ -186,7 +187,7 @@ def check_ranks_known(environ: Mapping[str, str]) -> None:
 def is_first(environ: Mapping[str, str]) -> bool:
     """Return whether this is the first process that another launcher has started. Only the first prints messages.
 
-    Without another launcher it is the first, even if variables of another job are left in its environment.
+    Without another launcher this process is the first, even if its environment has variables left from another job.
     """
     outer = _outer(environ)
     return outer is None or environ.get(outer.rank, "0") == "0"

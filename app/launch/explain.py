@@ -58,7 +58,7 @@ def explain(words: str, remote: list[str]) -> str:
 
     Args:
         words: The output of the launcher.
-        remote: The hosts of the run other than this one.
+        remote: The names of the run's hosts, except this host.
     """
     found = first_cause([*SSH_CAUSES, *_LAUNCHERS], words)
     if not found:

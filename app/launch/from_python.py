@@ -61,8 +61,8 @@ def _run(command: list[str]) -> None:
     """Run a command to its end and print its output.
 
     Raises:
-        UserError: The command failed. The text is the last line of the output that begins with "error:", or the last
-            line if there is none.
+        UserError: The command failed. The message of the exception is the last line of the output that begins with
+            "error:". If there is no such line, it is the last line of the output.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -38,8 +38,8 @@ network.get_local_host_addresses = _local_addresses
 class Discovery(HostDiscovery):
     """The hosts that the user's script prints. Each local slot is a separate host (see app/hosts/discover.py).
 
-    Horovod asks for the hosts every second. Its own class would start two Python processes each time. This one only
-    runs the script.
+    Horovod asks for the hosts every second. Horovod's own class would start two Python processes each time. This class
+    only runs the script.
     """
 
     def __init__(self, script: str, slots: int | None) -> None:
@@ -79,7 +79,10 @@ def close_to_strangers() -> None:
 
 
 def _serve_on(address: str, settings: Any) -> str:
-    """Make Horovod use an HTTP store that listens on this address and requires a token. Return the address."""
+    """Make the HTTP server by which the ranks find each other listen on this address only and require a token.
+
+    Return the address.
+    """
     server = ClosedServer(address, settings.verbose)
     variables = gloo_run.create_run_env_vars
     gloo_run.RendezvousServer = lambda verbose: server
@@ -112,7 +115,8 @@ def main() -> None:
     horovodrun_ranks.install()
     close_to_strangers()
     os.execve = _exec_without_shell  # type: ignore[assignment]
-    # The process group may be killed only if ./run.sh has started this process in a new session.
+    # The process group may be killed only if ./run.sh has started this process in a new session. Otherwise the group
+    # may contain other programs of the user.
     if os.getsid(0) == os.getpid():
         threading.Thread(target=_end_after_parent, args=(os.getppid(),), daemon=True).start()
     launch.run_commandline()

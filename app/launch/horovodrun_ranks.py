@@ -90,7 +90,7 @@ def _mpi_run(settings: Any, nics: Any, environ: dict[str, str], command: list[st
 
 
 def _shutdown_event() -> threading.Event:
-    """Return an event that is set when a signal asks for the end. Ignored signals stay ignored."""
+    """Return an event that is set when a signal asks horovodrun to end. Signals that it ignores stay ignored."""
     event = threading.Event()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -130,7 +130,10 @@ class Rank:
 
 
 def _fixed(horovod: Mapping[str, str]) -> dict[str, str]:
-    """Return those of Horovod's variables that override the user's: all except the interface that NCCL uses."""
+    """Return Horovod's variables that override variables of the user with the same name.
+
+    These are all except NCCL_SOCKET_IFNAME, the interface that NCCL uses.
+    """
     return {name: value for name, value in horovod.items() if name != "NCCL_SOCKET_IFNAME"}
 
 
@@ -149,7 +152,8 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
 
     The function waits for the end of the rank. It returns the exit code and the time of the end.
     """
-    others = None if settings.elastic else threading.Event()  # if the run is not elastic, the first failure ends it
+    # The first rank that fails sets this event, which ends all other ranks. An elastic run continues without that rank.
+    others = None if settings.elastic else threading.Event()
 
     def run(rank: Rank, slot: Any, events: list[threading.Event] | None) -> tuple[int, float]:
         asked = [*(events or []), *([others] if others else [])]
@@ -158,7 +162,8 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
             code = process.run(asked)
         except OSError as error:  # for example, too many files are open; then the other ranks are ended too
             code = process.report(f"its process could not be started: {error}")
-        # In an elastic run, the first event means that horovodrun must end. The others mean that this rank must end.
+        # In an elastic run, the first event of `asked` means that horovodrun must end. The others mean that this rank
+        # must end.
         dismissed = settings.elastic and not asked[0].is_set() and any(event.is_set() for event in asked)
         if code and not dismissed:  # the end of a dismissed rank must not look like the cause of a later failure
             _write(1, f"Process {slot.rank} exit with status code {code}.\n".encode())
@@ -170,7 +175,7 @@ def _starter(settings: Any, grace: float) -> Callable[[Rank, Any, list[threading
 
 
 class RankProcess:
-    """The parent process of a rank, which is started here or on another host by ssh."""
+    """The parent process of a rank. If the rank runs on another host, ssh starts the parent process there."""
 
     def __init__(self, rank: Rank, settings: Any, grace: float) -> None:
         self.rank, self.grace = rank, grace
@@ -200,7 +205,7 @@ class RankProcess:
         return code
 
     def report(self, cause: str) -> int:
-        """Write why the rank has failed, as a line of its output, and return its exit code."""
+        """Write why the rank has failed, as a line of the rank's standard error. Return FAILED as its exit code."""
         self._pass_on("stderr", f"{Failure(self.rank.slot.rank, self.host, FAILED, cause)}\n".encode())
         return FAILED
 

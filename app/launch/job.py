@@ -141,8 +141,8 @@ class NoProcessDetector:
 
     Args:
         job: The job of the run.
-        patience: The seconds without a process. They must be more than 60, because Horovod may wait for up to 60 s
-            before it uses the slot of a dead process again.
+        patience: The longest time in seconds that the run may have no process. It must be more than 60 s, because
+            Horovod may wait for up to 60 s before it uses the slot of a dead process again.
     """
 
     def __init__(self, job: Job, patience: float = 100.0) -> None:
@@ -166,7 +166,7 @@ class NoProcessDetector:
 
 
 def handle(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Install a handler for the signals of STOPPING, except those that are ignored."""
+    """Install a handler for the signals of STOPPING, except signals that this process ignores."""
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)

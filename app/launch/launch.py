@@ -1,7 +1,7 @@
-"""Start a command. A distributed command runs in several processes of a launcher, any other command in this process.
+"""Start a command. A launcher starts the processes of a distributed command. Any other command runs in this process.
 
-This process stays the parent of the launcher. It shows the output of the ranks, ends the job if necessary, and reports
-a failure as one line with an exit code.
+For a distributed command, this process stays the parent of the launcher. It shows the output of the ranks, ends the job
+if necessary, and reports a failure as one line with an exit code.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main(
         commands: The commands by name.
         program: The command line that a rank runs. The command and its options are appended.
         check: Raises UserError if a command's options are wrong, without running the command.
-        check_start: Raises UserError if a command cannot start with a number of processes on this host. Its last
-            argument says whether rank 0 will run here.
+        check_start: Raises UserError if the processes on this host would fail at their start. Its arguments are the
+            command with its options, the number of processes of the run, and whether rank 0 will run on this host.
     """
     environ = dict(os.environ)
     try:
@@ -75,7 +75,8 @@ def main(
             options, command = parse([], {})[0], ["doctor", *_without(argv, "doctor")]
         distributed = command[0] in commands and commands[command[0]].distributed
         if distributed and not options.dry_run:
-            handle(_leave_early)  # a signal may come early: the checks may list a million images or wait for hosts
+            # Signals may come before the start, because the checks may list a million images or wait for hosts.
+            handle(_leave_early)
         if check is not None:
             check(command)  # report a wrong option before the ranks start, so that it is reported only once
         if distributed:
@@ -194,9 +195,9 @@ def _launch(
     Args:
         launch: What to start.
         environ: The environment of the job.
-        dry_run: Whether to print the command line only.
-        check_here: Raises UserError if a number of processes cannot start on this host. Its last argument says whether
-            rank 0 will run here.
+        dry_run: If true, print the launcher's command line and start nothing.
+        check_here: Raises UserError if the processes on this host would fail at their start. Its arguments are the
+            number of processes of the run, and whether rank 0 will run on this host.
     """
     version = this_host.open_mpi_version() if uses_mpirun(launch) else 0
     additions = dict(launch.additions or {})
@@ -246,7 +247,7 @@ def _run(command: list[str], environ: dict[str, str], launch: Launch) -> int:
     in total. From the second start on, it starts as soon as there are --min-np slots, because hosts may have left.
     """
     for start in range(1, _STARTS + 1):
-        # mpirun passes SIGUSR1 on to every rank and waits. On SIGTERM it would kill the ranks a second later.
+        # mpirun passes SIGUSR1 on to every rank and waits. On SIGTERM it would kill the ranks a few seconds later.
         job = Job(command, environ, signal.SIGUSR1 if uses_mpirun(launch) else signal.SIGTERM)
         code, words, all_died, folder = _watch(job, launch)
         if not all_died or job.asked is not None or start == _STARTS:

@@ -44,7 +44,7 @@ def why_open(environ: Mapping[str, str], version: int) -> str:
 
 
 def closing(environ: Mapping[str, str], interface: str | None) -> dict[str, str]:
-    """Return the environment variables with which mpirun, its daemons and the ranks refuse connections of strangers.
+    """Return the environment variables that make Open MPI's processes accept only connections with the token.
 
     Args:
         environ: The environment of the run.

@@ -40,7 +40,7 @@ def parse(argv: list[str], commands: Mapping[str, str]) -> tuple[argparse.Namesp
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise UserError for values that are never possible."""
+    """Raise UserError if a launch option has a wrong value, or if both -H and --hostfile are given."""
     if options.np is not None and options.np < 1:
         raise UserError(f"-np {options.np}: a run has at least one process")
     if options.hosts and options.hostfile:
@@ -136,7 +136,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--interface",
         metavar="IF",
-        help="network interface between the hosts, such as eth0; default: the one that leads to the hosts",
+        help="network interface between the hosts, such as eth0; default: the one that leads to these hosts",
     )
     add("--ssh-port", type=int, metavar="P", help="port of sshd on the other hosts")
     add("--ssh-identity", metavar="F", help="file with the private key for ssh to the other hosts")

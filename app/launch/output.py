@@ -1,4 +1,7 @@
-"""Show the output of a job and collect its failures. Lines of rank 0 stay unchanged, others begin with `[rank]`."""
+"""Show the output of a job and collect its failures.
+
+Lines of rank 0 are shown unchanged. Lines of the other ranks are shown with `[rank]` at the beginning.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +163,10 @@ class Output:
             self._write(self.out if stream == "out" else self.err, line if plain else f"[{rank}] {line}")
 
     def _begin_session(self, folder: str) -> None:
-        """Process rank 0's line about the folder of the run. A session of an elastic run begins with this line."""
+        """Process rank 0's line about the folder of the run.
+
+        An elastic run prints this line again when it continues with other processes.
+        """
         self.folder = folder.strip()
         if self.elastic:  # the run has continued after the earlier failures, so they do not explain its end
             self.failures = [each for each in self.failures if each.code != FAILED]

@@ -10,8 +10,8 @@ from app.hosts.checks import FAIL, HostRequirements, route_interface, versions
 from app.hosts.remote import Answer, Patience, Ssh, ask
 from app.launch.command_line import LAUNCHERS, Launch
 
-PATIENCE = Patience(20.0, 60.0)  # before a launch
-SHORT = Patience(5.0, 5.0)  # after a failure
+PATIENCE = Patience(20.0, 60.0)  # how long a host may take to answer before a launch
+SHORT = Patience(5.0, 5.0)  # how long a host may take to answer after a failure
 
 
 def other_hosts(launch: Launch) -> list[str]:
@@ -63,7 +63,7 @@ def _common_interface(request: HostRequirements, answers: list[Answer]) -> str:
     server's command line, where all users can read the key.
 
     Raises:
-        UserError: The interfaces have different names.
+        UserError: This interface does not have the same name on all hosts.
     """
     names = {each.host: route_interface(request, each.facts) for each in answers if each.facts}
     if len(set(names.values())) > 1:
@@ -89,7 +89,7 @@ class Search:
         self._thread.start()
 
     def result(self) -> str:
-        """Wait for the answers. Return a text about the hosts that do not answer, or "" if all do."""
+        """Wait for the end of the search. Return a text about the hosts that do not answer by ssh, or "" if all do."""
         self._thread.join()
         return self.found
 

@@ -80,8 +80,8 @@ class WorkerBatchNorm2d(nn.BatchNorm2d):
 class SynchronizedBatchNorm2d(WorkerBatchNorm2d):
     """Batch normalisation by the statistics of all workers of a step, which is not the paper's choice (section 2.3).
 
-    All processes must make the forward pass at the same time. The statistics depend on the images of every process, so
-    `sum_over_processes` must be differentiable.
+    All processes must make the forward pass at the same time. `sum_over_processes` sums a tensor over all processes. It
+    must be differentiable, because the statistics depend on the images of every process.
     """
 
     def __init__(self, channels: int, *, workers: int, sum_over_processes: SumOverProcesses, eps: float = 1e-5) -> None:

@@ -15,8 +15,8 @@ class LossScale:
     """The factor by which the loss is multiplied. It changes by the rules of torch.amp.GradScaler.
 
     Unlike GradScaler, it never waits for the device. GradScaler.step() would also unscale gradients that Horovod is
-    still summing, and the gradient of the piggyback (app/model/piggyback.py), which is not scaled. All processes see
-    the same summed gradients, so all of them skip the same steps.
+    still summing, and the gradient that contains BN's statistics (app/model/piggyback.py), which is not scaled. All
+    processes see the same summed gradients, so all of them skip the same steps.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -220,7 +220,7 @@ def _compiled_for_training(stage: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def initialise(network: nn.Module, config: Config) -> None:
-    """Initialise a network as in section 5.1 of the paper. The options of `config` may change the numbers.
+    """Initialise a network as in section 5.1 of the paper, unless `config` has another conv_fan, fc_std or last_gamma.
 
     Convolutions have He's initialisation. gamma of BN is 1, but 0 in the last BN of each residual block. The weights of
     the last layer are drawn from a normal distribution with mean 0 and standard deviation 0.01.

@@ -73,7 +73,8 @@ def with_factors(group: dict[str, Any], network: nn.Module, factor: float) -> li
 def learned_parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     """Return the parameters that SGD learns.
 
-    One parameter is not learned: that of app.model.piggyback, by which BN's statistics travel with the gradients.
+    Only the parameter of the piggyback is left out, because it contains BN's running statistics
+    (app/model/piggyback.py).
     """
     return [p for group in optimizer.param_groups if group["learned"] for p in group["params"]]
 

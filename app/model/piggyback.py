@@ -15,7 +15,7 @@ from app.model.batch_norm import WorkerBatchNorm2d
 
 
 class Piggyback:
-    """A parameter with all BN running statistics of a network, followed by `report_size` unused values.
+    """A parameter with all BN running statistics of a network, followed by `report_size` values without meaning.
 
     In each step its gradient is a sum over the workers of (running statistics - the worker's statistics) / k, followed
     by the sum of the workers' reports. A report contains, for example, the worker's loss. SGD makes the step that
@@ -49,7 +49,7 @@ class Piggyback:
                 m.set_workers_per_pass(workers)
 
     def attach(self, loss: Tensor, report: Tensor) -> Tensor:
-        """Return `loss` unchanged, but make its backward pass also fill the gradient of this parameter.
+        """Return `loss` unchanged, but make its backward pass also fill the gradient of `self.parameter`.
 
         Args:
             loss: The loss of a forward pass, a scalar.
@@ -59,12 +59,12 @@ class Piggyback:
         return result
 
     def report(self) -> Tensor:
-        """Return the sum of all workers' reports (loss, error), [report_size]. The gradients must be summed already."""
+        """Return the sum of all workers' reports (loss, error), [report_size]. Horovod must have summed it."""
         assert self.parameter.grad is not None
         return self.parameter.grad[len(self.statistics) :]
 
     def worker_statistics(self) -> Tensor:
-        """Return the statistics of the last forward pass, summed over the workers that it has computed.
+        """Return the BN statistics of the last forward pass, summed over the workers whose images this pass contained.
 
         The result is one tensor with the means and variances of all BN modules, in the order of `self.statistics`.
         """

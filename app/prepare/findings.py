@@ -10,7 +10,7 @@ from app.recipe import paper
 
 SMALLEST_SIDE = 32  # the side in pixels below which an image is reported as small
 IMAGENET = {"classes": paper.CLASSES, "train": paper.TRAINING_IMAGES, "val": paper.VALIDATION_IMAGES}
-SHOWN = 5  # the largest number of findings of a kind that the text shows
+SHOWN = 5  # the largest number of findings of a kind that the report shows as text
 
 # The kinds of faults. Each has a bool, which is True if a training run stops at such a fault, and a description.
 KINDS = {

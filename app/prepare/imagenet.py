@@ -1,8 +1,8 @@
 """Unpack ImageNet's official archives into train/SYNSET/*.JPEG and val/SYNSET/*.JPEG.
 
 The work is divided into parts. A part is a class of the training archive, or PART validation images. A journal in the
-output folder lists the finished parts. An image file gets its name when it is complete, so the images of an interrupted
-part are kept.
+output folder lists the finished parts. An image file has a temporary name until it is complete. So the complete images
+of an interrupted part need not be written again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prepare(archives: str, output: str, shrink: Shrink | None, processes: int) -
     arguments continues.
 
     Args:
-        archives: The folder with the three archives.
+        archives: The folder with the three official archives of ImageNet.
         output: The output folder.
         shrink: How to shrink large images, or None to keep all images as they are.
         processes: The number of processes that write images.
@@ -111,10 +111,10 @@ def _space(part: Part, shrink: Shrink | None) -> float:
 
 
 def _check_result(output: Path, devkit: Devkit, journal: Journal) -> None:
-    """Compare the numbers and sizes of the files on the disk with the journal.
+    """Compare the numbers and sizes of the image files with the development kit and the journal.
 
     Raises:
-        UserError: Some folders have changed. The text names them, and their parts are removed from the journal.
+        UserError: Some folders have changed. The message names these folders. Their parts are removed from the journal.
     """
     written = {record["part"]: record["bytes"] for record in journal.records[1:]}
     train, validation = _counts(output, "train"), _counts(output, "val")

@@ -1,8 +1,8 @@
 """Decode every image of a data set once. Report faults at which a training run would stop, and other faults.
 
 The images are divided into chunks. A journal in the user's cache directory has a record for each chunk. The record
-contains the findings, and a hash of the names, sizes and times of the chunk's files. So an interrupted check continues,
-and a later check decodes only the chunks that have changed.
+contains the findings, and a hash of the names, sizes and modification times of the chunk's images. So a check that is
+repeated or was interrupted decodes only the chunks that have changed or have no record.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def inspect(folder: str, processes: int) -> Report:
     return Report(root, images, len(classes.get("train", {})), tuple(findings))
 
 
-# The number of images of each class in each split, the images of each split, and what else was found.
+# The number of images of each class in each split, the images of each split, and the faults and left-out files.
 Listed = tuple[dict[str, dict[bytes, int]], dict[str, Files], Listing]
 
 
@@ -193,8 +193,8 @@ def _is_record(record: dict[str, Any]) -> bool:
 def _open_journal(root: str, elsewhere: str) -> Journal:
     """Open the journal of a folder in the user's cache directory.
 
-    If that directory cannot be used, the journal is in the temporary folder `elsewhere`. Then it is lost at the end,
-    and a later check decodes all images again.
+    If that directory cannot be used, the journal is in the temporary folder `elsewhere`. This folder is deleted at the
+    end of the check, so the next check decodes all images again.
     """
     path = cache_path(root, "check.jsonl")
     try:

@@ -1,4 +1,4 @@
-"""The output folder of a long command. Only one process at a time may write to it.
+"""The output folder of a long command, such as pack. Only one process at a time may write to it.
 
 A journal in the folder lists the finished parts, so that a command that was interrupted can continue.
 """
@@ -23,10 +23,10 @@ def open_output(output: Path, command: str, settings: dict[str, Any], differs: s
     """Create the folder if it does not exist, lock it, and yield the journal of the finished parts.
 
     Args:
-        output: The folder.
-        command: The command that fills it. The name of the journal is `.COMMAND.jsonl`.
-        settings: The settings that must be the same when the command continues. They are the first record of the
-            journal.
+        output: The output folder of the command.
+        command: The name of the command. The name of the journal is `.COMMAND.jsonl`.
+        settings: The settings that must be the same when an interrupted command continues. They are the first record of
+            the journal.
         differs: The text that follows "OUTPUT was begun" in the message about a folder with other settings.
 
     Raises:

@@ -31,7 +31,7 @@ from app.storage.shards import CLASSES, key_of
 
 SEED = 0  # the seed of the order of the images
 SAMPLE = 1000  # the number of images whose sizes are read to estimate the necessary disk space
-WRITE_SIZE = 2**21  # bytes; if a file is written in pieces of this size, Linux reads it faster from its cache
+WRITE_SIZE = 2**21  # bytes; Linux reads a file faster from its page cache if the file was written in such large pieces
 HEADERS = 3 * 512 + 1024  # the bytes that a shard needs for each image in addition to the image file
 
 
@@ -191,7 +191,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _check_result(index: Index, output: str, shrink: Shrink | None) -> None:
-    """Compare the shards with the images. Raises UserError if they differ."""
+    """Raise UserError if the shards in the folder `output` do not contain the images and classes of `index`."""
     written = read_index(output)
     same = written.classes == index.classes and (shrink is not None or written.fingerprint == index.fingerprint)
     for a, b in ((written.train, index.train), (written.validation, index.validation)):

@@ -1,4 +1,4 @@
-"""Write a part of ImageNet's archives as image files. A file gets its name when it is complete."""
+"""Write a part of ImageNet's archives as image files. A file has a temporary name until it is complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Part:
         images: The number of images.
         size: Their approximate size in bytes in the archive.
         class_tar: The tar archive of a class inside the training archive.
-        files: Pairs of an image in the validation archive and the folder to write it to.
+        files: Pairs of an image in the validation archive and the subfolder of the output folder to write it to.
     """
 
     name: str
@@ -75,6 +75,7 @@ def write_part(writing: Writing) -> tuple[Part, int]:
 
     Raises:
         UserError: The archive differs from the official one.
+        CorruptImage: An image cannot be decoded to make it smaller.
         OSError: A file cannot be written.
     """
     part, written = writing.part, 0

@@ -12,7 +12,7 @@ from app.recipe.data_size import resize
 from app.recipe.plan import describe_late_decays
 from app.recipe.schedule import SCHEDULES, warms_up
 
-MOST = 8192  # the largest minibatch whose error is as low as that of the baseline (Figure 1)
+MOST = 8192  # the largest minibatch whose error in Figure 1 is as low as that of the paper's baseline, kn = 256
 # The status of a choice: as in the paper, different from the paper, or not described in the paper.
 FOLLOWED, DEVIATES, OPEN = "followed", "deviates", "open"
 
@@ -109,7 +109,7 @@ def _decays(config: Config, images: int) -> str:
         source = f" ({schedule.source})" if schedule.source else ""
         return f"--schedule {config.schedule}{source}: the learning rate falls {schedule.text}"
     found = []
-    # A recipe can be compared with the paper without its data set, so there may be fewer images than one minibatch.
+    # `audit` also accepts a config that no run can use, because the data set has fewer images than one minibatch.
     late = describe_late_decays(config, max(1, images // config.minibatch))
     if late or config.decays != tuple(map(float, paper.DECAY_EPOCHS)):
         found.append(f"--decay-epochs {_show(config.decays)}" + (f" ({late})" if late else ""))
@@ -129,7 +129,7 @@ def _grey(config: Config, images: int) -> str:
 
 
 def _beyond(config: Config, images: int) -> str:
-    """Return a text that lists the options of a config for methods that are not in the paper, or "" without them."""
+    """Return a text that lists a config's options for methods that are not in the paper, or "" if it has none."""
     used = []
     if config.optimizer == "lars":
         used.append("--optimizer lars (You, Gitman and Ginsburg 2017)")
@@ -196,7 +196,9 @@ SILENT_ALWAYS = (
 
 
 def audit(config: Config, images: int) -> list[AuditFinding]:
-    """Return a finding for each remark (section 3) and choice of the paper, and for each detail the paper leaves open.
+    """Return findings: for each remark in section 3 of the paper, for each choice of the paper, and for open details.
+
+    Open details are those that the paper does not describe.
 
     Args:
         config: The config to compare with the paper.
@@ -221,7 +223,7 @@ def audit_claim(config: Config, images: int) -> list[AuditFinding]:
 
 
 def in_short(findings: list[AuditFinding]) -> list[str]:
-    """Return a summary of an audit: one line for all findings, then one for each deviation.
+    """Return a summary of an audit: a line with the number of choices that are followed, then one for each deviation.
 
     The summary of an empty audit is empty.
     """

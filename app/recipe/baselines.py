@@ -1,4 +1,7 @@
-"""The known errors of baselines. A run prints one of them after its result, for comparison."""
+"""The known errors of baselines, which are runs with the reference minibatch of their task.
+
+A run prints the error of its task's baseline, if it is known, after its own result.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +47,12 @@ MEASURED = {
 def baseline_of(config: Config, images: int) -> Baseline | None:
     """Return the baseline with which a run can be compared.
 
-    It is None if the config differs from its recipe in one of the fields in TASK, or has another number of images.
+    It is None if `config.recipe` is no preset, if the config differs from this preset in one of the fields in TASK, or
+    if the baseline has another number of training images.
 
     Args:
         config: The run's config.
-        images: The number of its training images.
+        images: The number of training images of the run.
     """
     if config.recipe not in PRESETS:
         return None

@@ -13,7 +13,7 @@ def computed_fields(config: Config) -> dict[str, Any]:
     """Return the fields that decide what is computed, with their values.
 
     An empty `decay_epochs` or an `image_size` of 0 is replaced by the value that the run uses. Config files of earlier
-    versions contain this value, and both forms must be equal.
+    versions contain this value instead of () or 0, and both forms must count as equal.
     """
     values = {f.name: getattr(config, f.name) for f in option_fields() if not f.metadata["free"]}
     return values | {"decay_epochs": config.decays, "image_size": image_size(config)}

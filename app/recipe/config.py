@@ -288,7 +288,7 @@ class Config:
     allow_change: tuple[str, ...] = option(
         (),
         "run",
-        "options that may differ from those of the run that is resumed; the name data also allows other images",
+        "names of options that may differ from those of the run that is resumed; with data, the images may differ too",
         free=True,
     )
     checkpoint_every: str = option(
@@ -335,7 +335,7 @@ class Config:
         -1.0,
         "speed",
         "milliseconds between two times at which Horovod looks for tensors to sum; -1: Horovod's default, or on CPUs a"
-        " number that depends on the network",
+        " number that depends on the size of the neural network",
         limits=FROM_0_OR_HOROVODS,
         free=True,
     )
@@ -403,7 +403,7 @@ def check_value(f: Field[Any], value: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: type) -> None:
-    """Raise UserError if a value has the wrong type, or is nan, too large, or a text that cannot be stored."""
+    """Raise UserError if a value has the wrong type, is nan or too large, or is text that no file name can have."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         raise UserError(f"{flag(name)} is {shown(value)}: give {WORDS[kind]}")
@@ -487,8 +487,8 @@ def check_used(config: Config, given: Collection[str]) -> None:
 
 def unused(config: Config) -> dict[str, tuple[str, str]]:
     """Return the fields that have no effect in a config, each with the option that is the reason, and its value."""
-    # Options for folders of images are allowed with synthetic images too. To measure the speed without reading files,
-    # users only change --data to "synthetic".
+    # Options for folders of images are allowed with synthetic images too, because users measure the speed without
+    # reading files by changing only --data to "synthetic" in a command.
     fields_of = {
         ("--data", config.data): {
             "resize": fixed_size(config.data) is None,

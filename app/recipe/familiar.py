@@ -44,14 +44,15 @@ FAMILIAR = {
     "--checkpoint-dir": "--output",
 }
 _DECODERS = "--processes, the processes that decode images"
-# What other commands have instead of an option of `train`.
+# Each key is a command and an option of `train` that the command lacks. The value names the option to use instead.
 OTHERWISE = {
     ("check-data", "--loader-processes"): _DECODERS,
     ("pack", "--loader-processes"): _DECODERS,
     ("prepare-imagenet", "--loader-processes"): _DECODERS,
     ("scaling", "--minibatch"): "--per-worker, the images of a process; the minibatch follows from it and from --np",
 }
-PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")  # the names of -np in other programs
+# Names in other programs of the option -np, the number of processes.
+PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")
 BEFORE_THE_COMMAND = (
     "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",
     "--min-np", "--max-np", "--dry-run",

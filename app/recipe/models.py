@@ -1,8 +1,9 @@
 """The registry of networks. Each value of `--model` is one entry of MODELS.
 
 Everything else follows from an entry: the choices and the help of `--model`, the network that is trained, the numbers
-of parameters and activations that `plan` prints, and how `evaluate` recognises weights. All networks are residual
-networks (He et al. 2015), so an entry only says how many blocks of which kind there are.
+of parameters and activations that `plan` prints, and how `evaluate` recognises the network that a file of weights
+belongs to. All networks are residual networks (He et al. 2015), so an entry only says how many blocks of which kind
+there are.
 """
 
 from __future__ import annotations

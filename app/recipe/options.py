@@ -188,8 +188,8 @@ def resolve(given: dict[str, Any], needs_data: bool = True) -> Config:
 
 def _of_file(config: Config) -> dict[str, Any]:
     """Return the options of a config file that a new run uses."""
-    # Config files of earlier versions contain the default decay_epochs for their own `epochs`. It must follow from the
-    # `epochs` of the new run instead.
+    # Config files of earlier versions contain the default decay_epochs for their own `epochs`. A new run can
+    # have other `epochs`, so its default is computed again.
     default = replace(config, decay_epochs=())
     kept = default if config.decays == default.decays else config
     return {**vars(kept), "output": "", "resume": "", "allow_change": ()}

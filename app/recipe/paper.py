@@ -74,7 +74,7 @@ TABLE_1 = {
 # Section 5.2: errors of other implementations that the paper quotes for comparison
 FB_RESNET_TORCH_ERROR, RESNET_PAPER_ERROR = 24.01, 24.7
 
-# Figures 1 and 3: error against minibatch, with gradual warmup above 256. The error of 64 is plotted but not printed.
+# Figures 1 and 3: error against minibatch, with gradual warmup above 256. The error at 64 is plotted but not printed.
 FIGURE_1 = (
     PublishedResult("64", 64, 0.025, None),
     PublishedResult("128", 128, 0.05, Value(23.49, 0.12)),
@@ -89,7 +89,7 @@ FIGURE_1 = (
     PublishedResult("64k", 65536, 25.6, Value(33.96, 0.80)),
 )
 
-# Table 2a: learning rates. The caption gives 23.68 for kn = 256 and eta = 0.1 by mistake: this is the error at 0.2.
+# Table 2a: learning rates. The caption gives 23.68 for kn = 256 and eta = 0.1 by mistake: it is the error at eta = 0.2.
 TABLE_2A = (
     PublishedResult("0.05", 256, 0.05, Value(23.92, 0.10)),
     PublishedResult("0.10", 256, 0.1, TABLE_1["baseline"].error),
@@ -118,7 +118,7 @@ RESNET101_MINUTES = 92.5
 
 # Later results of other authors for comparison: ResNet-50 on ImageNet-1k, 90 epochs.
 # You, Gitman and Ginsburg 2017, arXiv 1708.03888, the table of ResNet-50 with LARS: accuracy 72.3 % at kn = 32k and
-# 73.0 % at kn = 256, with less augmentation than here. The learning rate is the value after the warmup.
+# 73.0 % at kn = 256, with less augmentation than in Goyal et al. The learning rate is the value after the warmup.
 LARS_32K = PublishedResult("You et al. 2017, LARS", 32768, 2.9, Value(27.7))
 # NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch: accuracy 77.12 +- 0.11 % in mixed precision.
 NVIDIA_90 = PublishedResult("NVIDIA DeepLearningExamples", 2048, 2.048, Value(22.88, 0.11))
@@ -156,7 +156,7 @@ GPUS_PER_SERVER = 8  # section 4
 HOURS_ON_8_GPUS, HOURS_ON_256_GPUS = 29.0, 1.0
 # Figures 7 and 8: the time of a step and of an epoch for kn from 256 to 11,264, with n = 32
 FIGURE_7_GPUS, FIGURE_7_SERVERS, FIGURE_7_MINIBATCH = 352, 44, 11_264
-FIGURE_7_STEP_INCREASE = 0.12
+FIGURE_7_STEP_INCREASE = 0.12  # the time of a step grows by this fraction from kn = 256 to 11,264
 FIGURE_7_STEP_SECONDS = (0.20, 0.30)  # the ends of the figure's axis
 FIGURE_7_EPOCH_SECONDS = (16 * 60, 30)  # "over 16 minutes" to "just 30 seconds"
 FIGURE_8_EFFICIENCY = 0.9  # images/s on 352 GPUs, divided by 44 times the images/s on 8 GPUs

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the position (sections 2.1, 2.2, 3 and 5.1 of the paper).
+"""The learning rate as a function of the epochs since the start of a run (sections 2.1, 2.2, 3 and 5.1 of the paper).
 
 WARMUPS and SCHEDULES are registries. Each value of --warmup and --schedule is one entry. The choices, the help, `plan`
 and `audit` follow from the entries.
@@ -36,8 +36,8 @@ class Schedule(NamedTuple):
         text: Its description for help texts.
         factor: Returns the number by which the learning rate is multiplied. Its arguments are the config, the epochs
             since the start of the run, and the epoch at which the warmup ends.
-        decays: Whether the learning rate falls at the decay epochs.
-        source: The paper that proposed it, or "" if it is from Goyal et al. 2017.
+        decays: True if the learning rate falls at the epochs of --decay-epochs, False if it falls in every step.
+        source: The paper that proposed the schedule, or "" if it is from Goyal et al. 2017.
     """
 
     text: str

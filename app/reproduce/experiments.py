@@ -19,7 +19,7 @@ from app.recipe.presets import preset
 # The large minibatch of the tables as a multiple of the baseline's minibatch: 32 in the paper (8192 / 256).
 LARGE = paper.TABLE_1["gradual"].minibatch // paper.REFERENCE_MINIBATCH
 # On these data sets the error already rises at a smaller minibatch than in the paper, so their large minibatch is a
-# smaller multiple of the baseline's. docs/reproduce.md says how it was chosen.
+# smaller multiple of the baseline's. docs/reproduce.md says how these multiples were chosen.
 LARGE_OF = {"cluttered-digits": 8, "fashion-mnist": 16}
 # The options of LARS for a data set. docs/notes/reproduce-trials.md says how they were chosen. For other data sets the
 # learning rate is that of You et al. 2017.
@@ -92,7 +92,7 @@ def large(base: Config) -> int:
 
 
 def at(base: Config, factor: float, **changes: Any) -> Config:
-    """Return the config of the baseline with `factor` times its reference minibatch, and with other changes.
+    """Return the config of the baseline with `factor` times its reference minibatch, and with the fields in `changes`.
 
     n, the number of images of a worker, is that of `base`, or the whole minibatch if this is smaller.
     """
@@ -101,7 +101,7 @@ def at(base: Config, factor: float, **changes: Any) -> Config:
 
 
 def baseline(base: Config) -> Cell:
-    """Return the config to train for the baseline. All its checkpoints are kept, because gradient-noise reads them."""
+    """Return the config to train for the baseline. All checkpoints are kept, to measure the gradient noise at them."""
     # There is a checkpoint at the end of each epoch, and one for each interruption. `keep` has room for as many
     # interruptions as epochs.
     config = replace(at(base, 1), keep=2 * base.epochs, checkpoint_every="0")
@@ -278,7 +278,7 @@ def lars(base: Config, factor: float) -> Config:
 
 
 def beyond(base: Config, images: int) -> list[Cell]:
-    """Return the configs of Figure 1, and those of LARS at the tables' large minibatch and at all larger ones."""
+    """Return the configs of Figure 1, which use SGD, and configs with LARS for the large minibatch and all above it."""
     cells = figure_1(base, images)
     return [replace(cell, name=f"{SGD}, {cell.name}") for cell in cells] + [
         Cell(f"{LARS}, {cell.name}", lars(base, cell.config.minibatch / base.reference_minibatch))

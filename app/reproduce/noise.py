@@ -43,7 +43,7 @@ MOST_CHECKPOINTS = 8  # the largest number of checkpoints of a run that are used
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return the result of `noise` and the epoch, for several checkpoints of the run in `folder`."""
+    """Return the noise of the gradient (see `noise`) and the epoch, for several checkpoints of the run in `folder`."""
     config = read_config(folder / CONFIG)
     source = open_data(config)
     if len(source.train) < 2 * FEWEST_GROUPS * config.per_worker:
@@ -85,7 +85,7 @@ def network_of(config: Config, source: Source, weights: dict[str, Tensor]) -> nn
 def worker_gradients(network: nn.Module, config: Config, source: Source, epoch: int) -> Iterator[Tensor]:
     """Yield the gradient of the mean loss over each worker's n images, float64 [parameters].
 
-    The images of the workers come from an epoch's shuffle. Weight decay is not part of the gradient.
+    The workers get the first images of the shuffle of epoch `epoch`. Weight decay is not part of the gradient.
     """
     parameters = list(network.parameters())
     device, n = parameters[0].device, config.per_worker

@@ -1,4 +1,4 @@
-"""Draw plots like the paper's figures from results. The same results always give the same bytes.
+"""Draw plots like the paper's figures from the results of experiments. The same results always give the same bytes.
 
 The plots can be read without colours. Our results are black with solid lines. The paper's results are grey with open
 markers and dashed lines.
@@ -226,14 +226,14 @@ def panels(results: dict[str, Any], base: dict[str, Any], others: list[dict[str,
 def figure_4(
     results: dict[str, Any], base: dict[str, Any], large: dict[str, Any], measured: dict[str, Any] | None
 ) -> Figure:
-    """Return a plot of training and validation errors of the baseline and of the large minibatch.
+    """Return a plot of training and validation errors of the baseline and of gradual warmup at the large minibatch.
 
     Args:
         results: The results of the experiment.
-        base: The result of the baseline's cell.
-        large: The result of the cell with the large minibatch.
-        measured: The result of the cell whose BN statistics are measured before each evaluation, or None if it was not
-            trained.
+        base: The result of the baseline.
+        large: The result of gradual warmup at the large minibatch.
+        measured: The result of the config of `large` with precise BN, which computes BN's statistics anew before each
+            evaluation, or None if this config was not trained.
     """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()
@@ -262,7 +262,7 @@ def figure_4(
 def curve(
     axes: Axes, results: dict[str, Any], row: dict[str, Any], kind: str, style: dict[str, Any], label: str = ""
 ) -> None:
-    """Draw the mean error over the seeds at each epoch."""
+    """Draw the mean error of a config's runs at the end of each epoch. `kind` is "training" or "validation"."""
     means = [mean for mean, _ in results["curves"][row["name"]][kind]]
     ended = f"{row['diverged']} diverged" if row["diverged"] else value(row, ".1f")
     text = label or f"kn={short(row['minibatch'])}, rate {row['lr']:.3g}: {ended}"

@@ -22,7 +22,7 @@ class RunRecord:
         name: The name of the run's folder. It consists of a hash of the config (`key` in runs.py) and the seed.
         config: The fields of its config that change the result and differ from the defaults. `train --config` accepts
             them.
-        error, training_error: Errors in %, each the median over the last epochs, or None if the loss became NaN or
+        error, training_error: Errors in %, each the median over the last five epochs, or None if the loss became NaN or
             infinite.
         diverged: Why the run counts as diverged, or "" if it does not.
         training_curve, validation_curve: Errors in % at the end of each epoch.

@@ -23,7 +23,7 @@ Runs = Mapping[str, Sequence[CellRun]]  # from the name of a cell to its runs, o
 
 
 def results_of(name: str, cells: Sequence[Cell], runs: Runs, results: Path) -> dict[str, Any]:
-    """Return everything that tables and plots show.
+    """Return the results of an experiment, which its table and its plots show.
 
     Args:
         name: The name of the experiment.
@@ -79,7 +79,7 @@ def cell_result(cell: Cell, runs: Sequence[CellRun], results: Path) -> dict[str,
 
 
 def seed_result(run: CellRun, guess: float, results: Path) -> dict[str, Any]:
-    """Return a run's errors and curves in %. "diverged" says why the run counts as diverged, or is "".
+    """Return a run's errors and curves in %. "diverged" says why the run diverged, or is "" if it did not.
 
     A run counts as diverged if its loss became NaN or infinite, or if its training error at the end is closer to the
     error of guessing (`guess`, in %) than to zero.
@@ -234,7 +234,7 @@ def break_of(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
 
 
 def breaks_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int | None]]:
-    """Return the result of `break_of` for SGD and for LARS. Both are compared with the baseline, which uses SGD."""
+    """Return at which minibatches the error rises (see `break_of`), for SGD and for LARS. The baseline uses SGD."""
     return {
         name: break_of([row for row in rows if is_reference(row) or row["config"]["optimizer"] == optimizer])
         for name, optimizer in OPTIMIZERS.items()
@@ -242,7 +242,7 @@ def breaks_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int | None]
 
 
 def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Return the errors in % at the end of each epoch, as pairs of mean and standard deviation.
+    """Return the errors of a config's runs in % at the end of each epoch, as pairs of mean and standard deviation.
 
     Runs that diverged are left out.
     """
@@ -255,7 +255,7 @@ def curves(row: dict[str, Any]) -> dict[str, list[list[float]]]:
 
 
 def noise_summary(found: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a row for each epoch, with means over the seeds.
+    """Return the noise of the gradient as a row for each measured epoch, with means over the seeds.
 
     For the gradient noise scale (McCandlish et al. 2018), a row has the mean and the standard deviation. They are None
     if a seed has no noise scale at this epoch.

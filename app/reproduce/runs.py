@@ -79,7 +79,7 @@ class CellRun:
         )
 
     def note(self) -> dict[str, Any]:
-        """Return the content of the file that `write_note` has written, or {}."""
+        """Return the content of the file that `write_note` has written, or {} if there is no such file."""
         path = self.folder / NOTE
         return read_json(path) if path.exists() else {}
 
@@ -129,8 +129,8 @@ def run_of(config: Config, runs: Path, known: Mapping[str, RunRecord] | None = N
 def result_fields(config: Config) -> dict[str, Any]:
     """Return the fields of a config that change the result and differ from their defaults.
 
-    Fields with their default value are left out. So a new option does not change the names of older runs. Its default
-    must keep the old behaviour.
+    The name of a run contains a hash of these fields. Fields with their default value are left out, so a new option
+    does not change the names of older runs. Its default must keep the old behaviour.
     """
     kept = {f.name for f in option_fields() if not f.metadata["free"]} | {"data", "skip_list"}
     values = {name: value for name, value in (asdict(config) | {"decay_epochs": config.decays}).items() if name in kept}

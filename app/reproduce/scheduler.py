@@ -1,4 +1,4 @@
-"""Run tasks as processes, a given number at the same time. If this program is stopped, they save their state."""
+"""Run tasks as processes, a given number at the same time. If this program is stopped, the tasks save their state."""
 
 from __future__ import annotations
 

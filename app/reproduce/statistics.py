@@ -1,6 +1,6 @@
 """The statistical tests that decide whether our runs reproduce a claim of the paper.
 
-They were chosen before the runs that docs/reproduce.md reports.
+The tests were chosen before any of the runs in docs/reproduce.md was made.
 """
 
 from __future__ import annotations

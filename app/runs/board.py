@@ -90,7 +90,7 @@ class Board:
         )
 
     def add_steps(self, steps: dict[int, dict[str, float]]) -> None:
-        """Write the values of steps, by their number. Steps that an earlier session has written are left out."""
+        """Write the values of steps. The keys are step numbers. Steps up to `last_step` are already in the files."""
         new = {number: step for number, step in steps.items() if number > self.last_step}
         self.training.add(*(scalars({f"steps/{name}": step[name] for name in OF_A_STEP}, i) for i, step in new.items()))
 
@@ -134,8 +134,8 @@ class Board:
             self.validation.add(event(image("confusion", to_pixels(drawn), dataformats="HWC"), end))
         metrics = {f"{RESULT}/{name}": result[name] for name in ("median_top1_error", "top1_error", "top5_error")}
         # The first of the three summaries of `hparams` is left out. It would fix the order of the columns in
-        # TensorBoard's table. Without it, TensorBoard shows the options first in which runs differ. `add_hparams` is
-        # not used, because it would create another folder.
+        # TensorBoard's table. Without this summary, the first columns are the options in which the runs differ.
+        # SummaryWriter.add_hparams is not used, because it would create another folder.
         options = hparams(hyperparameters(self.run.config), metrics)[1:]
         self.training.add(*(event(summary, end) for summary in options), scalars(metrics, end))
         self.flush()
@@ -157,7 +157,7 @@ def hyperparameters(config: Config) -> dict[str, str | float | bool]:
 
 
 def first_minibatch(run: Run) -> np.ndarray:
-    """Return a grid of images of the first minibatch after augmentation, uint8 [height, width, 3]."""
+    """Return a grid of up to MOST_IMAGES augmented images of the first minibatch, uint8 [height, width, 3]."""
     order = permutation(run.config.seed, 0, run.plan.images)[: min(MOST_IMAGES, run.plan.minibatch)]
     images, _ = run.source.train.__getitems__([(0, int(index)) for index in order])
     columns = int(np.ceil(np.sqrt(len(images))))

@@ -38,7 +38,7 @@ _PLAIN = re.compile(r"[\w .,:;/+%~^=*()\[\]-]{0,4096}")
 
 
 def environment(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the versions, the machine, the command line and the variables of this run, as plain types."""
+    """Return the versions, the machine, the command line and the environment variables of this run, as JSON types."""
     import torch
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -18,10 +18,10 @@ COLUMNS = (
 
 
 def write_epochs(path: Path, records: Iterable[Record]) -> None:
-    """Write the evaluations among the records of log.jsonl. "epoch" is the number of finished epochs, from 1.
+    """Write the evaluations among the records of log.jsonl.
 
-    The whole file is replaced, so that it always has the same evaluations as log.jsonl, even in a continued run. Raises
-    OSError.
+    The column "epoch" is the number of finished epochs, from 1. The whole file is replaced, so that it always has the
+    same evaluations as log.jsonl, even in a continued run. Raises OSError.
     """
     lines = [record for record in records if record["kind"] == EVALUATION]
     columns = [name for name in COLUMNS if any(name in line for line in lines) or not name.startswith("ema_")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_CLASSES = 1000  # the largest number of classes with a confusion matrix; that of ImageNet-21k would need 3.5 GB
+MOST_CLASSES = 1000  # no confusion matrix is made for more classes: the matrix of ImageNet-21k would need 3.5 GB
 
 
 @dataclass(frozen=True)

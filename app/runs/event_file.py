@@ -29,12 +29,12 @@ class EventFile:
     Args:
         folder: The folder of the event files.
         events: The first events of the file.
-        replaced: Older files. They are removed after the first events are written, so that no value is lost if the
-            process ends earlier.
+        replaced: Older event files, which this file replaces. They are removed after the first events are written, so
+            that no value is lost if the process ends earlier.
     """
 
     def __init__(self, folder: Path, events: Iterable[Event] = (), replaced: Iterable[Path] = ()) -> None:
-        # TensorBoard reads the files of a folder in the order of their names.
+        # The name begins with the time, because TensorBoard reads the files of a folder in the order of their names.
         self.path = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         self.replaced = list(replaced)
         self.file: FileIO | None = None
@@ -43,7 +43,7 @@ class EventFile:
         self.add(Event(wall_time=time.time(), file_version="brain.Event:2"), *events)
 
     def add(self, *events: Event) -> None:
-        """Let the thread write events, without waiting for it. If writing fails, the next call tries again."""
+        """Let the thread write events, and return immediately. If writing fails, the next call tries again."""
         self.thread.submit(self._write, *events)
 
     def flush(self) -> None:
@@ -74,7 +74,7 @@ class EventFile:
 
 
 def event(summary: Summary, step: int) -> Event:
-    """Return an event with the current time."""
+    """Return an event that contains a summary, its step and the current time."""
     return Event(wall_time=time.time(), step=step, summary=summary)
 
 
@@ -84,14 +84,14 @@ def scalars(values: Mapping[str, float], step: int) -> Event:
 
 
 def continued(folder: Path, limits: Mapping[str, int], of: str = "") -> tuple[EventFile, int]:
-    """Return a new file that replaces the files of a folder, without the values that a continued run writes again.
+    """Return a new event file that replaces those of a folder, without the values that a continued run writes again.
 
     Also return the last step whose value with the name `of` is kept, or 0 if there is none.
 
     Args:
         folder: The folder of the event files.
-        limits: The last step whose values are kept, by the first part of the values' names (the part before "/").
-            All values with other names are removed.
+        limits: The last step whose values are kept, for each kind of values. The keys are the first parts of the
+            values' names (the part before "/"). All values with other names are removed.
         of: The name of the value whose last step is returned, or "" to return 0.
     """
     old = sorted(folder.glob("events.out.tfevents.*"))
@@ -105,11 +105,11 @@ def kept_events(files: Iterable[Path], limits: Mapping[str, int]) -> list[Event]
 
     Args:
         files: The event files.
-        limits: The last step whose values are kept, by the first part of the values' names (the part before "/").
+        limits: The last step whose values are kept, as in `continued`.
     """
     if not files:
         return []
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # this takes a second
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # importing it takes a second
 
     kept, seen = [], set()
     for path in files:

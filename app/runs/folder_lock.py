@@ -16,7 +16,7 @@ from app.base.errors import UserError
 from app.runs.layout import LOCK, OWNER
 
 TICK = 1.0  # the seconds between two changes of the file OWNER by the process that owns the folder
-_TRIES = 100  # the number of attempts to create and lock a folder, while another process removes the folder
+_TRIES = 100  # the number of attempts to open the lock file, because another process may remove the folder
 LIFE = 8.0  # if the file OWNER has not changed for this many seconds, its process is assumed to have ended
 
 
@@ -113,10 +113,11 @@ def _is_still_there(file: IO[str], path: Path) -> bool:
 
 
 class _Owner:
-    """The file OWNER, which replaces a lock on file systems without locks. Its owner changes it every second.
+    """The file OWNER, which replaces a lock on file systems without locks.
 
-    If the file has not changed for LIFE seconds, it has no owner. A process that wants the folder watches the file for
-    this time. It does not use the file's modification time, because the clocks of hosts may differ.
+    The process that owns the folder changes the file every second. If the file has not changed for LIFE seconds, the
+    folder has no owner. Another process that wants to own the folder watches the file for this time. It does not use
+    the file's modification time, because the clocks of hosts may differ.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +127,7 @@ class _Owner:
         self.keeper = threading.Thread(target=self._keep, name="folder owner", daemon=True)
 
     def take(self) -> bool:
-        """Try to become the owner of the folder. Return whether it succeeded."""
+        """Try to make this process the owner of the folder. Return whether it is the owner now."""
         before, end = self._content(), time.monotonic() + LIFE
         while before and time.monotonic() < end:
             time.sleep(TICK / 2)

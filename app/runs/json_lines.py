@@ -51,7 +51,7 @@ class JsonLines:
         self.records = [record for _, record in kept]
         new = b"".join(text + b"\n" for text, _ in kept)
         if new != content:
-            if content.startswith(new):  # usually only the end is dropped; this also succeeds if the disk is full
+            if content.startswith(new):  # usually true; truncating also succeeds if the disk is full
                 os.truncate(path, len(new))
             else:
                 write_whole(path, lambda file: file.write(new))

@@ -8,14 +8,14 @@ from app.base.errors import UserError
 
 CONFIG = "config.json"  # all options; a folder that contains this file is a run
 PLAN = "plan.json"  # numbers such as the steps per epoch, and the number of processes of the last start
-ENVIRONMENT = "environment.json"  # versions, machine, command line and variables of the last start
+ENVIRONMENT = "environment.json"  # versions, machine, command line and environment variables of the last start
 AUDIT = "audit.json"  # which choices of the paper the run follows; only for recipes of the paper
 LOG = "log.jsonl"  # a line for every few steps and for each evaluation (json_lines.py)
 EPOCHS = "epochs.csv"  # a line for each evaluation (epochs_csv.py)
 TENSORBOARD = "tensorboard"  # a folder of event files (board.py)
 CHECKPOINTS = "checkpoints"  # a folder with the checkpoints iteration-NUMBER.pt
 LAST_CHECKPOINT = "last.pt"  # a link in CHECKPOINTS to the newest checkpoint
-BEST_CHECKPOINT = "best.pt"  # a link in CHECKPOINTS to the one with the lowest validation error, with --keep-best
+BEST_CHECKPOINT = "best.pt"  # with --keep-best: link in CHECKPOINTS to the checkpoint with the lowest validation error
 RESULT = "result.json"  # the errors of a finished run
 PREEMPTED = "preempted"  # an empty file that marks a run that was stopped and can be continued
 LOCK = "lock"  # the file that is locked by the process that writes to the folder (folder_lock.py)
@@ -34,7 +34,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def iteration_of(checkpoint: Path) -> int:
-    """Return the number of steps that were made before a checkpoint of `numbered` was written."""
+    """Return the number of steps before a checkpoint, which the file name iteration-NUMBER.pt contains."""
     return int(checkpoint.stem.rpartition("-")[2])
 
 

@@ -35,7 +35,7 @@ class Speed(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The content of a line of the log: the steps since the last line, and the position and norms after them."""
+    """The content of a line of the log: the steps since the previous line, and the position and norms after them."""
 
     position: Position
     steps: list[dict[str, float]]  # loss, top1_error and lr of each step
@@ -43,7 +43,7 @@ class Line(NamedTuple):
     norms: dict[str, float]
 
     def last(self, steps: int) -> Line:
-        """Return a line about the last `steps` of these steps."""
+        """Return a copy of this line that contains only its last steps. Their number is `steps`."""
         return self._replace(steps=self.steps[-steps:])
 
     def values(self) -> dict[str, float]:
@@ -111,7 +111,7 @@ class RunLog(Log):
         with self._unharmed(TENSORBOARD):
             self.board = Board(run, start)
         self.last_step = max((each["iteration"] for each in self.file.records if each["kind"] == TRAIN), default=0)
-        # The number of this epoch's steps in the log, and the sums of their losses and errors.
+        # The number of the current epoch's steps in the log, and the sums of the losses and errors of these steps.
         self.so_far = self.file.sums(start.epoch)
         self.images_per_second = 0.0
 
@@ -134,9 +134,9 @@ class RunLog(Log):
 
         Args:
             lines: Lines that log.jsonl may lack.
-            steps: The steps after these lines, by their number. Rank 0 may have written some of them to log.jsonl,
-                because a line also ends at a checkpoint. They are only written to TensorBoard here. The other steps
-                will be in the next line.
+            steps: The steps after these lines, by their number. The previous rank 0 may have written some of them to
+                log.jsonl, because it also ends a line at each checkpoint. These steps are only written to TensorBoard
+                here. The other steps will be in the next line.
         """
         for line in lines:
             end = self.plan.iteration_at(line.position)
@@ -211,7 +211,8 @@ class RunLog(Log):
 
     def conclude(self, text: str) -> None:
         """Print `text` as the last line of the run's output."""
-        self.sync()  # if the disk was full before, it has space again now, and the rest of the log can be written
+        # The result has been written, so the disk has space. Lines that it had no space for before are written now.
+        self.sync()
         self.screen.conclude(text)
 
     def close(self) -> None:

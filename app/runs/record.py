@@ -26,8 +26,8 @@ class Record:
         cluster: The number of processes and the list of hosts, as "processes" and "hosts".
         train, evaluations: The records of log.jsonl about steps and about evaluations.
         result: The content of result.json, or {} if the run has not ended.
-        environment: The content of environment.json.
-        folder: The folder.
+        environment: The content of environment.json, or {} if there is no such file.
+        folder: The path of the folder.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Record:
     folder: Path = Path()
 
     def curve(self, kind: str, name: str) -> tuple[list[float], list[float]]:
-        """Return the epochs and the values of a curve.
+        """Return the x values (in epochs) and the y values of a curve.
 
         Args:
             kind: "train" or "evaluations", the records from which the values come.
@@ -76,7 +76,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Read the plan of a run. Its "images" and "validation_images" are numbers, and its "hosts" is a list of texts.
+    """Read plan.json of a run. Its "images" and "validation_images" are integers, and "hosts" is a list of strings.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -92,7 +92,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read the result of a run as a dictionary of numbers. Raises UserError if the file is damaged."""
+    """Read result.json of a run as a dictionary of numbers. Raises UserError if the file is damaged."""
     result = read_json(folder / RESULT)
     for name, value in result.items():
         if not is_number(value):
@@ -103,7 +103,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file. Raises UserError if it is missing or damaged."""
+    """Read a JSON object from a file. Raises UserError if the file is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:

@@ -116,7 +116,7 @@ def fraction(values: Mapping[str, Any], name: str) -> str:
 def changed(config: Config) -> str:
     """Return the options of a run, including the data set, that differ from the run's recipe.
 
-    Options that only follow from other options are left out.
+    Options whose values only follow from other options are left out.
     """
     if config.recipe not in PRESETS:
         return ""
@@ -174,8 +174,8 @@ def folded(title: str, content: str) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an HTML table.
 
-    The content of cells is escaped, but their line breaks are kept. If the first cell of a row is a status of the
-    audit, it determines the colour of the row.
+    The content of cells is escaped, but their line breaks are kept. A row whose first cell is "deviates" or "followed"
+    (a status of the audit) has the colour of this status.
     """
     body = []
     for row in rows:

@@ -49,18 +49,18 @@ def find_folder(config: Config) -> Path:
 
 
 def check_folder(config: Config) -> None:
-    """Raise UserError if `find_folder` or `lock_folder` would raise it. The folder is not changed."""
+    """Raise UserError if `find_folder` or `lock_folder` would raise it for a run. The run's folder is not changed."""
     lock_folder(find_folder(config), PATIENCE).close()
 
 
 def check_images(config: Config, folder: Path, trained: str, now: str) -> None:
-    """Raise UserError if a run would continue with other images, and --allow-change does not allow it.
+    """Raise UserError if a run would continue with other images than before, and --allow-change does not allow it.
 
     Args:
         config: The options of the run.
         folder: The folder of the run.
-        trained: The fingerprint of the images with which the run's checkpoint was trained.
-        now: The fingerprint of the images in the data set now.
+        trained: The `Source.fingerprint` of the images with which the run's checkpoint was trained.
+        now: The `Source.fingerprint` of the images that are in the data set now.
     """
     if trained != now and "data" not in config.allow_change:
         raise UserError(
@@ -70,7 +70,10 @@ def check_images(config: Config, folder: Path, trained: str, now: str) -> None:
 
 
 def resumed_folder(name: str) -> Path:
-    """Return the folder that --resume names, for "auto" the newest run. Raises UserError if there is no run."""
+    """Return the folder of the run that --resume names.
+
+    The name "auto" means the run under runs/ that was written to last. Raises UserError if there is no such run.
+    """
     if name == "auto":
         runs = newest_runs()
         if not runs:
@@ -93,7 +96,7 @@ def last_written(config: Path) -> float:
 
 
 def same_recipe(folder: Path, config: Config) -> bool:
-    """Return whether the run in a folder has the data set and the recipe of a config, or False if it is damaged."""
+    """Return whether a run has the data set and the recipe of a config. Return False if its config.json is damaged."""
     try:
         old = read_config(folder / CONFIG)
     except UserError:
@@ -121,7 +124,7 @@ def write_start(folder: Path, config: Config, plan: Plan, cluster: dict[str, Any
         folder: The folder of the run.
         config: The options of the run.
         plan: The plan of the run.
-        cluster: The number of processes and the list of hosts.
+        cluster: The number of processes and the list of hosts, as "processes" and "hosts".
 
     Raises:
         UserError: A file cannot be written, for example because the disk is full.

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from app.base.failure import FOLDER
-from app.base.launcher_environment import TERMINAL_COLUMNS, launcher
+from app.base.launcher_environment import launcher, terminal_columns
 from app.base.text import duration
 from app.recipe.plan import Plan, Position
 
@@ -36,7 +36,7 @@ class Screen:
         self.plan, self.mode = plan, mode
         self.start_images = plan.iteration_at(start) * plan.minibatch
         self.bar = None
-        columns = terminal_columns() if mode == "lines" else 0
+        columns = _columns() if mode == "lines" else 0
         if columns:
             self.bar = tqdm(
                 total=plan.iterations * plan.minibatch, initial=self.start_images,
@@ -107,7 +107,7 @@ class Screen:
                 self.bar.write(line, file=sys.stdout)
 
     def _training(self, position: Position, loss: float, error: float) -> str:
-        """Return the text about training: the loss and error that are given, the learning rate and the speed."""
+        """Return a text with the training loss and error, the learning rate, the speed and the remaining time."""
         last = self.last_steps
         training = f"training loss {loss:.3f}, error {error:.1%}"
         if not last:  # the run was continued at the end of an epoch and has no step to show
@@ -122,14 +122,13 @@ class Screen:
         )
 
 
-def terminal_columns() -> int:
+def _columns() -> int:
     """Return the number of columns of the terminal that shows the run, or 0 if there is no terminal.
 
     A rank gets the width from the launcher, because the output of a rank goes to a pipe and not to the terminal.
     """
-    told = os.environ.get(TERMINAL_COLUMNS)
-    if told is not None:
-        return int(told or 0)
+    if (told := terminal_columns()) is not None:
+        return told
     if "OMPI_COMM_WORLD_RANK" in os.environ or not sys.stdout.isatty():
         return 0
     return os.get_terminal_size(sys.stdout.fileno()).columns

@@ -39,7 +39,7 @@ def list_members(archive: str, pattern: str, within: Member | None = None) -> li
 
     Raises:
         UserError: The archive cannot be read, is compressed or cut short, or contains anything other than plain files
-            with such names. The text names the archive.
+            whose names match `pattern`. The text names the archive.
     """
     what = f"{archive}: {within.name}" if within else archive
 

@@ -26,12 +26,12 @@ from app.storage.listing import Index, State, state_of
 
 FORMAT = 3  # the version of the cached file
 # Modification times are coarse. If a directory or archive was changed less than this many ns ago, another change may
-# give it the same time and not be noticed. So the list is not stored.
+# give it the same time and not be noticed. In this case the list is not stored.
 SETTLED_NS = 2_000_000_000
 
 
 def cache_path(root: str, name: str) -> Path:
-    """Return the path of the file `name` about the folder `root` in the user's cache directory."""
+    """Return the path in the user's cache directory at which the file `name` for the data folder `root` is stored."""
     home = os.path.expanduser("~")
     if home == "~":  # HOME is not set, and the user has no entry in /etc/passwd; nothing can be stored below /dev/null
         home = os.devnull
@@ -66,10 +66,10 @@ def one_at_a_time(cached: Path) -> Iterator[bool]:
 
 
 def load(root: str, layout: str, archives: tuple[str, ...], cached: Path) -> Index | None:
-    """Return the cached index, or None if there is no valid one. The cache does not contain its fingerprint.
+    """Return the cached index, or None if there is no valid one. The index has no fingerprint, because none is stored.
 
     Args:
-        root: The data set.
+        root: The folder of the data set.
         layout: The current kind of data set, a name in app.storage.index.LAYOUTS.
         archives: The current archives, or () for a folder of images.
         cached: The path of the cached file.

@@ -1,8 +1,8 @@
 """The images of train/ or val/: their names, their labels, and how an image is read.
 
 All arrays have a row for each image. Names are in an array of fixed width and not in a list of str, because 1.28
-million paths then need only 40 MB and are pickled quickly. They also have no reference counts. A change of a reference
-count would copy a page of memory that processes share.
+million paths then need only 40 MB and are pickled quickly. Unlike str objects, names in an array have no reference
+counts. A change of a reference count would copy a page of memory that processes share.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ def list_folder(root: str) -> tuple[Index, Listing]:
 def list_split(root: str, split: str, listing: Listing) -> dict[bytes, list[bytes]]:
     """Return the sorted images of each class in root/split. Names are relative to root/split. Classes may be empty.
 
-    Faults and other files are added to `listing`. They raise no error, so that one report can show all of them.
+    Faults, and files that are not images of a class, are added to `listing`. Faults raise no error here, so that one
+    report can show all of them.
     """
     top = os.fsencode(os.path.join(root, split))
     classes, flat = _list(top, listing)

@@ -49,7 +49,8 @@ class Index:
         train, validation: The images of the two splits.
         fingerprint: 16 hexadecimal digits, a hash of all names and of the sizes and last bytes of some images. It is
             the same for the same images in a folder and in archives.
-        left_out: The number of other files, and the first of their paths relative to the data set.
+        left_out: The number of files that are not images of a class, and the first SHOWN of their paths, relative to
+            the data set.
     """
 
     classes: tuple[str, ...]
@@ -102,7 +103,7 @@ def make_index(
     """Return the index for the images of each class, without its fingerprint.
 
     Args:
-        root: The data set, for messages.
+        root: The folder of the data set, for messages.
         splits: The images of "train" and "val" by class. The index keeps the order of classes and images.
         make_files: Returns the files of a split from its name, its images and their labels.
         listing: What was found besides the images, such as faults.

@@ -107,7 +107,7 @@ def _validation(archive: str, devkit: Devkit) -> list[Member]:
 
 
 def list_official(root: str) -> tuple[Index, Listing]:
-    """Return a list of the images in the archives, with the names that `prepare-imagenet` would give them.
+    """Return a list of the images in the archives, with the names that the command `prepare-imagenet` gives them.
 
     The result has no fingerprint of the images yet, because that needs the content of some images. The progress is
     shown.

@@ -204,7 +204,12 @@ def _read_label(path: str, descriptor: int, member: Member) -> str:
 
 
 def _classes_of(root: str, split: str, shards: list[Shard]) -> dict[bytes, list[Entry]]:
-    """Return the images of each class of a split. Raises UserError if the archives do not fit each other."""
+    """Return the images of each class of a split.
+
+    Raises:
+        UserError: The split has no archive, two of its images have the same name, only some archives have label files,
+            or classes.txt does not fit the labels.
+    """
     own = [(number, shard) for number, shard in enumerate(shards) if shard.split == split]
     if not own:
         raise UserError(
@@ -238,8 +243,8 @@ def _refuse_duplicates(own: list[tuple[int, Shard]]) -> None:
 def _class_names(root: str, labels: Iterable[str]) -> dict[str, str]:
     """Return the name of the class of each label, in the order of the classes.
 
-    If all labels are numbers, they are sorted as numbers, otherwise as text. If classes.txt exists, it gives the names
-    of the classes for numbers.
+    If all labels are numbers, they are sorted as numbers, otherwise as text. If the labels are numbers and classes.txt
+    exists, its lines are the names of the classes 0, 1, 2 and so on.
 
     Raises:
         UserError: classes.txt does not fit the labels.

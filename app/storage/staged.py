@@ -27,7 +27,7 @@ def copy_paths(root: str, archives: Sequence[str], folder: str) -> tuple[str, ..
     has changed has another name.
 
     Args:
-        root: The data set.
+        root: The folder of the data set.
         archives: The paths of its archives.
         folder: The folder of --stage.
     """

@@ -29,7 +29,7 @@ from app.storage.staged import copy_paths, is_own
 
 PIECE = 2**23  # the size of a piece in bytes
 ROOM = 0.05  # the share of the disk that is left free
-LINES = 10  # progress is printed each time when one of this many equal parts of all bytes is copied
+LINES = 10  # all bytes are divided into this number of equal parts, and progress is printed after each part
 NICENESS = 10  # the niceness of the copying process, because training is more important
 
 Report = Callable[[int], object]  # a function that is called with the number of bytes that were copied
@@ -72,7 +72,7 @@ def start_staging(root: str, folder: str, progress: bool) -> subprocess.Popen[by
     """Start the process that copies the archives of a data set. It ends when this process ends.
 
     Args:
-        root: The data set.
+        root: The folder of the data set.
         folder: The folder of --stage.
         progress: Whether the process prints its progress to stderr. It always prints warnings.
     """
@@ -88,12 +88,13 @@ def copy_archives(root: str, folder: str, say: Callable[[str], object]) -> None:
     that are complete can still be used.
 
     Args:
-        root: The data set.
+        root: The folder of the data set.
         folder: The folder of --stage.
         say: Prints a line of progress.
 
     Raises:
-        NotCopied: The data set has no archives, `copy_file` could not make a copy, or another user owns the folder.
+        NotCopied: The data set has no archives, another user owns the folder, or a copy cannot be completed (see
+            `copy_file`).
         OSError: A file cannot be read or written.
     """
     archives = LAYOUTS[layout_of(os.path.abspath(root))].archives(os.path.abspath(root))  # noqa: PTH100
@@ -227,7 +228,7 @@ def checksum(piece: bytes) -> str:
 
 
 class _Progress:
-    """Print how much is copied, each time when one of LINES equal parts of all bytes is copied."""
+    """Print how much is copied, after each of LINES equal parts of all bytes."""
 
     def __init__(self, total: int, say: Callable[[str], object]) -> None:
         self.total, self.say = total, say

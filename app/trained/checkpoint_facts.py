@@ -1,4 +1,7 @@
-"""Read the facts about a run from its checkpoint without torch, so that a command can check them before ranks start."""
+"""Read the config, the classes and the fingerprint of the data in a checkpoint without importing torch.
+
+Commands use this module to check a checkpoint before they start the ranks.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from app.base.values import is_list_of
 from app.recipe.config import Config, from_dict
 from app.runs.layout import CHECKPOINTS, LAST_CHECKPOINT, numbered
 
-# The largest size in bytes of the part of a checkpoint that has no values of tensors. The names of 21,000 classes need
-# less than 2**20.
+# The largest size in bytes of data.pkl in a checkpoint, which contains everything except the values of tensors. The
+# names of 21,000 classes need less than 2**20.
 _LARGEST = 2**26
 
 
@@ -37,7 +40,7 @@ def read_facts(path: Path) -> CheckpointFacts | None:
     """Return the config, the classes and the fingerprint of the data in a checkpoint.
 
     Return None if the file is not a checkpoint, is damaged or is too large. No error is raised, because the ranks
-    report what is wrong.
+    read the file later and report what is wrong.
     """
     try:
         content = _content(path)
@@ -83,7 +86,10 @@ def _config(values: object) -> Config | None:
 
 
 class _WithoutTensors(pickle.Unpickler):
-    """Read a pickle without importing what it names. Tensors, and all objects that are not plain data, become None."""
+    """Read a pickle without importing the modules that it names.
+
+    Tensors, and all objects that are not plain data, become None.
+    """
 
     def persistent_load(self, pid: object) -> None:
         return None

@@ -28,7 +28,7 @@ def as_text(result: Evaluation, classes: Sequence[str]) -> str:
 
 
 def class_table(result: Evaluation, classes: Sequence[str], most: int | None = None) -> list[str]:
-    """Return a line for each class, the largest top-1 error first, but at most `most` lines if it is not None."""
+    """Return lines about the `most` classes with the largest top-1 errors, or about all classes if `most` is None."""
     rows = sorted(per_class(result, classes), key=lambda row: row["top1_error"], reverse=True)
     return [
         f"  {row['top1_error']:7.2%}  top-5 {row['top5_error']:7.2%}  {row['images']:6} images  {row['name']}"
@@ -73,7 +73,7 @@ def write(folder: Path, result: Evaluation, classes: Sequence[str], words: Seque
         folder: The folder to write to.
         result: The evaluation.
         classes: The names of the classes.
-        words: The same names with ImageNet's descriptions in words, for the text files.
+        words: The same names with the descriptions in words that are known, for the text files.
 
     Raises:
         UserError: A file cannot be written, for example because the disk is full.

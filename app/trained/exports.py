@@ -43,7 +43,7 @@ def write_safetensors(trained: TrainedNetwork, path: Path) -> None:
 
 
 def write_onnx(trained: TrainedNetwork, path: Path, opset: int) -> dict[str, Any]:
-    """Write the network as ONNX, and return facts about the file for the JSON file next to it.
+    """Write the network as ONNX, and return the values to add to the JSON file that `export` writes next to it.
 
     The graph has the input "images", float32 [n, channels, size, size] with any n, and the output "logits", float32
     [n, classes]. The images must already be normalised.
@@ -86,7 +86,7 @@ def largest_difference(trained: TrainedNetwork, content: bytes) -> float:
 
 
 def write_detectron2(trained: TrainedNetwork, path: Path) -> dict[str, Any]:
-    """Write the weights in the format of detectron2's converter for torchvision's weights.
+    """Write the weights in the format that detectron2's converter makes from torchvision's weights.
 
     In section 5.6 of the paper, object detectors start from such weights.
 

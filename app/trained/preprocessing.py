@@ -48,7 +48,7 @@ def found_facts(path: Path) -> Path | None:
 
 def imagenet_names() -> list[str]:
     """Return the names in words of ImageNet's 1,000 classes, in the order of their WordNet ids."""
-    from torchvision.models import ResNet50_Weights  # imported here, because it takes about as long as torch
+    from torchvision.models import ResNet50_Weights  # imported here, because it is as slow as importing torch
 
     return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
@@ -58,9 +58,10 @@ def check_classes(data: str, found: Sequence[str], trained: Sequence[str], known
 
     Args:
         data: The name of the data set.
-        found: The names of its classes.
+        found: The names of the data set's classes.
         trained: The names of the network's classes.
-        known: Whether `trained` has the names of the classes in training. Otherwise only its length is compared.
+        known: Whether the names in `trained` come from the training data. Otherwise only the numbers of classes are
+            compared.
     """
     if len(found) != len(trained):
         raise UserError(f"{data} has {len(found)} classes, but the network was trained on {len(trained)}")

@@ -45,7 +45,8 @@ class TrainedNetwork:
         resize: The shorter side in pixels to which an image is resized before the crop.
         mean, std: The values by which each channel is normalised, for pixels between 0 and 1.
         data: The data set on which it was trained, or "" if this is not known.
-        classes_known: Whether the file, or the JSON file next to it, contains the names of the classes.
+        classes_known: Whether the checkpoint, or the JSON file next to the state_dict, contains the names of the
+            classes.
         average: The network with averaged weights if the run had --ema, otherwise None.
     """
 
@@ -81,7 +82,7 @@ class TrainedNetwork:
         return ForwardPass(mean, std, AUTOCAST.get(self.config.precision), self.config.channels_last)
 
     def read(self, path: str) -> Tensor:
-        """Return an image file as validation reads it, uint8 [1, h, w, channels].
+        """Return the pixels of an image file, resized and cropped as in validation, uint8 [1, h, w, channels].
 
         Raises:
             CorruptImage: The file cannot be decoded.
@@ -98,7 +99,7 @@ class TrainedNetwork:
 
         Args:
             path: The image file.
-            top: The number of classes.
+            top: The largest number of classes to return.
 
         Returns:
             Pairs of a class and its probability, the most probable first.
@@ -146,7 +147,7 @@ def load(name: str) -> TrainedNetwork:
 
 
 def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
-    """Return the network in a checkpoint of this program. Raises UserError."""
+    """Return the network in a checkpoint of this program. Raises UserError if the checkpoint has wrong values."""
     config = _config_of(content)
     size = content["image_size"]
     trained = TrainedNetwork(
@@ -169,7 +170,7 @@ def from_checkpoint(content: dict[str, Any]) -> TrainedNetwork:
 
 
 def _config_of(content: dict[str, Any]) -> Config:
-    """Return the config of a checkpoint. Raises UserError."""
+    """Return the config of a checkpoint. Raises UserError if its values have wrong types."""
     try:
         return from_dict(content["config"])
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -187,7 +188,7 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
         path: The path of the file.
 
     Raises:
-        UserError: There is no state_dict, or the JSON file next to it does not fit.
+        UserError: There is no state_dict, or the JSON file next to it does not fit the weights.
     """
     weights = state_dict_of(content, path)
     model = architecture(weights, path)
@@ -218,7 +219,7 @@ def from_weights(content: dict[str, Any], path: Path) -> TrainedNetwork:
 
 
 def architecture(weights: dict[str, Any], path: Path) -> str:
-    """Return the name of the network to which a state_dict belongs. Raises UserError."""
+    """Return the name of the network to which a state_dict belongs. Raises UserError if it belongs to none."""
     name = recognise(weights)
     if not name or not {"conv1.weight", "fc.weight"} <= set(weights):
         raise UserError(f"{path} is not a state_dict of torchvision's ResNets: its first names are {list(weights)[:3]}")
@@ -226,7 +227,10 @@ def architecture(weights: dict[str, Any], path: Path) -> str:
 
 
 def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
-    """Return a network with these weights and torch's batch normalisation. Raises UserError if they do not fit."""
+    """Return the network of a config with the given weights and torch's batch normalisation, in evaluation mode.
+
+    Raises UserError if the weights do not fit the network.
+    """
     try:
         channels, classes = weights["conv1.weight"].shape[1], len(weights["fc.weight"])
         network = make_network(config, channels, classes, partial(nn.BatchNorm2d, eps=config.bn_eps))
@@ -240,8 +244,8 @@ def rebuild(weights: dict[str, Tensor], config: Config) -> nn.Module:
 def in_words(classes: tuple[str, ...], data: str) -> tuple[str, ...]:
     """Return the names of classes with their description in words, if it is known.
 
-    The file classes.json in the data folder gives the description of each class. Without this file, only the classes of
-    ImageNet have descriptions.
+    The file classes.json in the folder `data` gives the description of each class. Without this file, only the classes
+    of ImageNet have descriptions.
     """
     words = {}
     with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -52,7 +52,8 @@ class StepReports:
 
     Args:
         run: The run.
-        steps: The steps of the previous session of an elastic run that are not yet in a line of the log.
+        steps: The loss, top1_error and lr of each step that an elastic run made before its processes changed, and that
+            is not yet in a line of the log.
     """
 
     def __init__(self, run: Run, steps: list[dict[str, float]]) -> None:
@@ -67,11 +68,12 @@ class StepReports:
         self.added.append(report)
 
     def close(self, position: Position, line: tuple[Speed, Tensor] | None = None) -> None:
-        """Put the steps that were added since the last call into a window, without waiting for the device.
+        """Put the steps that were added since the last call into a group (window), without waiting for the device.
 
         Args:
             position: The run's position after these steps.
-            line: The speed and the norms [2] of parameters and gradient, if a line of the log ends with this window.
+            line: The speed, and a tensor [2] with the norms of the parameters and of the gradient, if a line of the log
+                ends with this window.
         """
         values = torch.cat([*self.added, *([line[1]] if line else [])])
         self.windows.append(_Window(position, len(self.added), line and line[0], values))
@@ -102,8 +104,8 @@ class StepReports:
         """Return the lines of the log that were completed since the last call.
 
         Args:
-            everything: If true, windows that `read` has not read yet are included, which may wait for the device. The
-                first window with a NaN or infinite loss, and all windows after it, are left out.
+            everything: If true, windows that `read` has not read yet are included. Reading them may wait for the
+                device. The first window with a NaN or infinite loss, and all windows after it, are left out.
         """
         for window in self.windows if everything else ():
             if not all(math.isfinite(row[LOSS]) for row in window.rows()):
@@ -168,7 +170,7 @@ class Throughput:
 
     Args:
         minibatch: The number of images in a step.
-        feed: The loader.
+        feed: The loader of the training images.
         optimizer: The optimizer that `distribute` returned.
         iteration: The number of steps made so far.
     """

@@ -55,7 +55,7 @@ def model_state(tensors: Mapping[str, Tensor], iteration: int) -> dict[str, Tens
 
     Args:
         tensors: The state_dict of the network.
-        iteration: The number of steps made so far. It replaces the counters of BN.
+        iteration: The number of steps made so far. It replaces BN's counters of forward passes.
     """
     state = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
     for name in state:
@@ -92,7 +92,7 @@ def restore_average(state: State, average: MovingAverage, kept: dict[str, Any] |
 
     Args:
         state: The state.
-        average: The average of the state.
+        average: The averaged weights of the state, which are overwritten.
         kept: The entry "average" of the checkpoint, or None if it has no such entry.
 
     Raises:
@@ -119,7 +119,7 @@ def is_best(content: dict[str, Any]) -> bool:
 
 
 def digest(content: Any) -> str:
-    """Return a hash of the names and values in a checkpoint. It does not depend on the format of the file.
+    """Return a hash of the names and values in a checkpoint. It does not depend on how the file stores them.
 
     Raises:
         ValueError: The content has tensors that no checkpoint has.

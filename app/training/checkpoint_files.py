@@ -170,8 +170,8 @@ class Writer:
             point_at(path, BEST_CHECKPOINT)
         self.error = self.unsaved = None
         found = numbered(self.folder)
-        # Checkpoints of later steps were written before the run went back to an earlier step, for example because the
-        # later ones are damaged. They are not needed, because the run makes their steps again.
+        # Checkpoints of later steps were written before the run went back to an earlier step, for example because these
+        # checkpoints are damaged. They are not needed, because the run makes the later steps again.
         later = [other for other in found if other.name > path.name]
         for old in [*later, *found[len(later) + self.keep :]]:
             old.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def compare_networks(description: dict[str, Any], weights: str, world: World) ->
 
     Args:
         description: The facts about the network that this process has read, except its weights.
-        weights: The name of the file or folder, for the message.
+        weights: The file or folder from which the network was read, for the message.
         world: The processes.
 
     Raises:

@@ -24,7 +24,7 @@ from app.training.hooks import NO_HOOKS, Hooks
 from app.training.state import State
 from app.world.world import World, sum_over_processes
 
-BATCH = 100  # the images of a batch; this number does not change the result
+BATCH = 100  # the number of images in a batch, which does not change the result
 
 
 @phase("evaluating")
@@ -103,8 +103,8 @@ def measure_statistics(
 
     BN's running statistics follow the weights with a delay of some steps. With a large minibatch an epoch has few
     steps, so the statistics lag far behind, and the validation error is noisy (the paper's Figure 4 and its caption).
-    pycls measures them in this way before an evaluation (Radosavovic et al. 2020). The result is exactly the same on
-    any number of processes.
+    The program pycls measures the statistics in this way before an evaluation (Radosavovic et al. 2020). The result is
+    exactly the same on any number of processes.
 
     Args:
         run: The run. `config.precise_bn` is the number of images to use. As in training, BN's statistics are computed

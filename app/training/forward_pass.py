@@ -89,8 +89,9 @@ def dtype(config: Config) -> torch.dtype:
 def workers_per_pass(config: Config, plan: Plan, source: Source, world: World) -> int:
     """Return how many workers this process computes in one forward pass. The result of a step does not depend on it.
 
-    The number is at most the value of --ghost. With "auto", it is at most the number of workers whose activations fit
-    into memory. The workers are divided about equally among the passes of a step.
+    With --ghost off and with --sync-bn, the number is 1. Otherwise it is at most the value of --ghost. With --ghost
+    auto, it is at most the number of workers whose activations fit into memory. The workers are divided about equally
+    among the passes of a step.
     """
     here = len(workers_of(world.rank, world.size, plan.workers))
     if config.ghost == "off" or config.sync_bn:

@@ -33,7 +33,8 @@ class Hooks:
     def before_comparison(self, state: State) -> None:
         """Called before the processes compare their states.
 
-        The processes do this at the start, and at the end of each epoch between its log line and its checkpoint.
+        The processes do this at the start, and at the end of each epoch. At the end of an epoch, the validation error
+        is already in the log, and the checkpoint is not written yet.
         """
 
 

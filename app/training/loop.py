@@ -149,7 +149,10 @@ class TrainingLoop:
             self.commit_now()
 
     def commit_now(self) -> None:
-        """Make a commit. Drop the stored lines of the log, because the run never goes back behind this commit."""
+        """Make a commit (app/world/elastic.py). Drop the lines of the log that the state keeps.
+
+        They are not needed any more, because the run never goes back behind this commit.
+        """
         self.commit()
         self.state.unlogged.lines.clear()
         self.log.flush()

@@ -29,7 +29,7 @@ from app.world.world import World, sum_over_processes
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 MOST = 10_000  # the largest number of images that are read, enough for three correct digits of both results
-BATCH = 100  # the images of a batch; this number does not change the result
+BATCH = 100  # the number of images in a batch, which does not change the result
 
 
 @phase("measuring the images")
@@ -56,7 +56,7 @@ def moments_of(source: Source, world: World) -> Moments:
 
 
 def chosen(split: StoredSplit) -> NDArray[np.int64]:
-    """Return the indices of the images that are read."""
+    """Return the indices of the images whose mean and standard deviation are computed."""
     return np.arange(0, len(split), math.ceil(len(split) / MOST))
 
 
@@ -64,7 +64,7 @@ def key_of(fingerprint: str, split: StoredSplit) -> str:
     """Return the key of the cached result. It changes if one of the images that are read is replaced.
 
     The fingerprint of the data set depends only on some of the images. So the key also contains the size and the
-    modification time of each image that is read. Reading these is faster than reading the images.
+    modification time of each image that is read. Finding these out is faster than reading the images.
     """
     digest = hashlib.sha256(f"{fingerprint} {split.size} {split.resize} {split.channels}".encode())
     for index in chosen(split).tolist():

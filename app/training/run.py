@@ -58,7 +58,8 @@ def open_run(
     compare_recipes(config, world)
     compare_images(source, world)
     if config.normalise == "data" and is_folder(config.data):
-        # If rank 0 has the values of an earlier session, all processes use these, even if an image was replaced since.
+        # If rank 0 has the mean and std from an earlier session of an elastic run, all processes use these, even if an
+        # image was replaced since.
         mean, std = on_root(lambda: opened and (opened.mean, opened.std)) or moments_of(source, world)
         source = replace(source, mean=mean, std=std)
     plan = make_plan(config, len(source.train), len(source.validation), source.skipped)

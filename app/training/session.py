@@ -125,7 +125,7 @@ class Trainer:
             finish(run, state, world, log, writer, images / (time.monotonic() - started))
 
     def prepare(self, world: World) -> Run:
-        """Open the data and find the folder. If this fails on one process, all processes raise its error."""
+        """Open the data set and find the run's folder. If this fails on one process, all processes raise its error."""
         run = open_run(self.config, world, source=self.source, find_folder=self.find_folder)
         self.source = run.source
         return run
@@ -144,7 +144,10 @@ class Trainer:
                 self.staging.wait(5)
 
     def find_folder(self) -> Path:
-        """Return the run's folder and lock it, on rank 0. In a new session rank 0 may be another process."""
+        """Return the run's folder and lock it, on rank 0.
+
+        In a new session, rank 0 may be another process, which has not locked the folder yet.
+        """
         folder = self.folder or run_folder.find_folder(self.config)
         self.lock = self.lock or lock_folder(folder, patience=2 if self.folder is None else 30)
         return folder
@@ -233,7 +236,8 @@ class Trainer:
         wanted = self.config.loader_processes
         assert self.state is not None
         processes = loader_processes(run, self.state, world) if wanted < 0 else wanted
-        images = run.plan.per_worker + evaluation.BATCH  # batches of both kinds are in memory together
+        # Batches for training and for validation are in memory at the same time.
+        images = run.plan.per_worker + evaluation.BATCH
         image_bytes = run.source.image_size**2 * run.source.channels
         together(lambda: check_shared_memory(processes * world.local_size, images, image_bytes))
         return processes
@@ -312,7 +316,7 @@ def is_of(run: Run, content: dict[str, Any]) -> bool:
 
     Without a shared file system, the folder on this host may contain a checkpoint of another run.
     """
-    with suppress(UserError):  # the config is of another version
+    with suppress(UserError):  # the checkpoint's config is of another version of this program
         same_recipe = not differences(from_dict(content["config"]), run.config)
         return same_recipe and bool(content["fingerprint"] == run.source.fingerprint)
     return False

@@ -24,9 +24,9 @@ class Pass(NamedTuple):
     """The input of one forward pass.
 
     Attributes:
-        workers: The number of workers whose images it contains.
-        x: The network's input, [workers * n, channels, h, w], in the order that WorkerBatchNorm2d describes
-            for its memory format.
+        workers: The number of workers whose images this pass contains.
+        x: The network's input, [workers * n, channels, h, w]. WorkerBatchNorm2d describes the order of the images for
+            each memory format.
         labels: The classes of the images, int64 [workers * n], in the same order.
     """
 
@@ -123,8 +123,8 @@ def train_step(
         loss_factor: The number by which the loss is multiplied. It is 1 except in comparisons (app/recipe/schedule.py).
         hooks: Methods that are called during the step.
         label_smoothing: The share of each label's probability that is spread evenly over all classes (paper: 0).
-        largest_norm: If the norm of the summed gradient is larger, the gradient is scaled down to this norm. 0 means no
-            limit.
+        largest_norm: The largest norm of the summed gradient. A gradient with a larger norm is scaled down to this
+            norm. 0 means no limit.
 
     Returns:
         The report over all workers of all processes, [3]: the mean loss, the fraction of images whose predicted class

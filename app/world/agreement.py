@@ -64,7 +64,7 @@ def together_for_long(function: Callable[[], T]) -> T:
     """
     work = _Work(function)
     others: list[int] = []
-    passed_on = 0  # how many calls of `advance` by this process were made below, and not by `function`
+    passed_on = 0  # how often the loop below has called `advance`; `function` has made all other calls
     while True:
         work.join(SECONDS_BETWEEN_ROUNDS)
         done = not work.is_alive()

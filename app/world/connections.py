@@ -77,7 +77,7 @@ def _cut_when_over() -> Iterator[None]:
         while not done.wait(_LOOK):
             if rendezvous.meeting_is_over():
                 opened = {inode: descriptor for inode, descriptor in _sockets().items() if inode not in before}
-                # type(), because isinstance() reads attributes, and some objects of torch print a warning when it does
+                # type(), because isinstance() reads an attribute of each object, and some objects of torch then warn
                 of_python = {each.fileno() for each in gc.get_objects() if issubclass(type(each), socket.socket)}
                 for inode, descriptor in opened.items():
                     if descriptor not in of_python:

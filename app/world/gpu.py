@@ -162,7 +162,7 @@ def find_shared(hosts: Sequence[str], identities: Sequence[str]) -> str:
 
     Args:
         hosts: The host name of each rank.
-        identities: The result of `identity` on each rank.
+        identities: A text for each rank that identifies its GPU, or "" to leave out the rank (see `identity`).
     """
     takers: dict[tuple[str, str], list[int]] = {}
     for rank, taken in enumerate(zip(hosts, identities, strict=True)):

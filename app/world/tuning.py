@@ -74,7 +74,7 @@ class Tuning:
         return cuda or (spare_cores and self.pass_ms >= SHORT_PASS_MS)
 
     def environment(self, nccl: bool) -> dict[str, str]:
-        """Return the environment variables to set.
+        """Return the environment variables that give these settings to Horovod and NCCL.
 
         Horovod looks for gradients to sum in regular cycles. On a CPU, each cycle takes time from the cores that
         compute, and the last gradients wait for half a cycle on average. If a pass takes the time P, and each

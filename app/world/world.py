@@ -64,8 +64,8 @@ class World:
     local_rank: int  # the position of this process among those of its host
     local_size: int  # the number of processes on this host
     hosts: tuple[str, ...]  # the host name of each rank
-    controller: str  # "gloo", "mpi", or "none" without a launcher
-    collectives: str  # "nccl", "mpi", "gloo", or "none" without a launcher
+    controller: str  # the library that coordinates the processes: "gloo", "mpi", or "none" without a launcher
+    collectives: str  # the library that computes sums: "nccl", "mpi", "gloo", or "none" without a launcher
     device: torch.device
     spare_cores: bool = False  # whether each host has, for each of its processes, one core on which nothing computes
 
@@ -98,7 +98,8 @@ def join(collectives: str = "auto", device: str = "auto", tuning: Tuning = DEFAU
         The device of this process.
 
     Raises:
-        UserError: Something that was asked for is missing. If possible, it is raised before Horovod starts.
+        UserError: The options or the environment do not fit this host, the launcher or the build of Horovod. If
+            possible, it is raised before Horovod starts.
     """
     if collectives not in COLLECTIVES:
         raise UserError(f"--collectives {collectives} is unknown: choose {', '.join(COLLECTIVES)}")

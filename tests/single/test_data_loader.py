@@ -26,6 +26,7 @@ from app.data.loader import PREFETCH, Loader, check_shared_memory, default_loade
 from app.data.order import Item, worker_batches
 from app.data.sources import Source, open_source
 from app.data.splits import ArraySplit
+from app.hosts.checks import SHM_PER_SLOT
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 24  # the number of images in each of two classes
@@ -290,6 +291,10 @@ def test_shared_memory_too_small_is_said_with_the_fix() -> None:
     check_shared_memory(2, 32, image_bytes)
     with pytest.raises(UserError, match=rf"may need {size * 3 // 2 >> 20} MiB: docker run --shm-size \d+g, or give"):
         check_shared_memory(3, 32, image_bytes)
+
+
+def test_doctor_asks_for_enough_shared_memory_for_8_loader_processes() -> None:
+    assert SHM_PER_SLOT >= 8 * PREFETCH * 32 * (224 * 224 * 3)
 
 
 def test_a_long_path_of_temporary_files(folder: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         write_skip_list(values.skip_list, report.to_skip)
     sound_layout = len(report.fatal) == len(report.to_skip)
     if sound_layout:
-        read_index(values.folder)  # this stores the index in a cache, so that training runs start faster
+        read_index(values.folder)  # this stores the list of images in a cache, so that training runs start faster
     if report.fatal:
         how = (
             f"replace the images or train with --skip-list {values.skip_list or 'FILE, which this command writes too'}"

@@ -51,8 +51,8 @@ def write_images(write: Callable[..., str], values: argparse.Namespace, *argumen
     """Pass the values of --resize, --quality and --processes to a function that writes images. Print its result.
 
     Args:
-        write: The function. Its last two arguments are a `Shrink` (None to keep the images as they are) and the number
-            of processes.
+        write: The function. Its last two arguments are a `Shrink`, which has the values of --resize and --quality (or
+            None to keep the images as they are), and the number of processes.
         values: The options that `add_smaller_images` and `add_processes` have added.
         arguments: The other arguments of the function.
     """
