@@ -17,13 +17,13 @@ from app.recipe.config import Config
 def make_optimizer(network: nn.Module, piggyback: nn.Parameter, config: Config) -> SGD:
     """Return the optimizer, Nesterov SGD or LARS, with its groups of parameters. Frozen parameters are left out.
 
-    The first group has weight decay. The second group is BN's gamma and beta, by default without weight decay (section
-    5.1). The third group is the parameter of the piggyback (app/model/piggyback.py), which has its own learning rate.
-    With --optimizer lars, another group comes first: the weights of convolutions and of the last layer
+    One group has weight decay. Another group is BN's gamma and beta, by default without weight decay (section 5.1). A
+    third group is the parameter that contains BN's running statistics (app/model/piggyback.py), which has its own
+    learning rate. With --optimizer lars, the weights of convolutions and of the last layer are a separate group
     (app/model/lars.py). With --head-lr-factor, the parameters of the last layer are in separate groups.
 
-    In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - eta u. This is the paper's equation
-    (9). It needs no momentum correction when eta changes (section 3, remark 2; tests/single/test_remarks.py compares it
+    In torch the learning rate is not part of the velocity: u <- m u + g; w <- w - lr u. This is the paper's equation
+    (9). It needs no momentum correction when lr changes (section 3, remark 2; tests/single/test_remarks.py compares it
     with equation (10)).
     """
     affine = [p for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]

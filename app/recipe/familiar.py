@@ -51,7 +51,7 @@ OTHERWISE = {
     ("prepare-imagenet", "--loader-processes"): _DECODERS,
     ("scaling", "--minibatch"): "--per-worker, the images of a process; the minibatch follows from it and from --np",
 }
-# Names in other programs of the option -np, the number of processes.
+# The options of other programs for the number of processes, which is -np here.
 PROCESSES = ("--gpus", "--nproc-per-node", "--nproc_per_node", "--world-size")
 BEFORE_THE_COMMAND = (
     "-np", "-H", "--hostfile", "--launcher", "--interface", "--ssh-port", "--ssh-identity", "--host-discovery-script",

@@ -196,7 +196,7 @@ def _of_file(config: Config) -> dict[str, Any]:
 
 
 def arguments(config: Config) -> list[str]:
-    """Return the command line options that give a config: its recipe, and the options that differ from the recipe.
+    """Return the command line options that give a config: --recipe, and the options that differ from this preset.
 
     Options that have no effect are left out, because `resolve` refuses them.
     """

@@ -49,7 +49,7 @@ class CellRun:
 
     @property
     def measured(self) -> bool:
-        """Whether the noise of the gradient was measured. It is also True for a run that diverged."""
+        """Whether the noise of the gradient was measured, or the run diverged, so that it cannot be measured."""
         record = self.record() if self.done else None
         return record is not None and (record.noise is not None or bool(record.diverged))
 

@@ -91,9 +91,9 @@ def run_all(tasks: Sequence[Task], jobs: int, environ: dict[str, str], asked: Ca
 def start(task: Task, environ: dict[str, str]) -> Started:
     """Start a task in a new session.
 
-    In a new session, the task does not get the signal of Ctrl-C. Only this process gets it, and `stop` then asks each
-    task to save its state. If this process is killed, the kernel sends SIGTERM to the tasks. In both cases, the tasks
-    save their state and end.
+    A task in its own session does not get the signal of Ctrl-C. Only the calling process gets it, and `stop` then asks
+    each task to save its state. If the calling process is killed, the kernel sends SIGTERM to the tasks
+    (`end_with_parent`). In both cases, the tasks save their state and end.
     """
     task.output.parent.mkdir(parents=True, exist_ok=True)
     before, since = task.progress(), time.monotonic()

@@ -63,7 +63,8 @@ class Board:
         self.run, self.plan = run, run.plan
         begins = start == Position()
         folder, iteration = run.folder / TENSORBOARD, run.plan.iteration_at(start)
-        # A run that continues within an epoch keeps the evaluations before this epoch. It evaluates this epoch again.
+        # The evaluation at the end of an epoch may be in the files before the run continues within this epoch. It is
+        # removed, because the run will make it again.
         evaluated = start.epoch * run.plan.iterations_per_epoch
         at_start = {} if begins else dict.fromkeys(AT_THE_START, 0)
         limits = self._limits(iteration, start.epoch) | {"speed": iteration, "norms": iteration} | at_start

@@ -192,7 +192,7 @@ class RunLog(Log):
         self.screen.evaluation(position, values)
 
     def sync(self) -> None:
-        """Make the log survive a power failure, and write what could not be written before.
+        """Make the log survive a power failure. If earlier lines could not be written, try it again.
 
         This is called before a checkpoint is written.
         """
