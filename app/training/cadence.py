@@ -72,8 +72,8 @@ class StepReports:
 
         Args:
             position: The run's position after these steps.
-            line: The speed, and a tensor [2] with the norms of the parameters and of the gradient, if this window is the
-                last one in a line of the log.
+            line: The speed, and a tensor [2] with the norms of the parameters and of the gradient, if this is the last
+                window of a line of the log.
         """
         values = torch.cat([*self.added, *([line[1]] if line else [])])
         self.windows.append(_Window(position, len(self.added), line and line[0], values))
