@@ -134,7 +134,7 @@ FAULTS: list[tuple[str, str, str, str, str]] = [
     ("beta", "app", "FAIL", r"\w{12}, alpha has \w{12}", "bring it to the same commit"),
     ("beta", "data", "FAIL", r"/.*/data cannot be read: it is empty", "mount or copy the data"),
     ("beta", "output", "FAIL", r"/.*/output has 1 MiB free", "free 2 GiB there"),
-    ("beta", "/dev/shm", "FAIL", r"64 MiB free, 256 MiB needed", "start the container with docker run --shm-size 8g"),
+    ("beta", "/dev/shm", "FAIL", r"64 MiB free, 320 MiB needed", "start the container with docker run --shm-size 8g"),
     ("beta", "mpirun", "FAIL", r"missing, alpha has mpirun \(Open MPI\)", "install the same Open MPI there"),
     ("beta", "names", "FAIL", r"its own name beta has the address 127\.0\.1\.1", "give beta its address on the net"),
     ("beta", "clock", "FAIL", r"100 s ahead", "let chrony or ntpd set the clock"),
