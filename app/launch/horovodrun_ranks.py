@@ -2,9 +2,8 @@
 
 Horovod's own code has these faults. It puts the user's environment variables on the command line of a shell, where
 every user of the host can read them. It decodes the output of ranks as UTF-8 and stops reading at the first invalid
-byte. It opens an ssh connection for each rank, all at the same time. An sshd may refuse so many connections, and
-Horovod does not notice if one fails. It cannot end a rank on another host. It needs an additional Python process for
-each rank.
+byte. It opens the ssh connections of all ranks at the same time. An sshd may refuse some of them, and Horovod does not
+notice this. It cannot end a rank on another host. It needs an additional Python process for each rank.
 
 Here each rank has a parent process on its own host (app.launch.rank_parent), which gets the environment over its
 standard input.

@@ -208,8 +208,8 @@ TABLE_2B_CLAIMS = [
 def figures_2_4(base: Config, images: int) -> list[Cell]:
     """Return the configs to train for Figures 2, 3 and 4: those of Table 1 and Figure 1, and one with precise BN.
 
-    The caption of Figure 4 says that the validation error is noisy because BN's running statistics are noisy. Precise
-    BN computes these statistics anew before each evaluation.
+    The caption of Figure 4 says that the validation error is noisy because BN's running statistics are noisy. With
+    precise BN, these statistics are computed from training images before each evaluation.
     """
     sizes = [cell for cell in figure_1(base, images) if cell.config.minibatch != base.reference_minibatch]
     count = min(PRECISE_BN_IMAGES, images) // base.per_worker * base.per_worker

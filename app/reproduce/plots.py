@@ -232,8 +232,8 @@ def figure_4(
         results: The results of the experiment.
         base: The result of the baseline.
         large: The result of gradual warmup at the large minibatch.
-        measured: The result of the config of `large` with precise BN, which computes BN's statistics anew before each
-            evaluation, or None if this config was not trained.
+        measured: The result of the config of `large` with precise BN, or None if this config was not trained. With
+            precise BN, BN's statistics are computed from training images before each evaluation.
     """
     figure = empty(6.4, 4.2)
     axes = figure.subplots()
